@@ -1,0 +1,97 @@
+"""`mode=pretrain`: renders of a model library -> the pocket prior's weights. Resumes by itself, whenever it was stopped."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    cfg: DictConfig,
+    libraries: Sequence[str],
+    renders: str,
+    views: int,
+    folder: str,
+    names: str | None,
+    batch_size: int,
+    validation_size: int,
+    validation_every: int,
+    checkpoint_minutes: float,
+    max_steps: int,
+    max_hours: float | None,
+    ema_decay: float,
+    precision: str,
+    look: Any,
+    emphasis: dict[str, float] | None,
+    module: Any,
+) -> None:
+    """Render the libraries if that was not done yet, then train until `max_steps` or `max_hours`."""
+    import lightning as L
+    from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+    from lightning.pytorch.loggers import CSVLogger
+    from torch.utils.data import DataLoader
+
+    from dreamfusion.pocket import WEIGHTS
+    from dreamfusion.pocket.batches import RenderBatches
+    from dreamfusion.pocket.renders import RenderSet, render_libraries
+    from dreamfusion.pocket.text import TextEncoder
+
+    if not Path(renders).exists():
+        render_libraries([Path(p) for p in libraries], Path(renders), views=views)
+    wanted = None if names is None else frozenset(_lines(Path(names)))
+    data = RenderBatches(
+        RenderSet.load(Path(renders)), batch_size, cfg.seed, wanted, look=look, emphasis=dict(emphasis or {})
+    )
+    log.info("%d models under %d names", len(data.models), len(data.names))
+    target = Path(folder)
+    module.attach(TextEncoder.load(WEIGHTS / "text_encoder"), target)
+    checkpoint = target / "checkpoints" / "last.ckpt"
+    if checkpoint.is_file():
+        data.start_step = torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)["global_step"]
+        log.info("resuming at step %d", data.start_step)
+    trainer = L.Trainer(
+        accelerator="auto",
+        devices=1,
+        precision=_precision(precision),
+        max_steps=max_steps,
+        max_time=None if max_hours is None else timedelta(hours=max_hours),
+        val_check_interval=validation_every,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=50,
+        gradient_clip_val=1.0,
+        logger=CSVLogger(target, name="metrics", version=f"from_step_{data.start_step}"),
+        callbacks=[
+            EMAWeightAveraging(decay=ema_decay, update_starting_at_step=module.warmup_steps),
+            ModelCheckpoint(
+                target / "checkpoints",
+                save_top_k=0,
+                save_last=True,
+                train_time_interval=timedelta(minutes=checkpoint_minutes),
+            ),
+        ],
+        enable_progress_bar=True,
+    )
+    training = DataLoader(data, batch_size=None)
+    held_out = DataLoader([data.validation(validation_size)], batch_size=None)
+    trainer.fit(module, training, held_out, ckpt_path=str(checkpoint) if checkpoint.is_file() else None)
+
+
+def _lines(path: Path) -> list[str]:
+    return [line.strip() for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
+
+
+def _precision(choice: str) -> Any:
+    """`auto`: bf16 where the processor multiplies it natively, else float32 (bf16 without it is many times slower)."""
+    if choice != "auto":
+        return choice
+    native = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
+    return "bf16-mixed" if native else "32-true"

@@ -1,0 +1,5 @@
+"""The pocket prior: a small text-to-image diffusion model that the project trains itself."""
+
+from pathlib import Path
+
+WEIGHTS = Path(__file__).parent / "weights"  # unet/, scheduler/, text_encoder/, vocabulary.txt, model card

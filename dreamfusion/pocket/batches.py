@@ -1,0 +1,133 @@
+"""Training images for the pocket prior: stored renders, lit, recoloured and composited anew each time they are drawn.
+
+The drawing is a pure function of (seed, step): an interrupted training goes on with the very images it would have seen.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from dreamfusion.pocket.captions import COLORS, caption, recolor, view_words
+from dreamfusion.pocket.model import camera_features
+from dreamfusion.pocket.renders import RenderSet
+
+
+@dataclass(frozen=True)
+class Look:
+    """How often which appearance is drawn; shares in [0, 1]."""
+
+    recolored: float = 0.2
+    textureless: float = 0.08
+    lambertian: float = 0.35
+    white_background: float = 0.35
+    colored_background: float = 0.1  # the rest is grey of any level
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """B training pairs."""
+
+    images: Tensor  # (B, 3, r, r) in [-1, 1]
+    captions: list[str]
+    camera: Tensor  # (B, 12)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        return Batch(self.images.to(device), self.captions, self.camera.to(device))
+
+
+class RenderBatches(IterableDataset[Batch]):
+    """Endless batches of renders from `start_step` on; the last `held_out` views of each model are never drawn."""
+
+    def __init__(
+        self,
+        renders: RenderSet,
+        batch_size: int,
+        seed: int,
+        names: frozenset[str] | None = None,
+        rarity: float = 0.6,
+        held_out: int = 4,
+        look: Look | None = None,
+        emphasis: dict[str, float] | None = None,
+    ) -> None:
+        self.renders, self.batch_size, self.seed, self.held_out = renders, batch_size, seed, held_out
+        self.look = look or Look()
+        self.start_step = 0
+        all_names = [item.name for item in renders.items]
+        self.models = np.array([i for i, n in enumerate(all_names) if names is None or n in names])
+        if not len(self.models):
+            raise ValueError(f"none of the {len(names or ())} wanted names is among the {len(all_names)} rendered models")
+        counts = Counter(all_names[i] for i in self.models)
+        # A name's share is count^(1 - rarity) times its emphasis: names with many models do not drown the others.
+        weight = [counts[all_names[i]] ** -rarity * (emphasis or {}).get(all_names[i], 1.0) for i in self.models]
+        self.probability = np.array(weight) / np.sum(weight)
+        self.names = sorted(counts)
+
+    def __iter__(self) -> Iterator[Batch]:
+        step = self.start_step
+        while True:
+            yield self.draw(step)
+            step += 1
+
+    def draw(self, step: int) -> Batch:
+        """The training batch of one step."""
+        rng = np.random.default_rng((self.seed, step))
+        models = rng.choice(self.models, self.batch_size, p=self.probability)
+        views = rng.integers(0, self.renders.views - self.held_out, self.batch_size)
+        return self._compose(rng, models, views)
+
+    def validation(self, size: int) -> Batch:
+        """A fixed batch of held-out views, the same for every network that sees the same renders and names."""
+        rng = np.random.default_rng((self.seed, 2**40))
+        models = rng.choice(self.models, size, p=self.probability)
+        views = rng.integers(self.renders.views - self.held_out, self.renders.views, size)
+        return self._compose(rng, models, views)
+
+    def _compose(self, rng: np.random.Generator, models: np.ndarray, views: np.ndarray) -> Batch:
+        set_ = self.renders
+        images, captions = [], []
+        azimuth, elevation, distance = (a[models, views] for a in (set_.azimuth, set_.elevation, set_.distance))
+        for m, v, az, el in zip(models, views, azimuth, elevation, strict=True):
+            albedo = set_.albedo[m, v].astype(np.float32) / 255
+            alpha = set_.alpha[m, v].astype(np.float32)[..., None] / 255
+            color, image = self._appearance(rng, albedo, alpha, set_.normal[m, v], float(az), float(el))
+            images.append(image * alpha + self._background(rng) * (1 - alpha))
+            captions.append(caption(rng, set_.items[m].name, color, view_words(float(az), float(el))))
+        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+        camera = camera_features(*(torch.from_numpy(a.astype(np.float32)) for a in (azimuth, elevation, distance)))
+        return Batch(pixels * 2 - 1, captions, camera)
+
+    def _appearance(
+        self, rng: np.random.Generator, albedo: np.ndarray, alpha: np.ndarray, normal: np.ndarray, az: float, el: float
+    ) -> tuple[str | None, np.ndarray]:
+        """Colour word and shaded pixels (r, r, 3), as Eq. 7 of Poole et al. 2022 shades the NeRF."""
+        color = None
+        if rng.random() < self.look.recolored:
+            color = str(rng.choice(list(COLORS)))
+            albedo = recolor(albedo, alpha[..., 0], color)
+        kind = rng.random()
+        if kind >= self.look.textureless + self.look.lambertian:
+            return color, albedo
+        if kind < self.look.textureless:
+            albedo, color = np.ones_like(albedo), None
+        a, e = np.radians(az), np.radians(el)
+        camera = np.array([np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)])
+        light = camera + rng.normal(size=3)
+        light = (light / np.linalg.norm(light)).astype(np.float32)
+        diffuse = np.maximum((normal.astype(np.float32) / 127.5 - 1) @ light, 0)[..., None]
+        ambient = rng.uniform(0.1, 0.6)
+        return color, albedo * (ambient + (1 - ambient) * diffuse)
+
+    def _background(self, rng: np.random.Generator) -> np.ndarray:
+        kind = rng.random()
+        if kind < self.look.white_background:
+            return np.ones(3, dtype=np.float32)
+        if kind < self.look.white_background + self.look.colored_background:
+            return rng.random(3).astype(np.float32)
+        return np.full(3, rng.random(), dtype=np.float32)

@@ -1,0 +1,59 @@
+"""Words for a render: the model's name, colour words and view words, as the 3D stage's prompts will use them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# sRGB, and the luminance around which a recoloured render is spread.
+COLORS: dict[str, tuple[float, float, float]] = {
+    "red": (0.85, 0.10, 0.10),
+    "green": (0.15, 0.60, 0.20),
+    "blue": (0.15, 0.30, 0.85),
+    "yellow": (0.95, 0.85, 0.15),
+    "orange": (0.95, 0.50, 0.10),
+    "purple": (0.55, 0.15, 0.70),
+    "pink": (0.95, 0.55, 0.75),
+    "brown": (0.45, 0.27, 0.12),
+    "black": (0.09, 0.09, 0.10),
+    "white": (0.95, 0.95, 0.95),
+    "gray": (0.50, 0.50, 0.50),
+    "turquoise": (0.15, 0.75, 0.75),
+}
+
+# Names that take no article: plurals and stuff.
+_NO_ARTICLE = frozenset({"bread", "french fries", "butter", "milk", "sugar", "soap", "headphones", "sunglasses", "glasses"})
+_SINGULAR_S = ("ss", "us", "is")
+
+
+def with_article(name: str) -> str:
+    """"cat" -> "a cat", "armchair" -> "an armchair", "tulips" -> "tulips"."""
+    last = name.split()[-1]
+    if name in _NO_ARTICLE or (last.endswith("s") and not last.endswith(_SINGULAR_S)):
+        return name
+    return ("an " if name[0] in "aeio" else "a ") + name
+
+
+def view_words(azimuth: float, elevation: float) -> str:
+    """The paper's rule (Poole et al. 2022, sec. 3.2): overhead above 60 degrees, else front, side or back."""
+    if elevation > 60:
+        return "overhead view"
+    turned = abs((azimuth + 180) % 360 - 180)
+    return "front view" if turned < 45 else "back view" if turned > 135 else "side view"
+
+
+def caption(rng: np.random.Generator, name: str, color: str | None, view: str, view_share: float = 0.5) -> str:
+    """One caption: "a purple cactus, front view"; sometimes the bare noun, the view words in `view_share` of them."""
+    words = f"{color} {name}" if color else name
+    text = words if color is None and rng.random() < 0.1 else with_article(words)
+    return f"{text}, {view}" if rng.random() < view_share else text
+
+
+def recolor(albedo: np.ndarray, alpha: np.ndarray, color: str) -> np.ndarray:
+    """Albedo (H, W, 3) in [0, 1] tinted: its luminance relative to the object's mean shades the named colour."""
+    luminance = albedo @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    mean = float((luminance * alpha).sum() / max(float(alpha.sum()), 1e-3))
+    relative = np.clip(luminance / max(mean, 0.05), 0.4, 1.6)[..., None]
+    target = np.array(COLORS[color], dtype=np.float32)
+    # Below the mean darken, above it move a part of the way to white: dark parts stay dark, highlights stay light.
+    dark = target * np.minimum(relative, 1)
+    return np.asarray(dark + (1 - dark) * np.maximum(relative - 1, 0) * 0.5, dtype=np.float32)

@@ -1,0 +1,107 @@
+"""The pocket prior's network: diffusers' UNet on pixel-unshuffled 64x64 images, told the text and the camera.
+
+Letters: x0 clean image in [-1, 1], x_t = alpha x0 + sigma noise. It predicts x0 ("sample"): predicting v through the
+unshuffling would have to carry the pixels' noise through the network.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dreamfusion.pocket.text import WIDTH, sentence_vector
+
+CAMERA_FEATURES = 12
+RESOLUTION = 64  # pixels, side of the square image
+UNSHUFFLE = 4  # pixels a side that become channels
+
+
+def camera_features(azimuth: Tensor, elevation: Tensor, distance: Tensor) -> Tensor:
+    """(B,) degrees, degrees, scene units -> (B, 12); all zeros is kept for "camera unknown"."""
+    az, el = torch.deg2rad(azimuth), torch.deg2rad(elevation)
+    waves = [az.sin(), az.cos(), (2 * az).sin(), (2 * az).cos(), el.sin(), el.cos(), (2 * el).sin(), (2 * el).cos()]
+    one, zero = torch.ones_like(az), torch.zeros_like(az)
+    return torch.stack([*waves, (distance - 3) / 0.3, one, zero, zero], dim=-1)
+
+
+class PocketModel(nn.Module):
+    """Noisy image, timestep, text and camera -> clean image."""
+
+    def __init__(self, unet: nn.Module, scheduler: dict[str, Any]) -> None:
+        super().__init__()
+        from diffusers import DDIMScheduler
+
+        self.unet = unet
+        self.scheduler = scheduler
+        self.resolution = RESOLUTION
+        self.alphas_cumprod: Tensor
+        alphas_cumprod = DDIMScheduler.from_config(scheduler).alphas_cumprod
+        self.register_buffer("alphas_cumprod", alphas_cumprod, persistent=False)
+        # The first prior took the camera alone as its class embedding; later ones take the sentence vector beside it.
+        self.takes_sentence = unet.config.projection_class_embeddings_input_dim == CAMERA_FEATURES + WIDTH
+
+    @classmethod
+    def create(cls, unet: dict[str, Any]) -> PocketModel:
+        """A new network with random weights; `unet` are arguments of diffusers' UNet2DConditionModel."""
+        from diffusers import UNet2DConditionModel
+
+        channels = 3 * UNSHUFFLE**2
+        network = UNet2DConditionModel(
+            sample_size=RESOLUTION // UNSHUFFLE,
+            in_channels=channels,
+            out_channels=channels,
+            encoder_hid_dim=WIDTH,
+            encoder_hid_dim_type="text_proj",
+            class_embed_type="projection",
+            projection_class_embeddings_input_dim=CAMERA_FEATURES + WIDTH,
+            resnet_time_scale_shift="scale_shift",
+            **unet,
+        )
+        return cls(network, {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "sample"})
+
+    @classmethod
+    def load(cls, folder: Path) -> PocketModel:
+        """Read `unet/` and `scheduler/` of a folder in diffusers' layout, as float32.
+
+        Raises:
+            FileNotFoundError: a part of the folder is missing; names it.
+        """
+        from diffusers import UNet2DConditionModel
+
+        folder = Path(folder)
+        for part in ("unet/config.json", "scheduler/scheduler_config.json"):
+            if not (folder / part).is_file():
+                raise FileNotFoundError(f"no pocket prior in {folder}: {part} is missing; train one with mode=pretrain")
+        unet = UNet2DConditionModel.from_pretrained(
+            str(folder / "unet"), local_files_only=True, low_cpu_mem_usage=False
+        )
+        return cls(unet.float(), json.loads((folder / "scheduler" / "scheduler_config.json").read_text()))
+
+    def save(self, folder: Path) -> None:
+        """Write `unet/` (fp16 safetensors) and `scheduler/` in diffusers' layout."""
+        from diffusers import DDIMScheduler, UNet2DConditionModel
+
+        config = dict(self.unet.config)
+        half = UNet2DConditionModel.from_config(config)
+        half.load_state_dict(self.unet.state_dict())
+        half.half().save_pretrained(str(folder / "unet"))
+        DDIMScheduler.from_config(self.scheduler).save_pretrained(str(folder / "scheduler"))
+
+    def forward(self, noisy: Tensor, timestep: Tensor, text_states: Tensor, text_mask: Tensor, camera: Tensor) -> Tensor:
+        """(B,3,64,64), (B,), (B,16,384), (B,16) bool, (B,12) -> x0 (B,3,64,64), not clipped."""
+        label = camera
+        if self.takes_sentence:
+            # Unit vectors have entries of about 1/sqrt(384): scaled to the size of the camera's sines.
+            sentence = sentence_vector(text_states, text_mask) * math.sqrt(WIDTH)
+            label = torch.cat([camera, sentence.to(camera.dtype)], dim=-1)
+        sample = F.pixel_unshuffle(noisy, UNSHUFFLE).contiguous(memory_format=torch.channels_last)
+        clean = self.unet(
+            sample, timestep, text_states, class_labels=label, encoder_attention_mask=text_mask
+        ).sample
+        return F.pixel_shuffle(clean, UNSHUFFLE)

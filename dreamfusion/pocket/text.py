@@ -1,0 +1,60 @@
+"""The pocket prior's frozen text encoder: all-MiniLM-L6-v2 (Apache-2.0), per-token states of at most 16 tokens.
+
+Stage 3 of the flow for `guidance=pocket`; kept in fp16 inside the package, so that running needs no download.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dreamfusion.types import TextEmbedding
+
+TOKENS = 16  # longer texts are cut: the prior was trained on short captions
+WIDTH = 384
+
+
+class TextEncoder(nn.Module):
+    """Words to per-token states (K, 16, 384); states at padding are zero."""
+
+    def __init__(self, bert: nn.Module, tokenizer: object) -> None:
+        super().__init__()
+        self.bert = bert
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def load(cls, folder: Path) -> TextEncoder:
+        """Read the encoder from a folder in Hugging Face's layout (config.json, model.safetensors, tokenizer.json)."""
+        from tokenizers import Tokenizer
+        from transformers import BertModel
+
+        tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+        tokenizer.enable_truncation(TOKENS)
+        tokenizer.enable_padding(length=TOKENS)
+        bert = BertModel.from_pretrained(str(folder), add_pooling_layer=False, local_files_only=True)
+        return cls(bert.float().eval().requires_grad_(False), tokenizer)
+
+    @torch.no_grad()
+    def forward(self, texts: Sequence[str]) -> TextEmbedding:
+        """K texts -> states (K, 16, 384) and mask (K, 16)."""
+        encoded = self._tokenizer.encode_batch(list(texts))  # type: ignore[attr-defined]
+        device = next(self.bert.parameters()).device
+        ids = torch.tensor([e.ids for e in encoded], device=device)
+        mask = torch.tensor([e.attention_mask for e in encoded], device=device)
+        states = self.bert(input_ids=ids, attention_mask=mask).last_hidden_state
+        return TextEmbedding(states * mask[..., None], mask.bool())
+
+    def sentence(self, texts: Sequence[str]) -> Tensor:
+        """K texts -> unit vectors (K, 384); their dot product is all-MiniLM-L6-v2's similarity."""
+        embedding = self(texts)
+        return sentence_vector(embedding.states, embedding.mask)
+
+
+def sentence_vector(states: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the token states that are no padding, unit length: (B, L, D), (B, L) -> (B, D)."""
+    weight = mask[..., None].to(states.dtype)
+    mean = (states * weight).sum(1) / weight.sum(1).clamp(min=1)
+    return nn.functional.normalize(mean, dim=-1)

@@ -1,0 +1,200 @@
+"""What flows between the stages, in the order in which it flows. Every other module speaks in these types.
+
+Letters, once for the whole project: B views, H W pixels, R rays (R = B*H*W, view-major, then rows, then columns),
+S samples of all rays (packed, ascending in ray), K view texts, L D tokens and width, V F vertices and faces.
+Scene units (the bounding radius is the configuration's), degrees, colours in [0, 1];
+x right, y up, z towards the front camera; a camera looks along its own -z. Azimuth 0 looks at the front from +z, 90 from +x.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def _check(owner: object, name: str, actual: tuple[int, ...], expected: tuple[int | None, ...]) -> None:
+    fits = len(actual) == len(expected) and all(e is None or a == e for a, e in zip(actual, expected, strict=True))
+    if not fits:
+        wanted = ", ".join("any" if e is None else str(e) for e in expected)
+        raise ValueError(f"{type(owner).__name__}.{name} has shape {tuple(actual)}, expected ({wanted})")
+
+
+class _Movable:
+    """`.to(device)` for a frozen dataclass of tensors; Lightning moves batches with it."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        moved = {}
+        for f in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor):
+                moved[f.name] = value.to(device, non_blocking=non_blocking)
+            elif isinstance(value, _Movable):
+                moved[f.name] = value.to(device, non_blocking)
+        return replace(self, **moved)  # type: ignore[type-var]
+
+
+@dataclass(frozen=True, eq=False)
+class Cameras(_Movable):
+    """B pinhole cameras with the light that belongs to each, all of one image size."""
+
+    camera_to_world: Tensor  # (B, 3, 4) columns: right, up, back, position
+    fov: Tensor  # (B,) vertical field of view, degrees
+    azimuth: Tensor  # (B,) degrees, 0 = front (+z), 90 = from +x
+    elevation: Tensor  # (B,) degrees above the horizon
+    distance: Tensor  # (B,) from the origin, scene units
+    light: Tensor  # (B, 3) position of the point light
+    height: int  # pixels
+    width: int  # pixels
+
+    def __post_init__(self) -> None:
+        b = self.camera_to_world.shape[0]
+        _check(self, "camera_to_world", self.camera_to_world.shape, (None, 3, 4))
+        for name in ("fov", "azimuth", "elevation", "distance"):
+            _check(self, name, getattr(self, name).shape, (b,))
+        _check(self, "light", self.light.shape, (b, 3))
+
+    def __len__(self) -> int:
+        return self.camera_to_world.shape[0]
+
+
+@dataclass(frozen=True, eq=False)
+class RayBundle(_Movable):
+    """R rays with unit directions."""
+
+    origins: Tensor  # (R, 3)
+    directions: Tensor  # (R, 3), unit length
+
+    def __post_init__(self) -> None:
+        _check(self, "origins", self.origins.shape, (None, 3))
+        _check(self, "directions", self.directions.shape, (self.origins.shape[0], 3))
+
+    def __len__(self) -> int:
+        return self.origins.shape[0]
+
+
+@dataclass(frozen=True, eq=False)
+class RaySamples(_Movable):
+    """S intervals along R rays, packed: the samples of ray r are `offsets[r]:offsets[r + 1]`, near to far."""
+
+    ray: Tensor  # (S,) int64, ascending
+    offsets: Tensor  # (R + 1,) int64, offsets[0] = 0, offsets[R] = S
+    t_start: Tensor  # (S,)
+    t_end: Tensor  # (S,)
+    positions: Tensor  # (S, 3) the middles of the intervals
+
+    def __post_init__(self) -> None:
+        s = self.ray.shape[0]
+        _check(self, "ray", self.ray.shape, (None,))
+        _check(self, "offsets", self.offsets.shape, (None,))
+        _check(self, "t_start", self.t_start.shape, (s,))
+        _check(self, "t_end", self.t_end.shape, (s,))
+        _check(self, "positions", self.positions.shape, (s, 3))
+
+    def __len__(self) -> int:
+        return self.ray.shape[0]
+
+
+@dataclass(frozen=True, eq=False)
+class FieldOutput(_Movable):
+    """What the scene is at S points."""
+
+    density: Tensor  # (S,) per scene unit, >= 0
+    albedo: Tensor  # (S, 3)
+    normal: Tensor | None  # (S, 3) unit, outward (minus the density gradient); None where it was not asked for
+
+    def __post_init__(self) -> None:
+        s = self.density.shape[0]
+        _check(self, "density", self.density.shape, (None,))
+        _check(self, "albedo", self.albedo.shape, (s, 3))
+        if self.normal is not None:
+            _check(self, "normal", self.normal.shape, (s, 3))
+
+
+@dataclass(frozen=True, eq=False)
+class RenderOutput(_Movable):
+    """B images, and the packed samples they were made of (for regularisers)."""
+
+    rgb: Tensor  # (B, 3, H, W) composited over the background
+    opacity: Tensor  # (B, 1, H, W)
+    depth: Tensor  # (B, 1, H, W) expected distance along the ray, 0 where nothing is
+    normal: Tensor | None  # (B, 3, H, W) weighted mean, not normalised
+    weights: Tensor  # (S,) compositing weight of each sample
+    samples: RaySamples
+    sample_normal: Tensor | None  # (S, 3)
+    directions: Tensor  # (R, 3) of the rays, unit
+
+    def __post_init__(self) -> None:
+        b, _, h, w = self.rgb.shape
+        _check(self, "rgb", self.rgb.shape, (None, 3, None, None))
+        _check(self, "opacity", self.opacity.shape, (b, 1, h, w))
+        _check(self, "depth", self.depth.shape, (b, 1, h, w))
+        _check(self, "weights", self.weights.shape, (len(self.samples),))
+        _check(self, "directions", self.directions.shape, (b * h * w, 3))
+
+
+@dataclass(frozen=True, eq=False)
+class TextEmbedding(_Movable):
+    """K encoded texts."""
+
+    states: Tensor  # (K, L, D)
+    mask: Tensor  # (K, L) bool, False at padding
+
+    def __post_init__(self) -> None:
+        _check(self, "states", self.states.shape, (None, None, None))
+        _check(self, "mask", self.mask.shape, tuple(self.states.shape[:2]))
+
+    def __getitem__(self, index: Tensor) -> TextEmbedding:
+        """The texts at `index` (B,) int64."""
+        return TextEmbedding(self.states[index], self.mask[index])
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioning(_Movable):
+    """What the prior is told of each of B views."""
+
+    text: TextEmbedding  # B texts
+    negative: TextEmbedding  # B texts: the empty text, or the negative prompt
+    cameras: Cameras  # for priors that take the camera
+
+
+@dataclass(frozen=True, eq=False)
+class GuidanceOutput(_Movable):
+    """The distillation's say on B images.
+
+    `loss` is a surrogate: its gradient with respect to the image is the published one (Poole et al. 2022, Eq. 3),
+    its value means nothing and is never shown as progress.
+    """
+
+    loss: Tensor  # ()
+    gradient_norm: Tensor  # (B,) of dL/dimage in the prior's space
+    timestep: Tensor  # (B,) int64
+    noise_level: Tensor  # (B,) sigma_t
+    denoised: Tensor  # (B, C, h, w) the prior's clean estimate, in its own space; for previews
+
+    def __post_init__(self) -> None:
+        b = self.timestep.shape[0]
+        _check(self, "loss", self.loss.shape, ())
+        _check(self, "gradient_norm", self.gradient_norm.shape, (b,))
+        _check(self, "noise_level", self.noise_level.shape, (b,))
+
+
+@dataclass(frozen=True, eq=False)
+class Mesh:
+    """A triangle mesh in scene units, faces counter-clockwise seen from outside."""
+
+    vertices: np.ndarray  # (V, 3) float32
+    faces: np.ndarray  # (F, 3) int64
+    normals: np.ndarray | None = None  # (V, 3) float32, unit
+    colors: np.ndarray | None = None  # (V, 3) float32 in [0, 1]
+
+    def __post_init__(self) -> None:
+        _check(self, "vertices", self.vertices.shape, (None, 3))
+        _check(self, "faces", self.faces.shape, (None, 3))
+        for name in ("normals", "colors"):
+            value = getattr(self, name)
+            if value is not None:
+                _check(self, name, value.shape, self.vertices.shape)
