@@ -1,14 +1,19 @@
 """Parse the command line with Hydra and run the chosen mode."""
 
 import hydra
-from hydra.utils import instantiate
 from omegaconf import DictConfig
+
+from dreamfusion.config import quote_command_line, register
 
 
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
-def main(cfg: DictConfig) -> None:
-    instantiate(cfg.mode)(cfg)
+def main(cfg: DictConfig) -> object:
+    from dreamfusion.mode.dispatch import run_mode
+
+    return run_mode(cfg)
 
 
 if __name__ == "__main__":
+    register()
+    quote_command_line()
     main()

@@ -9,7 +9,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-
+from typing import TypeAlias
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Schedule:
         return before + (after - before) * (progress - start) / (end - start)
 
 
-type ScheduleLike = float | Sequence[Sequence[float]] | Schedule
+ScheduleLike: TypeAlias = float | Sequence[Sequence[float]] | Schedule
 
 
 def schedule(value: ScheduleLike) -> Schedule:

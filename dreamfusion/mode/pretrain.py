@@ -46,7 +46,7 @@ def run(
 
     if not Path(renders).exists():
         render_libraries([Path(p) for p in libraries], Path(renders), views=views)
-    wanted = None if names is None else frozenset(_lines(Path(names)))
+    wanted = None if names is None else read_names(Path(names))
     data = RenderBatches(
         RenderSet.load(Path(renders)), batch_size, cfg.seed, wanted, look=look, emphasis=dict(emphasis or {})
     )
@@ -67,7 +67,6 @@ def run(
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=50,
-        gradient_clip_val=1.0,
         logger=CSVLogger(target, name="metrics", version=f"from_step_{data.start_step}"),
         callbacks=[
             EMAWeightAveraging(decay=ema_decay, update_starting_at_step=module.warmup_steps),
@@ -85,8 +84,14 @@ def run(
     trainer.fit(module, training, held_out, ckpt_path=str(checkpoint) if checkpoint.is_file() else None)
 
 
-def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
+def read_names(path: Path) -> dict[str, str]:
+    """Lines `name` or `name = library name, library name` -> {library name: name it is learned under}."""
+    called = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        name, _, own = line.partition("=")
+        if name.strip() and not line.startswith("#"):
+            called.update({library.strip(): name.strip() for library in (own or name).split(",")})
+    return called
 
 
 def _precision(choice: str) -> Any:

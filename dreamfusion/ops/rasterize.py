@@ -1,7 +1,8 @@
 """A small z-buffer rasteriser for triangle meshes on the CPU: what the pocket prior's training views are made with,
 and what an exported mesh is checked with. Numba, one thread, releases the GIL.
 
-Every pixel is the mean of supersample^2 point samples. Letters: B views, H W pixels, V F vertices and faces, M materials.
+Every pixel is the mean of supersample^2 point samples.
+Letters: B views, H W pixels, V F vertices and faces, M materials.
 """
 
 from __future__ import annotations
@@ -40,14 +41,25 @@ class RasterMesh:
 
     def __post_init__(self) -> None:
         v, f = len(self.vertices), len(self.faces)
-        wanted = {"vertices": (v, 3), "faces": (f, 3), "normals": (v, 3), "colors": (v, 3), "uv": (v, 2), "material": (f,)}
+        wanted = {
+            "vertices": (v, 3),
+            "faces": (f, 3),
+            "normals": (v, 3),
+            "colors": (v, 3),
+            "uv": (v, 2),
+            "material": (f,),
+        }
         for name, shape in wanted.items():
             value = getattr(self, name)
             if value is not None and value.shape != shape:
                 raise ValueError(f"RasterMesh.{name} has shape {value.shape}, expected {shape}")
         if f and not 0 <= int(self.faces.min()) <= int(self.faces.max()) < v:
             raise ValueError(f"RasterMesh.faces point outside of the {v} vertices")
-        if self.material is not None and f and not 0 <= self.material.min() <= self.material.max() < len(self.materials):
+        if (
+            self.material is not None
+            and f
+            and not 0 <= self.material.min() <= self.material.max() < len(self.materials)
+        ):
             raise ValueError(f"RasterMesh.material points outside of the {len(self.materials)} materials")
 
 
@@ -212,7 +224,15 @@ def _visible(
 
 @_compiled
 def _surface_normal(
-    v: np.ndarray, n: np.ndarray, i: int, j: int, k: int, p0: float, p1: float, p2: float, ray: tuple[float, float, float]
+    v: np.ndarray,
+    n: np.ndarray,
+    i: int,
+    j: int,
+    k: int,
+    p0: float,
+    p1: float,
+    p2: float,
+    ray: tuple[float, float, float],
 ) -> tuple[float, float, float]:
     """Unit normal on the camera's side: the interpolated one follows the face, so that silhouettes do not flip."""
     ax, ay, az = v[j, 0] - v[i, 0], v[j, 1] - v[i, 1], v[j, 2] - v[i, 2]

@@ -18,6 +18,8 @@ from dreamfusion.pocket.captions import COLORS, caption, recolor, view_words
 from dreamfusion.pocket.model import camera_features
 from dreamfusion.pocket.renders import RenderSet
 
+OWN_NAME = 0.25
+
 
 @dataclass(frozen=True)
 class Look:
@@ -43,14 +45,18 @@ class Batch:
 
 
 class RenderBatches(IterableDataset[Batch]):
-    """Endless batches of renders from `start_step` on; the last `held_out` views of each model are never drawn."""
+    """Endless batches of renders from `start_step` on; the last `held_out` views of each model are never drawn.
+
+    `names` says which library names to learn, and under which plain name ("sitting cat" as "cat"); None is all.
+    A share `OWN_NAME` of the captions keeps the library's name.
+    """
 
     def __init__(
         self,
         renders: RenderSet,
         batch_size: int,
         seed: int,
-        names: frozenset[str] | None = None,
+        names: dict[str, str] | None = None,
         rarity: float = 0.6,
         held_out: int = 4,
         look: Look | None = None,
@@ -59,13 +65,15 @@ class RenderBatches(IterableDataset[Batch]):
         self.renders, self.batch_size, self.seed, self.held_out = renders, batch_size, seed, held_out
         self.look = look or Look()
         self.start_step = 0
-        all_names = [item.name for item in renders.items]
-        self.models = np.array([i for i, n in enumerate(all_names) if names is None or n in names])
+        called = {item.name: item.name for item in renders.items} if names is None else names
+        self.models = np.array([i for i, item in enumerate(renders.items) if item.name in called])
         if not len(self.models):
-            raise ValueError(f"none of the {len(names or ())} wanted names is among the {len(all_names)} rendered models")
-        counts = Counter(all_names[i] for i in self.models)
+            raise ValueError(f"none of the {len(called)} wanted names is among the {len(renders.items)} rendered models")
+        self.called = called
+        counts = Counter(called[renders.items[i].name] for i in self.models)
         # A name's share is count^(1 - rarity) times its emphasis: names with many models do not drown the others.
-        weight = [counts[all_names[i]] ** -rarity * (emphasis or {}).get(all_names[i], 1.0) for i in self.models]
+        shares = {name: count**-rarity * (emphasis or {}).get(name, 1.0) for name, count in counts.items()}
+        weight = [shares[called[renders.items[i].name]] for i in self.models]
         self.probability = np.array(weight) / np.sum(weight)
         self.names = sorted(counts)
 
@@ -98,7 +106,9 @@ class RenderBatches(IterableDataset[Batch]):
             alpha = set_.alpha[m, v].astype(np.float32)[..., None] / 255
             color, image = self._appearance(rng, albedo, alpha, set_.normal[m, v], float(az), float(el))
             images.append(image * alpha + self._background(rng) * (1 - alpha))
-            captions.append(caption(rng, set_.items[m].name, color, view_words(float(az), float(el))))
+            own = set_.items[m].name
+            name = own if rng.random() < OWN_NAME else self.called[own]
+            captions.append(caption(rng, name, color, view_words(float(az), float(el))))
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
         camera = camera_features(*(torch.from_numpy(a.astype(np.float32)) for a in (azimuth, elevation, distance)))
         return Batch(pixels * 2 - 1, captions, camera)

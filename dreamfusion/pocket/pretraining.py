@@ -103,6 +103,10 @@ class PocketPretraining(L.LightningModule):
         images = (torch.cat(rows) * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
         return contact_sheet(list((images * 255).round().byte().cpu().numpy()), columns=16)
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        # Lightning's own clipping refuses fused optimizers on the CPU, where nothing has to be unscaled.
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=self.learning_rate, betas=(0.9, 0.99), weight_decay=self.weight_decay, fused=True
@@ -153,13 +157,13 @@ class CaptionCache:
 
     def __call__(self, captions: Sequence[str]) -> TextEmbedding:
         new = sorted({c for c in captions if c not in self._known})
-        if new:
-            with torch.autocast("cpu", enabled=False):
+        with torch.autocast("cpu", enabled=False):  # it knows no fp16 on CPUs
+            if new:
                 encoded = self._encoder(new)
-            for text, states, mask in zip(new, encoded.states.half(), encoded.mask, strict=True):
-                self._known[text] = (states.clone(), mask.clone())
-        states, masks = zip(*(self._known[c] for c in captions), strict=True)
-        return TextEmbedding(torch.stack(states).float(), torch.stack(masks))
+                for text, states, mask in zip(new, encoded.states.half(), encoded.mask, strict=True):
+                    self._known[text] = (states.clone(), mask.clone())
+            states, masks = zip(*(self._known[c] for c in captions), strict=True)
+            return TextEmbedding(torch.stack(states).float(), torch.stack(masks))
 
 
 def _fast_attention() -> Any:

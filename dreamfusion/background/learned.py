@@ -1,0 +1,33 @@
+"""The paper's background: a small network of the ray's direction (Poole et al. 2022, sec. 3.2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class LearnedBackground(nn.Module):
+    """Direction, positionally encoded, through a small MLP to a colour; sometimes one random colour instead."""
+
+    def __init__(self, frequencies: int, hidden: int, layers: int, random_share: float) -> None:
+        """`random_share` of the training views see a random solid colour instead, which keeps the object opaque."""
+        super().__init__()
+        self.random_share = random_share
+        self.scales: Tensor
+        self.register_buffer("scales", 2.0 ** torch.arange(frequencies), persistent=False)
+        widths = [3 + 6 * frequencies] + [hidden] * layers
+        stack: list[nn.Module] = []
+        for before, after in zip(widths[:-1], widths[1:], strict=True):
+            stack += [nn.Linear(before, after), nn.SiLU()]
+        self.network = nn.Sequential(*stack, nn.Linear(hidden, 3))
+
+    def forward(self, directions: Tensor, views: int, generator: torch.Generator | None) -> Tensor:
+        """Ray directions (R, 3) of `views` views -> colours (R, 3)."""
+        waves = (directions[:, None, :] * self.scales[:, None]).flatten(1)
+        color = torch.sigmoid(self.network(torch.cat([directions, waves.sin(), waves.cos()], dim=-1)))
+        if generator is None or self.random_share == 0:
+            return color
+        rays = directions.shape[0] // views
+        solid = torch.rand(views, 3, generator=generator).to(color).repeat_interleave(rays, dim=0)
+        replaced = (torch.rand(views, generator=generator) < self.random_share).to(color.device)
+        return torch.where(replaced.repeat_interleave(rays)[:, None], solid, color)

@@ -1,0 +1,39 @@
+"""What stands behind the object: one colour a view, drawn anew in training so that the object cannot hide in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class ConstantBackground(nn.Module):
+    """The same colour always."""
+
+    def __init__(self, color: Sequence[float]) -> None:
+        super().__init__()
+        self.color: Tensor
+        self.register_buffer("color", torch.tensor(list(color), dtype=torch.float32))
+
+    def forward(self, directions: Tensor, views: int, generator: torch.Generator | None) -> Tensor:
+        """Ray directions (R, 3) -> colours (R, 3)."""
+        return self.color.expand_as(directions)
+
+
+class RandomBackground(nn.Module):
+    """White in `white` of the views, any colour in `colored`, else grey; white where no generator is given (evaluation)."""
+
+    def __init__(self, white: float, colored: float) -> None:
+        super().__init__()
+        self.white, self.colored = white, colored
+
+    def forward(self, directions: Tensor, views: int, generator: torch.Generator | None) -> Tensor:
+        """Ray directions (R, 3) of `views` views -> colours (R, 3)."""
+        if generator is None:
+            return torch.ones_like(directions)
+        kind = torch.rand(views, 1, generator=generator)
+        grey = torch.rand(views, 1, generator=generator).expand(views, 3)
+        color = torch.where(kind < self.white + self.colored, torch.rand(views, 3, generator=generator), grey)
+        color = torch.where(kind < self.white, torch.ones(views, 3), color).to(directions)
+        return color.repeat_interleave(directions.shape[0] // views, dim=0)

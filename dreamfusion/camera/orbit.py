@@ -1,0 +1,103 @@
+"""Stage 4: cameras and lights drawn around the object (Poole et al. 2022, sec. 3.2 step 1 and App. A.2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dreamfusion.types import Cameras
+
+Range = Sequence[float]  # [low, high]
+
+
+@dataclass(frozen=True)
+class Orbit:
+    """A distribution of cameras that look at the origin, and of point lights near the camera."""
+
+    elevation: Range  # degrees
+    distance: Range  # scene units
+    focal: Range  # focal length over image height; 1.374 is a vertical field of view of 40 degrees
+    uniform_area: float  # share drawn uniformly in area on the sphere, the rest uniformly in angle
+    position_jitter: float  # camera position + U(-j, j)^3, scene units
+    look_at_std: float  # look-at point ~ N(0, std^2), scene units
+    up_std: float  # up vector + N(0, std^2)
+    light_distance: Range  # of the point light from the origin, scene units
+
+    def __post_init__(self) -> None:
+        for name in ("elevation", "distance", "focal", "light_distance"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"camera.{name} is [{low}, {high}]; the first must not be above the second")
+        if self.elevation[0] < -90 or self.elevation[1] > 90:
+            raise ValueError(f"camera.elevation is {list(self.elevation)}; allowed are -90 to 90 degrees")
+        if self.distance[0] <= 0 or self.focal[0] <= 0:
+            raise ValueError(f"camera.distance {list(self.distance)} and camera.focal {list(self.focal)} must be above 0")
+
+    def sample(self, batch: int, size: int, generator: torch.Generator) -> Cameras:
+        """`batch` cameras of `size` x `size` pixels, azimuths stratified over the circle, with one light each."""
+
+        def uniform(bounds: Range) -> Tensor:
+            return bounds[0] + (bounds[1] - bounds[0]) * torch.rand(batch, generator=generator)
+
+        azimuth = (torch.arange(batch) + torch.rand(batch, generator=generator)) * (360 / batch)
+        azimuth = (azimuth + 360 * torch.rand(1, generator=generator)) % 360
+        low, high = (math.sin(math.radians(e)) for e in self.elevation)
+        by_area = torch.rad2deg(torch.asin(uniform((low, high)).clamp(-1, 1)))
+        elevation = torch.where(torch.rand(batch, generator=generator) < self.uniform_area, by_area, uniform(self.elevation))
+        jitter = (2 * torch.rand(batch, 3, generator=generator) - 1) * self.position_jitter
+        position = spherical(azimuth, elevation, uniform(self.distance)) + jitter
+        look_at = torch.randn(batch, 3, generator=generator) * self.look_at_std
+        up = torch.tensor([0.0, 1.0, 0.0]) + torch.randn(batch, 3, generator=generator) * self.up_std
+        direction = torch.nn.functional.normalize(position + torch.randn(batch, 3, generator=generator), dim=-1)
+        light = direction * uniform(self.light_distance)[:, None]
+        return look_from(position, look_at, up, focal_to_fov(uniform(self.focal)), light, size, size)
+
+    def view(self, azimuth: Tensor, elevation: float, height: int, width: int) -> Cameras:
+        """Cameras at given azimuths (B,), at the middle of the distance and focal ranges: for previews and turntables.
+
+        The light stands above the camera's right shoulder, at the same place for each.
+        """
+        middle = torch.full_like(azimuth, sum(self.distance) / 2)
+        position = spherical(azimuth, torch.full_like(azimuth, elevation), middle)
+        light = spherical(azimuth + 30, torch.full_like(azimuth, min(elevation + 35, 89)), middle)
+        fov = focal_to_fov(torch.full_like(azimuth, sum(self.focal) / 2))
+        up = torch.tensor([0.0, 1.0, 0.0]).expand(len(azimuth), 3)
+        return look_from(position, torch.zeros_like(position), up, fov, light, height, width)
+
+
+def look_from(
+    position: Tensor, look_at: Tensor, up: Tensor, fov: Tensor, light: Tensor, height: int, width: int
+) -> Cameras:
+    """Cameras at `position` (B, 3) that look at `look_at` (B, 3); angles are read off the position itself."""
+    back = torch.nn.functional.normalize(position - look_at, dim=-1)
+    # Straight from above, up and back are parallel: take -z (away from the front) as up there.
+    parallel = torch.linalg.vector_norm(torch.linalg.cross(up, back, dim=-1), dim=-1, keepdim=True) < 1e-4
+    up = torch.where(parallel, torch.tensor([0.0, 0.0, -1.0]).expand_as(up), up)
+    right = torch.nn.functional.normalize(torch.linalg.cross(up, back, dim=-1), dim=-1)
+    true_up = torch.linalg.cross(back, right, dim=-1)
+    distance = torch.linalg.vector_norm(position, dim=-1)
+    return Cameras(
+        camera_to_world=torch.stack([right, true_up, back, position], dim=-1),
+        fov=fov,
+        azimuth=torch.rad2deg(torch.atan2(position[:, 0], position[:, 2])) % 360,
+        elevation=torch.rad2deg(torch.asin((position[:, 1] / distance).clamp(-1, 1))),
+        distance=distance,
+        light=light,
+        height=height,
+        width=width,
+    )
+
+
+def spherical(azimuth: Tensor, elevation: Tensor, distance: Tensor) -> Tensor:
+    """(B,) degrees, degrees, scene units -> positions (B, 3)."""
+    a, e = torch.deg2rad(azimuth), torch.deg2rad(elevation)
+    return distance[:, None] * torch.stack([a.sin() * e.cos(), e.sin(), a.cos() * e.cos()], dim=-1)
+
+
+def focal_to_fov(focal: Tensor) -> Tensor:
+    """Focal length over image height -> vertical field of view in degrees."""
+    return torch.rad2deg(2 * torch.atan(0.5 / focal))

@@ -1,0 +1,36 @@
+"""Stage 5: a ray through the middle of every pixel, and its inverse, the projection."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dreamfusion.types import Cameras, RayBundle
+
+
+def cast_rays(cameras: Cameras) -> RayBundle:
+    """`Cameras` (B) -> `RayBundle` (R = B*H*W), view-major, rows from the top, unit directions."""
+    h, w = cameras.height, cameras.width
+    device = cameras.fov.device
+    tangent = torch.tan(torch.deg2rad(cameras.fov) / 2)  # (B,) of half the vertical field of view
+    y = 1 - (torch.arange(h, device=device) + 0.5) * (2 / h)  # (H,) up, in half heights
+    x = ((torch.arange(w, device=device) + 0.5) * (2 / w) - 1) * (w / h)  # (W,)
+    grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
+    in_camera = torch.stack([grid_x, grid_y, torch.zeros_like(grid_x)], dim=-1) * tangent[:, None, None, None]
+    in_camera = in_camera - torch.tensor([0.0, 0.0, 1.0], device=device)  # (B, H, W, 3) looking along -z
+    rotation, position = cameras.camera_to_world[:, :, :3], cameras.camera_to_world[:, :, 3]
+    directions = torch.einsum("bij,bhwj->bhwi", rotation, in_camera)
+    directions = torch.nn.functional.normalize(directions, dim=-1)
+    origins = position[:, None, None, :].expand_as(directions)
+    return RayBundle(origins.reshape(-1, 3), directions.reshape(-1, 3))
+
+
+def project(cameras: Cameras, points: Tensor) -> Tensor:
+    """Points (B, N, 3) -> pixel coordinates (B, N, 2) as (column, row); the middle of the first pixel is (0.5, 0.5)."""
+    rotation, position = cameras.camera_to_world[:, :, :3], cameras.camera_to_world[:, :, 3]
+    in_camera = torch.einsum("bji,bnj->bni", rotation, points - position[:, None, :])
+    tangent = torch.tan(torch.deg2rad(cameras.fov) / 2)[:, None]
+    depth = -in_camera[..., 2]
+    x = in_camera[..., 0] / depth / tangent * (cameras.height / cameras.width)
+    y = in_camera[..., 1] / depth / tangent
+    return torch.stack([(x + 1) / 2 * cameras.width, (1 - y) / 2 * cameras.height], dim=-1)

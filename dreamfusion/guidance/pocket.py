@@ -1,0 +1,142 @@
+"""The pocket prior behind the `Prior` protocol: 64x64 pixels, told the camera, carried by the package itself.
+
+Stage 11 for `guidance=pocket`, the default: needs no GPU, no download, no login. The network is `pocket/model.py`.
+Its space is the image itself in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from dreamfusion.guidance.prior import GuidanceError, noise_from_prediction
+from dreamfusion.pocket.model import PocketModel, camera_features
+from dreamfusion.pocket.text import TextEncoder
+from dreamfusion.types import Cameras, TextEmbedding
+
+log = logging.getLogger(__name__)
+
+WEIGHTS = Path(__file__).resolve().parents[1] / "pocket" / "weights"
+DISTANCE = (2.7, 3.3)  # scene units, what the prior saw in training
+ELEVATION = (-15.0, 75.0)  # degrees, likewise
+# Cosine of all-MiniLM-L6-v2 to the nearest "a <name>". Chosen on 34 near and 34 foreign prompts; on 68 others it let
+# 26 of 34 near ones pass ("a tabby cat", not "a rucksack") and warned of all 34 foreign ones.
+KNOWN = 0.6
+NEAREST = 4  # names in the warning
+
+
+class PocketPrior:
+    """The project's own small prior over everyday objects seen from all sides.
+
+    The network predicts the clean image; in that form the SDS gradient with weighting "clean" is
+    alpha (render - x0_hat), which is how it was tried out.
+    """
+
+    name = "pocket"
+
+    def __init__(
+        self,
+        weights: str | Path | None = None,
+        camera_conditioning: bool = True,
+        guidance_scale: float = 5.0,
+        weighting: str = "clean",
+    ) -> None:
+        """Read the weights.
+
+        Args:
+            weights: folder with `unet/`, `scheduler/`, `text_encoder/`, `vocabulary.txt`; None is the package's own.
+            camera_conditioning: tell the network where the camera stands; False is its "camera unknown".
+            guidance_scale, weighting: what the distillation takes where it is given none.
+
+        Raises:
+            GuidanceError: no complete prior in the folder.
+        """
+        self.guidance_scale, self.weighting = guidance_scale, weighting
+        self.camera_conditioning = camera_conditioning
+        self._folder = Path(weights).expanduser() if weights is not None else WEIGHTS
+        for part in ("unet", "scheduler", "text_encoder", "vocabulary.txt"):
+            if not (self._folder / part).exists():
+                raise GuidanceError(
+                    f"no pocket prior in {self._folder}: {part} is missing; leave guidance.weights=null for the one "
+                    "of the package, or give the folder that `python launch.py mode=pretrain` wrote"
+                )
+        self._model = PocketModel.load(self._folder).eval().requires_grad_(False)
+        self._text_encoder = TextEncoder.load(self._folder / "text_encoder")
+        self.resolution: int = self._model.resolution
+        # A copy of its own: the network may run in half precision, the noise levels never do.
+        self.alphas_cumprod = self._model.alphas_cumprod.float().clone()
+        self._dtype = torch.float32
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move in place: float16, as stored, on CUDA (not run there yet), float32 elsewhere."""
+        self._dtype = torch.float16 if torch.device(device).type == "cuda" else torch.float32
+        self._model.to(device, self._dtype)
+        self._text_encoder.to(device)
+        self.alphas_cumprod = self.alphas_cumprod.to(device)
+        return self
+
+    def warn_if_unknown(self, prompt: str) -> None:
+        """Log a warning that names the nearest things the prior saw, if the prompt is far from all of them.
+
+        A prompt is known if it names one of them, or if its sentence vector has a cosine of KNOWN to "a <name>".
+        """
+        names, vectors = self._vocabulary
+        if any(re.search(rf"\b{re.escape(name)}\b", prompt, re.IGNORECASE) for name in names):
+            return
+        cosine = vectors @ self._text_encoder.sentence([prompt])[0].cpu()
+        if cosine.max() >= KNOWN:
+            return
+        nearest = ", ".join(f'"a {names[i]}"' for i in cosine.topk(min(NEAREST, len(names))).indices.tolist())
+        log.warning(
+            'The pocket prior never saw anything like "%s" (it knows %d things; nearest: %s). '
+            "The shape will not follow the prompt; use guidance=sd for open vocabulary.",
+            prompt,
+            len(names),
+            nearest,
+        )
+
+    def encode_text(self, texts: Sequence[str]) -> TextEmbedding:
+        """K texts -> states (K, 16, 384), zero at padding."""
+        return self._text_encoder(texts)
+
+    def encode_image(self, rgb: Tensor) -> Tensor:
+        """(B, 3, 64, 64) in [0, 1] -> the same in [-1, 1]."""
+        return rgb * 2 - 1
+
+    @torch.no_grad()
+    def predict_noise(
+        self, noisy: Tensor, timestep: Tensor, text: TextEmbedding, cameras: Cameras | None, camera_known: Tensor | None
+    ) -> Tensor:
+        """See `Prior.predict_noise`; a camera outside what the network saw is told as the nearest that it saw."""
+        camera = self._camera(cameras, camera_known, noisy)
+        clean = self._model(
+            noisy.to(self._dtype), timestep, text.states.to(self._dtype), text.mask, camera.to(self._dtype)
+        )
+        return noise_from_prediction("sample", clean.float(), noisy, self.alphas_cumprod[timestep])
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(B, 3, 64, 64) in [-1, 1] -> the same in [0, 1]."""
+        return (latents.detach() / 2 + 0.5).clamp(0, 1)
+
+    def _camera(self, cameras: Cameras | None, known: Tensor | None, noisy: Tensor) -> Tensor:
+        """(B, 12); zeros, the network's word for "camera unknown", where it is not to be told."""
+        if cameras is None or not self.camera_conditioning:
+            return noisy.new_zeros(len(noisy), 12)
+        features = camera_features(
+            cameras.azimuth, cameras.elevation.clamp(*ELEVATION), cameras.distance.clamp(*DISTANCE)
+        )
+        return features if known is None else features * known[:, None]
+
+    @cached_property
+    def _vocabulary(self) -> tuple[list[str], Tensor]:
+        """The names the prior saw, and their sentence vectors (N, 384)."""
+        lines = (self._folder / "vocabulary.txt").read_text(encoding="utf-8").splitlines()
+        names = [line.strip() for line in lines if line.strip()]
+        return names, self._text_encoder.sentence([f"a {name}" for name in names]).cpu()

@@ -1,0 +1,184 @@
+"""Published weights in diffusers' folder layout: find the folder, read its parts. Shared by the big priors.
+
+Everything is read from a folder on disk. A hub id is first turned into one (downloaded, or found in the cache), so a
+missing model ends at once with one error instead of in the middle of a load after minutes of retries.
+"""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dreamfusion.guidance.prior import PREDICTIONS, GuidanceError
+from dreamfusion.types import TextEmbedding
+
+HUB_TIMEOUT = 5.0  # seconds, for the one question whether the hub answers at all
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def find_model(candidates: Sequence[str], revision: str | None, parts: Sequence[str], half: bool) -> Path:
+    """The folder of the first candidate that can be had.
+
+    Args:
+        candidates: folders or hub ids, in order of preference.
+        revision: branch, tag or commit on the hub; None is its main branch.
+        parts: the sub-folders that the prior reads, "unet" among them.
+        half: download the hub's float16 files where it has them, half the size.
+
+    Raises:
+        GuidanceError: none can be had; lists what was tried, why each failed, and how to give a folder.
+    """
+    reasons = []
+    for candidate in candidates:
+        try:
+            folder = _local_folder(candidate) or _hub_folder(candidate, revision, parts, half)
+        except (OSError, ValueError) as error:  # the hub's errors are OSErrors, a malformed id is a ValueError
+            # A hub error says what happened in its first line; the rest is links.
+            reasons.append(f"{candidate}: {str(error).strip().splitlines()[0]}")
+            continue
+        missing = [part for part in parts if not (folder / part).is_dir()]
+        if not missing and _has_weights(folder / "unet"):
+            return folder
+        reasons.append(f"{candidate}: {folder} has no {'weights in unet' if not missing else ', '.join(missing)}")
+    raise GuidanceError(
+        "no weights for this guidance; tried\n"
+        + "".join(f"  {reason}\n" for reason in reasons)
+        + f"Give a folder in diffusers' layout ({', '.join(f'{part}/' for part in parts)}) with "
+        "guidance.model=/path/to/folder, or another hub id with guidance.model=owner/name; "
+        "guidance=pocket needs no download."
+    )
+
+
+def load_frozen(network: type[Any], folder: Path, part: str, dtype: torch.dtype) -> Any:
+    """diffusers' `network.from_pretrained` on a sub-folder; frozen."""
+    from diffusers.utils import is_accelerate_available
+
+    loaded = network.from_pretrained(
+        str(folder / part),
+        torch_dtype=dtype,
+        variant=_variant(folder / part, dtype),
+        low_cpu_mem_usage=is_accelerate_available(),
+        local_files_only=True,
+    )
+    return loaded.eval().requires_grad_(False)
+
+
+def noise_schedule(folder: Path) -> tuple[Tensor, str]:
+    """alphas_cumprod (T,) float32 and what the network predicts, from `scheduler/`.
+
+    Raises:
+        GuidanceError: the network predicts none of PREDICTIONS, e.g. a flow.
+    """
+    from diffusers import DDPMScheduler
+
+    scheduler = DDPMScheduler.from_pretrained(str(folder / "scheduler"), local_files_only=True)
+    kind = scheduler.config.prediction_type
+    if kind not in PREDICTIONS:
+        raise GuidanceError(f"the network in {folder} predicts {kind!r}, expected one of {', '.join(PREDICTIONS)}")
+    return scheduler.alphas_cumprod.float(), kind
+
+
+@torch.no_grad()
+def encode_text(
+    tokenizer: Any, encoder: type[Any], folder: Path, texts: Sequence[str], device: torch.device, dtype: torch.dtype
+) -> TextEmbedding:
+    """K texts -> (K, L, D) by the folder's `text_encoder/`, L the tokenizer's length; longer texts are cut.
+
+    The encoder is read from disk for each call and let go after it: it is needed once a run, and larger than the
+    network (T5-XXL: 4.8 billion parameters).
+    """
+    network = encoder.from_pretrained(
+        str(folder / "text_encoder"),
+        dtype=dtype,
+        variant=_variant(folder / "text_encoder", dtype),
+        local_files_only=True,
+    )
+    tokens = tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt").to(device)
+    mask = tokens.attention_mask
+    # CLIP as Stable Diffusion uses it attends to its padding; T5 does not.
+    uses_mask = getattr(network.config, "use_attention_mask", network.config.model_type == "t5")
+    output = network.eval().to(device)(tokens.input_ids, attention_mask=mask if uses_mask else None)
+    return TextEmbedding(output.last_hidden_state.float(), mask.bool())
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """ "auto" is float16 on CUDA and float32 elsewhere; else the named one.
+
+    Raises:
+        ValueError: an unknown name; lists the known ones.
+    """
+    if name == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if name not in DTYPES:
+        raise ValueError(f"unknown dtype {name!r}; type guidance.dtype=auto, or one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+@cache
+def hub_answers() -> bool:
+    """Whether the hub can be reached, asked once; huggingface_hub itself would retry for minutes."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=HUB_TIMEOUT).close()
+    except urllib.error.HTTPError:
+        return True  # a refusal is an answer
+    except OSError:
+        return False
+    return True
+
+
+def _local_folder(candidate: str) -> Path | None:
+    """The folder, if the candidate is one; None for a hub id."""
+    folder = Path(candidate).expanduser()
+    if folder.is_dir():
+        return folder
+    if candidate.startswith(("/", "~", ".")) or candidate.count("/") > 1:
+        raise FileNotFoundError("no such folder")
+    return None
+
+
+def _hub_folder(model: str, revision: str | None, parts: Sequence[str], half: bool) -> Path:
+    """Download the parts of a hub model; where the hub does not answer, what the cache has of it."""
+    from huggingface_hub import snapshot_download
+
+    if not hub_answers():
+        try:
+            return Path(
+                snapshot_download(model, revision=revision, allow_patterns="unet/*.json", local_files_only=True)
+            )
+        except FileNotFoundError as error:
+            raise FileNotFoundError("not in the cache, and the hub does not answer (or HF_HUB_OFFLINE=1)") from error
+    small = [f"{part}/*{ending}" for part in parts for ending in (".json", ".txt", ".model")]
+    if half:
+        weights = [f"{part}/*.fp16*.safetensors" for part in parts]
+        folder = Path(snapshot_download(model, revision=revision, allow_patterns=small + weights))
+        if _has_weights(folder / "unet"):
+            return folder
+    weights = [f"{part}/*.safetensors" for part in parts]
+    return Path(
+        snapshot_download(
+            model, revision=revision, allow_patterns=small + weights, ignore_patterns=["*.fp16*", "*non_ema*"]
+        )
+    )
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(path.suffix in (".safetensors", ".bin") for path in folder.glob("*"))
+
+
+def _variant(folder: Path, dtype: torch.dtype) -> str | None:
+    """ "fp16" where a float16 network is wanted and has its own file, or where there is no other file."""
+    weights = [path.name for path in folder.glob("*") if path.suffix in (".safetensors", ".bin")]
+    half = [name for name in weights if ".fp16" in name]
+    return "fp16" if half and (dtype == torch.float16 or len(half) == len(weights)) else None

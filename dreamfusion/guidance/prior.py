@@ -1,0 +1,133 @@
+"""What a diffusion prior is to the rest of the project, and the arithmetic every adapter and every distillation shares.
+
+Stage 11 of the flow: `distillation/*.py` speak to this protocol only; `pocket.py`, `stable_diffusion.py` and
+`deepfloyd.py` are thin adapters to it.
+
+Letters (Poole et al. 2022, Sec. 2; variance preserving): x clean image in the prior's own space, eps the noise,
+abar = alphas_cumprod[t], alpha = sqrt(abar), sigma = sqrt(1 - abar), z = alpha x + sigma eps the noisy image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from dreamfusion.types import Cameras, TextEmbedding
+
+PREDICTIONS = ("epsilon", "v_prediction", "sample")  # diffusers' words for what a network predicts
+
+
+class GuidanceError(RuntimeError):
+    """A prior cannot be had; says what was tried and what to type instead."""
+
+
+class Prior(Protocol):
+    """A frozen text-to-image diffusion model.
+
+    No `nn.Module`: whatever holds a prior neither trains it nor puts it into a checkpoint. It starts on the CPU and
+    goes where `to` sends it. Images come in and go out as float32, whatever precision the network runs in.
+    """
+
+    name: str  # for logs
+    resolution: int  # side of the square image it expects, pixels
+    alphas_cumprod: Tensor  # (T,) float32, falling
+    guidance_scale: float  # what suits this prior, where the distillation is given none
+    weighting: str  # likewise, one of distillation.sds.WEIGHTINGS
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move in place; returns itself."""
+        ...
+
+    def warn_if_unknown(self, prompt: str) -> None:
+        """Tell the user once, through `logging`, of a prompt that this prior knows nothing about."""
+        ...
+
+    def encode_text(self, texts: Sequence[str]) -> TextEmbedding:
+        """K texts -> (K, L, D); once a run. The empty text is the prior's unconditional branch."""
+        ...
+
+    def encode_image(self, rgb: Tensor) -> Tensor:
+        """(B, 3, r, r) in [0, 1] -> latents (B, C, h, w), differentiable."""
+        ...
+
+    def predict_noise(
+        self, noisy: Tensor, timestep: Tensor, text: TextEmbedding, cameras: Cameras | None, camera_known: Tensor | None
+    ) -> Tensor:
+        """The network's eps for z, whatever it predicts inside; no gradient.
+
+        Args:
+            noisy: z, (B, C, h, w).
+            timestep: (B,) int64.
+            text: B texts.
+            cameras: B cameras, or None. Priors that take no camera ignore this and the next.
+            camera_known: (B,) bool, False where the prior is not to be told the camera, as in the unconditional half
+                of a classifier-free batch; None stands for all of `cameras`.
+
+        Returns:
+            eps, the shape of `noisy`, float32.
+        """
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, 3, r, r) in [0, 1], no gradient; for previews, never in the training step."""
+        ...
+
+
+def alpha_sigma(alphas_cumprod_t: Tensor) -> tuple[Tensor, Tensor]:
+    """abar (B,) -> alpha, sigma, each (B, 1, 1, 1)."""
+    abar = alphas_cumprod_t[:, None, None, None]
+    return abar.sqrt(), (1 - abar).sqrt()
+
+
+def noise_from_prediction(kind: str, prediction: Tensor, noisy: Tensor, alphas_cumprod_t: Tensor) -> Tensor:
+    """What a network predicts -> eps.
+
+    epsilon:      eps = prediction                                                      (Ho et al. 2020)
+    v_prediction: v = alpha eps - sigma x, so eps = sigma z + alpha v                    (Salimans & Ho 2022, App. D)
+    sample:       x = prediction, so eps = (z - alpha x) / sigma
+
+    Args:
+        kind: one of PREDICTIONS.
+        prediction, noisy: (B, C, h, w).
+        alphas_cumprod_t: abar at the timestep of each image, (B,), below 1.
+
+    Raises:
+        ValueError: an unknown kind; lists the known ones.
+    """
+    alpha, sigma = alpha_sigma(alphas_cumprod_t)
+    match kind:
+        case "epsilon":
+            return prediction
+        case "v_prediction":
+            return sigma * noisy + alpha * prediction
+        case "sample":
+            return (noisy - alpha * prediction) / sigma
+    raise ValueError(f"unknown prediction type {kind!r}, expected one of {', '.join(PREDICTIONS)}")
+
+
+def clean_from_noise(noise: Tensor, noisy: Tensor, alphas_cumprod_t: Tensor) -> Tensor:
+    """eps -> x = (z - sigma eps) / alpha."""
+    alpha, sigma = alpha_sigma(alphas_cumprod_t)
+    return (noisy - sigma * noise) / alpha
+
+
+def concatenate_text(*parts: TextEmbedding) -> TextEmbedding:
+    """One batch of the texts of all parts, in order; all of one (L, D)."""
+    return TextEmbedding(torch.cat([part.states for part in parts]), torch.cat([part.mask for part in parts]))
+
+
+def concatenate_cameras(*parts: Cameras) -> Cameras:
+    """One batch of the cameras of all parts, in order; the image size is the first part's."""
+    return replace(
+        parts[0],
+        camera_to_world=torch.cat([part.camera_to_world for part in parts]),
+        fov=torch.cat([part.fov for part in parts]),
+        azimuth=torch.cat([part.azimuth for part in parts]),
+        elevation=torch.cat([part.elevation for part in parts]),
+        distance=torch.cat([part.distance for part in parts]),
+        light=torch.cat([part.light for part in parts]),
+    )

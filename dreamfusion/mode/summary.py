@@ -1,0 +1,63 @@
+"""The end of a training run: mesh, turntable, page, and a few lines that say what was made and where."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from dreamfusion.checkpoint import Scene
+from dreamfusion.export.occupancy import EmptyFieldError
+from dreamfusion.export.page import RunPage, write_page
+from dreamfusion.export.video import write_video
+from dreamfusion.mode.export import export_scene
+from dreamfusion.mode.render import turntable
+
+log = logging.getLogger(__name__)
+
+
+def finish(scene: Scene, cfg: DictConfig, frames: int, size: int, seconds: float) -> None:
+    """Write everything that a person opens, into the run's folder."""
+    folder = scene.run
+    video = folder / "turntable.mp4"
+    write_video(turntable(scene, frames, size), video)
+    figures = {"steps": str(scene.step), "training": f"{seconds:.0f} s"}
+    mesh: Path | None = None
+    try:
+        mesh, surface = export_scene(scene, cfg.export)
+        figures["triangles"] = f"{len(surface.mesh.faces):,}"
+        if surface.iou is not None:
+            figures["silhouette IoU, mesh and renders"] = f"{surface.iou:.3f}"
+    except EmptyFieldError as error:
+        log.warning("no mesh: %s", error)
+    previews = {f"step {int(p.stem)}": p for p in sorted((folder / "previews").glob("*.png"))}
+    shown = dict(list(previews.items())[-4:])
+    files = [p for p in (mesh, video, folder / "checkpoints" / "last.ckpt", folder / "config.yaml") if p is not None]
+    page = RunPage(
+        prompt=str(cfg.prompt),
+        mesh=mesh if mesh is not None and mesh.suffix == ".glb" else None,
+        video=video,
+        previews=shown,
+        metrics=folder / "metrics.csv",
+        figures=figures,
+        settings=settings(cfg),
+        files=files,
+    )
+    write_page(page, folder / "index.html")
+    log.info("\n%s: %s", cfg.prompt, ", ".join(f"{value} {name}" for name, value in figures.items()))
+    for path in (mesh, video, folder / "index.html", folder):
+        if path is not None:
+            log.info("  %s", path)
+
+
+def settings(cfg: DictConfig) -> dict[str, str]:
+    """The choices worth showing."""
+    return {
+        "guidance": str(cfg.guidance._target_).rsplit(".", 1)[-1],
+        "guidance scale": str(cfg.distillation.guidance_scale or cfg.guidance.get("guidance_scale", "")),
+        "seed": str(cfg.seed),
+        "views a step": str(cfg.system.views),
+        "image size": str(cfg.system.size),
+        "steps": str(cfg.trainer.max_steps),
+    }

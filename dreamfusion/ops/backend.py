@@ -1,0 +1,121 @@
+"""Which implementation of an operation runs where, and the threads the CPU kernels share.
+
+The device decides first, then what is installed. A missing kernel means the torch reference and one warning.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import torch
+
+_log = logging.getLogger(__name__)
+
+_KERNELS = {  # operation -> device type -> its kernels; every device has the torch reference
+    "hash_encode": {"cpu": "numba", "cuda": "tinycudann"},
+    "march": {"cpu": "numba", "cuda": "nerfacc"},
+    "composite": {"cpu": "numba", "cuda": "nerfacc"},
+}
+_INSTALL = {
+    "numba": "pip install numba",
+    "nerfacc": "pip install nerfacc, and a CUDA toolkit whose nvcc is on the PATH",
+    "tinycudann": 'pip install --no-build-isolation "git+https://github.com/NVlabs/tiny-cuda-nn#subdirectory=bindings/torch"',
+}
+_FEW = 16_384  # points or samples below which waking other threads costs more than they save (1 ms)
+
+
+def choose(op: str, device: torch.device, requested: str | None = None) -> str:
+    """The backend of `op` on `device`: "torch", "numba", "tinycudann" or "nerfacc".
+
+    `requested` wins; then the environment (DREAMFUSION_OPS=torch forces the reference); then the device's kernel.
+
+    Raises:
+        ValueError: if the request, or the environment, names no backend of this operation on this device.
+        RuntimeError: if the requested kernel is not installed.
+    """
+    return _choose(op, device.type, requested, os.environ.get("DREAMFUSION_OPS", "auto"))
+
+
+def available(op: str, device: torch.device) -> tuple[str, ...]:
+    """The backends of `op` that can run on `device`, the fastest first."""
+    kernel = _KERNELS[op].get(device.type)
+    return ("torch",) if kernel is None or missing(kernel) else (kernel, "torch")
+
+
+@cache
+def missing(kernel: str) -> str | None:
+    """Why a kernel library cannot be used, or None if it can. Ask only for libraries that fit the device."""
+    if importlib.util.find_spec(kernel) is None:
+        return f"{kernel} is not installed"
+    try:
+        importlib.import_module(kernel)
+    except (ImportError, OSError) as error:  # tinycudann raises OSError on a GPU that it was not built for
+        return f"{kernel} does not import ({error})"
+    # nerfacc's wheel from PyPI has no kernels: it builds them at the first call, in minutes, if there is a compiler.
+    if kernel == "nerfacc" and importlib.util.find_spec("nerfacc.csrc") is None and shutil.which("nvcc") is None:
+        return "nerfacc has no built kernels, and there is no nvcc to build them"
+    return None
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    """float64, except on Apple's GPUs, which have none."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def run_parallel(task: Callable[[int], object], items: Iterable[int], size: int) -> None:
+    """Call `task` on each item, on as many threads as torch uses; the tasks release the GIL and share no output.
+
+    Threads of Python instead of numba's: those break a later fork(), that is every DataLoader worker.
+    `size` is the number of points or samples in all; few of them run here and now.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or size < _FEW:
+        for item in items:
+            task(item)
+        return
+    for _ in _pool(threads).map(task, items):  # also raises what a task raised
+        pass
+
+
+def chunks(count: int, size: int, multiple: int = 1) -> list[int]:
+    """Bounds that cut `count` items, `size` points in all, into parts for `run_parallel`: [0, ..., count]."""
+    threads = torch.get_num_threads()
+    parts = 1 if threads == 1 or size < _FEW else 2 * threads
+    length = max(-(-count // (parts * multiple)) * multiple, 1)
+    return [*range(0, count, length), count]
+
+
+@cache
+def _choose(op: str, device: str, requested: str | None, environment: str) -> str:
+    kernel = _KERNELS[op].get(device)
+    allowed = ("torch",) if kernel is None else ("torch", kernel)
+    if environment not in ("auto", "torch"):
+        raise ValueError(f"DREAMFUSION_OPS is {environment!r}, allowed are 'auto' and 'torch'")
+    if requested is not None and requested not in allowed:
+        raise ValueError(f"{op} has no backend {requested!r} on {device}, allowed are {', '.join(allowed)}")
+    if requested is None:
+        requested = "torch" if environment == "torch" else None
+    elif requested == kernel and (reason := missing(kernel)):
+        raise RuntimeError(f"{op}: backend {kernel!r} was asked for, but {reason}; to install: {_INSTALL[kernel]}")
+    if requested is None and kernel is not None and (reason := missing(kernel)):
+        _log.warning("%s runs on the slow torch reference: %s; to install: %s", op, reason, _INSTALL[kernel])
+        requested = "torch"
+    chosen = requested or kernel or "torch"
+    _log.info("%s on %s: %s", op, device, chosen)
+    return chosen
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="dreamfusion-ops")
+
+
+if hasattr(os, "register_at_fork"):  # the threads do not survive a fork; the child starts its own
+    os.register_at_fork(after_in_child=_pool.cache_clear)

@@ -1,0 +1,85 @@
+"""Volume rendering along packed rays: from densities to compositing weights, and from weights to sums per ray.
+
+Mildenhall et al. 2020 (NeRF), Eq. 3; Poole et al. 2022 (DreamFusion), Eq. 5. Letters: R rays, S samples, C channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dreamfusion.ops.backend import choose
+from dreamfusion.types import RaySamples
+
+
+def composite(density: Tensor, samples: RaySamples, backend: str | None = None) -> Tensor:
+    """How much each sample contributes to its ray: w_i = T_i (1 - exp(-density_i dt_i)).
+
+    T_i = prod_{j<i} exp(-density_j dt_j) is the light that gets through to it. The weights of a ray sum to its opacity.
+
+    Args:
+        density: (S,) per scene unit, >= 0.
+        samples: the intervals.
+        backend: "torch", "numba" or "nerfacc"; None takes the fastest one that can run here.
+
+    Returns:
+        (S,), differentiable once to `density`.
+
+    Raises:
+        ValueError: if a shape does not fit.
+        TypeError: if a kernel is given anything but float32.
+    """
+    _check_shape("composite", "density", density, (len(samples),))
+    chosen = choose("composite", density.device, backend)
+    _check_float32("composite", chosen, density)
+    if chosen == "torch":
+        from dreamfusion.ops.composite_torch import composite as run
+    elif chosen == "numba":
+        from dreamfusion.ops.composite_numba import composite as run
+    else:
+        from dreamfusion.ops.composite_cuda import composite as run
+    return run(density, samples)
+
+
+def accumulate(weights: Tensor, values: Tensor | None, samples: RaySamples, backend: str | None = None) -> Tensor:
+    """Sum w_i v_i over the samples of each ray; a ray without samples gets 0.
+
+    Args:
+        weights: (S,).
+        values: (S, C), or None for the sum of the weights, which is the opacity.
+        samples: to which ray each sample belongs.
+        backend: as in `composite`.
+
+    Returns:
+        (R, C), or (R, 1) without values; differentiable once to `weights` and `values`.
+
+    Raises:
+        ValueError: if a shape does not fit.
+        TypeError: if a kernel is given anything but float32.
+    """
+    if values is None:
+        values = torch.ones_like(weights)[:, None]
+    _check_shape("accumulate", "weights", weights, (len(samples),))
+    _check_shape("accumulate", "values", values, (len(samples), values.shape[-1]))
+    chosen = choose("composite", weights.device, backend)
+    _check_float32("accumulate", chosen, weights, values)
+    if chosen == "torch":
+        from dreamfusion.ops.composite_torch import accumulate as run
+    elif chosen == "numba":
+        from dreamfusion.ops.composite_numba import accumulate as run
+    else:
+        from dreamfusion.ops.composite_cuda import accumulate as run
+    return run(weights, values, samples)
+
+
+def _check_shape(op: str, name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
+    if tensor.shape != expected:
+        raise ValueError(f"{op}: {name} has shape {tuple(tensor.shape)}, expected {expected}")
+
+
+def _check_float32(op: str, backend: str, *tensors: Tensor) -> None:
+    for tensor in tensors:
+        if backend != "torch" and tensor.dtype != torch.float32:
+            raise TypeError(
+                f"{op}: backend {backend!r} takes torch.float32, got {tensor.dtype}; backend='torch' takes any"
+            )

@@ -1,0 +1,31 @@
+"""Compositing on CUDA by nerfacc (0.5.3).
+
+Written from its source; not run on a GPU by this project.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dreamfusion.types import RaySamples
+
+
+def composite(density: Tensor, samples: RaySamples) -> Tensor:
+    """(S,) -> (S,); see `dreamfusion.ops.composite.composite`."""
+    import nerfacc
+
+    starts = samples.offsets[:-1]
+    packed = torch.stack((starts, samples.offsets[1:] - starts), dim=-1)  # (R, 2): first sample and number of samples
+    weights: Tensor
+    weights, _, _ = nerfacc.render_weight_from_density(samples.t_start, samples.t_end, density, packed_info=packed)
+    return weights
+
+
+def accumulate(weights: Tensor, values: Tensor, samples: RaySamples) -> Tensor:
+    """(S,), (S, C) -> (R, C); see `dreamfusion.ops.composite.accumulate`. Sums by atomics: the last bits may vary."""
+    import nerfacc
+
+    rays = len(samples.offsets) - 1
+    sums: Tensor = nerfacc.accumulate_along_rays(weights, values, ray_indices=samples.ray, n_rays=rays)
+    return sums

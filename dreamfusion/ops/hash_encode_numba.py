@@ -1,0 +1,187 @@
+"""The hash encoding on the CPU: numba kernels, a level per task, wrapped for autograd and its second order.
+
+Letters as in hash_kernels.py; y = encode(x, table), g the gradient of y, J = dy/dx. Everything but g and y is float32
+in the shape the caller sees; inside, arrays are feature-major. Same bits for any number of threads.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from dreamfusion.ops import hash_kernels
+from dreamfusion.ops.backend import chunks, run_parallel
+from dreamfusion.ops.hash_grid_layout import HashGridLayout
+
+_NO_DIRECTION = np.empty((0, 0), np.float32)
+
+
+def hash_encode(positions: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
+    """(S, 3), (P,) -> (S, layout.width), the transpose of a contiguous tensor."""
+    encoded: Tensor = _Encode.apply(positions, table, layout)
+    return encoded
+
+
+class _Encode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, positions: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
+        ctx.save_for_backward(positions, table)
+        ctx.layout = layout  # type: ignore[attr-defined]
+        return _interpolate(_feature_major(positions.clamp(0, 1)), _NO_DIRECTION, table, layout)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        positions, table = ctx.saved_tensors  # type: ignore[attr-defined]
+        wanted = _wanted(ctx, 0), _wanted(ctx, 1)
+        return *_EncodeGradient.apply(positions, table, gradient, ctx.layout, wanted), None  # type: ignore[attr-defined]
+
+
+class _EncodeGradient(torch.autograd.Function):
+    """(x, table, g) -> (J^T g, dy/dtable^T g), each only if it is wanted: normals need no scatter."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        positions: Tensor,
+        table: Tensor,
+        gradient: Tensor,
+        layout: HashGridLayout,
+        wanted: tuple[bool, bool],
+    ) -> tuple[Tensor | None, Tensor | None]:
+        ctx.save_for_backward(positions, table, gradient)
+        ctx.layout = layout  # type: ignore[attr-defined]
+        ctx.set_materialize_grads(False)
+        x, g = _feature_major(positions.clamp(0, 1)), _feature_major(gradient)
+        to_positions = to_table = None
+        if wanted[0]:
+            to_positions = _position_gradient(x, _NO_DIRECTION, g, table, layout) * _inside(positions)
+        if wanted[1]:
+            to_table = _scatter(x, _NO_DIRECTION, g, layout)
+        return to_positions, to_table
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: FunctionCtx, along_positions: Tensor | None, along_table: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        """Of <v, J^T g> + <u, dy/dtable^T g> = <g, J v> + <g, encode(x, u)>: y is linear in the table."""
+        positions, table, gradient = ctx.saved_tensors  # type: ignore[attr-defined]
+        need_x, need_table, need_g = (_wanted(ctx, i) for i in range(3))
+        layout = ctx.layout  # type: ignore[attr-defined]
+        x, g, inside = _feature_major(positions.clamp(0, 1)), _feature_major(gradient), _inside(positions)
+        to_x = to_table = to_g = None
+        if along_positions is not None:
+            v = _feature_major(along_positions * inside)
+            to_x = _position_gradient(x, v, g, table, layout) * inside if need_x else None
+            to_table = _scatter(x, v, g, layout) if need_table else None
+            to_g = _interpolate(x, v, table, layout) if need_g else None
+        if along_table is not None:
+            first = x, _NO_DIRECTION
+            to_x = _add(to_x, _position_gradient(*first, g, along_table, layout) * inside) if need_x else None
+            to_g = _add(to_g, _interpolate(*first, along_table, layout)) if need_g else None
+        return to_x, to_table, to_g, None, None
+
+
+def _interpolate(x: np.ndarray, v: np.ndarray, table: Tensor, layout: HashGridLayout) -> Tensor:
+    """y, or J v if there is a direction v -> (S, layout.width)."""
+    count, features, lanes = x.shape[1], layout.features, (0,) * layout.features
+    encoded = torch.empty(layout.width, count)
+    out, entries = encoded.numpy(), table.detach().contiguous().numpy()
+
+    def level(k: int) -> None:
+        own = entries[_slice(layout, k)]
+        if _worth_touching(own, features, count):
+            hash_kernels.touch(own)
+        hash_kernels.interpolate(x, v, own, *_geometry(layout)[k], lanes, out[k * features : (k + 1) * features])
+
+    run_parallel(level, _finest_first(layout), count)
+    return encoded.t()
+
+
+def _scatter(x: np.ndarray, v: np.ndarray, g: np.ndarray, layout: HashGridLayout) -> Tensor:
+    """The gradient of <g, y>, or of <g, J v>, to the table -> (P,)."""
+    features, lanes = layout.features, (0,) * layout.features
+    gradient = torch.empty(layout.parameter_count)  # the kernel zeroes each level just before it adds to it
+    out = gradient.numpy()
+
+    def level(k: int) -> None:
+        own = g[k * features : (k + 1) * features]
+        hash_kernels.scatter(x, v, own, *_geometry(layout)[k], lanes, out[_slice(layout, k)])
+
+    run_parallel(level, _finest_first(layout), x.shape[1])
+    return gradient
+
+
+def _position_gradient(x: np.ndarray, v: np.ndarray, g: np.ndarray, table: Tensor, layout: HashGridLayout) -> Tensor:
+    """The gradient of <g, y>, or of <g, J v>, to x -> (S, 3). A task is a span of points, through all levels."""
+    count, features, lanes = x.shape[1], layout.features, (0,) * layout.features
+    gradient = torch.zeros(3, count)
+    out, entries = gradient.numpy(), table.detach().contiguous().numpy()
+    bounds = chunks(count, count, hash_kernels.BLOCK)
+
+    def points(part: int) -> None:
+        for k in range(layout.levels):
+            own = entries[_slice(layout, k)]
+            if _worth_touching(own, features, count):
+                hash_kernels.touch(own)
+            rows = g[k * features : (k + 1) * features]
+            span = bounds[part], bounds[part + 1]
+            hash_kernels.position_gradient(x, v, rows, own, *_geometry(layout)[k], lanes, *span, out)
+
+    run_parallel(points, range(len(bounds) - 1), count)
+    return gradient.t()
+
+
+@cache
+def _geometry(layout: HashGridLayout) -> tuple[tuple[np.float32, np.uint32, bool], ...]:
+    """Scale, resolution and whether it is hashed, of each level, in the types of the kernels."""
+    rows = zip(layout.scales, layout.resolutions, layout.dense, strict=True)
+    return tuple((np.float32(scale), np.uint32(resolution), not dense) for scale, resolution, dense in rows)
+
+
+def _slice(layout: HashGridLayout, level: int) -> slice:
+    begin = layout.offsets[level] * layout.features
+    return slice(begin, begin + layout.sizes[level] * layout.features)
+
+
+def _finest_first(layout: HashGridLayout) -> range:
+    """Long tasks first, so that the threads finish together."""
+    return range(layout.levels - 1, -1, -1)
+
+
+def _worth_touching(entries: np.ndarray, features: int, count: int) -> bool:
+    """Few points read few entries: then the streaming read would be most of the work."""
+    return 8 * count * features > entries.size
+
+
+def _feature_major(rows: Tensor) -> np.ndarray:
+    """(S, n) -> (n, S) contiguous; free if the rows are the transpose of such a tensor."""
+    array: np.ndarray = rows.detach().t().contiguous().numpy()
+    return array
+
+
+def _inside(positions: Tensor) -> Tensor:
+    """Whether clamping left the coordinate alone, (S, 3): only there does the encoding depend on it."""
+    return (positions >= 0) & (positions <= 1)
+
+
+def _wanted(ctx: FunctionCtx, i: int) -> bool:
+    """Whether the running backward pass asks for the gradient of input i.
+
+    `ctx.needs_input_grad` only says that some pass might: it would make normals pay for a scatter nobody reads.
+    """
+    if not ctx.needs_input_grad[i]:  # type: ignore[attr-defined]
+        return False
+    node = ctx.next_functions[i][0]  # type: ignore[attr-defined]
+    try:
+        return torch._C._will_engine_execute_node(node)
+    except RuntimeError:  # "a leaf node was passed": a leaf that `autograd.grad` was asked for
+        return True
+
+
+def _add(a: Tensor | None, b: Tensor) -> Tensor:
+    return b if a is None else a + b

@@ -1,0 +1,44 @@
+"""The hash-grid encoding in plain torch: the reference the kernels are tested against, and the fallback everywhere.
+
+Differentiable to any order; float64 works too.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from dreamfusion.ops.backend import widest_float
+from dreamfusion.ops.hash_grid_layout import PRIMES, HashGridLayout
+
+
+def hash_encode(positions: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
+    """Trilinear interpolation of the table at `positions` (S, 3), on every level -> (S, layout.width)."""
+    clamped = positions.clamp(0, 1).to(widest_float(positions.device))
+    entries_of_level = table.reshape(-1, layout.features).split(layout.sizes)
+    encoded = []
+    for level, entries in enumerate(entries_of_level):
+        # tiny-cuda-nn's fmaf(scale, x, 0.5) rounds once; so does this. The half cell staggers the levels (C:1017-1029).
+        scaled = (clamped * layout.scales[level] + 0.5).to(positions.dtype)
+        cell = scaled.detach().floor()
+        x, y, z = (scaled - cell).unbind(-1)
+        corner = cell.long()
+        value = table.new_zeros(())
+        for i, j, k in product((0, 1), repeat=3):
+            weight = (x if i else 1 - x) * (y if j else 1 - y) * (z if k else 1 - z)
+            index = _index(corner + corner.new_tensor((i, j, k)), layout, level)
+            value = value + weight[:, None] * entries.index_select(0, index)
+        encoded.append(value)
+    return torch.cat(encoded, dim=-1)
+
+
+def _index(vertex: Tensor, layout: HashGridLayout, level: int) -> Tensor:
+    """The entry of the vertices (S, 3) int64 -> (S,); the far face of a dense level wraps round (C:883)."""
+    x, y, z = vertex.unbind(-1)
+    if layout.dense[level]:
+        index = x + y * layout.resolutions[level] + z * layout.resolutions[level] ** 2
+    else:
+        index = x * PRIMES[0] ^ y * PRIMES[1] ^ z * PRIMES[2]
+    return index % layout.sizes[level]  # a power of two for the hash, so the bits above 32 do not matter

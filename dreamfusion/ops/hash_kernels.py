@@ -1,0 +1,252 @@
+"""Numba kernels of the hash encoding: one level of the grid for all points (after tiny-cuda-nn's blockIdx.y = level).
+
+A level fits the cache where the whole table does not. Points go in blocks of 128: first corner indices and weights,
+which the compiler vectorises, then the memory accesses. Positions and features are feature-major: (3, S), (F, S).
+`lanes` is a tuple of F zeros: its length is known to the compiler, so that the loops over pairs of features unroll.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from dreamfusion.ops.hash_grid_layout import PRIMES
+
+_compiled = njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
+
+BLOCK = 128  # points; their indices, weights and fractions take 10 KB
+_PRIME_Y, _PRIME_Z = np.uint32(PRIMES[1]), np.uint32(PRIMES[2])
+_HALF = np.float32(0.5)
+_ZERO, _ONE = np.float32(0), np.float32(1)
+_NEXT = np.uint64(1)
+
+
+@_compiled
+def interpolate(
+    x: np.ndarray,
+    v: np.ndarray,
+    entries: np.ndarray,
+    scale: np.float32,
+    resolution: np.uint32,
+    hashed: bool,
+    lanes: tuple[int, ...],
+    out: np.ndarray,
+) -> None:
+    """out[f, s] = sum over the 8 corners c of w_c(x_s) entries[c, f]; with `v` (3, S) of its derivative along v."""
+    features = len(lanes)
+    index, weight, cell, fraction = _block()
+    size = np.uint32(entries.size // features)
+    for start in range(0, x.shape[1], BLOCK):
+        count = min(BLOCK, x.shape[1] - start)
+        _locate(x, start, count, scale, resolution, size, hashed, cell, fraction, index)
+        if v.size == 0:
+            _weigh(fraction, count, weight)
+        else:
+            _weigh_slope(fraction, v, start, count, scale, weight)
+        for j in range(count):
+            for f in range(0, features, 2):
+                even, odd = _ZERO, _ZERO
+                for c in range(8):
+                    k = np.uint64(index[c, j]) * np.uint64(features) + np.uint64(f)
+                    even += weight[c, j] * entries[k]
+                    odd += weight[c, j] * entries[k + _NEXT]
+                out[f, start + j], out[f + 1, start + j] = even, odd
+
+
+@_compiled
+def scatter(
+    x: np.ndarray,
+    v: np.ndarray,
+    gradient: np.ndarray,
+    scale: np.float32,
+    resolution: np.uint32,
+    hashed: bool,
+    lanes: tuple[int, ...],
+    out: np.ndarray,
+) -> None:
+    """The transpose of `interpolate` in the entries: out[c, f] = sum over s of w_c(x_s) gradient[f, s]."""
+    features = len(lanes)
+    index, weight, cell, fraction = _block()
+    size = np.uint32(out.size // features)
+    out[:] = 0  # here, so that the level is in the cache for what follows
+    for start in range(0, x.shape[1], BLOCK):
+        count = min(BLOCK, x.shape[1] - start)
+        _locate(x, start, count, scale, resolution, size, hashed, cell, fraction, index)
+        if v.size == 0:
+            _weigh(fraction, count, weight)
+        else:
+            _weigh_slope(fraction, v, start, count, scale, weight)
+        for j in range(count):
+            for f in range(0, features, 2):
+                even, odd = gradient[f, start + j], gradient[f + 1, start + j]
+                for c in range(8):
+                    k = np.uint64(index[c, j]) * np.uint64(features) + np.uint64(f)
+                    out[k] += weight[c, j] * even
+                    out[k + _NEXT] += weight[c, j] * odd
+
+
+@_compiled
+def position_gradient(
+    x: np.ndarray,
+    v: np.ndarray,
+    gradient: np.ndarray,
+    entries: np.ndarray,
+    scale: np.float32,
+    resolution: np.uint32,
+    hashed: bool,
+    lanes: tuple[int, ...],
+    begin: int,
+    end: int,
+    out: np.ndarray,
+) -> None:
+    """Add to out[:, begin:end] the gradient of <gradient, interpolate(x)> to x, or of <gradient, interpolate(x, v)>."""
+    features = len(lanes)
+    index, corner, cell, fraction = _block()
+    size = np.uint32(entries.size // features)
+    for start in range(begin, end, BLOCK):
+        count = min(BLOCK, end - start)
+        _locate(x, start, count, scale, resolution, size, hashed, cell, fraction, index)
+        for j in range(count):
+            for f in range(0, features, 2):
+                even, odd = gradient[f, start + j], gradient[f + 1, start + j]
+                for c in range(8):
+                    k = np.uint64(index[c, j]) * np.uint64(features) + np.uint64(f)
+                    total = entries[k] * even + entries[k + _NEXT] * odd
+                    corner[c, j] = total if f == 0 else corner[c, j] + total
+        if v.size == 0:
+            _add_slope(corner, fraction, start, count, scale, out)
+        else:
+            _add_curvature(corner, fraction, v, start, count, scale, out)
+
+
+@_compiled
+def touch(entries: np.ndarray) -> float:
+    """Read a level once in order, a number per cache line: streaming it in is faster than missing at random."""
+    total = np.float32(0)
+    for k in range(0, entries.size, 16):
+        total += entries[k]
+    return float(total)
+
+
+@_compiled
+def _block() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Scratch of one block: corner indices, corner weights, cells, fractions."""
+    return (
+        np.empty((8, BLOCK), np.uint32),
+        np.empty((8, BLOCK), np.float32),
+        np.empty((3, BLOCK), np.uint32),
+        np.empty((3, BLOCK), np.float32),
+    )
+
+
+@_compiled
+def _locate(
+    x: np.ndarray,
+    start: int,
+    count: int,
+    scale: np.float32,
+    resolution: np.uint32,
+    size: np.uint32,
+    hashed: bool,
+    cell: np.ndarray,
+    fraction: np.ndarray,
+    index: np.ndarray,
+) -> None:
+    """The cell of each point, where in it the point is, the entries of its corners (bit d of c is a step along d)."""
+    last = np.uint32(resolution - np.uint32(1))  # the bound keeps a position that is not a number inside the table
+    for d in range(3):
+        for j in range(count):
+            scaled = scale * x[d, start + j] + _HALF
+            floor = min(np.uint32(np.int32(scaled)), last)
+            cell[d, j] = floor
+            fraction[d, j] = scaled - np.float32(floor)
+    if hashed:
+        mask = np.uint32(size - np.uint32(1))  # a hashed level has 2^n entries
+        for j in range(count):
+            x0, y0, z0 = cell[0, j], np.uint32(cell[1, j] * _PRIME_Y), np.uint32(cell[2, j] * _PRIME_Z)
+            x1, y1, z1 = np.uint32(x0 + np.uint32(1)), np.uint32(y0 + _PRIME_Y), np.uint32(z0 + _PRIME_Z)
+            index[0, j] = (x0 ^ y0 ^ z0) & mask
+            index[1, j] = (x1 ^ y0 ^ z0) & mask
+            index[2, j] = (x0 ^ y1 ^ z0) & mask
+            index[3, j] = (x1 ^ y1 ^ z0) & mask
+            index[4, j] = (x0 ^ y0 ^ z1) & mask
+            index[5, j] = (x1 ^ y0 ^ z1) & mask
+            index[6, j] = (x0 ^ y1 ^ z1) & mask
+            index[7, j] = (x1 ^ y1 ^ z1) & mask
+    else:
+        row, plane = resolution, np.uint32(resolution * resolution)
+        for c in range(8):
+            step = np.uint32((c & 1) + ((c >> 1) & 1) * row + (c >> 2) * plane)
+            for j in range(count):
+                k = np.uint32(cell[0, j] + cell[1, j] * row + cell[2, j] * plane + step)
+                index[c, j] = k - size if k >= size else k  # the far face wraps round
+
+
+@_compiled
+def _weigh(fraction: np.ndarray, count: int, weight: np.ndarray) -> None:
+    """Trilinear weights of the corners."""
+    for j in range(count):
+        x1, y1, z1 = fraction[0, j], fraction[1, j], fraction[2, j]
+        x0, y0, z0 = _ONE - x1, _ONE - y1, _ONE - z1
+        weight[0, j] = x0 * y0 * z0
+        weight[1, j] = x1 * y0 * z0
+        weight[2, j] = x0 * y1 * z0
+        weight[3, j] = x1 * y1 * z0
+        weight[4, j] = x0 * y0 * z1
+        weight[5, j] = x1 * y0 * z1
+        weight[6, j] = x0 * y1 * z1
+        weight[7, j] = x1 * y1 * z1
+
+
+@_compiled
+def _weigh_slope(
+    fraction: np.ndarray, v: np.ndarray, start: int, count: int, scale: np.float32, weight: np.ndarray
+) -> None:
+    """Derivatives of the trilinear weights along v: v . grad w_c."""
+    for j in range(count):
+        x1, y1, z1 = fraction[0, j], fraction[1, j], fraction[2, j]
+        x0, y0, z0 = _ONE - x1, _ONE - y1, _ONE - z1
+        vx, vy, vz = scale * v[0, start + j], scale * v[1, start + j], scale * v[2, start + j]
+        weight[0, j] = -vx * y0 * z0 - vy * x0 * z0 - vz * x0 * y0
+        weight[1, j] = vx * y0 * z0 - vy * x1 * z0 - vz * x1 * y0
+        weight[2, j] = -vx * y1 * z0 + vy * x0 * z0 - vz * x0 * y1
+        weight[3, j] = vx * y1 * z0 + vy * x1 * z0 - vz * x1 * y1
+        weight[4, j] = -vx * y0 * z1 - vy * x0 * z1 + vz * x0 * y0
+        weight[5, j] = vx * y0 * z1 - vy * x1 * z1 + vz * x1 * y0
+        weight[6, j] = -vx * y1 * z1 + vy * x0 * z1 + vz * x0 * y1
+        weight[7, j] = vx * y1 * z1 + vy * x1 * z1 + vz * x1 * y1
+
+
+@_compiled
+def _add_slope(
+    corner: np.ndarray, fraction: np.ndarray, start: int, count: int, scale: np.float32, out: np.ndarray
+) -> None:
+    """out += the gradient of the trilinear interpolation of the corner values."""
+    for j in range(count):
+        x1, y1, z1 = fraction[0, j], fraction[1, j], fraction[2, j]
+        x0, y0, z0 = _ONE - x1, _ONE - y1, _ONE - z1
+        c0, c1, c2, c3 = corner[0, j], corner[1, j], corner[2, j], corner[3, j]
+        c4, c5, c6, c7 = corner[4, j], corner[5, j], corner[6, j], corner[7, j]
+        k = start + j
+        out[0, k] += scale * (((c1 - c0) * y0 + (c3 - c2) * y1) * z0 + ((c5 - c4) * y0 + (c7 - c6) * y1) * z1)
+        out[1, k] += scale * (((c2 - c0) * x0 + (c3 - c1) * x1) * z0 + ((c6 - c4) * x0 + (c7 - c5) * x1) * z1)
+        out[2, k] += scale * (((c4 - c0) * x0 + (c5 - c1) * x1) * y0 + ((c6 - c2) * x0 + (c7 - c3) * x1) * y1)
+
+
+@_compiled
+def _add_curvature(
+    corner: np.ndarray, fraction: np.ndarray, v: np.ndarray, start: int, count: int, scale: np.float32, out: np.ndarray
+) -> None:
+    """out += H v, H the second derivatives of the trilinear interpolation (its diagonal is zero)."""
+    for j in range(count):
+        x1, y1, z1 = fraction[0, j], fraction[1, j], fraction[2, j]
+        c0, c1, c2, c3 = corner[0, j], corner[1, j], corner[2, j], corner[3, j]
+        c4, c5, c6, c7 = corner[4, j], corner[5, j], corner[6, j], corner[7, j]
+        xy = (c3 - c2 - c1 + c0) * (_ONE - z1) + (c7 - c6 - c5 + c4) * z1
+        xz = (c5 - c4 - c1 + c0) * (_ONE - y1) + (c7 - c6 - c3 + c2) * y1
+        yz = (c6 - c4 - c2 + c0) * (_ONE - x1) + (c7 - c5 - c3 + c1) * x1
+        k = start + j
+        vx, vy, vz = scale * scale * v[0, k], scale * scale * v[1, k], scale * scale * v[2, k]
+        out[0, k] += vy * xy + vz * xz
+        out[1, k] += vx * xy + vz * yz
+        out[2, k] += vx * xz + vy * yz

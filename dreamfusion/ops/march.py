@@ -1,0 +1,61 @@
+"""Where along each ray the field is worth asking: uniform steps through the occupied voxels of the bounding sphere.
+
+Instant-NGP (Müller et al. 2022, appendix E.1) without its growing steps. No gradients. Letters: R rays, S samples,
+G voxels per axis.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dreamfusion.ops.backend import choose
+from dreamfusion.types import RayBundle, RaySamples
+
+
+@torch.no_grad()
+def march(
+    rays: RayBundle,
+    occupancy: Tensor,
+    radius: float,
+    step: float,
+    jitter: Tensor | None = None,
+    backend: str | None = None,
+) -> RaySamples:
+    """Cut the chord of each ray through the sphere |x| < radius into intervals and keep the occupied ones.
+
+    With t_near, t_far the chord (t_near >= 0: nothing behind the camera), the middle of interval i is
+    t_i = t_near + (i + jitter) * step, i = 0, 1, ... while t_i < t_far, and the interval reaches half a step to
+    either side. It is kept if the voxel of its middle is occupied. So the middles lie in the sphere, all intervals
+    have one length, and together they are as long as the chord to within half a step; over a uniform jitter,
+    exactly as long on average.
+
+    Args:
+        rays: R rays.
+        occupancy: (G, G, G) bool, indexed [x, y, z], of the box [-radius, radius]^3 around the sphere.
+        radius: of the sphere, scene units.
+        step: length of an interval, scene units.
+        jitter: (R,) in [0, 1), one shift per ray; None is 0.5, the middle of the stratum.
+        backend: "torch", "numba" or "nerfacc"; None takes the fastest one that can run here.
+
+    Raises:
+        ValueError: if a shape does not fit or a length is not positive.
+    """
+    if occupancy.ndim != 3 or len(set(occupancy.shape)) != 1 or occupancy.dtype != torch.bool:
+        raise ValueError(
+            f"march: occupancy is {occupancy.dtype} of shape {tuple(occupancy.shape)}, expected torch.bool (G, G, G)"
+        )
+    if not (radius > 0 and step > 0):
+        raise ValueError(f"march: radius is {radius} and step is {step}, both must be positive")
+    if jitter is None:
+        jitter = rays.origins.new_full((len(rays),), 0.5)
+    if jitter.shape != (len(rays),):
+        raise ValueError(f"march: jitter has shape {tuple(jitter.shape)}, expected ({len(rays)},)")
+    chosen = choose("march", rays.origins.device, backend)
+    if chosen == "torch":
+        from dreamfusion.ops.march_torch import march as run
+    elif chosen == "numba":
+        from dreamfusion.ops.march_numba import march as run
+    else:
+        from dreamfusion.ops.march_cuda import march as run
+    return run(rays, occupancy, radius, step, jitter)

@@ -1,0 +1,44 @@
+"""Normals for meshes that come without: smooth where faces meet at a flat angle, sharp at creases. Numba."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+
+def crease_normals(vertices: np.ndarray, faces: np.ndarray, angle: float) -> np.ndarray:
+    """(F, 3, 3) unit normals of the corners of each face: the area-weighted mean over those faces around the corner's
+    position that are turned by less than `angle` degrees against the face. Vertices at one place count as one.
+    """
+    points = np.ascontiguousarray(vertices, np.float64) + 0.0  # -0 and 0 are one place
+    _, place = np.unique(points.view("V24").reshape(-1), return_inverse=True)
+    corner_place = place.reshape(-1)[faces.reshape(-1)]
+    order = np.argsort(corner_place, kind="stable")
+    ends = np.flatnonzero(np.diff(corner_place[order], append=-1)) + 1
+    a, b, c = (points[faces[:, i]] for i in range(3))
+    area = np.cross(b - a, c - a)  # twice the area, along the normal
+    unit = area / np.maximum(np.linalg.norm(area, axis=1, keepdims=True), 1e-30)
+    normals = np.empty((3 * len(faces), 3))
+    _average(order, ends, area, unit, float(np.cos(np.radians(angle))), normals)
+    return normals.reshape(-1, 3, 3)
+
+
+@njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
+def _average(
+    order: np.ndarray, ends: np.ndarray, area: np.ndarray, unit: np.ndarray, limit: float, normals: np.ndarray
+) -> None:
+    start = 0
+    for end in ends:
+        for corner in order[start:end]:
+            face = corner // 3
+            x, y, z = unit[face, 0], unit[face, 1], unit[face, 2]
+            sx, sy, sz = 0.0, 0.0, 0.0
+            for other_corner in order[start:end]:
+                other = other_corner // 3
+                if x * unit[other, 0] + y * unit[other, 1] + z * unit[other, 2] >= limit:
+                    sx, sy, sz = sx + area[other, 0], sy + area[other, 1], sz + area[other, 2]
+            length = np.sqrt(sx * sx + sy * sy + sz * sz)
+            if length < 1e-30:  # a face without area: any unit vector will do
+                sx, sy, sz, length = 0.0, 1.0, 0.0, 1.0
+            normals[corner, 0], normals[corner, 1], normals[corner, 2] = sx / length, sy / length, sz / length
+        start = end

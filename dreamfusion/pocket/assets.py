@@ -1,0 +1,225 @@
+"""Loads a library's model as a mesh that can be drawn: upright, centred, of unit size, with colours and textures.
+
+Second step of the pocket prior's data: catalog -> assets -> renders.
+"""
+
+from __future__ import annotations
+
+import io
+import posixpath
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import trimesh
+from PIL import Image
+from trimesh.exchange.obj import load_obj
+from trimesh.resolvers import Resolver
+from trimesh.visual import TextureVisuals
+
+from dreamfusion.ops.normals import crease_normals
+from dreamfusion.ops.rasterize import Material, RasterMesh
+from dreamfusion.pocket.catalog import Item
+
+MAX_FACES = 1_500_000
+MAX_TEXTURE = 256  # pixels along the longer side
+MIN_OPACITY = 0.15  # materials below it (window panes, bottles) are not drawn, those above are drawn opaque
+CREASE = 45.0  # degrees between two faces, above which an edge without given normals is sharp
+
+_NO_MATERIAL = (0.8, 0.8, 0.8)
+_DEFAULT_MATERIALS = Path(__file__).parent / "materials.mtl"
+
+
+class AssetError(ValueError):
+    """A model that cannot be drawn."""
+
+
+def load_asset(item: Item) -> RasterMesh:
+    """The item's mesh; y up, front towards +z, the middle of its bounding box at the origin, its farthest vertex at 1.
+
+    Raises:
+        AssetError: the file is missing or broken, has no faces, or more than MAX_FACES.
+    """
+    try:
+        parts = _load_obj(item) if item.model.lower().endswith(".obj") else _load_glb(Path(item.model))
+        return _assemble([part for part in parts if len(part.faces)], item)
+    except AssetError:
+        raise
+    # a broken model can fail anywhere in the readers, and must cost no more than itself
+    except Exception as error:
+        raise AssetError(
+            f"model {item.model} ({item.name}) of {item.source}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _assemble(parts: list[RasterMesh], item: Item) -> RasterMesh:
+    count = sum(len(part.faces) for part in parts)
+    if not 0 < count <= MAX_FACES:
+        problem = "has no faces" if count == 0 else f"has {count} faces, at most {MAX_FACES} are drawn"
+        raise AssetError(f"model {item.model} ({item.name}) of {item.source} {problem}")
+    first = np.cumsum([0, *(len(part.vertices) for part in parts)])
+    vertices = np.concatenate([part.vertices for part in parts])
+    normals = np.concatenate([part.normals for part in parts if part.normals is not None])
+    if item.rotation is not None:
+        rotation = np.array(item.rotation)
+        vertices, normals = vertices @ rotation.T, normals @ rotation.T
+    faces = np.concatenate([part.faces + start for part, start in zip(parts, first[:-1], strict=True)])
+    return RasterMesh(
+        vertices=_unit_size(vertices, faces),
+        faces=faces,
+        normals=normals,
+        colors=_colors(parts),
+        uv=np.concatenate([np.zeros((len(p.vertices), 2)) if p.uv is None else p.uv for p in parts]),
+        material=np.repeat(np.arange(len(parts)), [len(part.faces) for part in parts]),
+        materials=tuple(part.materials[0] for part in parts),
+    )
+
+
+def _colors(parts: list[RasterMesh]) -> np.ndarray | None:
+    if all(part.colors is None for part in parts):
+        return None
+    return np.concatenate([np.ones_like(part.vertices) if part.colors is None else part.colors for part in parts])
+
+
+def _unit_size(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    used = vertices[faces.reshape(-1)]
+    centre = 0.5 * (used.min(axis=0) + used.max(axis=0))
+    radius = np.linalg.norm(used - centre, axis=1).max()
+    if not (np.isfinite(radius) and radius > 0):
+        raise ValueError(f"the radius of the model is {radius}")
+    return (vertices - centre) / radius
+
+
+def _load_obj(item: Item) -> list[RasterMesh]:
+    """One mesh per material of a Wavefront file, on disk or in an archive."""
+    if item.archive is None:
+        return _parse_obj(item.model, lambda path: Path(path).read_bytes())
+    with zipfile.ZipFile(item.archive) as archive:
+        return _parse_obj(item.model, archive.read)
+
+
+def _parse_obj(model: str, read: Callable[[str], bytes]) -> list[RasterMesh]:
+    text = read(model).decode("latin-1")
+    libraries = re.findall(r"^mtllib[ \t]+(.+?)\s*$", text, re.MULTILINE)
+    text = f"mtllib {_ObjFiles.MATERIALS}\n" + re.sub(r"^mtllib.*$", "", text, flags=re.MULTILINE)
+    files = _ObjFiles(read, posixpath.dirname(model), libraries)
+    geometries = [
+        g for g in load_obj(io.StringIO(text), resolver=files).get("geometry", {}).values() if len(g["faces"])
+    ]
+    solid = [g for g in geometries if _opacity(g["visual"]) >= MIN_OPACITY]
+    return [_obj_part(g) for g in solid or geometries]
+
+
+class _ObjFiles(Resolver):
+    """What a Wavefront file refers to, for trimesh: textures, and its materials after the default ones."""
+
+    MATERIALS = "materials"
+
+    def __init__(self, read: Callable[[str], bytes], folder: str, libraries: list[str]) -> None:
+        self._read, self._folder, self._libraries = read, folder, libraries
+
+    def get(self, key: str) -> bytes:
+        if key == self.MATERIALS:
+            return b"\n".join([_DEFAULT_MATERIALS.read_bytes(), *(self._beside(name) for name in self._libraries)])
+        return self._beside(key)
+
+    def _beside(self, name: str) -> bytes:
+        """The file at the relative path `name`; absolute paths of the author's machine are looked for by file name."""
+        name = name.replace("\\", "/")
+        try:
+            return self._read(posixpath.normpath(posixpath.join(self._folder, name)))
+        except (KeyError, OSError):
+            return self._read(posixpath.join(self._folder, posixpath.basename(name)))
+
+    def keys(self) -> list[str]:
+        return [self.MATERIALS, *self._libraries]
+
+    def write(self, name: str, data: bytes) -> None:
+        raise NotImplementedError("model libraries are read only")
+
+    def namespaced(self, namespace: str) -> Resolver:
+        raise NotImplementedError("a Wavefront file refers to files by path")
+
+
+def _opacity(visual: TextureVisuals | None) -> float:
+    """The material's `d` (1 is solid), or 1 minus its `Tr`."""
+    given = {} if visual is None else getattr(visual.material, "kwargs", {})
+    if "d" in given:
+        return float(given["d"][-1])
+    return 1.0 - float(given["tr"][-1]) if "tr" in given else 1.0
+
+
+def _obj_part(geometry: dict[str, Any]) -> RasterMesh:
+    vertices, faces, visual = geometry["vertices"], _triangles(geometry["faces"]), geometry["visual"]
+    material, uv = Material(_NO_MATERIAL), None
+    if visual is not None:
+        material = Material(_color(visual.material.diffuse / 255))
+        if visual.material.image is not None and visual.uv is not None:
+            material, uv = Material(texture=_texture(visual.material.image)), np.asarray(visual.uv)[:, :2]
+    return _part(vertices, faces, geometry.get("vertex_normals"), uv, material)
+
+
+def _color(rgba: np.ndarray) -> tuple[float, float, float]:
+    return float(rgba[0]), float(rgba[1]), float(rgba[2])
+
+
+def _triangles(polygons: np.ndarray) -> np.ndarray:
+    """(F, n) polygons of one size as fans of triangles."""
+    n = polygons.shape[1]
+    return np.concatenate([polygons[:, [0, i, i + 1]] for i in range(1, n - 1)])
+
+
+def _part(
+    vertices: np.ndarray, faces: np.ndarray, normals: np.ndarray | None, uv: np.ndarray | None, material: Material
+) -> RasterMesh:
+    """A mesh of one material with normals: those given, where they are usable, else smooth up to creases."""
+    if (
+        normals is None
+        or normals.shape != vertices.shape
+        or not np.isfinite(normals).all()
+        or not normals.any(axis=1).all()
+    ):
+        normals = crease_normals(vertices, faces, CREASE).reshape(-1, 3)
+        corners = faces.reshape(-1)
+        vertices, uv = vertices[corners], None if uv is None else uv[corners]
+        faces = np.arange(len(corners)).reshape(-1, 3)
+    return RasterMesh(vertices=vertices, faces=faces, normals=normals, uv=uv, materials=(material,))
+
+
+def _texture(image: Image.Image) -> np.ndarray:
+    """(h, w, 4) uint8, at most MAX_TEXTURE pixels wide and high. Pillow resizes RGBA with colours weighed by alpha."""
+    pixels = image.convert("RGBA")
+    scale = MAX_TEXTURE / max(pixels.size)
+    if scale < 1:
+        pixels = pixels.resize(
+            (max(1, round(pixels.width * scale)), max(1, round(pixels.height * scale))), Image.Resampling.BOX
+        )
+    return np.asarray(pixels)
+
+
+def _load_glb(path: Path) -> list[RasterMesh]:
+    """One mesh per primitive of a binary glTF file, in place."""
+    scene = trimesh.load_scene(path, process=False)
+    return [_glb_part(mesh) for mesh in scene.dump() if isinstance(mesh, trimesh.Trimesh)]
+
+
+def _glb_part(mesh: trimesh.Trimesh) -> RasterMesh:
+    vertices, faces, normals = np.asarray(mesh.vertices), np.asarray(mesh.faces), np.asarray(mesh.vertex_normals)
+    visual = mesh.visual
+    if visual.kind != "texture":
+        colors = _srgb(np.asarray(visual.vertex_colors)[:, :3] / 255)
+        return RasterMesh(vertices=vertices, faces=faces, normals=normals, colors=colors)
+    factor = getattr(visual.material, "baseColorFactor", None)
+    color = (1.0, 1.0, 1.0) if factor is None else _color(_srgb(np.asarray(factor) / 255))
+    image = getattr(visual.material, "baseColorTexture", None)
+    if image is None or visual.uv is None:
+        return _part(vertices, faces, normals, None, Material(color))
+    return _part(vertices, faces, normals, np.asarray(visual.uv)[:, :2], Material(color, _texture(image)))
+
+
+def _srgb(linear: np.ndarray) -> np.ndarray:
+    """glTF's factors and vertex colours are linear (glTF 2.0, 3.9.2), textures and images here are sRGB."""
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 1e-9) ** (1 / 2.4) - 0.055)

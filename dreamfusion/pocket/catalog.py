@@ -1,0 +1,210 @@
+"""Reads 3D model libraries: what each model is called, who made it, under which licence, and where it lies.
+
+First step of the pocket prior's data: catalog -> assets -> renders. A library is a Sweet Home 3D furniture library
+(`.sh3f`, or the program's own `.jar`), or a folder of `.glb` and `.obj` files with an optional `captions.csv`.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import zipfile
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+
+Rotation = tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float, float]]
+
+_HERE = Path(__file__).parent
+_PROPERTIES = ("PluginFurnitureCatalog.properties", "com/eteks/sweethome3d/io/DefaultFurnitureCatalog.properties")
+_CAPTIONS = "captions.csv"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One model of a library."""
+
+    name: str  # lower-case English, as one would ask for it: "siamese cat"
+    tags: tuple[str, ...]
+    category: str
+    creator: str
+    license: str
+    source: str  # file name of the library
+    model: str  # path inside the archive, or on disk
+    rotation: Rotation | None = None  # rows; turns the model so that y is up and its front faces +z
+    archive: Path | None = None  # the zip file the model lies in
+
+
+def read_libraries(paths: Sequence[Path]) -> list[Item]:
+    """The items of all libraries, in the order given.
+
+    Raises:
+        FileNotFoundError: a library does not exist.
+        ValueError: a library cannot be read, or no library holds a model.
+    """
+    items = [item for path in paths for item in read_catalog(Path(path))]
+    if not items:
+        names = ", ".join(str(path) for path in paths) or "none given"
+        raise ValueError(
+            f"no 3D models in the libraries ({names}); expected .sh3f files, or folders with .glb or .obj files"
+        )
+    return items
+
+
+def read_catalog(path: Path) -> list[Item]:
+    """The items of one library. Of Sweet Home 3D libraries, doors, windows and what `excluded.txt` names are left out.
+
+    Raises:
+        FileNotFoundError: there is nothing at `path`.
+        ValueError: it is no library, or a broken one.
+    """
+    if path.is_dir():
+        return _read_folder(path)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"model library {path} does not exist; give a .sh3f file or a folder of .glb or .obj files"
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entry = next((name for name in _PROPERTIES if name in archive.namelist()), None)
+            if entry is None:
+                raise ValueError(
+                    f"model library {path} holds no furniture catalogue ({_PROPERTIES[0]}); is it a .sh3f file?"
+                )
+            # Java's properties are latin-1 with escapes
+            text = archive.read(entry).decode("latin-1")
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        raise ValueError(f"model library {path} is not a readable zip file ({error}); download it again") from error
+    return _furniture(text, path)
+
+
+def clean_name(name: str) -> str:
+    """Lower-case, without sizes, counts and model numbers: "Bed 140x190" -> "bed", "TV 16:9" -> "tv"."""
+    name = re.sub(r"[\s_\-]+", " ", name).strip().lower()
+    while True:
+        shorter = re.sub(r"\s+(#?\d+([.:x/]\d+)*\s*(cm|mm|m|°|€)?)$", "", name)
+        if shorter == name:
+            return name
+        name = shorter
+
+
+def is_excluded(name: str, model: str = "") -> bool:
+    """Whether `excluded.txt` lists the name, or this model of that name: what is no object one would dream of."""
+    return any(_fits(line, name, model) for line in _lines("excluded.txt"))
+
+
+def _furniture(text: str, path: Path) -> list[Item]:
+    library, numbered = _parse_properties(text)
+    items = []
+    for number in sorted(numbered):
+        entry = numbered[number]
+        if "name" not in entry or "model" not in entry or entry.get("doorOrWindow", "false") == "true":
+            continue
+        name = _rename(clean_name(entry["name"]), entry["model"])
+        if is_excluded(name, entry["model"]):
+            continue
+        items.append(
+            Item(
+                name=name,
+                tags=tuple(tag.strip().lower() for tag in entry.get("tags", "").split(",") if tag.strip()),
+                category=entry.get("category", "").lower(),
+                creator=entry.get("creator", library.get("provider", "")),
+                license=re.sub(r"\s+", " ", entry.get("license", library.get("license", ""))),
+                source=path.name,
+                model=entry["model"].lstrip("/"),
+                rotation=_parse_rotation(entry.get("modelRotation")),
+                archive=path,
+            )
+        )
+    return items
+
+
+def _parse_properties(text: str) -> tuple[dict[str, str], dict[int, dict[str, str]]]:
+    """A properties file's values, those of the library and those that carry an item number (`name#12=...`)."""
+    library: dict[str, str] = {}
+    numbered: dict[int, dict[str, str]] = defaultdict(dict)
+    for line in text.splitlines():
+        match = re.match(r"\s*(\w+)(?:#(\d+))?\s*[=:]\s*(.*?)\s*$", line)
+        if match is None:
+            continue
+        value = re.sub(r"\\u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), match[3])
+        if match[2] is None:
+            library[match[1]] = value
+        else:
+            numbered[int(match[2])][match[1]] = value
+    return library, numbered
+
+
+def _parse_rotation(text: str | None) -> Rotation | None:
+    if text is None:
+        return None
+    v = [float(part) for part in text.split()]
+    if len(v) != 9:
+        raise ValueError(f"modelRotation has {len(v)} numbers ({text!r}), expected 9, row by row")
+    return ((v[0], v[1], v[2]), (v[3], v[4], v[5]), (v[6], v[7], v[8]))
+
+
+def _read_folder(folder: Path) -> list[Item]:
+    """Every .glb and .obj below the folder; `captions.csv` (file,name,tags,creator,license) may say more about them."""
+    captions: dict[str, dict[str, str]] = {}
+    table = folder / _CAPTIONS
+    if table.exists():
+        with table.open(newline="", encoding="utf-8") as lines:
+            reader = csv.DictReader(lines)
+            if not {"file", "name"} <= set(reader.fieldnames or ()):
+                raise ValueError(f"{table} has the columns {reader.fieldnames}, it needs at least file and name")
+            captions = {row["file"]: {key: (row.get(key) or "").strip() for key in _COLUMNS} for row in reader}
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in (".glb", ".obj"))
+    known = {f.relative_to(folder).as_posix() for f in files}
+    if missing := sorted(captions.keys() - known):
+        raise ValueError(f"{table} names {missing[0]!r} ({len(missing)} such), which is not in {folder}")
+    items = []
+    for file in files:
+        row = captions.get(file.relative_to(folder).as_posix(), dict.fromkeys(_COLUMNS, ""))
+        items.append(
+            Item(
+                name=row["name"].lower() or clean_name(file.stem),
+                tags=tuple(tag.strip().lower() for tag in row["tags"].split(",") if tag.strip()),
+                category="",
+                creator=row["creator"],
+                license=row["license"],
+                source=folder.name,
+                model=str(file),
+            )
+        )
+    return items
+
+
+_COLUMNS = ("name", "tags", "creator", "license")
+
+
+def _rename(name: str, model: str) -> str:
+    """What the first fitting line of `renames.txt` calls it, or its own name."""
+    return next((new for old, new in _renames() if _fits(old, name, model)), name)
+
+
+def _fits(line: str, name: str, model: str) -> bool:
+    """Whether `pattern @part` describes a model: its name by shell-style pattern, its path by a part of it."""
+    pattern, _, part = (piece.strip() for piece in line.partition("@"))
+    return part.lower() in model.lower() and fnmatchcase(name, pattern)
+
+
+@cache
+def _renames() -> tuple[tuple[str, str], ...]:
+    pairs = []
+    for line in _lines("renames.txt"):
+        old, arrow, new = (part.strip() for part in line.partition("->"))
+        if not (old and arrow and new):
+            raise ValueError(f"renames.txt: {line!r} is not of the form 'old name -> new name'")
+        pairs.append((old, new))
+    return tuple(pairs)
+
+
+@cache
+def _lines(file: str) -> tuple[str, ...]:
+    """The lines of a word list beside this module, without comments and blank lines."""
+    lines = (line.partition("#")[0].strip() for line in (_HERE / file).read_text(encoding="utf-8").splitlines())
+    return tuple(line for line in lines if line)

@@ -1,0 +1,247 @@
+"""Renders model libraries from all around and keeps the images on disk as arrays: what the pocket prior learns from.
+
+Last step of the pocket prior's data: catalog -> assets -> renders. Letters: M models, V views, r pixels on a side.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import posixpath
+import shutil
+import tempfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+
+from dreamfusion.ops.rasterize import rasterize
+from dreamfusion.pocket.assets import load_asset
+from dreamfusion.pocket.catalog import Item, read_libraries
+from dreamfusion.pocket.pool import Failure, map_processes
+from dreamfusion.types import Cameras
+
+log = logging.getLogger(__name__)
+
+ELEVATION = (-15.0, 75.0)  # degrees
+DISTANCE = (2.7, 3.3)  # radii of the model
+FOV = 40.0  # degrees, vertical
+TIMEOUT = 60.0  # seconds for one model
+
+_IMAGES = {"albedo": (3,), "normal": (3,), "alpha": ()}
+_ANGLES = ("azimuth", "elevation", "distance")
+_ITEMS = "items.json"
+_ABOUT = ("name", "tags", "category", "creator", "license", "source")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What the views of one model show."""
+
+    name: str
+    tags: tuple[str, ...]
+    category: str
+    creator: str
+    license: str
+    source: str
+
+
+@dataclass(frozen=True, eq=False)
+class RenderSet:
+    """M models seen from V sides each, without light and background. The arrays stay on disk until they are read."""
+
+    albedo: np.ndarray  # (M, V, r, r, 3) uint8
+    normal: np.ndarray  # (M, V, r, r, 3) uint8, world space, unit normal * 0.5 + 0.5
+    alpha: np.ndarray  # (M, V, r, r) uint8
+    azimuth: np.ndarray  # (M, V) degrees, 0 = front
+    elevation: np.ndarray  # (M, V) degrees above the horizon
+    distance: np.ndarray  # (M, V) from the middle of the model, in its radii
+    items: tuple[Subject, ...]  # M
+
+    @property
+    def views(self) -> int:
+        """V, the number of views of each model."""
+        return int(self.azimuth.shape[1])
+
+    @classmethod
+    def load(cls, path: Path) -> RenderSet:
+        """Open the folder that `render_libraries` wrote.
+
+        Raises:
+            FileNotFoundError: it is not there, or not complete.
+            ValueError: its arrays do not belong together.
+        """
+        missing = [f for f in (_ITEMS, *(f"{n}.npy" for n in (*_IMAGES, *_ANGLES))) if not (path / f).is_file()]
+        if missing:
+            raise FileNotFoundError(
+                f"{path} is no render set: {missing[0]} is missing; render the libraries first (mode=pretrain)"
+            )
+        entries = json.loads((path / _ITEMS).read_text(encoding="utf-8"))
+        items = tuple(Subject(**{**entry, "tags": tuple(entry["tags"])}) for entry in entries)
+        arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in (*_IMAGES, *_ANGLES)}
+        for name, array in arrays.items():
+            if array.shape[0] != len(items):
+                raise ValueError(
+                    f"{path}/{name}.npy holds {array.shape[0]} models and {_ITEMS} {len(items)}; render again"
+                )
+        return cls(**arrays, items=items)
+
+
+def render_libraries(
+    paths: Sequence[Path],
+    output: Path,
+    views: int = 96,
+    resolution: int = 64,
+    workers: int = 2,
+    seed: int = 0,
+    supersample: int = 4,
+    timeout: float = TIMEOUT,
+) -> RenderSet:
+    """Render every model of the libraries into the folder `output`, which appears only once it is complete.
+
+    The views of a model depend on the seed and the model alone. A model that cannot be drawn is
+    logged and left out.
+
+    Raises:
+        FileExistsError: `output` exists.
+        OSError: it cannot be written.
+        ValueError: a library is broken, a number is not positive, or none of the models could be drawn.
+    """
+    for name, number in {"views": views, "resolution": resolution, "workers": workers}.items():
+        if number < 1:
+            raise ValueError(f"{name} is {number}, it must be at least 1")
+    if output.exists():
+        raise FileExistsError(f"{output} exists; remove it or render into another folder")
+    items = read_libraries(paths)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    except OSError as error:
+        raise OSError(f"cannot write renders to {output}: {error}") from error
+    try:
+        drawn = _render_into(folder, items, views, resolution, workers, seed, supersample, timeout)
+        if drawn == 0:
+            raise ValueError(
+                f"none of the {len(items)} models of {', '.join(map(str, paths))} could be drawn; the log says why"
+            )
+        folder.chmod(0o755)
+        folder.rename(output)
+    except OSError as error:
+        raise OSError(f"cannot write renders to {output}: {error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    log.info("rendered %d models, %d views each, into %s; %d skipped", drawn, views, output, len(items) - drawn)
+    return RenderSet.load(output)
+
+
+def stratified_cameras(views: int, resolution: int, generator: np.random.Generator) -> Cameras:
+    """One camera in each of `views` equal sectors around the model, in random order, so that any part of the views is
+    a fair sample; all look at the model's middle, with the light at the camera.
+    """
+    azimuth = (generator.permutation(views) + generator.random(views)) * (360.0 / views)
+    elevation, distance = generator.uniform(*ELEVATION, views), generator.uniform(*DISTANCE, views)
+    a, e, zero = np.radians(azimuth), np.radians(elevation), np.zeros(views)
+    back = np.stack([np.cos(e) * np.sin(a), np.sin(e), np.cos(e) * np.cos(a)], axis=1)
+    right = np.stack([np.cos(a), zero, -np.sin(a)], axis=1)
+    position = distance[:, None] * back
+    return Cameras(
+        camera_to_world=_tensor(np.stack([right, np.cross(back, right), back, position], axis=2)),
+        fov=torch.full((views,), FOV),
+        azimuth=_tensor(azimuth),
+        elevation=_tensor(elevation),
+        distance=_tensor(distance),
+        light=_tensor(position),
+        height=resolution,
+        width=resolution,
+    )
+
+
+def _tensor(values: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(values).float()
+
+
+def _render_into(
+    folder: Path,
+    items: Sequence[Item],
+    views: int,
+    resolution: int,
+    workers: int,
+    seed: int,
+    supersample: int,
+    timeout: float,
+) -> int:
+    """Write the arrays and items.json; returns how many models are in them."""
+    shapes = {name: (views, resolution, resolution, *extra) for name, extra in _IMAGES.items()}
+    files = {name: _ArrayFile(folder / f"{name}.npy", shape, np.uint8) for name, shape in shapes.items()}
+    files |= {name: _ArrayFile(folder / f"{name}.npy", (views,), np.float32) for name in _ANGLES}
+    render = partial(_render_model, views=views, resolution=resolution, seed=seed, supersample=supersample)
+    subjects: list[dict[str, object]] = []
+    try:
+        for index, result in map_processes(render, items, workers, timeout):
+            if isinstance(result, Failure):
+                log.warning(
+                    "skipped %s (%s, %s): %s", items[index].name, items[index].model, items[index].source, result.reason
+                )
+                continue
+            for name, array in result.items():
+                files[name].append(array)
+            subjects.append({name: getattr(items[index], name) for name in _ABOUT})
+            if len(subjects) % 100 == 0:
+                log.info("rendered %d of %d models", index + 1, len(items))
+    finally:
+        for file in files.values():
+            file.close()
+    lines = ",\n".join(json.dumps(subject, ensure_ascii=False) for subject in subjects)
+    (folder / _ITEMS).write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    return len(subjects)
+
+
+def _render_model(item: Item, views: int, resolution: int, seed: int, supersample: int) -> dict[str, np.ndarray]:
+    """One model's rows of all arrays; runs in a worker process."""
+    # the model's own seed: its views stay the same whatever else is in the libraries
+    identity = zlib.crc32(f"{item.source}/{posixpath.basename(item.model)}".encode())
+    cameras = stratified_cameras(views, resolution, np.random.default_rng([seed, identity]))
+    images = rasterize(load_asset(item), cameras, supersample)
+    covered = images.alpha[..., None] > 0
+    return {
+        "albedo": _bytes(images.albedo),
+        "normal": _bytes(np.where(covered, images.normal * 0.5 + 0.5, 0.0)),
+        "alpha": _bytes(images.alpha),
+        **{name: getattr(cameras, name).numpy() for name in _ANGLES},
+    }
+
+
+def _bytes(values: np.ndarray) -> np.ndarray:
+    return np.rint(np.clip(values, 0.0, 1.0) * 255).astype(np.uint8)
+
+
+class _ArrayFile:
+    """A .npy file that grows row by row; its header, which tells the number of rows, is written last."""
+
+    def __init__(self, path: Path, row_shape: tuple[int, ...], dtype: type[np.generic]) -> None:
+        self._shape, self._dtype, self._rows = row_shape, np.dtype(dtype), 0
+        self._file: BinaryIO = path.open("wb")
+        self._write_header()
+
+    def append(self, row: np.ndarray) -> None:
+        if row.shape != self._shape or row.dtype != self._dtype:
+            raise ValueError(
+                f"a row of {self._file.name} is {row.dtype}{row.shape}, expected {self._dtype}{self._shape}"
+            )
+        self._file.write(np.ascontiguousarray(row).data)
+        self._rows += 1
+
+    def close(self) -> None:
+        self._file.seek(0)
+        self._write_header()
+        self._file.close()
+
+    def _write_header(self) -> None:
+        # numpy pads the header for a first axis of any length, so that it can be written anew in place
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self._rows, *self._shape)}
+        np.lib.format.write_array_header_1_0(self._file, header)

@@ -1,0 +1,72 @@
+"""What a prompting strategy hands to the training loop: every text it may need, encoded once.
+
+Stages 2, 3 and 10 of the flow; `view_dependent.py` and `plain.py` are the strategies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from dreamfusion.guidance.prior import Prior
+from dreamfusion.types import Cameras, Conditioning, TextEmbedding
+
+
+@dataclass(frozen=True, eq=False)
+class TextTable:
+    """K encoded texts and the one that guidance pushes away from."""
+
+    texts: TextEmbedding  # (K, L, D)
+    negative: TextEmbedding  # (1, L, D), the empty text unless a negative prompt is given
+
+    def __post_init__(self) -> None:
+        count = self.negative.states.shape[0]
+        if count != 1:
+            raise ValueError(f"TextTable.negative holds {count} texts, expected 1")
+
+    def to(self, device: torch.device | str) -> TextTable:
+        """A copy on `device`."""
+        return TextTable(self.texts.to(device), self.negative.to(device))
+
+
+class Prompting(Protocol):
+    """One prompt -> what the prior is told of each view."""
+
+    def texts(self, prompt: str) -> list[str]:
+        """The K texts of a prompt."""
+        ...
+
+    def encode(self, prior: Prior, prompt: str) -> TextTable:
+        """All texts through the prior's encoder, once a run."""
+        ...
+
+    def condition(self, table: TextTable, cameras: Cameras) -> Conditioning:
+        """The text of each of B views."""
+        ...
+
+
+def encode_table(prior: Prior, texts: list[str], negative: str) -> TextTable:
+    """Encode the texts and the negative in one call, on the prior's device."""
+    encoded = prior.encode_text([*texts, negative])
+    index = torch.arange(len(texts) + 1, device=encoded.states.device)
+    return TextTable(encoded[index[:-1]], encoded[index[-1:]])
+
+
+def choose(table: TextTable, index: torch.Tensor, cameras: Cameras) -> Conditioning:
+    """Text `index[b]` for view b; index (B,) int64."""
+    index = index.to(table.texts.states.device)
+    return Conditioning(table.texts[index], table.negative[torch.zeros_like(index)], cameras)
+
+
+def checked_prompt(prompt: str) -> str:
+    """The prompt without surrounding space.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+    prompt = prompt.strip()
+    if not prompt:
+        raise ValueError('the prompt is empty; type prompt="a cat"')
+    return prompt

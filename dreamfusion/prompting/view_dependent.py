@@ -1,0 +1,74 @@
+"""View-dependent text: the prompt with the side it is seen from, by a hard choice on the camera.
+
+Stages 2 and 10 of the flow; Poole et al. 2022, Sec. 3.2 step 3 and App. A.2. Without it every side grows a front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from dreamfusion.guidance.prior import Prior
+from dreamfusion.prompting.table import TextTable, checked_prompt, choose, encode_table
+from dreamfusion.types import Cameras, Conditioning
+
+VIEWS = ("front", "side", "back", "overhead")
+FRONT, SIDE, BACK, OVERHEAD = range(len(VIEWS))
+
+
+class ViewDependentPrompting:
+    """ "a cat" -> "a cat, front view", "... side view", "... back view", "... overhead view"."""
+
+    def __init__(
+        self,
+        negative: str = "",
+        overhead_elevation: float = 60.0,
+        front: float = 45.0,
+        back: float = 135.0,
+        templates: Mapping[str, str] | None = None,
+    ) -> None:
+        """Check the rule.
+
+        Args:
+            negative: what guidance pushes away from, the same for all views; "" is plain classifier-free guidance.
+            overhead_elevation: degrees; a camera above looks from overhead, whatever its azimuth.
+            front, back: degrees of |azimuth| below which a view is from the front, above which from the back.
+            templates: one text for each of VIEWS with `{prompt}` in it; None is "{prompt}, <view> view".
+
+        Raises:
+            ValueError: angles out of order, or templates for other views than VIEWS or without {prompt}.
+        """
+        if not 0 <= front <= back <= 180:
+            raise ValueError(f"front is {front} and back is {back} degrees, expected 0 <= front <= back <= 180")
+        self.negative = negative
+        self.overhead_elevation, self.front, self.back = overhead_elevation, front, back
+        self.templates = dict(templates) if templates is not None else {v: f"{{prompt}}, {v} view" for v in VIEWS}
+        if set(self.templates) != set(VIEWS):
+            raise ValueError(f"templates are for {sorted(self.templates)}, expected one for each of {', '.join(VIEWS)}")
+        for view, template in self.templates.items():
+            if "{prompt}" not in template:
+                raise ValueError(f'the template for the {view} view is "{template}", expected {{prompt}} in it')
+
+    def texts(self, prompt: str) -> list[str]:
+        """The four texts, in the order of VIEWS."""
+        return [self.templates[view].replace("{prompt}", checked_prompt(prompt)) for view in VIEWS]
+
+    def encode(self, prior: Prior, prompt: str) -> TextTable:
+        """Encode the four texts and the negative; tells the user if the prior does not know the prompt."""
+        prior.warn_if_unknown(prompt)
+        return encode_table(prior, self.texts(prompt), self.negative)
+
+    def condition(self, table: TextTable, cameras: Cameras) -> Conditioning:
+        """The text of each view's side."""
+        return choose(table, self.view(cameras), cameras)
+
+    def view(self, cameras: Cameras) -> Tensor:
+        """(B,) int64 index into VIEWS: overhead above `overhead_elevation`, else by |azimuth|, side on both edges."""
+        azimuth = ((cameras.azimuth + 180) % 360 - 180).abs()  # 0 front .. 180 back, however often it went round
+        view = torch.full_like(azimuth, SIDE, dtype=torch.int64)
+        view[azimuth < self.front] = FRONT
+        view[azimuth > self.back] = BACK
+        view[cameras.elevation > self.overhead_elevation] = OVERHEAD
+        return view

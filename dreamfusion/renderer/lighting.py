@@ -1,0 +1,31 @@
+"""Which shading a training step uses (Poole et al. 2022, App. A.2): albedo first, then a random mix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from dreamfusion.renderer.shading import ALBEDO, Shading
+
+
+@dataclass(frozen=True)
+class Lighting:
+    """Albedo alone until `albedo_until` of the run; then lit with `lit`, and of these textureless with `textureless`."""
+
+    albedo_until: float
+    lit: float
+    textureless: float
+    ambient: float
+
+    def __post_init__(self) -> None:
+        for name in ("albedo_until", "lit", "textureless", "ambient"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"system.lighting.{name} is {getattr(self, name)}, expected a share in [0, 1]")
+
+    def draw(self, progress: float, generator: torch.Generator) -> Shading:
+        """The shading of one step."""
+        lit, textureless = torch.rand(2, generator=generator).tolist()
+        if progress < self.albedo_until or lit >= self.lit:
+            return ALBEDO
+        return Shading(self.ambient, 1 - self.ambient, textureless=textureless < self.textureless)

@@ -1,0 +1,64 @@
+"""Stage 6: samples only where something is: nerfacc's occupancy grid on every device (Müller et al. 2022, App. E)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from nerfacc import OccGridEstimator
+from torch import Tensor, nn
+
+from dreamfusion.ops.march import march
+from dreamfusion.renderer.shading import ALBEDO, Shading
+from dreamfusion.renderer.volume import render
+from dreamfusion.types import Cameras, RayBundle, RaySamples, RenderOutput
+
+
+class OccupancyRenderer(nn.Module):
+    """Marches through the occupied cells of a grid over [-radius, radius]^3, refreshed from the field as it changes."""
+
+    def __init__(
+        self, radius: float, resolution: int, steps: int, threshold: float, decay: float, update_every: int, warmup: int
+    ) -> None:
+        """`steps` along the diameter; a cell is empty when the opacity of one step in it stays below `threshold`."""
+        super().__init__()
+        self.radius, self.step = radius, 2 * radius / steps
+        self.threshold, self.decay, self.update_every, self.warmup = threshold, decay, update_every, warmup
+        box = torch.tensor([-radius] * 3 + [radius] * 3)
+        self.grid = OccGridEstimator(box, resolution=resolution, levels=1)
+        # Before the first update nothing is known: everything counts as occupied.
+        self.grid.binaries.fill_(True)
+
+    @torch.no_grad()
+    def update(self, field: nn.Module, step: int) -> None:
+        """Refresh the grid from the field every `update_every` steps; all cells during the warm-up, a part later."""
+        if step % self.update_every:
+            return
+
+        def opacity(positions: Tensor) -> Tensor:
+            return 1 - torch.exp(-field.density(positions) * self.step)[:, None]
+
+        self.grid._update(
+            step=step, occ_eval_fn=opacity, occ_thre=self.threshold, ema_decay=self.decay, warmup_steps=self.warmup
+        )
+
+    def forward(
+        self,
+        cameras: Cameras,
+        field: nn.Module,
+        background: nn.Module,
+        shading: Shading = ALBEDO,
+        with_normal: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> RenderOutput:
+        """Images from B cameras; `generator` jitters the samples and draws backgrounds, None is evaluation."""
+
+        def sample(rays: RayBundle) -> RaySamples:
+            jitter = None if generator is None else torch.rand(len(rays), generator=generator).to(rays.origins.device)
+            return march(rays, self.grid.binaries[0], self.radius, self.step, jitter)
+
+        return render(cameras, field, background, sample, shading, with_normal, generator)
+
+    def opacity_to_density(self, opacity: float) -> float:
+        """The density at which one step has the given opacity."""
+        return -math.log(1 - opacity) / self.step

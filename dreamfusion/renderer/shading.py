@@ -1,0 +1,39 @@
+"""Stage 8: colour of each sample under a point light (Poole et al. 2022, Eq. 7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dreamfusion.types import FieldOutput
+
+
+@dataclass(frozen=True)
+class Shading:
+    """c = albedo * (diffuse * max(0, n.l) + ambient); textureless: albedo is white."""
+
+    ambient: float = 1.0
+    diffuse: float = 0.0
+    textureless: bool = False
+
+    @property
+    def needs_normal(self) -> bool:
+        return self.diffuse > 0
+
+    def __call__(self, field: FieldOutput, positions: Tensor, light: Tensor) -> Tensor:
+        """Field at S samples, their positions (S, 3) and the light of each (S, 3) -> colours (S, 3)."""
+        albedo = torch.ones_like(field.albedo) if self.textureless else field.albedo
+        if not self.needs_normal:
+            return albedo * self.ambient
+        if field.normal is None:
+            raise ValueError("diffuse shading needs normals; call the field with with_normal=True")
+        towards = torch.nn.functional.normalize(light - positions, dim=-1)
+        lambertian = (field.normal * towards).sum(-1, keepdim=True).clamp(min=0)
+        return albedo * (self.diffuse * lambertian + self.ambient)
+
+
+ALBEDO = Shading()
+TEXTURELESS = Shading(ambient=0.1, diffuse=0.9, textureless=True)
+LAMBERTIAN = Shading(ambient=0.1, diffuse=0.9)

@@ -1,0 +1,57 @@
+"""The plain baseline: the same number of samples on every ray through the ball; the occupancy renderer's oracle."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from dreamfusion.renderer.shading import ALBEDO, Shading
+from dreamfusion.renderer.volume import render
+from dreamfusion.types import Cameras, RayBundle, RaySamples, RenderOutput
+
+
+class StratifiedRenderer(nn.Module):
+    """`steps` intervals of equal length along each ray's chord through the bounding ball."""
+
+    def __init__(self, radius: float, steps: int) -> None:
+        super().__init__()
+        self.radius, self.steps = radius, steps
+        self.step = 2 * radius / steps
+
+    def update(self, field: nn.Module, step: int) -> None:
+        """Nothing to keep up to date."""
+
+    def forward(
+        self,
+        cameras: Cameras,
+        field: nn.Module,
+        background: nn.Module,
+        shading: Shading = ALBEDO,
+        with_normal: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> RenderOutput:
+        """Images from B cameras; `generator` places each sample at random in its interval, None in the middle."""
+
+        def sample(rays: RayBundle) -> RaySamples:
+            return stratified(rays, self.radius, self.steps, generator)
+
+        return render(cameras, field, background, sample, shading, with_normal, generator)
+
+
+def stratified(rays: RayBundle, radius: float, steps: int, generator: torch.Generator | None) -> RaySamples:
+    """`steps` samples on each ray that meets the ball around the origin, none on the others."""
+    device = rays.origins.device
+    middle = -(rays.origins * rays.directions).sum(-1)  # (R,) distance to the point nearest the origin
+    half_squared = radius**2 - rays.origins.square().sum(-1) + middle.square()
+    hit = (half_squared > 0) & (middle + half_squared.clamp(min=0).sqrt() > 0)
+    index = hit.nonzero()[:, 0]
+    half = half_squared[index].sqrt()
+    near, far = (middle[index] - half).clamp(min=0), middle[index] + half
+    edges = torch.linspace(0, 1, steps + 1, device=device)
+    t_edges = near[:, None] + (far - near)[:, None] * edges
+    t_start, t_end = t_edges[:, :-1].reshape(-1), t_edges[:, 1:].reshape(-1)
+    inside = 0.5 if generator is None else torch.rand(t_start.shape, generator=generator).to(device)
+    ray = index.repeat_interleave(steps)
+    t = t_start + (t_end - t_start) * inside
+    offsets = torch.cat([torch.zeros(1, dtype=torch.long, device=device), torch.cumsum(hit.long() * steps, 0)])
+    return RaySamples(ray, offsets, t_start, t_end, rays.origins[ray] + rays.directions[ray] * t[:, None])

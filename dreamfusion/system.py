@@ -1,0 +1,122 @@
+"""The training step of DreamFusion as a LightningModule (Poole et al. 2022, sec. 3.2, steps 1 to 4)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from dreamfusion.distillation.sds import SDS
+from dreamfusion.loss import Regularizer, total
+from dreamfusion.prompting.table import Prompting, TextTable
+from dreamfusion.renderer.lighting import Lighting
+from dreamfusion.schedule import ScheduleLike
+from dreamfusion.types import Cameras, GuidanceOutput, RenderOutput
+
+
+class DreamFusion(L.LightningModule):
+    """A field that is rendered, judged by a frozen prior, and improved.
+
+    All randomness of a step comes from (seed, step), so that a resumed run goes on exactly where it stopped.
+    """
+
+    def __init__(
+        self,
+        field: nn.Module,
+        background: nn.Module,
+        renderer: nn.Module,
+        prompting: Prompting,
+        distillation: SDS,
+        text_table: TextTable,
+        config: dict[str, Any],
+        lighting: Lighting,
+        regularizer: Regularizer,
+        table_learning_rate: float,
+        network_learning_rate: float,
+        learning_rate_end: float,
+        warmup_steps: int,
+        views: int,
+        size: ScheduleLike,
+        seed: int,
+    ) -> None:
+        """`config` is the composed configuration as plain containers; it travels in the checkpoint.
+
+        The learning rates fall linearly to `learning_rate_end` of themselves over the run, after a linear warm-up.
+        """
+        super().__init__()
+        self.field, self.background, self.renderer = field, background, renderer
+        self.prompting, self.distillation = prompting, distillation
+        self.text_table, self.config = text_table, config
+        self.lighting, self.regularizer, self.seed = lighting, regularizer, seed
+        self.table_learning_rate, self.network_learning_rate = table_learning_rate, network_learning_rate
+        self.learning_rate_end, self.warmup_steps = learning_rate_end, warmup_steps
+        self.views, self.size = views, size  # what the camera data draws: cameras a step, pixels a side
+        self.last_guidance: GuidanceOutput | None = None  # for previews
+
+    @property
+    def progress(self) -> float:
+        """The run's past fraction in [0, 1]."""
+        return min(self.global_step / max(self.trainer.max_steps, 1), 1.0)
+
+    def on_fit_start(self) -> None:
+        self.distillation.to(self.device)
+        self.text_table = self.text_table.to(self.device)
+
+    def on_train_batch_start(self, batch: Cameras, batch_idx: int) -> None:
+        # nerfacc draws from the global generator; a seed of the step's own keeps a resumed run exact.
+        with torch.random.fork_rng():
+            torch.manual_seed(step_seed(self.seed, self.global_step, 1))
+            self.renderer.update(self.field, self.global_step)
+
+    def training_step(self, cameras: Cameras, batch_idx: int) -> Tensor:
+        progress = self.progress
+        generator = torch.Generator().manual_seed(step_seed(self.seed, self.global_step, 0))
+        shading = self.lighting.draw(progress, generator)
+        with_normal = self.regularizer.needs_normal(progress)
+        render = self.renderer(cameras, self.field, self.background, shading, with_normal, generator)  # step 2
+        conditioning = self.prompting.condition(self.text_table, cameras)  # step 3: view-dependent text
+        guidance = self.distillation(render.rgb, conditioning, progress, generator)  # step 3: Eq. 3
+        terms = self.regularizer(render, progress)
+        loss = guidance.loss + total(terms, guidance.loss)
+        self.last_guidance = guidance
+        self._report(render, guidance, terms)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        tables = [p for n, p in self.field.named_parameters() if n == "table"]
+        networks = [p for n, p in self.field.named_parameters() if n != "table"] + list(self.background.parameters())
+        groups = [
+            {"params": tables, "lr": self.table_learning_rate},
+            {"params": networks, "lr": self.network_learning_rate},
+        ]
+        groups = [group for group in groups if group["params"]]
+        optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15, fused=True)
+
+        def factor(step: int) -> float:
+            warm = min(1.0, (step + 1) / max(self.warmup_steps, 1))
+            past = min(step / max(self.trainer.max_steps, 1), 1.0)
+            return warm * (1 + (self.learning_rate_end - 1) * past)
+
+        falling = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": falling, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"] = self.config
+
+    def _report(self, render: RenderOutput, guidance: GuidanceOutput, terms: dict[str, Tensor]) -> None:
+        """The surrogate loss is not among these: its value means nothing."""
+        if self.global_step % self.trainer.log_every_n_steps:
+            return
+        self.log("gradient_norm", guidance.gradient_norm.mean(), prog_bar=True)
+        self.log("opacity", render.opacity.mean(), prog_bar=True)
+        self.log("noise_level", guidance.noise_level.mean())
+        self.log("samples_per_ray", len(render.samples) / render.directions.shape[0])
+        for name, value in terms.items():
+            self.log(f"loss/{name}", value)
+
+
+def step_seed(seed: int, step: int, stream: int) -> int:
+    """A seed for one step's generator; streams of one step are independent."""
+    return (seed * 1_000_003 + step) * 16 + stream

@@ -1,0 +1,252 @@
+"""SDS against priors whose score is known in closed form."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dreamfusion.distillation.sds import SDS, WEIGHTINGS, guide, rescale_clean, resize, weight
+from dreamfusion.types import Cameras, Conditioning, TextEmbedding
+
+T = 1000
+SIZE = 4
+
+
+class GaussianPrior:
+    """The exact prior N(mu, s^2) of every pixel; the text's only state is mu.
+
+    eps*(z, t) = sigma (z - alpha mu) / (alpha^2 s^2 + sigma^2).
+    """
+
+    name, resolution, guidance_scale, weighting = "gaussian", SIZE, 1.0, "sigma2"
+
+    def __init__(self, s=0.5, channels=3):
+        self.s = s
+        self.channels = channels
+        self.alphas_cumprod = torch.cos(torch.linspace(0.01, 1.55, T, dtype=torch.float64)).square().float()
+        self.calls = []
+        self.device = "cpu"
+
+    def to(self, device):
+        self.device = device
+        return self
+
+    def encode_image(self, rgb):
+        return rgb * 2 - 1
+
+    def predict_noise(self, noisy, timestep, text, cameras, camera_known):
+        self.calls.append((noisy, timestep, text, cameras, camera_known))
+        abar = self.alphas_cumprod[timestep][:, None, None, None]
+        mu = text.states[:, 0, 0][:, None, None, None]
+        return (1 - abar).sqrt() * (noisy - abar.sqrt() * mu) / (abar * self.s**2 + 1 - abar)
+
+
+def embedding(*mu):
+    return TextEmbedding(torch.tensor(mu).view(-1, 1, 1), torch.ones(len(mu), 1, dtype=torch.bool))
+
+
+def conditioning(text, negative):
+    b = len(text)
+    cameras = Cameras(
+        camera_to_world=torch.zeros(b, 3, 4),
+        fov=torch.full((b,), 40.0),
+        azimuth=torch.arange(b) * 30.0,
+        elevation=torch.zeros(b),
+        distance=torch.full((b,), 3.0),
+        light=torch.zeros(b, 3),
+        height=SIZE,
+        width=SIZE,
+    )
+    return Conditioning(embedding(*text), embedding(*negative), cameras)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def image(b, size=SIZE, seed=1):
+    return torch.rand(b, 3, size, size, generator=seeded(seed)).requires_grad_()
+
+
+def drawn(prior, shape, low, high):
+    """t and eps as SDS draws them from `seeded()`."""
+    generator = seeded()
+    t = ((low + (high - low) * torch.rand(shape[0], generator=generator)) * T).long()
+    return t, torch.randn(shape, generator=generator), prior.alphas_cumprod[t][:, None, None, None]
+
+
+def test_the_expected_gradient_on_a_gaussian_prior_is_the_closed_form():
+    prior, views, t = GaussianPrior(s=0.5), 20000, 400
+    sds = SDS(prior, guidance_scale=1.0, min_timestep=t / T, max_timestep=t / T)
+    rgb = torch.full((views, 3, SIZE, SIZE), 0.7, requires_grad=True)
+    sds(rgb, conditioning([-0.2] * views, [0.0] * views), 0.0, seeded()).loss.backward()
+    abar = prior.alphas_cumprod[t]
+    alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
+    x = 2 * 0.7 - 1
+    expected = sigma**2 * sigma * alpha * (x - -0.2) / (alpha**2 * prior.s**2 + sigma**2)
+    # The sum over views is the mean of a view's gradient; d x / d rgb = 2. Noise is averaged over all pixels as well.
+    assert rgb.grad.sum(0).mean().item() / 2 == pytest.approx(expected.item(), rel=5e-3)
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("size", [SIZE, 3 * SIZE, 2], ids=["same", "down", "up"])
+def test_the_surrogates_gradient_is_the_published_one_through_the_resize(weighting, size):
+    prior, rgb = GaussianPrior(), image(2, size)
+    sds = SDS(prior, guidance_scale=3.0, weighting=weighting)
+    sds(rgb, conditioning([0.5, -0.5], [0.1, 0.2]), 0.0, seeded()).loss.backward()
+
+    t, eps, abar = drawn(prior, (2, 3, SIZE, SIZE), 0.02, 0.98)
+    other = image(2, size)
+    small = other if size == SIZE else F.interpolate(other, (SIZE, SIZE), mode="bilinear", antialias=True)
+    latents = 2 * small - 1
+    z = (abar.sqrt() * latents + (1 - abar).sqrt() * eps).detach()
+    eps_text = prior.predict_noise(z, t, embedding(0.5, -0.5), None, None)
+    eps_null = prior.predict_noise(z, t, embedding(0.1, 0.2), None, None)
+    eps_hat = eps_null + 3.0 * (eps_text - eps_null)
+    w = {
+        "sigma2": 1 - abar,
+        "uniform": torch.ones_like(abar),
+        "alpha_sigma2": abar.sqrt() * (1 - abar),
+        "clean": (1 - abar).sqrt(),
+    }[weighting]
+    latents.backward(w * (eps_hat - eps) / 2)
+    torch.testing.assert_close(rgb.grad, other.grad)
+
+
+def test_clean_weighting_is_the_gradient_alpha_times_render_minus_clean_estimate():
+    prior, rgb = GaussianPrior(), image(2)
+    sds = SDS(prior, guidance_scale=4.0, weighting="clean")
+    output = sds(rgb, conditioning([0.5, 0.5], [0.0, 0.0]), 0.0, seeded())
+    output.loss.backward()
+    x = (2 * rgb - 1).detach()
+    alpha = (1 - output.noise_level.square()).sqrt()[:, None, None, None]
+    torch.testing.assert_close(rgb.grad, 2 * alpha * (x - output.denoised) / 2, atol=1e-4, rtol=1e-4)
+
+
+def test_the_denoised_image_is_the_posterior_mean_of_the_gaussian():
+    prior, rgb = GaussianPrior(s=0.3), image(3)
+    output = SDS(prior)(rgb, conditioning([0.4] * 3, [0.0] * 3), 0.0, seeded())
+    t, eps, abar = drawn(prior, rgb.shape, 0.02, 0.98)
+    z = abar.sqrt() * (2 * rgb.detach() - 1) + (1 - abar).sqrt() * eps
+    expected = (abar.sqrt() * prior.s**2 * z + (1 - abar) * 0.4) / (abar * prior.s**2 + 1 - abar)
+    torch.testing.assert_close(output.denoised, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(output.timestep, t)
+    torch.testing.assert_close(output.noise_level, (1 - abar).sqrt().flatten())
+
+
+def test_gradient_norm_is_the_norm_of_the_gradient_in_the_priors_space():
+    rgb = image(2)
+    output = SDS(GaussianPrior())(rgb, conditioning([0.4] * 2, [0.0] * 2), 0.0, seeded())
+    output.loss.backward()
+    torch.testing.assert_close(output.gradient_norm, rgb.grad.flatten(1).norm(dim=1) / 2)
+
+
+def test_scale_one_is_the_text_scale_zero_the_negative_and_the_papers_omega_is_scale_minus_one():
+    text, null = torch.randn(2, 1, 3, 2, 2, generator=seeded())
+    torch.testing.assert_close(guide(text, null, 1.0), text)
+    torch.testing.assert_close(guide(text, null, 0.0), null)
+    omega = 100.0
+    torch.testing.assert_close(guide(text, null, omega + 1), (1 + omega) * text - omega * null)
+
+
+def test_guidance_between_two_equal_texts_changes_nothing_at_any_scale():
+    prior = GaussianPrior()
+    gradients = []
+    for scale in (1.0, 50.0):
+        rgb = image(1)
+        SDS(prior, guidance_scale=scale)(rgb, conditioning([0.3], [0.3]), 0.0, seeded()).loss.backward()
+        gradients.append(rgb.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def test_text_and_negative_go_in_one_batch_and_the_negative_half_has_no_camera():
+    prior = GaussianPrior()
+    SDS(prior)(image(3), conditioning([1.0, 2.0, 3.0], [-1.0, -2.0, -3.0]), 0.0, seeded())
+    ((noisy, timestep, text, cameras, known),) = prior.calls
+    assert text.states.flatten().tolist() == [1, 2, 3, -1, -2, -3]
+    assert known.tolist() == [True] * 3 + [False] * 3
+    assert cameras.azimuth.tolist() == [0, 30, 60, 0, 30, 60]
+    torch.testing.assert_close(noisy[:3], noisy[3:])
+    torch.testing.assert_close(timestep[:3], timestep[3:])
+    assert not noisy.requires_grad
+
+
+def test_the_same_seed_gives_the_same_gradient_and_another_seed_another():
+    gradients = []
+    for seed in (3, 3, 4):
+        rgb = image(2)
+        SDS(GaussianPrior())(rgb, conditioning([0.3] * 2, [0.0] * 2), 0.0, seeded(seed)).loss.backward()
+        gradients.append(rgb.grad)
+    assert torch.equal(gradients[0], gradients[1])
+    assert not torch.equal(gradients[0], gradients[2])
+
+
+@pytest.mark.parametrize(("progress", "low", "high"), [(0.0, 20, 980), (0.5, 20, 740), (1.0, 20, 500)])
+def test_timesteps_fill_the_range_of_the_schedule(progress, low, high):
+    sds = SDS(GaussianPrior(), min_timestep=0.02, max_timestep=[[0, 0.98], [1, 0.5]])
+    views = 4000
+    t = sds(image(views), conditioning([0.0] * views, [0.0] * views), progress, seeded()).timestep
+    assert low <= t.min() < low + 5
+    assert high - 5 < t.max() < high
+    assert t.double().mean().item() == pytest.approx((low + high) / 2, abs=4 * (high - low) / (12 * views) ** 0.5)
+
+
+def test_the_guidance_scale_follows_its_schedule_and_defaults_to_the_priors():
+    prior = GaussianPrior()
+    assert SDS(prior).guidance_scale(0.7) == prior.guidance_scale
+    assert SDS(prior).weighting == prior.weighting
+    assert SDS(prior, guidance_scale=[[0, 10], [1, 20]]).guidance_scale(0.5) == 15
+
+
+def test_full_rescale_gives_the_guided_image_the_contrast_of_the_unguided_one():
+    text, guided = torch.randn(2, 3, 3, 8, 8, generator=seeded()) * torch.tensor([0.5, 4.0]).view(2, 1, 1, 1, 1)
+    deviation = lambda x: x.std((1, 2, 3))  # noqa: E731
+    torch.testing.assert_close(deviation(rescale_clean(guided, text, 1.0)), deviation(text))
+    torch.testing.assert_close(rescale_clean(guided, text, 0.0), guided)
+    assert rescale_clean(torch.full_like(guided, 0.3), text, 1.0).isfinite().all()
+
+
+def test_rescale_reaches_gradient_and_preview_alike():
+    rgb, prior = image(2), GaussianPrior()
+    output = SDS(prior, guidance_scale=30.0, weighting="clean", rescale=1.0)(
+        rgb, conditioning([0.5, 0.5], [-0.5, -0.5]), 0.0, seeded()
+    )
+    output.loss.backward()
+    alpha = (1 - output.noise_level.square()).sqrt()[:, None, None, None]
+    x = (2 * rgb - 1).detach()
+    torch.testing.assert_close(rgb.grad, alpha * (x - output.denoised), atol=1e-4, rtol=1e-4)
+
+
+def test_a_square_image_of_the_right_size_is_not_touched_and_others_must_be_square():
+    rgb = image(1)
+    assert resize(rgb, SIZE) is rgb
+    with pytest.raises(ValueError, match="square images, got 4 x 6 pixels"):
+        resize(torch.zeros(1, 3, 4, 6), 4)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"weighting": "sds"}, r"'sds'; type distillation.weighting=sigma2\|uniform\|alpha_sigma2\|clean"),
+        ({"rescale": 1.5}, "rescale is 1.5, expected 0"),
+    ],
+)
+def test_bad_options_say_what_to_type(option, message):
+    with pytest.raises(ValueError, match=message):
+        SDS(GaussianPrior(), **option)
+
+
+def test_an_empty_timestep_range_is_named():
+    sds = SDS(GaussianPrior(), min_timestep=0.6, max_timestep=0.5)
+    with pytest.raises(ValueError, match=r"timestep range at progress 0.0 is \[0.6, 0.5\]"):
+        sds(image(1), conditioning([0.0], [0.0]), 0.0, seeded())
+
+
+def test_weights_at_a_known_noise_level():
+    abar = torch.tensor([0.64])  # alpha 0.8, sigma 0.6
+    values = [weight(name, abar).item() for name in ("sigma2", "uniform", "alpha_sigma2", "clean")]
+    assert values == pytest.approx([0.36, 1.0, 0.288, 0.6])
+
+
+def test_moving_the_distillation_moves_the_prior():
+    prior = GaussianPrior()
+    assert SDS(prior).to("meta").prior.device == "meta"

@@ -1,0 +1,161 @@
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+
+from dreamfusion.export.writer import linear_from_srgb, write_mesh
+from dreamfusion.types import Mesh
+
+METADATA = {"prompt": 'a "cat"\nwith ☃', "seed": "0"}
+
+
+@pytest.fixture
+def tetrahedron() -> Mesh:
+    """Four corners of four colours; the last one marks up (y) and is red."""
+    vertices = np.array([[0, 0, 1], [1, 0, -1], [-1, 0, -1], [0, 2, 0]], dtype=np.float32)
+    faces = np.array([[0, 1, 3], [1, 2, 3], [2, 0, 3], [0, 2, 1]])
+    surface = trimesh.Trimesh(vertices, faces, process=False)
+    colors = np.array([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.5, 0.25, 0.1], [1.0, 0.0, 0.0]], dtype=np.float32)
+    return Mesh(vertices, faces, np.asarray(surface.vertex_normals, dtype=np.float32), colors)
+
+
+def read(path: Path) -> trimesh.Trimesh:
+    return trimesh.load_mesh(path, process=False)
+
+
+def gltf_header(path: Path) -> dict:
+    data = path.read_bytes()
+    magic, version, length, size, kind = struct.unpack("<4sIII4s", data[:20])
+    assert (magic, version, length, kind) == (b"glTF", 2, len(data), b"JSON")
+    return json.loads(data[20 : 20 + size])
+
+
+def gltf_accessor(path: Path, name: str) -> np.ndarray:
+    """A float VEC3 attribute of the first primitive, read straight from the bytes."""
+    header, data = gltf_header(path), path.read_bytes()
+    accessor = header["accessors"][header["meshes"][0]["primitives"][0]["attributes"][name]]
+    assert (accessor["componentType"], accessor["type"]) == (5126, "VEC3")
+    view = header["bufferViews"][accessor["bufferView"]]
+    start = 20 + struct.unpack("<I", data[12:16])[0] + 8 + view["byteOffset"]
+    return np.frombuffer(data, "<f4", 3 * accessor["count"], start).reshape(-1, 3)
+
+
+@pytest.mark.parametrize("suffix", ["glb", "obj", "ply"])
+def test_file_read_back_has_the_same_vertices_and_faces(tetrahedron: Mesh, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"mesh.{suffix}"
+    write_mesh(tetrahedron, path, METADATA)
+    loaded = read(path)
+    np.testing.assert_allclose(loaded.vertices, tetrahedron.vertices, atol=1e-6)
+    np.testing.assert_array_equal(loaded.faces, tetrahedron.faces)
+    assert loaded.volume > 0.0
+
+
+def test_stl_read_back_has_the_same_triangles(tetrahedron: Mesh, tmp_path: Path) -> None:
+    write_mesh(tetrahedron, tmp_path / "mesh.stl", METADATA)
+    loaded = read(tmp_path / "mesh.stl")
+    np.testing.assert_allclose(loaded.triangles, tetrahedron.vertices[tetrahedron.faces], atol=1e-6)
+    np.testing.assert_allclose(loaded.bounds, [[-1, 0, -1], [1, 2, 1]], atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", ["obj", "ply"])
+def test_obj_and_ply_carry_display_colors(tetrahedron: Mesh, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"mesh.{suffix}"
+    write_mesh(tetrahedron, path)
+    np.testing.assert_allclose(
+        read(path).visual.vertex_colors[:, :3] / 255.0, tetrahedron.colors, atol=0.5 / 255 + 1e-6
+    )
+
+
+def test_glb_carries_linear_colors_as_floats(tetrahedron: Mesh, tmp_path: Path) -> None:
+    write_mesh(tetrahedron, tmp_path / "mesh.glb")
+    colors = gltf_accessor(tmp_path / "mesh.glb", "COLOR_0")
+    np.testing.assert_allclose(colors[:2], [[0, 0, 0], [1, 1, 1]])
+    np.testing.assert_allclose(colors[2], [0.21404, 0.05088, 0.01002], atol=1e-4)  # IEC 61966-2-1, by hand
+
+
+def test_glb_carries_unit_normals_that_look_outwards(tetrahedron: Mesh, tmp_path: Path) -> None:
+    write_mesh(tetrahedron, tmp_path / "mesh.glb")
+    normals = gltf_accessor(tmp_path / "mesh.glb", "NORMAL")
+    np.testing.assert_allclose(normals, tetrahedron.normals, atol=1e-6)
+    middle = tetrahedron.vertices.mean(0)
+    assert ((tetrahedron.vertices - middle) * normals).sum(1).min() > 0.0
+
+
+def test_glb_material_is_matte_and_not_metallic(tetrahedron: Mesh, tmp_path: Path) -> None:
+    write_mesh(tetrahedron, tmp_path / "mesh.glb")
+    header = gltf_header(tmp_path / "mesh.glb")
+    surface = header["materials"][header["meshes"][0]["primitives"][0]["material"]]["pbrMetallicRoughness"]
+    assert surface["metallicFactor"] == 0.0
+    assert 0.8 <= surface["roughnessFactor"] <= 1.0
+    assert surface["baseColorFactor"] == [1.0, 1.0, 1.0, 1.0]  # multiplies the vertex colours
+
+
+def test_glb_carries_the_metadata(tetrahedron: Mesh, tmp_path: Path) -> None:
+    write_mesh(tetrahedron, tmp_path / "mesh.glb", METADATA)
+    asset = gltf_header(tmp_path / "mesh.glb")["asset"]
+    assert asset["version"] == "2.0"
+    assert asset["extras"] == METADATA
+
+
+def test_obj_carries_the_metadata_in_comments_only(tetrahedron: Mesh, tmp_path: Path) -> None:
+    write_mesh(tetrahedron, tmp_path / "mesh.obj", METADATA)
+    lines = (tmp_path / "mesh.obj").read_text(encoding="utf-8").splitlines()
+    assert '# prompt: a "cat" with ☃' in lines
+    assert "# seed: 0" in lines
+    assert all(line.split()[0] in {"#", "v", "vn", "f", "o"} for line in lines if line)
+
+
+@pytest.mark.parametrize("suffix", ["glb", "obj", "ply", "stl"])
+def test_mesh_without_colors_and_normals_is_written(tetrahedron: Mesh, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"mesh.{suffix}"
+    write_mesh(Mesh(tetrahedron.vertices, tetrahedron.faces), path)
+    assert len(read(path).faces) == 4
+
+
+def test_same_mesh_gives_the_same_bytes(tetrahedron: Mesh, tmp_path: Path) -> None:
+    for name in ("a.glb", "b.glb"):
+        write_mesh(tetrahedron, tmp_path / name, METADATA)
+    assert (tmp_path / "a.glb").read_bytes() == (tmp_path / "b.glb").read_bytes()
+
+
+def test_folders_are_made_and_nothing_is_left_beside_the_file(tetrahedron: Mesh, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "mesh.GLB"
+    write_mesh(tetrahedron, path)
+    write_mesh(tetrahedron, path)  # over itself
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_failed_write_keeps_the_old_file(tetrahedron: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mesh.ply"
+    path.write_bytes(b"old")
+
+    def full_disk(self: Path, data: bytes) -> int:
+        self.touch()
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        write_mesh(tetrahedron, path)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_unknown_suffix_lists_the_formats(tetrahedron: Mesh, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"suffix '\.fbx'; the formats are glb, obj, ply, stl"):
+        write_mesh(tetrahedron, tmp_path / "mesh.fbx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_mesh_without_faces_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no faces"):
+        write_mesh(Mesh(np.zeros((3, 3), np.float32), np.zeros((0, 3), np.int64)), tmp_path / "mesh.glb")
+
+
+def test_srgb_curve_meets_its_fixed_points() -> None:
+    assert linear_from_srgb(np.array([0.0, 1.0])).tolist() == [0.0, 1.0]
+    assert linear_from_srgb(np.array([0.04045]))[0] == pytest.approx(0.04045 / 12.92)
+    just_above = linear_from_srgb(np.array([0.04045 + 1e-7]))[0]
+    assert just_above == pytest.approx(0.04045 / 12.92, abs=1e-6)  # the two branches meet

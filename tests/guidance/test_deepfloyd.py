@@ -1,0 +1,117 @@
+"""The DeepFloyd adapter on small random networks of the published classes."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from dreamfusion.distillation.sds import SDS
+from dreamfusion.guidance.deepfloyd import TOKENS, DeepFloydPrior
+from dreamfusion.guidance.prior import GuidanceError
+from dreamfusion.types import Conditioning
+
+CONF = Path(__file__).parents[2] / "conf" / "guidance" / "deepfloyd.yaml"
+SIDE = 16
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder in diffusers' layout: 16-pixel images, six output channels, T5 over single letters."""
+    from diffusers import DDPMScheduler, UNet2DConditionModel
+    from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
+    folder = tmp_path_factory.mktemp("deepfloyd")
+    torch.manual_seed(0)
+    UNet2DConditionModel(
+        sample_size=SIDE,
+        in_channels=3,
+        out_channels=6,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        encoder_hid_dim=16,
+        encoder_hid_dim_type="text_proj",
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+    ).save_pretrained(folder / "unet")
+    DDPMScheduler(beta_schedule="squaredcos_cap_v2", variance_type="learned_range").save_pretrained(
+        folder / "scheduler"
+    )
+    T5EncoderModel(T5Config(vocab_size=64, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)).save_pretrained(
+        folder / "text_encoder"
+    )
+    pieces = [
+        ("<pad>", 0.0),
+        ("</s>", 0.0),
+        ("<unk>", 0.0),
+        ("▁", -2.0),
+        *((c, -3.0) for c in "abcdefghijklmnopqrstuvwxyz"),
+    ]
+    T5Tokenizer(vocab=pieces, extra_ids=0).save_pretrained(folder / "tokenizer")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prior(folder):
+    return DeepFloydPrior(str(folder))
+
+
+def test_the_noise_is_the_first_three_of_six_channels(prior):
+    noisy = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    timestep, text = torch.tensor([100, 700]), prior.encode_text(["a cat", "a dog"])
+    raw = prior._unet(noisy, timestep, encoder_hidden_states=text.states).sample
+    assert raw.shape[1] == 6
+    noise = prior.predict_noise(noisy, timestep, text, None, None)
+    torch.testing.assert_close(noise, raw[:, :3].detach())
+    assert not noise.requires_grad
+
+
+def test_its_space_is_the_image_from_minus_one_to_one(prior):
+    rgb = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(prior.encode_image(rgb), 2 * rgb - 1)
+    torch.testing.assert_close(prior.decode(prior.encode_image(rgb)), rgb)
+    assert prior.resolution == SIDE
+
+
+def test_texts_are_lowered_and_padded_to_77_tokens_that_do_not_change_them(prior):
+    text = prior.encode_text(["a cat", " A CAT ", ""])
+    assert text.states.shape == (3, TOKENS, 16)
+    torch.testing.assert_close(text.states[0], text.states[1])
+    assert text.mask[2].sum() == 1  # the end of the sentence
+    assert text.mask[0].sum() > 1
+
+
+def test_sds_trains_the_image_and_nothing_of_the_prior(prior, make_cameras):
+    rgb = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    text, negative = prior.encode_text(["a cat", "a cat"]), prior.encode_text(["", ""])
+    output = SDS(prior)(rgb, Conditioning(text, negative, make_cameras([0.0, 90.0])), 0.0, torch.Generator())
+    output.loss.backward()
+    assert rgb.grad.isfinite().all()
+    assert rgb.grad.flatten(1).norm(dim=1).min() > 0
+    assert not any(parameter.requires_grad for parameter in prior._unet.parameters())
+
+
+def test_a_missing_folder_is_named():
+    with pytest.raises(GuidanceError, match="/no/such/folder: no such folder"):
+        DeepFloydPrior("/no/such/folder")
+
+
+def test_a_sentencepiece_tokenizer_without_sentencepiece_says_what_to_install(folder, tmp_path, monkeypatch):
+    for part in ("unet", "scheduler", "text_encoder"):
+        (tmp_path / part).symlink_to(folder / part)
+    (tmp_path / "tokenizer").mkdir()
+    monkeypatch.setattr("dreamfusion.guidance.deepfloyd.find_spec", lambda name: None)
+    with pytest.raises(GuidanceError, match="pip install sentencepiece"):
+        DeepFloydPrior(str(tmp_path))
+
+
+def test_the_configuration_and_the_constructor_agree_on_the_defaults():
+    signature = inspect.signature(DeepFloydPrior).parameters
+    configured = yaml.safe_load(CONF.read_text())
+    assert configured.pop("_target_") == "dreamfusion.guidance.deepfloyd.DeepFloydPrior"
+    assert configured == {name: parameter.default for name, parameter in signature.items()}

@@ -1,0 +1,148 @@
+"""The pocket adapter on a small random network of the real class, and the vocabulary check on the real text encoder."""
+
+import inspect
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from dreamfusion.distillation.sds import SDS
+from dreamfusion.guidance.pocket import WEIGHTS, PocketPrior
+from dreamfusion.guidance.prior import GuidanceError
+from dreamfusion.pocket.model import PocketModel, camera_features
+from dreamfusion.types import Conditioning
+
+TINY = {
+    "block_out_channels": [16, 16],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "attention_head_dim": 8,
+    "cross_attention_dim": 16,
+}
+CONF = Path(__file__).parents[2] / "conf" / "guidance" / "pocket.yaml"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny random network beside the package's own text encoder and vocabulary."""
+    folder = tmp_path_factory.mktemp("pocket")
+    torch.manual_seed(0)
+    PocketModel.create(TINY).save(folder)
+    for part in ("text_encoder", "vocabulary.txt"):
+        (folder / part).symlink_to(WEIGHTS / part)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prior(folder):
+    return PocketPrior(folder)
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(2, 3, 64, 64, generator=generator), torch.tensor([100, 700])
+
+
+def test_the_noise_and_the_networks_clean_image_add_up_to_the_noisy_one(prior, batch, make_cameras):
+    noisy, timestep = batch
+    text, cameras = prior.encode_text(["a cat", "a dog"]), make_cameras([30.0, 200.0])
+    noise = prior.predict_noise(noisy, timestep, text, cameras, None)
+    features = camera_features(cameras.azimuth, cameras.elevation, cameras.distance)
+    clean = PocketModel.load(prior._folder).eval()(noisy, timestep, text.states, text.mask, features).detach()
+    abar = prior.alphas_cumprod[timestep][:, None, None, None]
+    torch.testing.assert_close(abar.sqrt() * clean + (1 - abar).sqrt() * noise, noisy, atol=1e-4, rtol=1e-4)
+    assert not noise.requires_grad
+
+
+def test_an_unknown_camera_is_the_same_as_no_camera_and_a_known_one_is_not(prior, batch, make_cameras):
+    noisy, timestep = batch
+    text, cameras = prior.encode_text(["a cat", "a cat"]), make_cameras([30.0, 30.0])
+    without = prior.predict_noise(noisy, timestep, text, None, None)
+    half = prior.predict_noise(noisy, timestep, text, cameras, torch.tensor([True, False]))
+    torch.testing.assert_close(half[1], without[1])
+    assert (half[0] - without[0]).abs().max() > 1e-4
+
+
+def test_camera_conditioning_off_never_tells_the_camera(folder, batch, make_cameras):
+    noisy, timestep = batch
+    prior = PocketPrior(folder, camera_conditioning=False)
+    text = prior.encode_text(["a cat", "a cat"])
+    torch.testing.assert_close(
+        prior.predict_noise(noisy, timestep, text, make_cameras([30.0, 90.0]), None),
+        prior.predict_noise(noisy, timestep, text, None, None),
+    )
+
+
+def test_a_camera_beyond_training_is_told_as_the_nearest_one_within(prior, batch, make_cameras):
+    noisy, timestep = batch
+    text = prior.encode_text(["a cat", "a cat"])
+    far = make_cameras([0.0, 0.0], elevation=[90.0, -60.0], distance=[9.0, 1.0])
+    edge = make_cameras([0.0, 0.0], elevation=[75.0, -15.0], distance=[3.3, 2.7])
+    torch.testing.assert_close(
+        prior.predict_noise(noisy, timestep, text, far, None), prior.predict_noise(noisy, timestep, text, edge, None)
+    )
+
+
+def test_its_space_is_the_image_from_minus_one_to_one(prior):
+    rgb = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    latents = prior.encode_image(rgb)
+    torch.testing.assert_close(latents, 2 * rgb - 1)
+    torch.testing.assert_close(prior.decode(latents), rgb)
+    assert prior.decode(torch.full((1, 3, 64, 64), 3.0)).max() == 1
+
+
+def test_sds_in_the_clean_form_reaches_the_image(prior, make_cameras):
+    rgb = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    text = prior.encode_text(["a cat, front view", "a cat, back view"])
+    conditioning = Conditioning(text, prior.encode_text(["", ""]), make_cameras([0.0, 180.0]))
+    output = SDS(prior)(rgb, conditioning, 0.0, torch.Generator().manual_seed(0))
+    output.loss.backward()
+    alpha = (1 - output.noise_level.square()).sqrt()[:, None, None, None]
+    expected = alpha * (prior.encode_image(rgb.detach()) - output.denoised)
+    torch.testing.assert_close(rgb.grad, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_noise_levels_are_those_of_the_networks_schedule_in_single_precision(prior):
+    assert prior.alphas_cumprod.dtype == torch.float32
+    # squaredcos_cap_v2 (Nichol & Dhariwal 2021, Eq. 17): abar = f(t) / f(0), f(t) = cos^2((t / T + s) / (1 + s) pi / 2)
+    time = (torch.arange(1, 1000) / 1000 + 0.008) / 1.008 * torch.pi / 2
+    expected = time.cos().square() / torch.tensor(0.008 / 1.008 * torch.pi / 2).cos().square()
+    torch.testing.assert_close(prior.alphas_cumprod[:999], expected, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["a kitten", "a puppy", "a red armchair", "a burger", "a purple cactus", "A CAT, oil painting, highly detailed"],
+)
+def test_prompts_near_the_vocabulary_pass_in_silence(prior, caplog, prompt):
+    with caplog.at_level(logging.WARNING):
+        prior.warn_if_unknown(prompt)
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("prompt", ["a dragon", "quantum entanglement", "the eiffel tower", "a jellyfish"])
+def test_a_foreign_prompt_gets_one_warning_with_the_nearest_things_and_the_way_out(prior, caplog, prompt):
+    with caplog.at_level(logging.WARNING):
+        prior.warn_if_unknown(prompt)
+    (record,) = caplog.records
+    message = record.getMessage()
+    assert prompt in message
+    assert "guidance=sd" in message
+    assert message.count('"a ') >= 4
+
+
+def test_a_folder_without_a_prior_names_what_is_missing(tmp_path):
+    with pytest.raises(GuidanceError, match=r"unet is missing; leave guidance.weights=null"):
+        PocketPrior(tmp_path)
+
+
+def test_the_configuration_and_the_constructor_agree_on_the_defaults():
+    signature = inspect.signature(PocketPrior).parameters
+    configured = yaml.safe_load(CONF.read_text())
+    assert configured.pop("_target_") == "dreamfusion.guidance.pocket.PocketPrior"
+    assert configured == {name: parameter.default for name, parameter in signature.items()}

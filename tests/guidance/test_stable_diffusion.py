@@ -1,0 +1,224 @@
+"""The Stable Diffusion adapter on small random networks of the published classes."""
+
+import inspect
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from dreamfusion.distillation.sds import SDS
+from dreamfusion.guidance import pretrained
+from dreamfusion.guidance.prior import GuidanceError
+from dreamfusion.guidance.stable_diffusion import MODELS, StableDiffusionPrior
+from dreamfusion.types import Conditioning
+
+CONF = Path(__file__).parents[2] / "conf" / "guidance" / "sd.yaml"
+LATENTS = 4  # channels
+
+
+def save_pipeline(folder, prediction_type):
+    """A folder in diffusers' layout: 32-pixel images, 8x8 latents."""
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    torch.manual_seed(0)
+    UNet2DConditionModel(
+        sample_size=16,
+        in_channels=LATENTS,
+        out_channels=LATENTS,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    ).save_pretrained(folder / "unet")
+    AutoencoderKL(
+        block_out_channels=(16, 32),
+        norm_num_groups=8,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=LATENTS,
+    ).save_pretrained(folder / "vae")
+    DDIMScheduler(prediction_type=prediction_type, beta_schedule="scaled_linear").save_pretrained(folder / "scheduler")
+    CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=99,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=12,
+            bos_token_id=0,
+            eos_token_id=1,
+        )
+    ).save_pretrained(folder / "text_encoder")
+    save_tokenizer(folder / "tokenizer")
+    return folder
+
+
+def save_tokenizer(folder):
+    """CLIP's tokenizer over single letters."""
+    folder.mkdir()
+    letters = "abcdefghijklmnopqrstuvwxyz,"
+    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 12, "pad_token": "<|endoftext|>"})
+    )
+
+
+@pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
+def folder(request, tmp_path_factory):
+    return save_pipeline(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.fixture(scope="module")
+def prior(folder):
+    return StableDiffusionPrior(str(folder))
+
+
+def image(b=1, size=32):
+    return torch.rand(b, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def test_resolution_is_the_latents_side_times_the_autoencoders_factor(prior):
+    assert prior.resolution == 32
+    assert prior.encode_image(image()).shape == (1, LATENTS, 16, 16)
+
+
+def test_the_prediction_type_of_the_folder_decides_what_the_output_means(prior):
+    noisy = torch.randn(2, LATENTS, 16, 16, generator=torch.Generator().manual_seed(0))
+    timestep, text = torch.tensor([100, 700]), prior.encode_text(["a cat", "a dog"])
+    raw = prior._unet(noisy, timestep, encoder_hidden_states=text.states).sample
+    abar = prior.alphas_cumprod[timestep][:, None, None, None]
+    expected = raw if prior._prediction == "epsilon" else (1 - abar).sqrt() * noisy + abar.sqrt() * raw
+    noise = prior.predict_noise(noisy, timestep, text, None, None)
+    torch.testing.assert_close(noise, expected.detach())
+    assert not noise.requires_grad
+
+
+def test_the_gradient_through_the_encoder_matches_a_finite_difference(prior):
+    rgb = image().requires_grad_()
+    direction = torch.randn(rgb.shape, generator=torch.Generator().manual_seed(1))
+    prior.encode_image(rgb).sum().backward()
+    slope = (rgb.grad * direction).sum()
+    with torch.no_grad():
+        step = 1e-3
+        ahead, behind = (prior.encode_image(rgb + s * step * direction).double().sum() for s in (1, -1))
+    assert slope.item() == pytest.approx(((ahead - behind) / (2 * step)).item(), rel=2e-2)
+
+
+def test_sds_trains_the_image_and_nothing_of_the_prior(prior, make_cameras):
+    rgb = image(2, 16).requires_grad_()  # enlarged to 32 by the distillation
+    conditioning = Conditioning(
+        prior.encode_text(["a cat", "a cat"]), prior.encode_text(["", ""]), make_cameras([0.0, 90.0])
+    )
+    output = SDS(prior)(rgb, conditioning, 0.0, torch.Generator().manual_seed(0))
+    output.loss.backward()
+    assert rgb.grad.isfinite().all()
+    assert rgb.grad.flatten(1).norm(dim=1).min() > 0
+    frozen = [*prior._unet.parameters(), *prior._vae.parameters()]
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in frozen)
+
+
+def test_encoding_is_deterministic_and_decoding_stays_in_the_image_range(prior):
+    latents = prior.encode_image(image())
+    torch.testing.assert_close(latents, prior.encode_image(image()))
+    decoded = prior.decode(latents * 100)
+    assert decoded.shape == (1, 3, 32, 32)
+    assert decoded.min() >= 0
+    assert decoded.max() <= 1
+
+
+def test_texts_are_padded_and_cut_to_the_tokenizers_length_and_differ(prior):
+    text = prior.encode_text(["a cat", "", "a cat with a very long name indeed"])
+    assert text.states.shape == (3, 12, 16)
+    assert text.mask.sum(1).tolist() == [6, 2, 12]
+    assert (text.states[0] - text.states[1]).abs().max() > 1e-3
+    torch.testing.assert_close(prior.encode_text(["a cat"]).states[0], text.states[0])
+
+
+def test_options_load(folder):
+    prior = StableDiffusionPrior(str(folder), dtype="bfloat16", attention_slicing=True, channels_last=False).to("cpu")
+    text = prior.encode_text(["a cat"])
+    noise = prior.predict_noise(torch.zeros(1, LATENTS, 16, 16), torch.tensor([500]), text, None, None)
+    assert prior._unet.dtype == torch.bfloat16
+    assert noise.dtype == torch.float32
+    assert noise.isfinite().all()
+
+
+def test_float16_files_are_read_where_there_are_no_others(folder, tmp_path):
+    copy = tmp_path / "half"
+    save_pipeline(copy, "epsilon")
+    for network in copy.glob("*/*.safetensors"):
+        network.rename(network.with_suffix(".fp16.safetensors"))
+    prior = StableDiffusionPrior(str(copy))
+    assert prior._unet.dtype == torch.float32
+    assert prior.encode_text(["a cat"]).states.isfinite().all()
+
+
+def test_an_unknown_dtype_lists_the_known_ones(folder):
+    with pytest.raises(ValueError, match=r"'half'; type guidance\.dtype=auto, or one of float32, float16, bfloat16"):
+        StableDiffusionPrior(str(folder), dtype="half")
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """No hub, and an empty cache."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    pretrained.hub_answers.cache_clear()
+    yield
+    pretrained.hub_answers.cache_clear()
+
+
+def test_without_weights_it_ends_at_once_and_says_what_was_tried_and_what_to_type(offline):
+    start = time.perf_counter()
+    with pytest.raises(GuidanceError) as caught:
+        StableDiffusionPrior()
+    message = str(caught.value)
+    assert all(model in message for model in MODELS)
+    assert "not in the cache" in message
+    assert "guidance.model=/path/to/folder" in message
+    assert time.perf_counter() - start < 2
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [("/no/such/folder", "no such folder"), ("./neither", "no such folder"), ("a b c", "Repo id must")],
+)
+def test_a_mistyped_model_is_named(offline, model, reason):
+    with pytest.raises(GuidanceError, match=f"{model}: {reason}"):
+        StableDiffusionPrior(model)
+
+
+def test_an_incomplete_folder_names_what_it_lacks(tmp_path):
+    (tmp_path / "unet").mkdir()
+    with pytest.raises(GuidanceError, match="has no vae, text_encoder, tokenizer, scheduler"):
+        StableDiffusionPrior(str(tmp_path))
+
+
+def test_a_hub_that_does_not_answer_is_asked_once_and_not_for_long(offline, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # the discard port: nothing listens
+    start = time.perf_counter()
+    with pytest.raises(GuidanceError, match="the hub does not answer"):
+        StableDiffusionPrior()
+    assert time.perf_counter() - start < pretrained.HUB_TIMEOUT + 2
+
+
+def test_the_configuration_and_the_constructor_agree_on_the_defaults():
+    signature = inspect.signature(StableDiffusionPrior).parameters
+    configured = yaml.safe_load(CONF.read_text())
+    assert configured.pop("_target_") == "dreamfusion.guidance.stable_diffusion.StableDiffusionPrior"
+    assert configured == {name: parameter.default for name, parameter in signature.items()}

@@ -1,0 +1,12 @@
+"""One thread, unless a test is about threads; the machine's setting comes back afterwards."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -1,0 +1,143 @@
+"""The choice of a backend: by device, installation, request and environment; said once."""
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+from itertools import pairwise
+
+import pytest
+import torch
+
+from dreamfusion.ops import allocator, backend
+
+CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
+
+
+@pytest.fixture(autouse=True)
+def fresh_choice(monkeypatch):
+    monkeypatch.delenv("DREAMFUSION_OPS", raising=False)
+    backend._choose.cache_clear()
+    yield
+    backend._choose.cache_clear()
+
+
+def test_the_device_decides_first(monkeypatch):
+    monkeypatch.setattr(backend, "missing", lambda kernel: None)
+    assert backend.choose("hash_encode", CPU) == "numba"
+    assert backend.choose("hash_encode", CUDA) == "tinycudann"
+    assert backend.choose("march", CUDA) == backend.choose("composite", CUDA) == "nerfacc"
+    assert backend.choose("march", MPS) == "torch"
+    assert backend.available("march", CUDA) == ("nerfacc", "torch")
+
+
+def test_a_missing_kernel_is_the_reference_and_one_warning(monkeypatch, caplog):
+    monkeypatch.setattr(backend, "missing", lambda kernel: f"{kernel} is not installed")
+    with caplog.at_level(logging.WARNING):
+        assert [backend.choose("hash_encode", CUDA) for _ in range(3)] == ["torch"] * 3
+    (record,) = caplog.records
+    for words in ("hash_encode", "tinycudann is not installed", "pip install --no-build-isolation"):
+        assert words in record.getMessage()
+    assert backend.available("hash_encode", CUDA) == ("torch",)
+
+
+def test_each_choice_is_logged_once(caplog):
+    with caplog.at_level(logging.INFO):
+        for _ in range(3):
+            backend.choose("march", CPU, "torch")
+    assert [r.getMessage() for r in caplog.records] == ["march on cpu: torch"]
+
+
+def test_the_environment_forces_the_reference_but_not_over_a_request(monkeypatch):
+    monkeypatch.setenv("DREAMFUSION_OPS", "torch")
+    assert backend.choose("march", CPU) == "torch"
+    assert backend.choose("march", CPU, "numba") == "numba"
+    monkeypatch.setenv("DREAMFUSION_OPS", "fast")
+    with pytest.raises(ValueError, match="DREAMFUSION_OPS is 'fast', allowed are 'auto' and 'torch'"):
+        backend.choose("march", CPU)
+
+
+def test_a_request_that_cannot_be_met_says_why_and_what_to_type(monkeypatch):
+    with pytest.raises(ValueError, match="march has no backend 'nerfacc' on cpu, allowed are torch, numba"):
+        backend.choose("march", CPU, "nerfacc")
+    monkeypatch.setattr(backend, "missing", lambda kernel: f"{kernel} is not installed")
+    with pytest.raises(RuntimeError, match=r"'numba' was asked for, but numba is not installed.*pip install numba"):
+        backend.choose("march", CPU, "numba")
+
+
+def test_an_absent_or_broken_library_is_missing(monkeypatch, tmp_path):
+    (tmp_path / "broken_kernels.py").write_text("raise OSError('Unknown compute capability')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert backend.missing("no_such_kernels") == "no_such_kernels is not installed"
+    assert backend.missing("broken_kernels") == "broken_kernels does not import (Unknown compute capability)"
+    assert backend.missing("numba") is None
+
+
+def test_nerfacc_without_kernels_or_compiler_is_missing(monkeypatch):
+    monkeypatch.setattr(backend.shutil, "which", lambda name: None)
+    backend.missing.cache_clear()
+    assert "no nvcc" in backend.missing("nerfacc")
+    backend.missing.cache_clear()
+
+
+def test_few_points_run_here_and_many_on_the_threads():
+    torch.set_num_threads(2)
+    seen = []
+    backend.run_parallel(lambda i: seen.append(threading.current_thread()), range(3), size=100)
+    assert seen == [threading.main_thread()] * 3
+    seen.clear()
+    backend.run_parallel(lambda i: seen.append(threading.current_thread()), range(3), size=100_000)
+    assert len(seen) == 3 and threading.main_thread() not in seen
+
+
+def test_an_error_on_a_thread_is_raised_here():
+    torch.set_num_threads(2)
+    with pytest.raises(ZeroDivisionError):
+        backend.run_parallel(lambda i: 1 // i, range(3), size=100_000)
+
+
+@pytest.mark.parametrize("count", [0, 1, 100, 20_000])
+def test_chunks_cover_everything_once_at_whole_blocks(count):
+    torch.set_num_threads(3)
+    bounds = backend.chunks(count, 100_000, multiple=128)
+    assert bounds[0] == 0 and bounds[-1] == count
+    assert all(a <= b for a, b in pairwise(bounds))
+    assert all(b % 128 == 0 for b in bounds[:-1])
+
+
+FORK = """
+import os, torch
+from dreamfusion.ops import backend
+torch.set_num_threads(2)
+backend.run_parallel(abs, range(4), size=100_000)
+child = os.fork()
+if child == 0:
+    backend.run_parallel(abs, range(4), size=100_000)
+    os._exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_starts_its_own_threads():
+    """As the workers of a DataLoader do; without the reset the child would wait for ever."""
+    subprocess.run([sys.executable, "-c", FORK], check=True, timeout=60)
+
+
+def test_importing_the_operations_imports_no_kernels():
+    code = "import sys, dreamfusion.ops; print(sorted({'numba', 'nerfacc', 'tinycudann'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    assert result.stdout.strip() == "[]"
+
+
+def test_the_allocator_setting_can_be_declined(monkeypatch):
+    monkeypatch.setenv("DREAMFUSION_MALLOPT", "0")
+    assert allocator.keep_large_blocks() is False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
+def test_the_allocator_setting_is_taken_by_glibc():
+    code = "from dreamfusion.ops.allocator import keep_large_blocks as keep; print(keep())"
+    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    assert result.stdout.strip() == "True"

@@ -1,0 +1,111 @@
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from dreamfusion.prompting.plain import PlainPrompting
+from dreamfusion.prompting.view_dependent import VIEWS, ViewDependentPrompting
+from dreamfusion.types import Cameras, TextEmbedding
+
+
+class LetterPrior:
+    """Encodes a text as the place it has in the call; remembers the texts."""
+
+    def __init__(self):
+        self.texts, self.asked = [], []
+
+    def warn_if_unknown(self, prompt):
+        self.asked.append(prompt)
+
+    def encode_text(self, texts):
+        self.texts = list(texts)
+        return TextEmbedding(torch.arange(len(texts) * 1.0).view(-1, 1, 1), torch.ones(len(texts), 1, dtype=torch.bool))
+
+
+def cameras(azimuth, elevation):
+    b = len(azimuth)
+    return Cameras(
+        camera_to_world=torch.zeros(b, 3, 4),
+        fov=torch.full((b,), 40.0),
+        azimuth=torch.tensor(azimuth, dtype=torch.float32),
+        elevation=torch.tensor(elevation, dtype=torch.float32),
+        distance=torch.full((b,), 3.0),
+        light=torch.zeros(b, 3),
+        height=8,
+        width=8,
+    )
+
+
+@pytest.mark.parametrize(
+    ("azimuth", "view"),
+    [
+        (0, "front"), (44.9, "front"), (45, "side"), (90, "side"), (135, "side"), (135.1, "back"), (180, "back"),
+        (224.9, "back"), (225, "side"), (270, "side"), (315, "side"), (315.1, "front"), (360, "front"),
+        (-44.9, "front"), (-45, "side"), (-135.1, "back"), (-180, "back"), (720 + 10, "front"), (-720 - 170, "back"),
+    ],
+)  # fmt: skip
+def test_the_side_follows_the_azimuth_however_it_is_wrapped(azimuth, view):
+    assert VIEWS[ViewDependentPrompting().view(cameras([azimuth], [0]))] == view
+
+
+@pytest.mark.parametrize(("elevation", "overhead"), [(60, False), (60.1, True), (90, True), (-80, False)])
+@pytest.mark.parametrize("azimuth", [0, 90, 180])
+def test_above_sixty_degrees_every_azimuth_is_overhead(azimuth, elevation, overhead):
+    view = VIEWS[ViewDependentPrompting().view(cameras([azimuth], [elevation]))]
+    assert (view == "overhead") is overhead
+
+
+def test_each_view_gets_its_text_and_all_get_the_negative():
+    prompting, prior = ViewDependentPrompting(negative="blurry"), LetterPrior()
+    table = prompting.encode(prior, "a cat")
+    assert prior.texts == [
+        "a cat, front view",
+        "a cat, side view",
+        "a cat, back view",
+        "a cat, overhead view",
+        "blurry",
+    ]
+    assert prior.asked == ["a cat"]
+    views = cameras([180, 0, 90, 0], [0, 0, 0, 80])
+    conditioning = prompting.condition(table, views)
+    assert conditioning.text.states.flatten().tolist() == [2, 0, 1, 3]
+    assert conditioning.negative.states.flatten().tolist() == [4, 4, 4, 4]
+    assert conditioning.cameras is views
+
+
+def test_without_a_negative_prompt_it_is_the_empty_text():
+    prior = LetterPrior()
+    ViewDependentPrompting().encode(prior, "a cat")
+    assert prior.texts[-1] == ""
+
+
+def test_plain_prompting_has_one_text_for_all_views():
+    prompting, prior = PlainPrompting(), LetterPrior()
+    table = prompting.encode(prior, " a cat ")
+    assert prior.texts == ["a cat", ""]
+    conditioning = prompting.condition(table, cameras([0, 180], [0, 80]))
+    assert conditioning.text.states.flatten().tolist() == [0, 0]
+    assert conditioning.negative.states.flatten().tolist() == [1, 1]
+
+
+def test_templates_come_from_the_configuration_and_braces_in_a_prompt_are_harmless():
+    templates = OmegaConf.create({view: f"{view} of {{prompt}}" for view in VIEWS})
+    assert ViewDependentPrompting(templates=templates).texts("a {cat}")[0] == "front of a {cat}"
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"front": 140.0}, "front is 140.0 and back is 135.0 degrees"),
+        ({"templates": {"front": "{prompt}"}}, "expected one for each of front, side, back, overhead"),
+        ({"templates": dict.fromkeys(VIEWS, "a cat")}, r"front view is \"a cat\", expected \{prompt\}"),
+    ],
+)
+def test_bad_options_are_named(option, message):
+    with pytest.raises(ValueError, match=message):
+        ViewDependentPrompting(**option)
+
+
+@pytest.mark.parametrize("prompting", [ViewDependentPrompting(), PlainPrompting()])
+def test_an_empty_prompt_says_what_to_type(prompting):
+    with pytest.raises(ValueError, match='type prompt="a cat"'):
+        prompting.texts("  ")
