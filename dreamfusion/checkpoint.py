@@ -53,7 +53,9 @@ def find_checkpoint(choice: str, runs: Path = RUNS) -> Path:
     if path.is_dir():
         path = path / "checkpoints" / "last.ckpt"
     if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}; type checkpoint=latest, or the path of a run or of a .ckpt file")
+        raise CheckpointError(
+            f"no checkpoint at {path}; type checkpoint=latest, or the path of a run or of a .ckpt file"
+        )
     return path
 
 
@@ -66,7 +68,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
-        raise CheckpointError(f"{path} cannot be read as a checkpoint ({type(error).__name__}); is it complete?") from error
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}); is it complete?"
+        ) from error
     if not isinstance(content, dict) or "config" not in content or "state_dict" not in content:
         raise CheckpointError(f"{path} is no checkpoint of a dreamfusion run: its configuration is missing")
     return content

@@ -9,7 +9,7 @@ x right, y up, z towards the front camera; a camera looks along its own -z. Azim
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ class _Movable:
     """`.to(device)` for a frozen dataclass of tensors; Lightning moves batches with it."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        moved = {}
+        moved: dict[str, Any] = {}
         for f in fields(self):  # type: ignore[arg-type]
             value = getattr(self, f.name)
             if isinstance(value, Tensor):

@@ -42,4 +42,6 @@ class CameraData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Cameras]:
         start = self.trainer.global_step if self.trainer is not None else 0
-        return DataLoader(CameraStream(self.orbit, self.views, self.size, self.max_steps, self.seed, start), batch_size=None)
+        return DataLoader(
+            CameraStream(self.orbit, self.views, self.size, self.max_steps, self.seed, start), batch_size=None
+        )

@@ -35,7 +35,9 @@ class Orbit:
         if self.elevation[0] < -90 or self.elevation[1] > 90:
             raise ValueError(f"camera.elevation is {list(self.elevation)}; allowed are -90 to 90 degrees")
         if self.distance[0] <= 0 or self.focal[0] <= 0:
-            raise ValueError(f"camera.distance {list(self.distance)} and camera.focal {list(self.focal)} must be above 0")
+            raise ValueError(
+                f"camera.distance {list(self.distance)} and camera.focal {list(self.focal)} must be above 0"
+            )
 
     def sample(self, batch: int, size: int, generator: torch.Generator) -> Cameras:
         """`batch` cameras of `size` x `size` pixels, azimuths stratified over the circle, with one light each."""
@@ -47,7 +49,9 @@ class Orbit:
         azimuth = (azimuth + 360 * torch.rand(1, generator=generator)) % 360
         low, high = (math.sin(math.radians(e)) for e in self.elevation)
         by_area = torch.rad2deg(torch.asin(uniform((low, high)).clamp(-1, 1)))
-        elevation = torch.where(torch.rand(batch, generator=generator) < self.uniform_area, by_area, uniform(self.elevation))
+        elevation = torch.where(
+            torch.rand(batch, generator=generator) < self.uniform_area, by_area, uniform(self.elevation)
+        )
         jitter = (2 * torch.rand(batch, 3, generator=generator) - 1) * self.position_jitter
         position = spherical(azimuth, elevation, uniform(self.distance)) + jitter
         look_at = torch.randn(batch, 3, generator=generator) * self.look_at_std

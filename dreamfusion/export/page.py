@@ -70,8 +70,8 @@ def _stage(page: RunPage) -> str:
         shown.append(
             f'<div class="model"><model-viewer alt="{label}" src="{_embedded(page.mesh)}" camera-controls auto-rotate '
             'auto-rotate-delay="600" rotation-per-second="24deg" camera-orbit="20deg 78deg 115%" touch-action="pan-y" '
-            'interaction-prompt="none" environment-image="legacy" tone-mapping="neutral" shadow-intensity="0.7" '
-            'shadow-softness="0.9" min-camera-orbit="auto auto 40%"></model-viewer>'
+            'interaction-prompt="none" environment-image="legacy" tone-mapping="neutral" exposure="0.8" '
+            'shadow-intensity="0.7" shadow-softness="0.9" min-camera-orbit="auto auto 40%"></model-viewer>'
             '<p class="hint">Drag to turn, scroll or pinch to zoom</p></div>'
         )
     if page.video is not None:

@@ -41,8 +41,8 @@ def run(
     loggers = instantiate(cfg.logger, folder=folder, name=str(cfg.prompt))
     stop = StopOnInterrupt()
     previews = Previews(instantiate(cfg.camera), folder / "previews", preview_every, preview_size)
-    trainer: L.Trainer = instantiate(
-        cfg.trainer, logger=loggers, callbacks=[stop, previews], default_root_dir=folder, enable_checkpointing=False
+    trainer: L.Trainer = instantiate(cfg.trainer)(
+        logger=loggers, callbacks=[stop, previews], default_root_dir=folder, enable_checkpointing=False
     )
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     cameras = CameraData(instantiate(cfg.camera), system.views, system.size, trainer.max_steps, cfg.seed)

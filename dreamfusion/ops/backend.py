@@ -10,12 +10,14 @@ import importlib.util
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
+from typing import TypeVar
 
 import torch
 
+_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 _KERNELS = {  # operation -> device type -> its kernels; every device has the torch reference
@@ -69,27 +71,31 @@ def widest_float(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def run_parallel(task: Callable[[int], object], items: Iterable[int], size: int) -> None:
-    """Call `task` on each item, on as many threads as torch uses; the tasks release the GIL and share no output.
+def parts(size: int) -> int:
+    """Into how many parts to cut work on `size` points or samples: one per thread of torch, or 1 if they are few."""
+    return 1 if size < _FEW else torch.get_num_threads()
+
+
+def spans(count: int, size: int, multiple: int = 1) -> list[tuple[int, int]]:
+    """Cut `count` items, `size` points in all, into a [begin, end) for each part, at multiples of `multiple`."""
+    length = -(-count // (parts(size) * multiple)) * multiple
+    return [(begin, min(begin + length, count)) for begin in range(0, count, max(length, 1))]
+
+
+def run_parallel(task: Callable[[_T], object], items: Sequence[_T]) -> None:
+    """Call `task` on each item, the first here and the others on threads; tasks release the GIL and share no output.
 
     Threads of Python instead of numba's: those break a later fork(), that is every DataLoader worker.
-    `size` is the number of points or samples in all; few of them run here and now.
+    One item per thread and one kernel call per item: a thread that must wait for the GIL may wait for milliseconds.
     """
-    threads = torch.get_num_threads()
-    if threads == 1 or size < _FEW:
-        for item in items:
+    others = [_pool(torch.get_num_threads()).submit(task, item) for item in items[1:]]
+    try:
+        for item in items[:1]:
             task(item)
-        return
-    for _ in _pool(threads).map(task, items):  # also raises what a task raised
-        pass
-
-
-def chunks(count: int, size: int, multiple: int = 1) -> list[int]:
-    """Bounds that cut `count` items, `size` points in all, into parts for `run_parallel`: [0, ..., count]."""
-    threads = torch.get_num_threads()
-    parts = 1 if threads == 1 or size < _FEW else 2 * threads
-    length = max(-(-count // (parts * multiple)) * multiple, 1)
-    return [*range(0, count, length), count]
+    finally:
+        wait(others)  # also if this thread failed: they write into its arrays
+    for other in others:
+        other.result()  # raises what the task raised
 
 
 @cache

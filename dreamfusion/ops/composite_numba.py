@@ -13,7 +13,7 @@ from numba import njit
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from dreamfusion.ops.backend import chunks, run_parallel
+from dreamfusion.ops.backend import run_parallel, spans
 from dreamfusion.types import RaySamples
 
 _compiled = njit(nogil=True, error_model="numpy", cache=True)
@@ -128,8 +128,7 @@ def _sum(weights: np.ndarray, values: np.ndarray, offsets: np.ndarray, sums: np.
 
 def _over_rays(loop: Callable[[int, int], None], samples: RaySamples) -> None:
     """Run a loop over all rays, in parts if there are many samples."""
-    bounds = chunks(len(samples.offsets) - 1, len(samples))
-    run_parallel(lambda part: loop(bounds[part], bounds[part + 1]), range(len(bounds) - 1), len(samples))
+    run_parallel(lambda span: loop(*span), spans(len(samples.offsets) - 1, len(samples)))
 
 
 def _arrays(*tensors: Tensor) -> tuple[np.ndarray, ...]:

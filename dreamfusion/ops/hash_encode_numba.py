@@ -1,4 +1,4 @@
-"""The hash encoding on the CPU: numba kernels, a level per task, wrapped for autograd and its second order.
+"""The hash encoding on the CPU: numba kernels, levels dealt to threads, wrapped for autograd and its second order.
 
 Letters as in hash_kernels.py; y = encode(x, table), g the gradient of y, J = dy/dx. Everything but g and y is float32
 in the shape the caller sees; inside, arrays are feature-major. Same bits for any number of threads.
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from dreamfusion.ops import hash_kernels
-from dreamfusion.ops.backend import chunks, run_parallel
+from dreamfusion.ops.backend import parts, run_parallel, spans
 from dreamfusion.ops.hash_grid_layout import HashGridLayout
 
 _NO_DIRECTION = np.empty((0, 0), np.float32)
@@ -88,74 +88,56 @@ class _EncodeGradient(torch.autograd.Function):
 
 def _interpolate(x: np.ndarray, v: np.ndarray, table: Tensor, layout: HashGridLayout) -> Tensor:
     """y, or J v if there is a direction v -> (S, layout.width)."""
-    count, features, lanes = x.shape[1], layout.features, (0,) * layout.features
-    encoded = torch.empty(layout.width, count)
-    out, entries = encoded.numpy(), table.detach().contiguous().numpy()
-
-    def level(k: int) -> None:
-        own = entries[_slice(layout, k)]
-        if _worth_touching(own, features, count):
-            hash_kernels.touch(own)
-        hash_kernels.interpolate(x, v, own, *_geometry(layout)[k], lanes, out[k * features : (k + 1) * features])
-
-    run_parallel(level, _finest_first(layout), count)
+    encoded = torch.empty(layout.width, x.shape[1])
+    out, entries, grid, lanes = encoded.numpy(), _flat(table), _grid(layout), (0,) * layout.features
+    run_parallel(
+        lambda levels: hash_kernels.interpolate(x, v, entries, grid, levels, lanes, out),
+        _levels(layout, x.shape[1]),
+    )
     return encoded.t()
 
 
 def _scatter(x: np.ndarray, v: np.ndarray, g: np.ndarray, layout: HashGridLayout) -> Tensor:
     """The gradient of <g, y>, or of <g, J v>, to the table -> (P,)."""
-    features, lanes = layout.features, (0,) * layout.features
     gradient = torch.empty(layout.parameter_count)  # the kernel zeroes each level just before it adds to it
-    out = gradient.numpy()
-
-    def level(k: int) -> None:
-        own = g[k * features : (k + 1) * features]
-        hash_kernels.scatter(x, v, own, *_geometry(layout)[k], lanes, out[_slice(layout, k)])
-
-    run_parallel(level, _finest_first(layout), x.shape[1])
+    out, grid, lanes = gradient.numpy(), _grid(layout), (0,) * layout.features
+    run_parallel(
+        lambda levels: hash_kernels.scatter(x, v, g, grid, levels, lanes, out),
+        _levels(layout, x.shape[1]),
+    )
     return gradient
 
 
 def _position_gradient(x: np.ndarray, v: np.ndarray, g: np.ndarray, table: Tensor, layout: HashGridLayout) -> Tensor:
     """The gradient of <g, y>, or of <g, J v>, to x -> (S, 3). A task is a span of points, through all levels."""
-    count, features, lanes = x.shape[1], layout.features, (0,) * layout.features
-    gradient = torch.zeros(3, count)
-    out, entries = gradient.numpy(), table.detach().contiguous().numpy()
-    bounds = chunks(count, count, hash_kernels.BLOCK)
-
-    def points(part: int) -> None:
-        for k in range(layout.levels):
-            own = entries[_slice(layout, k)]
-            if _worth_touching(own, features, count):
-                hash_kernels.touch(own)
-            rows = g[k * features : (k + 1) * features]
-            span = bounds[part], bounds[part + 1]
-            hash_kernels.position_gradient(x, v, rows, own, *_geometry(layout)[k], lanes, *span, out)
-
-    run_parallel(points, range(len(bounds) - 1), count)
+    gradient = torch.zeros(3, x.shape[1])
+    out, entries, grid, lanes = gradient.numpy(), _flat(table), _grid(layout), (0,) * layout.features
+    run_parallel(
+        lambda span: hash_kernels.position_gradient(x, v, g, entries, grid, lanes, *span, out),
+        spans(x.shape[1], x.shape[1], hash_kernels.BLOCK),
+    )
     return gradient.t()
 
 
 @cache
-def _geometry(layout: HashGridLayout) -> tuple[tuple[np.float32, np.uint32, bool], ...]:
-    """Scale, resolution and whether it is hashed, of each level, in the types of the kernels."""
-    rows = zip(layout.scales, layout.resolutions, layout.dense, strict=True)
-    return tuple((np.float32(scale), np.uint32(resolution), not dense) for scale, resolution, dense in rows)
+def _grid(layout: HashGridLayout) -> hash_kernels.Grid:
+    return hash_kernels.Grid(
+        scale=np.array(layout.scales, np.float32),
+        resolution=np.array(layout.resolutions, np.uint32),
+        hashed=~np.array(layout.dense),
+        begin=np.array((*layout.offsets, sum(layout.sizes)), np.int64) * layout.features,
+    )
 
 
-def _slice(layout: HashGridLayout, level: int) -> slice:
-    begin = layout.offsets[level] * layout.features
-    return slice(begin, begin + layout.sizes[level] * layout.features)
+def _levels(layout: HashGridLayout, count: int) -> list[np.ndarray]:
+    """The levels in a task each; dealt out in turn, as a fine level takes longer than a coarse one."""
+    tasks = min(parts(count), layout.levels)
+    return [np.arange(first, layout.levels, tasks) for first in range(tasks)]
 
 
-def _finest_first(layout: HashGridLayout) -> range:
-    """Long tasks first, so that the threads finish together."""
-    return range(layout.levels - 1, -1, -1)
-
-
-def _worth_touching(entries: np.ndarray, features: int, count: int) -> bool:
-    """Few points read few entries: then the streaming read would be most of the work."""
-    return 8 * count * features > entries.size
+def _flat(table: Tensor) -> np.ndarray:
+    array: np.ndarray = table.detach().contiguous().numpy()
+    return array
 
 
 def _feature_major(rows: Tensor) -> np.ndarray:

@@ -1,11 +1,13 @@
-"""Numba kernels of the hash encoding: one level of the grid for all points (after tiny-cuda-nn's blockIdx.y = level).
+"""Numba kernels of the hash encoding, level by level for all points (after tiny-cuda-nn's blockIdx.y = level).
 
 A level fits the cache where the whole table does not. Points go in blocks of 128: first corner indices and weights,
-which the compiler vectorises, then the memory accesses. Positions and features are feature-major: (3, S), (F, S).
+which the compiler vectorises, then the memory accesses. Positions and features are feature-major: (3, S), (L F, S).
 `lanes` is a tuple of F zeros: its length is known to the compiler, so that the loops over pairs of features unroll.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -21,36 +23,48 @@ _ZERO, _ONE = np.float32(0), np.float32(1)
 _NEXT = np.uint64(1)
 
 
+class Grid(NamedTuple):
+    """A `HashGridLayout` in arrays."""
+
+    scale: np.ndarray  # (L,) float32
+    resolution: np.ndarray  # (L,) uint32
+    hashed: np.ndarray  # (L,) bool
+    begin: np.ndarray  # (L + 1,) int64, where in the table a level begins; a number each, not an entry
+
+
 @_compiled
 def interpolate(
     x: np.ndarray,
     v: np.ndarray,
-    entries: np.ndarray,
-    scale: np.float32,
-    resolution: np.uint32,
-    hashed: bool,
+    table: np.ndarray,
+    grid: Grid,
+    levels: np.ndarray,
     lanes: tuple[int, ...],
     out: np.ndarray,
-) -> None:
-    """out[f, s] = sum over the 8 corners c of w_c(x_s) entries[c, f]; with `v` (3, S) of its derivative along v."""
-    features = len(lanes)
+) -> float:
+    """out[f, s] = sum over the 8 corners c of w_c(x_s) table[c, f]; with `v` (3, S) of its derivative along v.
+
+    Fills the rows of `levels`. The returned number means nothing (see `_touch`).
+    """
+    features, points, touched = len(lanes), x.shape[1], _ZERO
     index, weight, cell, fraction = _block()
-    size = np.uint32(entries.size // features)
-    for start in range(0, x.shape[1], BLOCK):
-        count = min(BLOCK, x.shape[1] - start)
-        _locate(x, start, count, scale, resolution, size, hashed, cell, fraction, index)
-        if v.size == 0:
-            _weigh(fraction, count, weight)
-        else:
-            _weigh_slope(fraction, v, start, count, scale, weight)
-        for j in range(count):
-            for f in range(0, features, 2):
-                even, odd = _ZERO, _ZERO
-                for c in range(8):
-                    k = np.uint64(index[c, j]) * np.uint64(features) + np.uint64(f)
-                    even += weight[c, j] * entries[k]
-                    odd += weight[c, j] * entries[k + _NEXT]
-                out[f, start + j], out[f + 1, start + j] = even, odd
+    for level in levels:
+        entries = table[grid.begin[level] : grid.begin[level + 1]]
+        touched += _touch(entries, 8 * points * features)
+        rows = out[level * features : (level + 1) * features]
+        for start in range(0, points, BLOCK):
+            count = min(BLOCK, points - start)
+            _locate(x, start, count, grid, level, entries.size // features, cell, fraction, index)
+            _weigh(fraction, v, start, count, grid.scale[level], weight)
+            for j in range(count):
+                for f in range(0, features, 2):
+                    even, odd = _ZERO, _ZERO
+                    for c in range(8):
+                        k = np.uint64(index[c, j]) * np.uint64(features) + np.uint64(f)
+                        even += weight[c, j] * entries[k]
+                        odd += weight[c, j] * entries[k + _NEXT]
+                    rows[f, start + j], rows[f + 1, start + j] = even, odd
+    return float(touched)
 
 
 @_compiled
@@ -58,31 +72,29 @@ def scatter(
     x: np.ndarray,
     v: np.ndarray,
     gradient: np.ndarray,
-    scale: np.float32,
-    resolution: np.uint32,
-    hashed: bool,
+    grid: Grid,
+    levels: np.ndarray,
     lanes: tuple[int, ...],
     out: np.ndarray,
 ) -> None:
-    """The transpose of `interpolate` in the entries: out[c, f] = sum over s of w_c(x_s) gradient[f, s]."""
-    features = len(lanes)
+    """The transpose of `interpolate` in the table: out[c, f] = sum over s of w_c(x_s) gradient[f, s], for `levels`."""
+    features, points = len(lanes), x.shape[1]
     index, weight, cell, fraction = _block()
-    size = np.uint32(out.size // features)
-    out[:] = 0  # here, so that the level is in the cache for what follows
-    for start in range(0, x.shape[1], BLOCK):
-        count = min(BLOCK, x.shape[1] - start)
-        _locate(x, start, count, scale, resolution, size, hashed, cell, fraction, index)
-        if v.size == 0:
-            _weigh(fraction, count, weight)
-        else:
-            _weigh_slope(fraction, v, start, count, scale, weight)
-        for j in range(count):
-            for f in range(0, features, 2):
-                even, odd = gradient[f, start + j], gradient[f + 1, start + j]
-                for c in range(8):
-                    k = np.uint64(index[c, j]) * np.uint64(features) + np.uint64(f)
-                    out[k] += weight[c, j] * even
-                    out[k + _NEXT] += weight[c, j] * odd
+    for level in levels:
+        entries = out[grid.begin[level] : grid.begin[level + 1]]
+        entries[:] = 0  # here, so that the level is in the cache for what follows
+        rows = gradient[level * features : (level + 1) * features]
+        for start in range(0, points, BLOCK):
+            count = min(BLOCK, points - start)
+            _locate(x, start, count, grid, level, entries.size // features, cell, fraction, index)
+            _weigh(fraction, v, start, count, grid.scale[level], weight)
+            for j in range(count):
+                for f in range(0, features, 2):
+                    even, odd = rows[f, start + j], rows[f + 1, start + j]
+                    for c in range(8):
+                        k = np.uint64(index[c, j]) * np.uint64(features) + np.uint64(f)
+                        entries[k] += weight[c, j] * even
+                        entries[k + _NEXT] += weight[c, j] * odd
 
 
 @_compiled
@@ -90,42 +102,51 @@ def position_gradient(
     x: np.ndarray,
     v: np.ndarray,
     gradient: np.ndarray,
-    entries: np.ndarray,
-    scale: np.float32,
-    resolution: np.uint32,
-    hashed: bool,
+    table: np.ndarray,
+    grid: Grid,
     lanes: tuple[int, ...],
     begin: int,
     end: int,
     out: np.ndarray,
-) -> None:
-    """Add to out[:, begin:end] the gradient of <gradient, interpolate(x)> to x, or of <gradient, interpolate(x, v)>."""
-    features = len(lanes)
+) -> float:
+    """Add to out[:, begin:end] the gradient of <gradient, interpolate(x)> to x, or of <gradient, interpolate(x, v)>.
+
+    `begin` is a multiple of BLOCK. The returned number means nothing (see `_touch`).
+    """
+    features, touched = len(lanes), _ZERO
     index, corner, cell, fraction = _block()
-    size = np.uint32(entries.size // features)
-    for start in range(begin, end, BLOCK):
-        count = min(BLOCK, end - start)
-        _locate(x, start, count, scale, resolution, size, hashed, cell, fraction, index)
-        for j in range(count):
-            for f in range(0, features, 2):
-                even, odd = gradient[f, start + j], gradient[f + 1, start + j]
-                for c in range(8):
-                    k = np.uint64(index[c, j]) * np.uint64(features) + np.uint64(f)
-                    total = entries[k] * even + entries[k + _NEXT] * odd
-                    corner[c, j] = total if f == 0 else corner[c, j] + total
-        if v.size == 0:
-            _add_slope(corner, fraction, start, count, scale, out)
-        else:
-            _add_curvature(corner, fraction, v, start, count, scale, out)
+    for level in range(len(grid.scale)):
+        entries = table[grid.begin[level] : grid.begin[level + 1]]
+        touched += _touch(entries, 8 * (end - begin) * features)
+        rows = gradient[level * features : (level + 1) * features]
+        for start in range(begin, end, BLOCK):
+            count = min(BLOCK, end - start)
+            _locate(x, start, count, grid, level, entries.size // features, cell, fraction, index)
+            for j in range(count):
+                for f in range(0, features, 2):
+                    even, odd = rows[f, start + j], rows[f + 1, start + j]
+                    for c in range(8):
+                        k = np.uint64(index[c, j]) * np.uint64(features) + np.uint64(f)
+                        total = entries[k] * even + entries[k + _NEXT] * odd
+                        corner[c, j] = total if f == 0 else corner[c, j] + total
+            if v.size == 0:
+                _add_slope(corner, fraction, start, count, grid.scale[level], out)
+            else:
+                _add_curvature(corner, fraction, v, start, count, grid.scale[level], out)
+    return float(touched)
 
 
 @_compiled
-def touch(entries: np.ndarray) -> float:
-    """Read a level once in order, a number per cache line: streaming it in is faster than missing at random."""
-    total = np.float32(0)
-    for k in range(0, entries.size, 16):
-        total += entries[k]
-    return float(total)
+def _touch(entries: np.ndarray, reads: int) -> np.float32:
+    """Read a level once in order, a number per cache line: streaming it in is faster than missing at random.
+
+    Not worth it if fewer numbers than it has will be read. The caller returns the sum, or the compiler drops the reads.
+    """
+    total = _ZERO
+    if reads > entries.size:
+        for k in range(0, entries.size, 16):
+            total += entries[k]
+    return total
 
 
 @_compiled
@@ -144,15 +165,15 @@ def _locate(
     x: np.ndarray,
     start: int,
     count: int,
-    scale: np.float32,
-    resolution: np.uint32,
-    size: np.uint32,
-    hashed: bool,
+    grid: Grid,
+    level: int,
+    entries: int,
     cell: np.ndarray,
     fraction: np.ndarray,
     index: np.ndarray,
 ) -> None:
     """The cell of each point, where in it the point is, the entries of its corners (bit d of c is a step along d)."""
+    scale, resolution, size = grid.scale[level], grid.resolution[level], np.uint32(entries)
     last = np.uint32(resolution - np.uint32(1))  # the bound keeps a position that is not a number inside the table
     for d in range(3):
         for j in range(count):
@@ -160,7 +181,7 @@ def _locate(
             floor = min(np.uint32(np.int32(scaled)), last)
             cell[d, j] = floor
             fraction[d, j] = scaled - np.float32(floor)
-    if hashed:
+    if grid.hashed[level]:
         mask = np.uint32(size - np.uint32(1))  # a hashed level has 2^n entries
         for j in range(count):
             x0, y0, z0 = cell[0, j], np.uint32(cell[1, j] * _PRIME_Y), np.uint32(cell[2, j] * _PRIME_Z)
@@ -183,8 +204,11 @@ def _locate(
 
 
 @_compiled
-def _weigh(fraction: np.ndarray, count: int, weight: np.ndarray) -> None:
-    """Trilinear weights of the corners."""
+def _weigh(fraction: np.ndarray, v: np.ndarray, start: int, count: int, scale: np.float32, weight: np.ndarray) -> None:
+    """Trilinear weights of the corners; with `v` their derivatives along v."""
+    if v.size != 0:
+        _weigh_slope(fraction, v, start, count, scale, weight)
+        return
     for j in range(count):
         x1, y1, z1 = fraction[0, j], fraction[1, j], fraction[2, j]
         x0, y0, z0 = _ONE - x1, _ONE - y1, _ONE - z1

@@ -10,7 +10,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from dreamfusion.ops.backend import chunks, run_parallel
+from dreamfusion.ops.backend import run_parallel, spans
 from dreamfusion.types import RayBundle, RaySamples
 
 _compiled = njit(nogil=True, error_model="numpy", cache=True)
@@ -31,13 +31,14 @@ def march(rays: RayBundle, occupancy: Tensor, radius: float, step: float, jitter
     room = np.concatenate((np.zeros(1, np.int64), np.cumsum(steps)))  # where a ray could begin, were all steps kept
     kept, counts = np.empty(room[-1], np.int32), np.empty(count, np.int64)
     scale = np.float32(voxels.shape[0] / (2 * radius))  # voxels per scene unit
-    bounds = chunks(count, int(room[-1]))
-
-    def traverse(part: int) -> None:
-        span, size = (bounds[part], bounds[part + 1]), (np.float32(radius), scale, np.float32(step))
-        _traverse(origins, directions, shifts, near, steps, voxels, coarse, *size, *span, room, kept, counts)
-
-    run_parallel(traverse, range(len(bounds) - 1), int(room[-1]))
+    size = np.float32(radius), scale, np.float32(step)
+    tasks = spans(count, int(room[-1]))
+    run_parallel(
+        lambda span: _traverse(
+            origins, directions, shifts, near, steps, voxels, coarse, *size, *span, room, kept, counts
+        ),
+        tasks,
+    )
 
     offsets = torch.zeros(count + 1, dtype=torch.int64)
     offsets[1:] = torch.from_numpy(counts).cumsum(0)
@@ -45,12 +46,10 @@ def march(rays: RayBundle, occupancy: Tensor, radius: float, step: float, jitter
     ray, positions = torch.empty(total, dtype=torch.int64), torch.empty(total, 3)
     start, end = torch.empty(total), torch.empty(total)
     first, out = offsets.numpy(), (ray.numpy(), start.numpy(), end.numpy(), positions.numpy())
-
-    def write(part: int) -> None:
-        span = bounds[part], bounds[part + 1]
-        _write(origins, directions, shifts, near, np.float32(step), *span, room, kept, first, *out)
-
-    run_parallel(write, range(len(bounds) - 1), total)
+    run_parallel(
+        lambda span: _write(origins, directions, shifts, near, np.float32(step), *span, room, kept, first, *out),
+        tasks,
+    )
     return RaySamples(ray=ray, offsets=offsets, t_start=start, t_end=end, positions=positions)
 
 

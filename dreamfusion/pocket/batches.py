@@ -68,7 +68,9 @@ class RenderBatches(IterableDataset[Batch]):
         called = {item.name: item.name for item in renders.items} if names is None else names
         self.models = np.array([i for i, item in enumerate(renders.items) if item.name in called])
         if not len(self.models):
-            raise ValueError(f"none of the {len(called)} wanted names is among the {len(renders.items)} rendered models")
+            raise ValueError(
+                f"none of the {len(called)} wanted names is among the {len(renders.items)} rendered models"
+            )
         self.called = called
         counts = Counter(called[renders.items[i].name] for i in self.models)
         # A name's share is count^(1 - rarity) times its emphasis: names with many models do not drown the others.

@@ -21,12 +21,14 @@ COLORS: dict[str, tuple[float, float, float]] = {
 }
 
 # Names that take no article: plurals and stuff.
-_NO_ARTICLE = frozenset({"bread", "french fries", "butter", "milk", "sugar", "soap", "headphones", "sunglasses", "glasses"})
+_NO_ARTICLE = frozenset(
+    {"bread", "french fries", "butter", "milk", "sugar", "soap", "headphones", "sunglasses", "glasses"}
+)
 _SINGULAR_S = ("ss", "us", "is")
 
 
 def with_article(name: str) -> str:
-    """"cat" -> "a cat", "armchair" -> "an armchair", "tulips" -> "tulips"."""
+    """ "cat" -> "a cat", "armchair" -> "an armchair", "tulips" -> "tulips"."""
     last = name.split()[-1]
     if name in _NO_ARTICLE or (last.endswith("s") and not last.endswith(_SINGULAR_S)):
         return name

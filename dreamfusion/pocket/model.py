@@ -37,7 +37,7 @@ class PocketModel(nn.Module):
         super().__init__()
         from diffusers import DDIMScheduler
 
-        self.unet = unet
+        self.unet = unet.to(memory_format=torch.channels_last)
         self.scheduler = scheduler
         self.resolution = RESOLUTION
         self.alphas_cumprod: Tensor
@@ -93,7 +93,9 @@ class PocketModel(nn.Module):
         half.half().save_pretrained(str(folder / "unet"))
         DDIMScheduler.from_config(self.scheduler).save_pretrained(str(folder / "scheduler"))
 
-    def forward(self, noisy: Tensor, timestep: Tensor, text_states: Tensor, text_mask: Tensor, camera: Tensor) -> Tensor:
+    def forward(
+        self, noisy: Tensor, timestep: Tensor, text_states: Tensor, text_mask: Tensor, camera: Tensor
+    ) -> Tensor:
         """(B,3,64,64), (B,), (B,16,384), (B,16) bool, (B,12) -> x0 (B,3,64,64), not clipped."""
         label = camera
         if self.takes_sentence:
@@ -101,7 +103,5 @@ class PocketModel(nn.Module):
             sentence = sentence_vector(text_states, text_mask) * math.sqrt(WIDTH)
             label = torch.cat([camera, sentence.to(camera.dtype)], dim=-1)
         sample = F.pixel_unshuffle(noisy, UNSHUFFLE).contiguous(memory_format=torch.channels_last)
-        clean = self.unet(
-            sample, timestep, text_states, class_labels=label, encoder_attention_mask=text_mask
-        ).sample
+        clean = self.unet(sample, timestep, text_states, class_labels=label, encoder_attention_mask=text_mask).sample
         return F.pixel_shuffle(clean, UNSHUFFLE)

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +30,8 @@ def map_processes(
     function: Callable[[Task], Result], tasks: Sequence[Task], workers: int, timeout: float
 ) -> Iterator[tuple[int, Result | Failure]]:
     """(index, result) in the order of `tasks`. What raises, ends its process or takes longer than `timeout` seconds
-    becomes a `Failure`. `function` must be importable, tasks and results picklable.
+    becomes a `Failure`. `function` must be importable, tasks and results picklable; the time that a process takes to
+    start and import it does not count.
     """
     pool = [_Worker(function) for _ in range(min(workers, len(tasks)))]
     waiting = iter(enumerate(tasks))
@@ -38,7 +41,7 @@ def map_processes(
             worker.start_next(waiting)
         for index in range(len(tasks)):
             while index not in finished:
-                for worker in _ready(pool, timeout):
+                for worker in _finished(pool, timeout):
                     finished[worker.index] = worker.finish(timeout)
                     worker.start_next(waiting)
             yield index, finished.pop(index)
@@ -61,13 +64,15 @@ class _Worker(Generic[Task, Result]):
         self._process.start()
         other_end.close()
         self.index = -1  # of the current task; -1: none
-        self.started = 0.0
+        self.ready = False  # the process has said that it can begin
+        self.started = math.inf  # when it was able to begin with the task, seconds
 
     def start_next(self, waiting: Iterator[tuple[int, Task]]) -> None:
         self.index, task = next(waiting, (-1, None))
         if self.index >= 0:
-            self.started = time.monotonic()
-            self.connection.send(task)
+            self.started = time.monotonic() if self.ready else math.inf
+            with contextlib.suppress(BrokenPipeError):  # the process has ended: `finish` will say so
+                self.connection.send(task)
 
     def finish(self, timeout: float) -> Result | Failure:
         """The result of the task that is ready or overdue."""
@@ -75,7 +80,7 @@ class _Worker(Generic[Task, Result]):
             try:
                 result: Result | Failure = self.connection.recv()
                 return result
-            except EOFError:
+            except (EOFError, ConnectionResetError):
                 self._process.join()
                 reason = f"the process ended with exit code {self._process.exitcode}"
         else:
@@ -86,27 +91,39 @@ class _Worker(Generic[Task, Result]):
         self.index = index
         return Failure(reason)
 
+    def begin(self) -> None:
+        """Take the process's word that it is ready; from now on its first task's time counts."""
+        try:
+            self.connection.recv()
+        except (EOFError, ConnectionResetError):  # it ended while it started: let `finish` see that
+            self.started = -math.inf
+            return
+        self.ready, self.started = True, time.monotonic()
+
     def stop(self) -> None:
         self._process.kill()
         self._process.join()
         self.connection.close()
 
 
-def _ready(pool: Sequence[_Worker[Task, Result]], timeout: float) -> list[_Worker[Task, Result]]:
+def _finished(pool: Sequence[_Worker[Task, Result]], timeout: float) -> list[_Worker[Task, Result]]:
     """The busy workers that have answered, ended, or are overdue; at least one."""
     busy = [worker for worker in pool if worker.index >= 0]
     while True:
+        patience = min(worker.started for worker in busy) + timeout - time.monotonic()
+        answered = wait([w.connection for w in busy], timeout=None if patience == math.inf else max(patience, 0.0))
+        for worker in busy:
+            if not worker.ready and worker.connection in answered:
+                worker.begin()
+                answered.remove(worker.connection)
         now = time.monotonic()
-        patience = min(worker.started for worker in busy) + timeout - now
-        answered = wait([worker.connection for worker in busy], timeout=max(patience, 0.0))
-        now = time.monotonic()
-        ready = [w for w in busy if w.connection in answered or now - w.started >= timeout]
-        if ready:
-            return ready
+        if finished := [w for w in busy if w.connection in answered or now - w.started >= timeout]:
+            return finished
 
 
 def _serve(function: Callable[[Task], Result], connection: Connection) -> None:
     """What a worker process does: answer one task after the other until the other end is closed."""
+    connection.send(None)  # ready
     while True:
         try:
             task = connection.recv()

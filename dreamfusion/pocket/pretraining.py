@@ -109,7 +109,11 @@ class PocketPretraining(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=self.learning_rate, betas=(0.9, 0.99), weight_decay=self.weight_decay, fused=True
+            self.model.parameters(),
+            lr=self.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=self.weight_decay,
+            fused=True,
         )
         warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / self.warmup_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": warmup, "interval": "step"}}
@@ -120,7 +124,10 @@ class PocketPretraining(L.LightningModule):
         """Per image (B,): squared error, weighted as the module's docstring says unless told otherwise."""
         text = self._encode(captions)
         alphas_cumprod = self.model.alphas_cumprod[timestep]
-        noisy = alphas_cumprod.sqrt()[:, None, None, None] * clean + (1 - alphas_cumprod).sqrt()[:, None, None, None] * noise
+        noisy = (
+            alphas_cumprod.sqrt()[:, None, None, None] * clean
+            + (1 - alphas_cumprod).sqrt()[:, None, None, None] * noise
+        )
         with _fast_attention():
             predicted = self.model(noisy, timestep, text.states, text.mask, camera)
         error = (predicted.float() - clean).square().mean(dim=(1, 2, 3))

@@ -30,7 +30,9 @@ class TextEncoder(nn.Module):
         """Read the encoder from a folder in Hugging Face's layout (config.json, model.safetensors, tokenizer.json)."""
         from tokenizers import Tokenizer
         from transformers import BertModel
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()  # of reading 45 MB
         tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
         tokenizer.enable_truncation(TOKENS)
         tokenizer.enable_padding(length=TOKENS)

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-from itertools import pairwise
 
 import pytest
 import torch
@@ -81,39 +80,41 @@ def test_nerfacc_without_kernels_or_compiler_is_missing(monkeypatch):
     backend.missing.cache_clear()
 
 
-def test_few_points_run_here_and_many_on_the_threads():
-    torch.set_num_threads(2)
-    seen = []
-    backend.run_parallel(lambda i: seen.append(threading.current_thread()), range(3), size=100)
-    assert seen == [threading.main_thread()] * 3
-    seen.clear()
-    backend.run_parallel(lambda i: seen.append(threading.current_thread()), range(3), size=100_000)
-    assert len(seen) == 3 and threading.main_thread() not in seen
+def test_few_points_stay_on_this_thread_and_many_are_dealt_out():
+    torch.set_num_threads(3)
+    assert backend.parts(100) == 1 and backend.parts(100_000) == 3
+    seen = {}
+    backend.run_parallel(lambda i: seen.setdefault(i, threading.current_thread()), range(3))
+    assert seen[0] is threading.main_thread()
+    assert threading.main_thread() not in (seen[1], seen[2])
 
 
-def test_an_error_on_a_thread_is_raised_here():
-    torch.set_num_threads(2)
+@pytest.mark.parametrize("items", [(0, 1, 1), (1, 0, 1)], ids=["here", "on a thread"])
+def test_an_error_is_raised_after_all_tasks_have_ended(items):
+    torch.set_num_threads(3)
+    done = []
     with pytest.raises(ZeroDivisionError):
-        backend.run_parallel(lambda i: 1 // i, range(3), size=100_000)
+        backend.run_parallel(lambda i: done.append(1 // i), items)
+    assert len(done) == 2
 
 
 @pytest.mark.parametrize("count", [0, 1, 100, 20_000])
-def test_chunks_cover_everything_once_at_whole_blocks(count):
+def test_spans_cover_everything_once_at_whole_blocks(count):
     torch.set_num_threads(3)
-    bounds = backend.chunks(count, 100_000, multiple=128)
-    assert bounds[0] == 0 and bounds[-1] == count
-    assert all(a <= b for a, b in pairwise(bounds))
-    assert all(b % 128 == 0 for b in bounds[:-1])
+    spans = backend.spans(count, 100_000, multiple=128)
+    assert len(spans) <= 3
+    assert [i for begin, end in spans for i in range(begin, end)] == list(range(count))
+    assert all(begin % 128 == 0 for begin, _ in spans)
 
 
 FORK = """
 import os, torch
 from dreamfusion.ops import backend
 torch.set_num_threads(2)
-backend.run_parallel(abs, range(4), size=100_000)
+backend.run_parallel(abs, range(4))
 child = os.fork()
 if child == 0:
-    backend.run_parallel(abs, range(4), size=100_000)
+    backend.run_parallel(abs, range(4))
     os._exit(7)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 """

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import trimesh
+from libraries import MTL, OBJ, entry, write_library
+from PIL import Image
+
+from dreamfusion.ops.rasterize import RasterMesh
+from dreamfusion.pocket import assets
+from dreamfusion.pocket.assets import AssetError, load_asset
+from dreamfusion.pocket.catalog import read_catalog
+
+
+def png(size: tuple[int, int] = (4, 4), color: tuple[int, ...] = (0, 255, 0)) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB" if len(color) == 3 else "RGBA", size, color).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def load(tmp_path, obj: str = OBJ, mtl: str = MTL, texture: bytes | None = None, **more: str) -> RasterMesh:
+    files = {"m/box.obj": obj.encode(), "m/box.mtl": mtl.encode(), "m/side.png": texture or png()}
+    path = write_library(tmp_path / "test.sh3f", entry(1, "Thing", "/m/box.obj", **more), files)
+    return load_asset(read_catalog(path)[0])
+
+
+def colors_by_side(mesh: RasterMesh) -> dict[tuple[int, ...], tuple[float, ...]]:
+    """The colour of each face's material (a texture's first texel) by the direction the face looks in."""
+    found = {}
+    for face, m in zip(mesh.faces, mesh.material, strict=True):
+        normal = tuple(np.rint(mesh.normals[face].mean(axis=0)).astype(int).tolist())
+        material = mesh.materials[m]
+        texel = (1.0, 1.0, 1.0) if material.texture is None else tuple(material.texture[0, 0, :3] / 255)
+        found[normal] = tuple(np.multiply(material.color, texel).round(3).tolist())
+    return found
+
+
+def test_a_model_is_centred_and_its_farthest_vertex_is_at_one(tmp_path):
+    mesh = load(tmp_path)
+    np.testing.assert_allclose(mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0), 0, atol=1e-12)
+    np.testing.assert_allclose(np.ptp(mesh.vertices, axis=0), np.array([2, 1, 1]) * 2 / np.sqrt(6), atol=1e-12)
+    assert np.linalg.norm(mesh.vertices, axis=1).max() == pytest.approx(1)
+
+
+def test_colours_textures_and_default_materials_are_where_the_file_puts_them(tmp_path):
+    sides = colors_by_side(load(tmp_path))
+    assert sides[0, 0, 1] == (1, 0, 0)  # Kd
+    assert sides[1, 0, 0] == (0, 1, 0)  # the texture, found beside the model, replaces Kd
+    assert sides[0, 1, 0] == (1, 1, 1)  # "white" of the default materials
+
+
+def test_transparent_materials_are_not_drawn_unless_there_is_nothing_else(tmp_path):
+    blue = (0.0, 0.0, 1.0)
+    assert blue not in colors_by_side(load(tmp_path)).values()
+    only_pane = OBJ[: OBJ.index("usemtl front")] + OBJ[OBJ.index("usemtl pane") :]
+    assert set(colors_by_side(load(tmp_path, obj=only_pane)).values()) == {blue}
+
+
+def test_rotation_turns_the_front_towards_plus_z(tmp_path):
+    sides = colors_by_side(load(tmp_path, modelRotation="0 0 1 0 1 0 -1 0 0"))  # x -> -z, z -> x
+    assert sides[1, 0, 0] == (1, 0, 0)
+    assert sides[0, 0, -1] == (0, 1, 0)
+
+
+def test_large_textures_become_small_and_keep_their_shape(tmp_path):
+    mesh = load(tmp_path, texture=png((1024, 512), (10, 20, 30, 255)))
+    texture = next(m.texture for m in mesh.materials if m.texture is not None)
+    assert texture.shape == (128, 256, 4)
+    assert (texture == (10, 20, 30, 255)).all()
+
+
+def test_given_normals_are_kept(tmp_path):
+    obj = "v 0 0 0\nv 1 0 0\nv 0 1 0\nvn 0 0.6 0.8\nf 1//1 2//1 3//1\n"
+    np.testing.assert_allclose(load(tmp_path, obj=obj).normals, np.tile([0, 0.6, 0.8], (3, 1)))
+
+
+@pytest.mark.parametrize(
+    ("obj", "message"), [("v 0 0 0\n", "has no faces"), ("v 1 1 1\nf 1 1 1\n", "the radius of the model is 0")]
+)
+def test_a_model_that_cannot_be_drawn_is_one_error_that_names_it(tmp_path, obj, message):
+    with pytest.raises(AssetError, match=rf"model m/box.obj \(thing\) of test.sh3f.*{message}"):
+        load(tmp_path, obj=obj)
+
+
+def test_a_missing_and_a_huge_model_are_errors_too(tmp_path, monkeypatch):
+    path = write_library(tmp_path / "test.sh3f", entry(1, "Thing", "/m/gone.obj"), {})
+    with pytest.raises(AssetError, match=r"gone.obj"):
+        load_asset(read_catalog(path)[0])
+    monkeypatch.setattr(assets, "MAX_FACES", 5)
+    with pytest.raises(AssetError, match="has 12 faces, at most 5 are drawn"):
+        load(tmp_path)
+
+
+def test_files_on_disk_load_like_those_in_libraries(tmp_path):
+    for name, content in {"box.obj": OBJ.encode(), "box.mtl": MTL.encode(), "side.png": png()}.items():
+        (tmp_path / name).write_bytes(content)
+    assert colors_by_side(load_asset(read_catalog(tmp_path)[0]))[1, 0, 0] == (0, 1, 0)
+
+
+def test_glb_files_bring_their_texture_and_place_in_the_scene(tmp_path):
+    texture = Image.new("RGB", (4, 4), (0, 0, 255))
+    material = trimesh.visual.material.PBRMaterial(baseColorTexture=texture, baseColorFactor=[255, 255, 255, 255])
+    box = trimesh.creation.box(extents=(1, 2, 3))
+    box.visual = trimesh.visual.TextureVisuals(uv=np.zeros((len(box.vertices), 2)), material=material)
+    scene = trimesh.Scene()
+    scene.add_geometry(box, transform=trimesh.transformations.scale_matrix(2.0, direction=[1, 0, 0]))
+    scene.export(tmp_path / "box.glb")
+    mesh = load_asset(read_catalog(tmp_path)[0])
+    np.testing.assert_allclose(np.ptp(mesh.vertices, axis=0), np.array([2, 2, 3]) * 2 / np.sqrt(17), atol=1e-6)
+    assert set(colors_by_side(mesh).values()) == {(0, 0, 1)}
