@@ -12,6 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from dreamfusion.camera.orbit import Orbit
+from dreamfusion.field.base import Field
+from dreamfusion.renderer.base import Renderer
 
 RUNS = Path("outputs/train")
 
@@ -24,9 +26,9 @@ class CheckpointError(ValueError):
 class Scene:
     """What a checkpoint holds, ready to render."""
 
-    field: nn.Module
+    field: Field
     background: nn.Module
-    renderer: nn.Module
+    renderer: Renderer
     camera: Orbit
     config: DictConfig  # as the run was composed
     step: int

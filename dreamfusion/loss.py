@@ -36,7 +36,7 @@ class Regularizer:
 
 
 def orientation_loss(render: RenderOutput) -> Tensor:
-    """Mean over rays of sum_i sg(w_i) max(0, n_i . v)^2: normals of visible samples face the camera (Ref-NeRF, Eq. 11)."""
+    """Mean over rays of sum_i sg(w_i) max(0, n_i . v)^2: visible normals face the camera (Ref-NeRF, Eq. 11)."""
     if render.sample_normal is None:
         raise ValueError("the orientation loss needs normals; render with with_normal=True")
     facing_away = (render.sample_normal * render.directions[render.samples.ray]).sum(-1).clamp(min=0)

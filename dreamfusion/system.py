@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from dreamfusion.distillation.sds import SDS
+from dreamfusion.field.base import Field
 from dreamfusion.loss import Regularizer, total
 from dreamfusion.prompting.table import Prompting, TextTable
+from dreamfusion.renderer.base import Renderer
 from dreamfusion.renderer.lighting import Lighting
 from dreamfusion.schedule import ScheduleLike
 from dreamfusion.types import Cameras, GuidanceOutput, RenderOutput
@@ -24,9 +26,9 @@ class DreamFusion(L.LightningModule):
 
     def __init__(
         self,
-        field: nn.Module,
+        field: Field,
         background: nn.Module,
-        renderer: nn.Module,
+        renderer: Renderer,
         prompting: Prompting,
         distillation: SDS,
         text_table: TextTable,
@@ -107,8 +109,6 @@ class DreamFusion(L.LightningModule):
 
     def _report(self, render: RenderOutput, guidance: GuidanceOutput, terms: dict[str, Tensor]) -> None:
         """The surrogate loss is not among these: its value means nothing."""
-        if self.global_step % self.trainer.log_every_n_steps:
-            return
         self.log("gradient_norm", guidance.gradient_norm.mean(), prog_bar=True)
         self.log("opacity", render.opacity.mean(), prog_bar=True)
         self.log("noise_level", guidance.noise_level.mean())

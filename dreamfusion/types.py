@@ -3,7 +3,8 @@
 Letters, once for the whole project: B views, H W pixels, R rays (R = B*H*W, view-major, then rows, then columns),
 S samples of all rays (packed, ascending in ray), K view texts, L D tokens and width, V F vertices and faces.
 Scene units (the bounding radius is the configuration's), degrees, colours in [0, 1];
-x right, y up, z towards the front camera; a camera looks along its own -z. Azimuth 0 looks at the front from +z, 90 from +x.
+x right, y up, z towards the front camera; a camera looks along its own -z. Azimuth 0 is the front, seen from +z;
+90 is seen from +x.
 """
 
 from __future__ import annotations

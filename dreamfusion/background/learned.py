@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +19,7 @@ class LearnedBackground(nn.Module):
         self.register_buffer("scales", 2.0 ** torch.arange(frequencies), persistent=False)
         widths = [3 + 6 * frequencies] + [hidden] * layers
         stack: list[nn.Module] = []
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
+        for before, after in pairwise(widths):
             stack += [nn.Linear(before, after), nn.SiLU()]
         self.network = nn.Sequential(*stack, nn.Linear(hidden, 3))
 

@@ -22,7 +22,7 @@ class ConstantBackground(nn.Module):
 
 
 class RandomBackground(nn.Module):
-    """White in `white` of the views, any colour in `colored`, else grey; white where no generator is given (evaluation)."""
+    """White in `white` of the views, any colour in `colored`, else grey; white in evaluation (no generator)."""
 
     def __init__(self, white: float, colored: float) -> None:
         super().__init__()

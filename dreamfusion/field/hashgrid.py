@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dreamfusion.field.base import Field
 from dreamfusion.ops.hash_encode import hash_encode
 from dreamfusion.ops.hash_grid_layout import HashGridLayout
 from dreamfusion.types import FieldOutput
 
 
-class HashGridField(nn.Module):
+class HashGridField(Field):
     """Density and albedo at points of the ball of radius `radius`; empty outside it."""
 
     def __init__(

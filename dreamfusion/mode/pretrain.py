@@ -1,4 +1,4 @@
-"""`mode=pretrain`: renders of a model library -> the pocket prior's weights. Resumes by itself, whenever it was stopped."""
+"""`mode=pretrain`: renders of a model library -> the pocket prior's weights. Resumes by itself."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def run(
         enable_progress_bar=True,
     )
     training = DataLoader(data, batch_size=None)
-    held_out = DataLoader([data.validation(validation_size)], batch_size=None)
+    held_out: Any = DataLoader([data.validation(validation_size)], batch_size=None)  # type: ignore[arg-type]
     trainer.fit(module, training, held_out, ckpt_path=str(checkpoint) if checkpoint.is_file() else None)
 
 

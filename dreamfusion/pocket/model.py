@@ -33,7 +33,7 @@ def camera_features(azimuth: Tensor, elevation: Tensor, distance: Tensor) -> Ten
 class PocketModel(nn.Module):
     """Noisy image, timestep, text and camera -> clean image."""
 
-    def __init__(self, unet: nn.Module, scheduler: dict[str, Any]) -> None:
+    def __init__(self, unet: Any, scheduler: dict[str, Any]) -> None:
         super().__init__()
         from diffusers import DDIMScheduler
 

@@ -11,7 +11,7 @@ from dreamfusion.renderer.shading import ALBEDO, Shading
 
 @dataclass(frozen=True)
 class Lighting:
-    """Albedo alone until `albedo_until` of the run; then lit with `lit`, and of these textureless with `textureless`."""
+    """Albedo alone until `albedo_until` of the run; then lit with share `lit`, of these `textureless` white."""
 
     albedo_until: float
     lit: float

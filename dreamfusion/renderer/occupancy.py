@@ -8,13 +8,15 @@ import torch
 from nerfacc import OccGridEstimator
 from torch import Tensor, nn
 
+from dreamfusion.field.base import Field
 from dreamfusion.ops.march import march
+from dreamfusion.renderer.base import Renderer
 from dreamfusion.renderer.shading import ALBEDO, Shading
 from dreamfusion.renderer.volume import render
 from dreamfusion.types import Cameras, RayBundle, RaySamples, RenderOutput
 
 
-class OccupancyRenderer(nn.Module):
+class OccupancyRenderer(Renderer):
     """Marches through the occupied cells of a grid over [-radius, radius]^3, refreshed from the field as it changes."""
 
     def __init__(
@@ -30,7 +32,7 @@ class OccupancyRenderer(nn.Module):
         self.grid.binaries.fill_(True)
 
     @torch.no_grad()
-    def update(self, field: nn.Module, step: int) -> None:
+    def update(self, field: Field, step: int) -> None:
         """Refresh the grid from the field every `update_every` steps; all cells during the warm-up, a part later."""
         if step % self.update_every:
             return
@@ -45,7 +47,7 @@ class OccupancyRenderer(nn.Module):
     def forward(
         self,
         cameras: Cameras,
-        field: nn.Module,
+        field: Field,
         background: nn.Module,
         shading: Shading = ALBEDO,
         with_normal: bool = False,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from dreamfusion.field.base import Field
+from dreamfusion.renderer.base import Renderer
 from dreamfusion.renderer.shading import ALBEDO, Shading
 from dreamfusion.renderer.volume import render
 from dreamfusion.types import Cameras, RayBundle, RaySamples, RenderOutput
 
 
-class StratifiedRenderer(nn.Module):
+class StratifiedRenderer(Renderer):
     """`steps` intervals of equal length along each ray's chord through the bounding ball."""
 
     def __init__(self, radius: float, steps: int) -> None:
@@ -18,13 +20,13 @@ class StratifiedRenderer(nn.Module):
         self.radius, self.steps = radius, steps
         self.step = 2 * radius / steps
 
-    def update(self, field: nn.Module, step: int) -> None:
+    def update(self, field: Field, step: int) -> None:
         """Nothing to keep up to date."""
 
     def forward(
         self,
         cameras: Cameras,
-        field: nn.Module,
+        field: Field,
         background: nn.Module,
         shading: Shading = ALBEDO,
         with_normal: bool = False,

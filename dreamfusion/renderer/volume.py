@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dreamfusion.camera.rays import cast_rays
+from dreamfusion.field.base import Field
 from dreamfusion.ops.composite import accumulate, composite
 from dreamfusion.renderer.shading import Shading
 from dreamfusion.types import Cameras, RayBundle, RaySamples, RenderOutput
@@ -17,7 +18,7 @@ Sampler = Callable[[RayBundle], RaySamples]
 
 def render(
     cameras: Cameras,
-    field: nn.Module,
+    field: Field,
     background: nn.Module,
     sample: Sampler,
     shading: Shading,
