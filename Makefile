@@ -1,0 +1,38 @@
+# The two commands: `make dream PROMPT="a cat"` and `make test`. Both make .venv from requirements.lock first.
+PYTHON ?= python3
+PROMPT ?= a cat
+export PROMPT
+READY := .venv/.ready
+
+.PHONY: dream test install pretrain-data
+
+dream: $(READY)
+	.venv/bin/python launch.py "prompt=$$PROMPT"
+
+test: $(READY)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/pytest
+
+install: $(READY)
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.lock
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+# Debian and its children: the model libraries, unpacked without installing them (needs apt-get and dpkg-deb).
+pretrain-data: data/sweethome3d/sweethome3d.jar
+
+data/sweethome3d/sweethome3d.jar:
+	mkdir -p data/debian
+	cd data/debian && apt-get download sweethome3d-furniture sweethome3d
+	for package in data/debian/*.deb; do dpkg-deb -x $$package data/debian/unpacked; done
+	mv data/debian/unpacked/usr/share/sweethome3d data/sweethome3d
+	mkdir -p data/sweethome3d/licences
+	for p in sweethome3d sweethome3d-furniture; do cp data/debian/unpacked/usr/share/doc/$$p/copyright data/sweethome3d/licences/$$p; done
+	rm -rf data/debian
+	test -f $@
