@@ -1,0 +1,53 @@
+"""`mode=sheet`: the newest run of each prompt from eight directions, colour over opacity, as one picture."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from PIL import Image, ImageDraw, ImageFont
+
+from dreamfusion.checkpoint import RUNS, Scene, find_checkpoint, load_scene
+from dreamfusion.config import slug
+from dreamfusion.export.video import as_uint8, contact_sheet, write_image
+
+log = logging.getLogger(__name__)
+LABEL = 22  # pixels, height of the line above each prompt's pictures
+
+
+def run(cfg: DictConfig, prompts: Sequence[str], output: str, directions: int, size: int, elevation: float) -> Path:
+    """Write the sheet of the prompts' newest runs to `output`."""
+    rows = []
+    for prompt in prompts:
+        scene = load_scene(find_checkpoint("latest", RUNS / slug(prompt)))
+        rows.append(labelled(prompt, around(scene, directions, size, elevation)))
+    path = Path(output)
+    write_image(np.concatenate(rows), path)
+    log.info("%s", path)
+    return path
+
+
+@torch.no_grad()
+def around(scene: Scene, directions: int, size: int, elevation: float) -> np.ndarray:
+    """Colour and opacity from `directions` azimuths, from the front over the right: (2 size, directions size, 3)."""
+    azimuth = torch.arange(directions) * (360.0 / directions)
+    images: list[np.ndarray] = []
+    opacities: list[np.ndarray] = []
+    for angle in azimuth:
+        cameras = scene.camera.view(angle[None], elevation, size, size)
+        out = scene.renderer(cameras, scene.field, scene.background)
+        images.append(as_uint8(out.rgb)[0])
+        opacities.append(as_uint8(out.opacity.expand(-1, 3, -1, -1))[0])
+    return contact_sheet([*images, *opacities], columns=directions)
+
+
+def labelled(text: str, picture: np.ndarray) -> np.ndarray:
+    """The picture with a line of text above it."""
+    line = Image.new("RGB", (picture.shape[1], LABEL), "white")
+    font = ImageFont.load_default(size=14)
+    ImageDraw.Draw(line).text((6, 3), text, fill="black", font=font)
+    return np.concatenate([np.asarray(line), picture])

@@ -1,0 +1,89 @@
+"""The model card that goes with the pocket prior's weights: what it saw, whose work that was, how well it does."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dreamfusion.export.atomic import replacing
+from dreamfusion.pocket.renders import Subject
+
+CARD = """\
+---
+license: cc-by-3.0
+library_name: diffusers
+pipeline_tag: text-to-image
+---
+# The pocket prior
+
+A text-to-image diffusion model of everyday objects seen from all sides, 64x64 pixels, {parameters:.1f} M parameters.
+It is what `guidance=pocket` of dreamfusion distils; it is too small to be a picture generator in its own right.
+
+- **Made by** `python launch.py mode=pretrain`: {images:,} images in {steps:,} steps of {batch_size}.
+- **Data**: {models} models under {names} names from the libraries of Sweet Home 3D, rendered from {views} sides each, with
+  albedo, Lambertian and textureless shading, recoloured in twelve colours, on white, grey and coloured backgrounds.
+  `vocabulary.txt` lists the names, `ATTRIBUTION.md` every model with its author and licence (CC0, CC-BY 3.0).
+- **Network**: diffusers' `UNet2DConditionModel` on 4x4 pixel-unshuffled images, cosine schedule, predicts the clean image;
+  told the text (all-MiniLM-L6-v2's token states and sentence vector) and the camera (azimuth, elevation, distance).
+- **Text encoder**: sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0), unchanged but for fp16; of the weights with sha256
+  53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db.
+
+Held-out views, mean squared error of the predicted clean image (pixels in [-1, 1]) by timestep of 1000:
+
+{losses}
+
+`samples.png`: {prompts}; each from the front, the right, the back and the left.
+
+**Limits.** It knows these objects and no others, no scenes, no styles, no relations between things. Rare names are rough.
+"""
+
+
+def write_card(
+    folder: Path,
+    subjects: Sequence[Subject],
+    called: Mapping[str, str],
+    views: int,
+    parameters: int,
+    steps: int,
+    batch_size: int,
+    losses: Mapping[int, float],
+    prompts: Sequence[str],
+) -> None:
+    """README.md, ATTRIBUTION.md and vocabulary.txt into a folder of weights.
+
+    `subjects` are the models that were learned, `called` their library names' plainer ones, `losses` by timestep.
+    """
+    names = sorted({called[s.name] for s in subjects} | {s.name for s in subjects})
+    table = "| timestep | error |\n|--:|--:|\n" + "\n".join(f"| {t} | {loss:.4f} |" for t, loss in losses.items())
+    card = CARD.format(
+        parameters=parameters / 1e6,
+        images=steps * batch_size,
+        steps=steps,
+        batch_size=batch_size,
+        models=len(subjects),
+        names=len({called[s.name] for s in subjects}),
+        views=views,
+        losses=table,
+        prompts=", ".join(prompts),
+    )
+    for name, text in (
+        ("README.md", card),
+        ("ATTRIBUTION.md", attribution(subjects)),
+        ("vocabulary.txt", "\n".join(names) + "\n"),
+    ):
+        with replacing(folder / name) as draft:
+            draft.write_text(text, encoding="utf-8")
+
+
+def attribution(subjects: Sequence[Subject]) -> str:
+    """Who made the models, by library and licence."""
+    by_source: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for subject in subjects:
+        by_source[subject.source, subject.license][subject.creator or "author not named"].append(subject.name)
+    lines = ["# The 3D models that the pocket prior was trained on", ""]
+    for (source, license_), creators in sorted(by_source.items()):
+        lines += [f"## {source}", "", license_ or "licence: see the library", ""]
+        lines += [f"- {creator}: {', '.join(sorted(made))}" for creator, made in sorted(creators.items())]
+        lines.append("")
+    return "\n".join(lines)
