@@ -4,6 +4,7 @@ import hydra
 from omegaconf import DictConfig
 
 from dreamfusion.config import quote_command_line, register
+from dreamfusion.error import one_line_errors
 
 
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
@@ -16,4 +17,5 @@ def main(cfg: DictConfig) -> object:
 if __name__ == "__main__":
     register()
     quote_command_line()
-    main()
+    with one_line_errors():
+        main()

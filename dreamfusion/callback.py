@@ -1,7 +1,8 @@
-"""What a run does beside training: previews, and ending cleanly when it is asked to stop."""
+"""What a run does beside training: previews, checkpoints on the way, and ending cleanly when it is asked to stop."""
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 from types import FrameType
@@ -12,21 +13,26 @@ import torch
 from torch import Tensor
 
 from dreamfusion.camera.orbit import Orbit
+from dreamfusion.error import UserError
 from dreamfusion.export.video import as_uint8, contact_sheet, write_image
 from dreamfusion.renderer.shading import LAMBERTIAN
 from dreamfusion.system import DreamFusion
 
-ROW = ("colour", "lit", "normal", "opacity")
+STDERR = 2  # file descriptor
 
 
 class Previews(L.Callback):
-    """Every `every` steps a sheet: four sides in columns; colour, lit, normal, opacity and the prior's view in rows."""
+    """A sheet every `every` steps and at the end, 0 is never.
+
+    Four sides in columns; colour, lit, normal, opacity and the prior's view in rows.
+    """
 
     def __init__(self, orbit: Orbit, folder: Path, every: int, size: int) -> None:
         self.orbit, self.folder, self.every, self.size = orbit, folder, every, size
 
     def on_train_batch_end(self, trainer: L.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.is_global_zero and self.every > 0 and trainer.global_step % self.every == 0:
+        last = trainer.global_step == trainer.max_steps
+        if trainer.is_global_zero and self.every > 0 and (last or trainer.global_step % self.every == 0):
             self.write(system, trainer.global_step)
 
     @torch.no_grad()
@@ -51,29 +57,63 @@ class Previews(L.Callback):
         return torch.cat([seen, blank])
 
 
+class Checkpoints(L.Callback):
+    """`path`, written anew every `every` steps and at the end of training, however it came; 0 is at the end only."""
+
+    def __init__(self, path: Path, every: int) -> None:
+        self.path, self.every = path, every
+
+    def on_train_batch_end(self, trainer: L.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.every > 0 and trainer.global_step % self.every == 0:
+            self.save(trainer)
+
+    def save(self, trainer: L.Trainer) -> None:
+        """Write the checkpoint; the one before stays until the new one is whole.
+
+        Raises:
+            UserError: the scene has numbers that are not finite, so that going on makes no sense.
+        """
+        assert trainer.lightning_module is not None
+        if not all(bool(p.isfinite().all()) for p in trainer.lightning_module.parameters()):
+            raise UserError(
+                f"training diverged before step {trainer.global_step}: the scene is no longer finite; lower "
+                "system.table_learning_rate and system.network_learning_rate, or distillation.guidance_scale"
+            )
+        trainer.save_checkpoint(self.path, weights_only=False)
+
+
 class StopOnInterrupt(L.Callback):
     """The first Ctrl-C ends training after the current step; the second one ends the program."""
 
     def __init__(self) -> None:
         self.interrupted = False
-        self._trainer: L.Trainer | None = None
         self._before: Any = None
 
     def on_fit_start(self, trainer: L.Trainer, system: L.LightningModule) -> None:
-        self._trainer = trainer
-        self._before = signal.signal(signal.SIGINT, self._stop)
+        self._before = signal.signal(signal.SIGINT, self._note)
+
+    def on_train_batch_end(self, trainer: L.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # One process of several may hear of it a step before the others; they stop together.
+        if trainer.strategy.reduce_boolean_decision(self.interrupted, all=False):
+            self.interrupted = trainer.should_stop = True
 
     def teardown(self, trainer: L.Trainer, system: L.LightningModule, stage: str) -> None:
+        self._restore()
+
+    def on_exception(self, trainer: L.Trainer, system: L.LightningModule, exception: BaseException) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
             self._before = None
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
+    def _note(self, number: int, frame: FrameType | None) -> None:
         if self.interrupted:
             raise KeyboardInterrupt
         self.interrupted = True
-        if self._trainer is not None:
-            self._trainer.should_stop = True
+        # Not through sys.stderr: a signal may come in the middle of its own writing.
+        os.write(STDERR, b"\nstopping after this step; Ctrl-C again ends at once\n")
 
 
 def normal_colors(normal: Tensor, opacity: Tensor) -> Tensor:

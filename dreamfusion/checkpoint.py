@@ -8,17 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError
 from torch import nn
 
 from dreamfusion.camera.orbit import Orbit
+from dreamfusion.error import UserError
 from dreamfusion.field.base import Field
 from dreamfusion.renderer.base import Renderer
 
 RUNS = Path("outputs/train")
+PARTS = ("field", "background", "renderer")  # what a scene is made of, and a checkpoint holds the weights of
+_TRAINER = "lightning.Trainer"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """No usable checkpoint; says what was looked for and what to type."""
 
 
@@ -37,7 +43,12 @@ class Scene:
     @property
     def run(self) -> Path:
         """The folder of the run that the checkpoint belongs to."""
-        return self.path.parent.parent if self.path.parent.name == "checkpoints" else self.path.parent
+        return run_of(self.path)
+
+
+def run_of(checkpoint: Path) -> Path:
+    """The folder of a run: around checkpoints/, or where a lone file lies."""
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
 
 
 def find_checkpoint(choice: str, runs: Path = RUNS) -> Path:
@@ -51,7 +62,7 @@ def find_checkpoint(choice: str, runs: Path = RUNS) -> Path:
         if not found:
             raise CheckpointError(f'no run under {runs} has a checkpoint yet; type prompt="a cat" to make one')
         return found[-1]
-    path = Path(choice)
+    path = Path(choice).expanduser()
     if path.is_dir():
         path = path / "checkpoints" / "last.ckpt"
     if not path.is_file():
@@ -69,25 +80,61 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
         raise CheckpointError(
-            f"{path} cannot be read as a checkpoint ({type(error).__name__}); is it complete?"
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}); is the file complete?"
         ) from error
-    if not isinstance(content, dict) or "config" not in content or "state_dict" not in content:
+    wanted = {"config": dict, "state_dict": dict, "global_step": int}
+    if not isinstance(content, dict) or not all(isinstance(content.get(k), kind) for k, kind in wanted.items()):
         raise CheckpointError(f"{path} is no checkpoint of a dreamfusion run: its configuration is missing")
     return content
 
 
 def load_scene(path: Path) -> Scene:
-    """Build the scene that the checkpoint's own configuration describes, and fill it."""
-    from hydra.utils import instantiate
+    """Build the scene that the checkpoint's own configuration describes, and fill it.
 
+    Raises:
+        CheckpointError: not a checkpoint of this project, broken, or of a version of it that had other settings.
+    """
     content = read_checkpoint(path)
     config = OmegaConf.create(content["config"])
-    parts = {name: instantiate(config[name]) for name in ("field", "background", "renderer")}
-    for name, part in parts.items():
-        prefix = f"{name}."
-        state = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
-        part.load_state_dict(state)
-        part.eval().requires_grad_(False)
-    return Scene(**parts, camera=instantiate(config.camera), config=config, step=content["global_step"], path=path)
+    check_targets({name: content["config"].get(name) for name in (*PARTS, "camera")}, path)
+    try:
+        parts = {name: instantiate(config[name]) for name in PARTS}
+        for name, part in parts.items():
+            prefix = f"{name}."
+            state = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
+            part.load_state_dict(state)
+            part.eval().requires_grad_(False)
+        camera = instantiate(config.camera)
+    except (InstantiationException, ConfigAttributeError, RuntimeError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise CheckpointError(f"{path} does not fit this version of dreamfusion: {reason}") from error
+    return Scene(**parts, camera=camera, config=config, step=content["global_step"], path=path)
+
+
+def check_targets(config: object, path: Path) -> None:
+    """A checkpoint is data: building what its configuration names must not run anything but our own classes.
+
+    Raises:
+        CheckpointError: some `_target_` is no part of this package.
+    """
+    if isinstance(config, dict):
+        target = config.get("_target_", _TRAINER)
+        if target != _TRAINER and not _is_ours(str(target)):
+            raise CheckpointError(f"{path} names {target}, which is no part of dreamfusion; it is not loaded")
+        for value in config.values():
+            check_targets(value, path)
+    elif isinstance(config, list):
+        for value in config:
+            check_targets(value, path)
+
+
+def _is_ours(target: str) -> bool:
+    """Whether the dotted name is that of something defined in this package, not of what one of its modules imports."""
+    if not target.startswith("dreamfusion."):
+        return False
+    try:
+        return str(getattr(get_object(target), "__module__", "")).startswith("dreamfusion.")
+    except (ImportError, AttributeError, ValueError):
+        return False

@@ -1,4 +1,4 @@
-"""What Hydra needs to know of us: output folders named after prompts, and prompts that need no second quoting."""
+"""What Hydra needs to know of us: where a run writes, text that needs no second quoting, settings of a resumed run."""
 
 from __future__ import annotations
 
@@ -7,8 +7,15 @@ import re
 import sys
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+
+from dreamfusion.error import UserError
+
+OUTPUTS = "outputs"
+_QUOTED = re.compile(r"""(['"])(?:(?!\1)[^\\]|\\.)*\1""", re.DOTALL)  # one quoted string of Hydra's grammar
+TEXTS = ("prompt=", "checkpoint=")  # settings whose value is text, whatever is in it
 
 
 def register() -> None:
@@ -16,11 +23,14 @@ def register() -> None:
     OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
 
 
-def run_folder(mode: str, prompt: str | None, now: str) -> str:
-    """Where a run writes: a folder of its own for training and sampling; the others write into the run they read."""
-    if mode in ("train", "sample"):
-        return f"outputs/{mode}/{slug(prompt or 'no prompt')}/{now}"
-    return "outputs"
+def run_folder(mode: str, prompt: str | None, checkpoint: str | None, now: str) -> str:
+    """Where a run writes: a folder of its own for training and sampling; the others write into the run they read.
+
+    No folder is made for a run that ends at once, because it has no prompt.
+    """
+    if mode in ("train", "sample") and checkpoint is None and prompt is not None and str(prompt).strip():
+        return f"{OUTPUTS}/{mode}/{slug(str(prompt))}/{now}"
+    return OUTPUTS
 
 
 def slug(prompt: str, longest: int = 60) -> str:
@@ -29,32 +39,71 @@ def slug(prompt: str, longest: int = 60) -> str:
     words = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
     if words and len(words) <= longest:
         return words
-    mark = hashlib.sha256(prompt.encode()).hexdigest()[:8]
+    mark = hashlib.sha256(prompt.encode(errors="surrogateescape")).hexdigest()[:8]
     return f"{words[: longest - 9].rstrip('-')}-{mark}" if words else f"prompt-{mark}"
 
 
-def quote_prompt(arguments: Sequence[str]) -> list[str]:
-    """Quote the value of `prompt=` for Hydra's grammar, so that commas, quotes and parentheses are just text.
+def quote_texts(arguments: Sequence[str]) -> list[str]:
+    """Quote the values of TEXTS for Hydra's grammar, so that commas, quotes and parentheses are just text.
 
-    Not in a multirun, where a comma between prompts means one run each; there the user quotes.
+    A value that is a quoted string already stays as it is. Not in a multirun, where a comma between prompts means one
+    run each; there the user quotes.
     """
     if {"-m", "--multirun"} & set(arguments):
         return list(arguments)
-    return [_quoted(a) if a.startswith("prompt=") else a for a in arguments]
+    return [_quoted(argument) for argument in arguments]
 
 
 def _quoted(argument: str) -> str:
-    value = argument.removeprefix("prompt=")
-    if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
-        value = value[1:-1]
-    if not value.strip():
+    key = next((key for key in TEXTS if argument.startswith(key)), None)
+    value = argument.removeprefix(key or "")
+    if key is None or not value.strip() or argument == "checkpoint=null" or _QUOTED.fullmatch(value):
         return argument
     # In a quoted string only the quote itself, the backslashes before it, and interpolations are special.
     escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
-    escaped = re.sub(r"(\\+)$", r"\1\1", escaped).replace("${", "\\${")
-    return f'prompt="{escaped}"'
+    escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
+    escaped = re.sub(r"(\\*)\$\{", r"\1\1\\${", escaped)
+    return f'{key}"{escaped}"'
 
 
 def quote_command_line() -> None:
-    """Apply `quote_prompt` to this process's arguments."""
-    sys.argv[1:] = quote_prompt(sys.argv[1:])
+    """Apply `quote_texts` to this process's arguments."""
+    sys.argv[1:] = quote_texts(sys.argv[1:])
+
+
+def resumed(saved: DictConfig, composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The settings of a run that goes on: its own, except for what the command line names.
+
+    Args:
+        saved: the configuration in the checkpoint.
+        composed: this command's; its values are taken for the keys and groups that are named.
+        overrides: the command line in Hydra's grammar, such as `trainer.max_steps=3000`.
+
+    Raises:
+        UserError: a named setting is none of the configuration's own, such as an experiment.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    settings, named = plain(saved), plain(composed)
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        try:
+            _graft(settings, named, override.key_or_group.split("."))
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"{override.input_line} cannot be changed in a run that goes on; name single settings, key=value"
+            ) from error
+    return OmegaConf.create(settings)
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as containers that a checkpoint can hold; what refers to another value still does."""
+    return dict(OmegaConf.to_container(cfg))  # type: ignore[arg-type]
+
+
+def _graft(settings: dict[str, Any], named: dict[str, Any], path: list[str]) -> None:
+    """Give `settings` the value that `named` has at `path`."""
+    head, *rest = path
+    if rest and isinstance(named[head], dict):
+        _graft(settings.setdefault(head, {}), named[head], rest)
+    else:
+        settings[head] = named[head]

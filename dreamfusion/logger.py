@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import csv as csv_format
 import netrc
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from dreamfusion.export.atomic import replacing
+
+LONGEST_NAME = 100  # characters of a prompt; W&B refuses names of more than 128
 
 
 def csv(folder: Path, name: str) -> list[Logger]:
     """metrics.csv in the run's folder."""
-    return [CSVLogger(folder, name="", version="")]
+    return [MetricsFile(folder / "metrics.csv")]
 
 
 def tensorboard(folder: Path, name: str) -> list[Logger]:
@@ -22,16 +29,32 @@ def tensorboard(folder: Path, name: str) -> list[Logger]:
 
 def wandb(folder: Path, name: str, project: str, group: str | None, tags: Sequence[str]) -> list[Logger]:
     """A W&B run, offline unless an API key is at hand: never a question, never a network without a login."""
-    offline = not logged_in()
-    logger = WandbLogger(
-        name=name, save_dir=folder, project=project, offline=offline, group=group, tags=list(tags), job_type="train"
-    )
-    return [*csv(folder, name), logger]
+    loggers = csv(folder, name)
+    if os.environ.get("WANDB_MODE") != "disabled":
+        logger = WandbLogger(
+            name=name[:LONGEST_NAME],
+            save_dir=folder,
+            project=project,
+            group=group,
+            tags=list(tags),
+            job_type="train",
+            mode="online" if logged_in() else "offline",
+        )
+        loggers.append(logger)
+    return loggers
+
+
+def close(loggers: Sequence[Logger]) -> None:
+    """Write what is left. An open W&B run would swallow that of the next job of a multirun."""
+    for logger in loggers:
+        logger.finalize("success")
+        if isinstance(logger, WandbLogger) and logger.version is not None:  # None: it never began
+            logger.experiment.finish()
 
 
 def logged_in() -> bool:
     """Whether W&B has a key: WANDB_API_KEY, or api.wandb.ai in ~/.netrc; WANDB_MODE=offline says no."""
-    if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
+    if os.environ.get("WANDB_MODE") in ("offline", "dryrun"):
         return False
     if os.environ.get("WANDB_API_KEY"):
         return True
@@ -42,3 +65,64 @@ def logged_in() -> bool:
         return netrc.netrc(path).authenticators("api.wandb.ai") is not None
     except netrc.NetrcParseError:
         return False
+
+
+class MetricsFile(Logger):
+    """A CSV with a row for each logged step. A run that goes on keeps the rows of the steps before it.
+
+    (Lightning's CSVLogger begins by removing the file.)
+    """
+
+    def __init__(self, path: Path, rows_at_once: int = 10) -> None:
+        """The file is written after each `rows_at_once` new rows, and at the end."""
+        super().__init__()
+        self.path, self.rows_at_once = path, rows_at_once
+        self._rows: list[Mapping[str, Any]] = []
+        self._unwritten = 0
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: config.yaml has them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        if step is None:
+            raise ValueError("metrics.csv needs to know the step of a row")
+        if not self._rows:
+            self._rows += [row for row in read_rows(self.path) if int(row["step"]) < step]
+        self._rows.append({"step": step} | {name: value for name, value in metrics.items() if name != "epoch"})
+        self._unwritten += 1
+        if self._unwritten >= self.rows_at_once:
+            self.save()
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the file anew: a metric may have come in that has no column yet."""
+        if self._unwritten == 0:
+            return
+        columns = sorted({name for row in self._rows for name in row} - {"step"})
+        with replacing(self.path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
+            writer = csv_format.DictWriter(file, ["step", *columns], restval="")
+            writer.writeheader()
+            writer.writerows(self._rows)
+        self._unwritten = 0
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.save()
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a metrics.csv that was written before; none if there is none."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [row for row in csv_format.DictReader(file) if (row.get("step") or "").isdigit()]

@@ -23,6 +23,9 @@ class Regularizer:
 
     def __post_init__(self) -> None:
         weights = {name: schedule(getattr(self, name)) for name in _TERMS}
+        for name, weight in weights.items():
+            if min(value for _, value in weight.points) < 0:
+                raise ValueError(f"system.regularizer.{name} is {getattr(self, name)}; a weight is at least 0")
         object.__setattr__(self, "_weights", weights)
 
     def needs_normal(self, progress: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -12,9 +13,11 @@ from dreamfusion.distillation.sds import SDS
 from dreamfusion.field.base import Field
 from dreamfusion.loss import Regularizer, total
 from dreamfusion.prompting.table import Prompting, TextTable
+from dreamfusion.randomness import Stream, step_generator, step_seed
 from dreamfusion.renderer.base import Renderer
 from dreamfusion.renderer.lighting import Lighting
-from dreamfusion.schedule import ScheduleLike
+from dreamfusion.renderer.shading import Shading
+from dreamfusion.schedule import ScheduleLike, schedule
 from dreamfusion.types import Cameras, GuidanceOutput, RenderOutput
 
 
@@ -46,15 +49,20 @@ class DreamFusion(L.LightningModule):
         """`config` is the composed configuration as plain containers; it travels in the checkpoint.
 
         The learning rates fall linearly to `learning_rate_end` of themselves over the run, after a linear warm-up.
+
+        Raises:
+            ValueError: fewer than one view a step, or a size that is no schedule.
         """
         super().__init__()
+        if views < 1:
+            raise ValueError(f"system.views is {views}; a step needs at least 1 camera")
         self.field, self.background, self.renderer = field, background, renderer
         self.prompting, self.distillation = prompting, distillation
         self.text_table, self.config = text_table, config
         self.lighting, self.regularizer, self.seed = lighting, regularizer, seed
         self.table_learning_rate, self.network_learning_rate = table_learning_rate, network_learning_rate
         self.learning_rate_end, self.warmup_steps = learning_rate_end, warmup_steps
-        self.views, self.size = views, size  # what the camera data draws: cameras a step, pixels a side
+        self.views, self.size = views, schedule(size)  # what the camera data draws: cameras a step, pixels a side
         self.last_guidance: GuidanceOutput | None = None  # for previews
 
     @property
@@ -68,17 +76,20 @@ class DreamFusion(L.LightningModule):
 
     def on_train_batch_start(self, batch: Cameras, batch_idx: int) -> None:
         # nerfacc draws from the global generator; a seed of the step's own keeps a resumed run exact.
-        with torch.random.fork_rng():
-            torch.manual_seed(step_seed(self.seed, self.global_step, 1))
+        # The same on all ranks, which each keep a grid.
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(step_seed(self.seed, self.global_step, Stream.OCCUPANCY))
             self.renderer.update(self.field, self.global_step)
 
     def training_step(self, cameras: Cameras, batch_idx: int) -> Tensor:
         progress = self.progress
-        generator = torch.Generator().manual_seed(step_seed(self.seed, self.global_step, 0))
+        generator = step_generator(self.seed, self.global_step, Stream.TRAINING, self.global_rank)
         shading = self.lighting.draw(progress, generator)
         with_normal = self.regularizer.needs_normal(progress)
         render = self.renderer(cameras, self.field, self.background, shading, with_normal, generator)  # step 2
-        conditioning = self.prompting.condition(self.text_table, cameras)  # step 3: view-dependent text
+        seen = with_look(cameras, render, shading)
+        conditioning = self.prompting.condition(self.text_table, seen)  # step 3: view-dependent text
         guidance = self.distillation(render.rgb, conditioning, progress, generator)  # step 3: Eq. 3
         terms = self.regularizer(render, progress)
         loss = guidance.loss + total(terms, guidance.loss)
@@ -117,6 +128,7 @@ class DreamFusion(L.LightningModule):
             self.log(f"loss/{name}", value)
 
 
-def step_seed(seed: int, step: int, stream: int) -> int:
-    """A seed for one step's generator; streams of one step are independent."""
-    return (seed * 1_000_003 + step) * 16 + stream
+def with_look(cameras: Cameras, render: RenderOutput, shading: Shading) -> Cameras:
+    """The cameras and, for priors that are told it, the grey level behind the object and how it is lit."""
+    grey = render.background.mean(dim=1) * 2 - 1
+    return replace(cameras, look=torch.stack([grey, torch.full_like(grey, shading.kind)], dim=1))

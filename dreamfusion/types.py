@@ -50,6 +50,8 @@ class Cameras(_Movable):
     light: Tensor  # (B, 3) position of the point light
     height: int  # pixels
     width: int  # pixels
+    look: Tensor | None = None  # (B, 2) in [-1, 1], where a prior is told it: grey level behind the object, and its
+    # light: -1 textureless, 0 albedo alone, 1 Lambertian
 
     def __post_init__(self) -> None:
         b = self.camera_to_world.shape[0]
@@ -57,6 +59,8 @@ class Cameras(_Movable):
         for name in ("fov", "azimuth", "elevation", "distance"):
             _check(self, name, getattr(self, name).shape, (b,))
         _check(self, "light", self.light.shape, (b, 3))
+        if self.look is not None:
+            _check(self, "look", self.look.shape, (b, 2))
 
     def __len__(self) -> int:
         return self.camera_to_world.shape[0]
@@ -120,6 +124,7 @@ class RenderOutput(_Movable):
     """B images, and the packed samples they were made of (for regularisers)."""
 
     rgb: Tensor  # (B, 3, H, W) composited over the background
+    background: Tensor  # (B, 3) mean colour of what is behind, over all pixels
     opacity: Tensor  # (B, 1, H, W)
     depth: Tensor  # (B, 1, H, W) expected distance along the ray, 0 where nothing is
     normal: Tensor | None  # (B, 3, H, W) weighted mean, not normalised
@@ -131,6 +136,7 @@ class RenderOutput(_Movable):
     def __post_init__(self) -> None:
         b, _, h, w = self.rgb.shape
         _check(self, "rgb", self.rgb.shape, (None, 3, None, None))
+        _check(self, "background", self.background.shape, (b, 3))
         _check(self, "opacity", self.opacity.shape, (b, 1, h, w))
         _check(self, "depth", self.depth.shape, (b, 1, h, w))
         _check(self, "weights", self.weights.shape, (len(self.samples),))

@@ -5,20 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import lightning as L
-import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from dreamfusion.camera.orbit import Orbit
+from dreamfusion.randomness import Stream, step_generator
 from dreamfusion.schedule import ScheduleLike, schedule
 from dreamfusion.types import Cameras
 
 
 class CameraStream(IterableDataset[Cameras]):
-    """Endless camera batches from `start` on; the batch of a step depends on (seed, step) alone."""
+    """Endless camera batches from step `start` on; the batch of a step depends on (seed, step, rank) alone."""
 
-    def __init__(self, orbit: Orbit, views: int, size: ScheduleLike, max_steps: int, seed: int, start: int) -> None:
+    def __init__(
+        self,
+        orbit: Orbit,
+        views: int,
+        size: ScheduleLike,
+        max_steps: int,
+        seed: int,
+        start: int = 0,
+        rank: int = 0,
+    ) -> None:
         self.orbit, self.views, self.size = orbit, views, schedule(size)
-        self.max_steps, self.seed, self.start = max_steps, seed, start
+        self.max_steps, self.seed, self.start, self.rank = max_steps, seed, start, rank
 
     def __iter__(self) -> Iterator[Cameras]:
         step = self.start
@@ -28,9 +37,8 @@ class CameraStream(IterableDataset[Cameras]):
 
     def batch(self, step: int) -> Cameras:
         """The cameras of one step."""
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step) * 16 + 2)
         size = round(self.size(min(step / max(self.max_steps, 1), 1.0)))
-        return self.orbit.sample(self.views, size, generator)
+        return self.orbit.sample(self.views, size, step_generator(self.seed, step, Stream.CAMERAS, self.rank))
 
 
 class CameraData(L.LightningDataModule):
@@ -41,7 +49,6 @@ class CameraData(L.LightningDataModule):
         self.orbit, self.views, self.size, self.max_steps, self.seed = orbit, views, size, max_steps, seed
 
     def train_dataloader(self) -> DataLoader[Cameras]:
-        start = self.trainer.global_step if self.trainer is not None else 0
-        return DataLoader(
-            CameraStream(self.orbit, self.views, self.size, self.max_steps, self.seed, start), batch_size=None
-        )
+        start, rank = (0, 0) if self.trainer is None else (self.trainer.global_step, self.trainer.global_rank)
+        stream = CameraStream(self.orbit, self.views, self.size, self.max_steps, self.seed, start, rank)
+        return DataLoader(stream, batch_size=None)

@@ -29,9 +29,11 @@ class Orbit:
 
     def __post_init__(self) -> None:
         for name in ("elevation", "distance", "focal", "light_distance"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise ValueError(f"camera.{name} is [{low}, {high}]; the first must not be above the second")
+            bounds = list(getattr(self, name))
+            if len(bounds) != 2 or bounds[0] > bounds[1]:
+                raise ValueError(f"camera.{name} is {bounds}; expected [low, high], low not above high")
+        if not 0 <= self.uniform_area <= 1:
+            raise ValueError(f"camera.uniform_area is {self.uniform_area}, expected a share in [0, 1]")
         if self.elevation[0] < -90 or self.elevation[1] > 90:
             raise ValueError(f"camera.elevation is {list(self.elevation)}; allowed are -90 to 90 degrees")
         if self.distance[0] <= 0 or self.focal[0] <= 0:

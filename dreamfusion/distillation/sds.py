@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dreamfusion.guidance.prior import Prior, alpha_sigma, clean_from_noise, concatenate_cameras, concatenate_text
+from dreamfusion.guidance.prior import Prior, alpha_sigma, clean_from_noise, guide, predict_both
 from dreamfusion.schedule import ScheduleLike, schedule
 from dreamfusion.types import Conditioning, GuidanceOutput
 
@@ -111,14 +111,7 @@ class SDS:
         self, noisy: Tensor, timestep: Tensor, abar: Tensor, conditioning: Conditioning, progress: float
     ) -> tuple[Tensor, Tensor]:
         """eps_hat and the clean image that belongs to it; the text and the negative in one batch of 2B."""
-        known = torch.ones_like(timestep, dtype=torch.bool)
-        noise_text, noise_null = self.prior.predict_noise(
-            torch.cat([noisy, noisy]),
-            torch.cat([timestep, timestep]),
-            concatenate_text(conditioning.text, conditioning.negative),
-            concatenate_cameras(conditioning.cameras, conditioning.cameras),
-            torch.cat([known, ~known]),
-        ).chunk(2)
+        noise_text, noise_null = predict_both(self.prior, noisy, timestep, conditioning)
         noise_hat = guide(noise_text, noise_null, self.guidance_scale(progress))
         denoised = clean_from_noise(noise_hat, noisy, abar)
         if self.rescale > 0:
@@ -126,15 +119,6 @@ class SDS:
             alpha, sigma = alpha_sigma(abar)
             noise_hat = (noisy - alpha * denoised) / sigma
         return noise_hat, denoised
-
-
-def guide(noise_text: Tensor, noise_null: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance, the one convention of this project (Ho & Salimans 2022, as in diffusers).
-
-    eps_hat = eps_null + scale (eps_text - eps_null); scale 1 is the plain conditional prediction, 0 the
-    unconditional one. The omega of Poole et al. is scale - 1, and threestudio's plain branch also adds that 1.
-    """
-    return noise_null + scale * (noise_text - noise_null)
 
 
 def rescale_clean(guided: Tensor, text: Tensor, strength: float) -> Tensor:

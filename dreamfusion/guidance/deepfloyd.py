@@ -27,6 +27,8 @@ class DeepFloydPrior:
     """A pixel diffusion model with T5 text. The U-Net runs in half precision on CUDA."""
 
     name = "deepfloyd"
+    sample_scale = 7.0  # the usual one of diffusers, stage I
+    pixel_space = True
 
     def __init__(
         self,

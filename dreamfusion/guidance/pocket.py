@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dreamfusion.guidance.prior import GuidanceError, noise_from_prediction
-from dreamfusion.pocket.model import PocketModel, camera_features
+from dreamfusion.pocket.model import PocketModel, camera_features, with_look
 from dreamfusion.pocket.text import TextEncoder
 from dreamfusion.types import Cameras, TextEmbedding
 
@@ -40,6 +40,8 @@ class PocketPrior:
     """
 
     name = "pocket"
+    sample_scale = 3.0
+    pixel_space = True
 
     def __init__(
         self,
@@ -51,7 +53,8 @@ class PocketPrior:
         """Read the weights.
 
         Args:
-            weights: folder with `unet/`, `scheduler/`, `text_encoder/`, `vocabulary.txt`; None is the package's own.
+            weights: folder with `unet/` and `scheduler/`; None is the package's own. The frozen `text_encoder/` is
+                taken from the package if the folder has none; without a `vocabulary.txt` no prompt is called unknown.
             camera_conditioning: tell the network where the camera stands; False is its "camera unknown".
             guidance_scale, weighting: what the distillation takes where it is given none.
 
@@ -61,24 +64,25 @@ class PocketPrior:
         self.guidance_scale, self.weighting = guidance_scale, weighting
         self.camera_conditioning = camera_conditioning
         self._folder = Path(weights).expanduser() if weights is not None else WEIGHTS
-        for part in ("unet", "scheduler", "text_encoder", "vocabulary.txt"):
+        for part in ("unet", "scheduler"):
             if not (self._folder / part).exists():
                 raise GuidanceError(
                     f"no pocket prior in {self._folder}: {part} is missing; leave guidance.weights=null for the one "
                     "of the package, or give the folder that `python launch.py mode=pretrain` wrote"
                 )
-        self._model = PocketModel.load(self._folder).eval().requires_grad_(False)
-        self._text_encoder = TextEncoder.load(self._folder / "text_encoder")
-        self.resolution: int = self._model.resolution
+        self.model = PocketModel.load(self._folder).eval().requires_grad_(False)
+        own = self._folder / "text_encoder"
+        self.text_encoder = TextEncoder.load(own if own.is_dir() else WEIGHTS / "text_encoder")
+        self.resolution: int = self.model.resolution
         # A copy of its own: the network may run in half precision, the noise levels never do.
-        self.alphas_cumprod = self._model.alphas_cumprod.float().clone()
+        self.alphas_cumprod = self.model.alphas_cumprod.float().clone()
         self._dtype = torch.float32
 
     def to(self, device: torch.device | str) -> Self:
         """Move in place: float16, as stored, on CUDA (not run there yet), float32 elsewhere."""
         self._dtype = torch.float16 if torch.device(device).type == "cuda" else torch.float32
-        self._model.to(device, self._dtype)
-        self._text_encoder.to(device)
+        self.model.to(device, self._dtype)
+        self.text_encoder.to(device)
         self.alphas_cumprod = self.alphas_cumprod.to(device)
         return self
 
@@ -88,9 +92,11 @@ class PocketPrior:
         A prompt is known if it names one of them, or if its sentence vector has a cosine of KNOWN to "a <name>".
         """
         names, vectors = self._vocabulary
+        if not names:
+            return
         if any(re.search(rf"\b{re.escape(name)}\b", prompt, re.IGNORECASE) for name in names):
             return
-        cosine = vectors @ self._text_encoder.sentence([prompt])[0].cpu()
+        cosine = vectors @ self.text_encoder.sentence([prompt])[0].cpu()
         if cosine.max() >= KNOWN:
             return
         nearest = ", ".join(f'"a {names[i]}"' for i in cosine.topk(min(NEAREST, len(names))).indices.tolist())
@@ -104,7 +110,7 @@ class PocketPrior:
 
     def encode_text(self, texts: Sequence[str]) -> TextEmbedding:
         """K texts -> states (K, 16, 384), zero at padding."""
-        return self._text_encoder(texts)
+        return self.text_encoder(texts)
 
     def encode_image(self, rgb: Tensor) -> Tensor:
         """(B, 3, 64, 64) in [0, 1] -> the same in [-1, 1]."""
@@ -116,7 +122,7 @@ class PocketPrior:
     ) -> Tensor:
         """See `Prior.predict_noise`; a camera outside what the network saw is told as the nearest that it saw."""
         camera = self._camera(cameras, camera_known, noisy)
-        clean = self._model(
+        clean = self.model(
             noisy.to(self._dtype), timestep, text.states.to(self._dtype), text.mask, camera.to(self._dtype)
         )
         return noise_from_prediction("sample", clean.float(), noisy, self.alphas_cumprod[timestep])
@@ -126,17 +132,27 @@ class PocketPrior:
         return (latents.detach() / 2 + 0.5).clamp(0, 1)
 
     def _camera(self, cameras: Cameras | None, known: Tensor | None, noisy: Tensor) -> Tensor:
-        """(B, 12); zeros, the network's word for "camera unknown", where it is not to be told."""
-        if cameras is None or not self.camera_conditioning:
+        """(B, 12); zeros, the network's word for "camera unknown", where it is not to be told. The look always is."""
+        if cameras is None:
             return noisy.new_zeros(len(noisy), 12)
+        if not self.camera_conditioning:
+            known = torch.zeros(len(noisy), dtype=torch.bool, device=noisy.device)
         features = camera_features(
             cameras.azimuth, cameras.elevation.clamp(*ELEVATION), cameras.distance.clamp(*DISTANCE)
         )
-        return features if known is None else features * known[:, None]
+        features = features if known is None else features * known[:, None]
+        # The first prior was told nothing of the look; a white background and albedo are what pictures show by default.
+        if not self.model.takes_sentence:
+            return features
+        white = features.new_tensor([1.0, 0.0]).expand(len(features), 2)
+        return with_look(features, white if cameras.look is None else cameras.look)
 
     @cached_property
     def _vocabulary(self) -> tuple[list[str], Tensor]:
-        """The names the prior saw, and their sentence vectors (N, 384)."""
-        lines = (self._folder / "vocabulary.txt").read_text(encoding="utf-8").splitlines()
+        """The names the prior saw, and their sentence vectors (N, 384); none if the folder does not say."""
+        file = self._folder / "vocabulary.txt"
+        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
         names = [line.strip() for line in lines if line.strip()]
-        return names, self._text_encoder.sentence([f"a {name}" for name in names]).cpu()
+        if not names:
+            return names, torch.empty(0)
+        return names, self.text_encoder.sentence([f"a {name}" for name in names]).cpu()

@@ -16,7 +16,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from dreamfusion.types import Cameras, TextEmbedding
+from dreamfusion.types import Cameras, Conditioning, TextEmbedding
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")  # diffusers' words for what a network predicts
 
@@ -37,6 +37,8 @@ class Prior(Protocol):
     alphas_cumprod: Tensor  # (T,) float32, falling
     guidance_scale: float  # what suits this prior, where the distillation is given none
     weighting: str  # likewise, one of distillation.sds.WEIGHTINGS
+    sample_scale: float  # guidance scale that makes the best pictures, far below the one that makes 3D
+    pixel_space: bool  # latents are the image in [-1, 1], so clean estimates are clipped to it in sampling
 
     def to(self, device: torch.device | str) -> Self:
         """Move in place; returns itself."""
@@ -115,6 +117,28 @@ def clean_from_noise(noise: Tensor, noisy: Tensor, alphas_cumprod_t: Tensor) -> 
     return (noisy - sigma * noise) / alpha
 
 
+def predict_both(prior: Prior, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
+    """eps for the text and eps for the negative, of B images, in one batch of 2B; the latter is not told the camera."""
+    known = torch.ones_like(timestep, dtype=torch.bool)
+    noise_text, noise_null = prior.predict_noise(
+        torch.cat([noisy, noisy]),
+        torch.cat([timestep, timestep]),
+        concatenate_text(conditioning.text, conditioning.negative),
+        concatenate_cameras(conditioning.cameras, conditioning.cameras),
+        torch.cat([known, ~known]),
+    ).chunk(2)
+    return noise_text, noise_null
+
+
+def guide(noise_text: Tensor, noise_null: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance, the one convention of this project (Ho & Salimans 2022, as in diffusers).
+
+    eps_hat = eps_null + scale (eps_text - eps_null); scale 1 is the plain conditional prediction, 0 the
+    unconditional one. The omega of Poole et al. is scale - 1, and threestudio's plain branch also adds that 1.
+    """
+    return noise_null + scale * (noise_text - noise_null)
+
+
 def concatenate_text(*parts: TextEmbedding) -> TextEmbedding:
     """One batch of the texts of all parts, in order; all of one (L, D)."""
     return TextEmbedding(torch.cat([part.states for part in parts]), torch.cat([part.mask for part in parts]))
@@ -130,4 +154,5 @@ def concatenate_cameras(*parts: Cameras) -> Cameras:
         elevation=torch.cat([part.elevation for part in parts]),
         distance=torch.cat([part.distance for part in parts]),
         light=torch.cat([part.light for part in parts]),
+        look=None if parts[0].look is None else torch.cat([part.look for part in parts if part.look is not None]),
     )

@@ -7,6 +7,36 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dreamfusion.guidance.prior import Prior, clean_from_noise, guide, predict_both
+from dreamfusion.types import Conditioning
+
+
+@torch.no_grad()
+def sample_images(prior: Prior, conditioning: Conditioning, start: Tensor, scale: float, steps: int) -> Tensor:
+    """Pictures (B, 3, r, r) in [0, 1] of what the prior is told, on its device.
+
+    Args:
+        prior: any.
+        conditioning: of B views.
+        start: pure noise of the prior's latent shape, see `start_noise`, (B, C, h, w).
+        scale: of classifier-free guidance, see `guide`.
+        steps: network evaluations, each on 2B images.
+    """
+
+    def predict_clean(noisy: Tensor, timestep: Tensor) -> Tensor:
+        noise_hat = guide(*predict_both(prior, noisy, timestep, conditioning), scale)
+        return clean_from_noise(noise_hat, noisy, prior.alphas_cumprod[timestep])
+
+    return prior.decode(ddim_sample(predict_clean, start, prior.alphas_cumprod, steps, clip=prior.pixel_space))
+
+
+@torch.no_grad()
+def start_noise(prior: Prior, count: int, generator: torch.Generator) -> Tensor:
+    """`count` draws of pure noise in the prior's space (count, C, h, w), on its device."""
+    blank = torch.zeros(1, 3, prior.resolution, prior.resolution, device=prior.alphas_cumprod.device)
+    shape = prior.encode_image(blank).shape[1:]
+    return torch.randn(count, *shape, generator=generator).to(blank.device)
+
 
 @torch.no_grad()
 def ddim_sample(

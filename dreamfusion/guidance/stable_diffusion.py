@@ -33,6 +33,8 @@ class StableDiffusionPrior:
     """
 
     name = "sd"
+    sample_scale = 7.5  # the usual one of diffusers
+    pixel_space = False
 
     def __init__(
         self,

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import logging
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-log = logging.getLogger(__name__)
-
-
-class UserError(ValueError):
-    """Something that the user can put right; its text says how."""
+from dreamfusion.config import OUTPUTS, resumed
+from dreamfusion.console import tidy
+from dreamfusion.error import UserError, file_error
 
 
 def run_mode(cfg: DictConfig) -> object:
@@ -21,16 +22,40 @@ def run_mode(cfg: DictConfig) -> object:
     Raises:
         SystemExit: with the message of an error that the user can put right.
     """
-    from dreamfusion.checkpoint import CheckpointError
     from dreamfusion.export.occupancy import EmptyFieldError
     from dreamfusion.guidance.prior import GuidanceError
 
+    tidy()
     try:
+        if HydraConfig.get().runtime.choices["mode"] == "train" and cfg.checkpoint is not None:
+            cfg = continued(cfg, HydraConfig.get().overrides.task)
         return instantiate(cfg.mode)(cfg)
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, ValueError | TypeError | FileNotFoundError | GuidanceError):
-            raise SystemExit(f"error: {cause}") from error
-        raise
-    except (UserError, CheckpointError, EmptyFieldError, GuidanceError, FileNotFoundError, PermissionError) as error:
-        raise SystemExit(f"error: {error}") from error
+    except (InstantiationException, UserError, EmptyFieldError, GuidanceError, OSError) as error:
+        reason = error.__cause__ if isinstance(error, InstantiationException) else error
+        if not isinstance(reason, ValueError | TypeError | OSError | ImportError | GuidanceError):
+            raise
+        _remove_empty(Path(HydraConfig.get().runtime.output_dir))
+        raise SystemExit(f"error: {file_error(reason) if isinstance(reason, OSError) else reason}") from error
+
+
+def continued(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The settings of the run that `cfg.checkpoint` belongs to, except for what the command line names.
+
+    `checkpoint` becomes the path of the file.
+    """
+    from dreamfusion.checkpoint import check_targets, find_checkpoint, read_checkpoint
+
+    path = find_checkpoint(cfg.checkpoint)
+    saved = read_checkpoint(path)["config"]
+    check_targets(saved, path)
+    settings = resumed(OmegaConf.create(saved), cfg, overrides)
+    settings.checkpoint = str(path)
+    return settings
+
+
+def _remove_empty(folder: Path) -> None:
+    """The folder that Hydra made for a run that came to nothing, and the prompt's folder around it."""
+    if OUTPUTS in folder.parent.parts:
+        with contextlib.suppress(OSError):  # not empty: somebody's work
+            folder.rmdir()
+            folder.parent.rmdir()

@@ -11,6 +11,10 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from dreamfusion.error import UserError
+from dreamfusion.export.atomic import replacing
+from dreamfusion.ops.precision import native_bfloat16
+
 log = logging.getLogger(__name__)
 
 
@@ -35,17 +39,20 @@ def run(
 ) -> None:
     """Render the libraries if that was not done yet, then train until `max_steps` or `max_hours`."""
     import lightning as L
-    from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
     from lightning.pytorch.loggers import CSVLogger
     from torch.utils.data import DataLoader
 
     from dreamfusion.pocket import WEIGHTS
+    from dreamfusion.pocket.averaging import AveragedCheckpoints
     from dreamfusion.pocket.batches import RenderBatches
     from dreamfusion.pocket.renders import RenderSet, render_libraries
     from dreamfusion.pocket.text import TextEncoder
 
     if not Path(renders).exists():
-        render_libraries([Path(p) for p in libraries], Path(renders), views=views)
+        try:
+            render_libraries([Path(p) for p in libraries], Path(renders), views=views)
+        except (ValueError, OSError) as error:
+            raise UserError(str(error)) from error
     wanted = None if names is None else read_names(Path(names))
     data = RenderBatches(
         RenderSet.load(Path(renders)), batch_size, cfg.seed, wanted, look=look, emphasis=dict(emphasis or {})
@@ -53,6 +60,7 @@ def run(
     log.info("%d models under %d names", len(data.models), len(data.names))
     target = Path(folder)
     module.attach(TextEncoder.load(WEIGHTS / "text_encoder"), target)
+    write_vocabulary(data.names, target / "weights" / "vocabulary.txt")
     checkpoint = target / "checkpoints" / "last.ckpt"
     if checkpoint.is_file():
         data.start_step = torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)["global_step"]
@@ -68,15 +76,8 @@ def run(
         num_sanity_val_steps=0,
         log_every_n_steps=50,
         logger=CSVLogger(target, name="metrics", version=f"from_step_{data.start_step}"),
-        callbacks=[
-            EMAWeightAveraging(decay=ema_decay, update_starting_at_step=module.warmup_steps),
-            ModelCheckpoint(
-                target / "checkpoints",
-                save_top_k=0,
-                save_last=True,
-                train_time_interval=timedelta(minutes=checkpoint_minutes),
-            ),
-        ],
+        callbacks=[AveragedCheckpoints(ema_decay, module.warmup_steps, checkpoint, checkpoint_minutes)],
+        enable_checkpointing=False,
         enable_progress_bar=True,
     )
     training = DataLoader(data, batch_size=None)
@@ -94,9 +95,13 @@ def read_names(path: Path) -> dict[str, str]:
     return called
 
 
+def write_vocabulary(names: Sequence[str], path: Path) -> None:
+    """What the weights beside it know, one name a line; `guidance=pocket` tells the user of prompts far from these."""
+    with replacing(path) as draft:
+        draft.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+
+
 def _precision(choice: str) -> Any:
-    """`auto`: bf16 where the processor multiplies it natively, else float32 (bf16 without it is many times slower)."""
     if choice != "auto":
         return choice
-    native = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
-    return "bf16-mixed" if native else "32-true"
+    return "bf16-mixed" if native_bfloat16() else "32-true"

@@ -34,12 +34,13 @@ def finish(scene: Scene, cfg: DictConfig, frames: int, size: int, seconds: float
     previews = {f"step {int(p.stem)}": p for p in sorted((folder / "previews").glob("*.png"))}
     shown = dict(list(previews.items())[-4:])
     files = [p for p in (mesh, video, folder / "checkpoints" / "last.ckpt", folder / "config.yaml") if p is not None]
+    metrics = folder / "metrics.csv"
     page = RunPage(
         prompt=str(cfg.prompt),
         mesh=mesh if mesh is not None and mesh.suffix == ".glb" else None,
         video=video,
         previews=shown,
-        metrics=folder / "metrics.csv",
+        metrics=metrics if metrics.is_file() else None,
         figures=figures,
         settings=settings(cfg),
         files=files,

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from dreamfusion.pocket.captions import COLORS, caption, recolor, view_words
-from dreamfusion.pocket.model import camera_features
+from dreamfusion.pocket.model import camera_features, with_look
 from dreamfusion.pocket.renders import RenderSet
 
 OWN_NAME = 0.25
@@ -29,7 +29,7 @@ class Look:
     textureless: float = 0.08
     lambertian: float = 0.35
     white_background: float = 0.35
-    colored_background: float = 0.1  # the rest is grey of any level
+    # the other backgrounds are grey of any level
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class Batch:
 
     images: Tensor  # (B, 3, r, r) in [-1, 1]
     captions: list[str]
-    camera: Tensor  # (B, 12)
+    camera: Tensor  # (B, 12) with the look in its last two places
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         return Batch(self.images.to(device), self.captions, self.camera.to(device))
@@ -99,47 +99,65 @@ class RenderBatches(IterableDataset[Batch]):
         views = rng.integers(self.renders.views - self.held_out, self.renders.views, size)
         return self._compose(rng, models, views)
 
+    def picture(self, rng: np.random.Generator, model: int, view: int, color: str | None = None) -> np.ndarray:
+        """One render (r, r, 3) in [0, 1] in any light and over any background of training, in its own colours or in
+        the one asked for; never textureless.
+        """
+        set_ = self.renders
+        albedo = set_.albedo[model, view].astype(np.float32) / 255
+        alpha = set_.alpha[model, view].astype(np.float32)[..., None] / 255
+        if color is not None:
+            albedo = recolor(albedo, alpha[..., 0], color)
+        if rng.random() < self.look.lambertian:
+            azimuth, elevation = float(set_.azimuth[model, view]), float(set_.elevation[model, view])
+            albedo = albedo * _lambertian(rng, set_.normal[model, view], azimuth, elevation)
+        return np.asarray(albedo * alpha + self._background(rng) * (1 - alpha), dtype=np.float32)
+
     def _compose(self, rng: np.random.Generator, models: np.ndarray, views: np.ndarray) -> Batch:
         set_ = self.renders
-        images, captions = [], []
+        images, captions, looks = [], [], []
         azimuth, elevation, distance = (a[models, views] for a in (set_.azimuth, set_.elevation, set_.distance))
         for m, v, az, el in zip(models, views, azimuth, elevation, strict=True):
             albedo = set_.albedo[m, v].astype(np.float32) / 255
             alpha = set_.alpha[m, v].astype(np.float32)[..., None] / 255
-            color, image = self._appearance(rng, albedo, alpha, set_.normal[m, v], float(az), float(el))
-            images.append(image * alpha + self._background(rng) * (1 - alpha))
+            color, kind, image = self._appearance(rng, albedo, alpha, set_.normal[m, v], float(az), float(el))
+            grey = self._background(rng)
+            images.append(image * alpha + grey * (1 - alpha))
+            looks.append((grey * 2 - 1, kind))
             own = set_.items[m].name
             name = own if rng.random() < OWN_NAME else self.called[own]
             captions.append(caption(rng, name, color, view_words(float(az), float(el))))
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
         camera = camera_features(*(torch.from_numpy(a.astype(np.float32)) for a in (azimuth, elevation, distance)))
-        return Batch(pixels * 2 - 1, captions, camera)
+        return Batch(pixels * 2 - 1, captions, with_look(camera, torch.tensor(looks)))
 
     def _appearance(
         self, rng: np.random.Generator, albedo: np.ndarray, alpha: np.ndarray, normal: np.ndarray, az: float, el: float
-    ) -> tuple[str | None, np.ndarray]:
-        """Colour word and shaded pixels (r, r, 3), as Eq. 7 of Poole et al. 2022 shades the NeRF."""
+    ) -> tuple[str | None, float, np.ndarray]:
+        """Colour word, kind of light (see `Cameras.look`) and shaded pixels (r, r, 3), as Eq. 7 shades the NeRF."""
         color = None
         if rng.random() < self.look.recolored:
             color = str(rng.choice(list(COLORS)))
             albedo = recolor(albedo, alpha[..., 0], color)
         kind = rng.random()
         if kind >= self.look.textureless + self.look.lambertian:
-            return color, albedo
+            return color, 0.0, albedo
+        shade = _lambertian(rng, normal, az, el)
         if kind < self.look.textureless:
-            albedo, color = np.ones_like(albedo), None
-        a, e = np.radians(az), np.radians(el)
-        camera = np.array([np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)])
-        light = camera + rng.normal(size=3)
-        light = (light / np.linalg.norm(light)).astype(np.float32)
-        diffuse = np.maximum((normal.astype(np.float32) / 127.5 - 1) @ light, 0)[..., None]
-        ambient = rng.uniform(0.1, 0.6)
-        return color, albedo * (ambient + (1 - ambient) * diffuse)
+            return None, -1.0, np.ones_like(albedo) * shade
+        return color, 1.0, albedo * shade
 
-    def _background(self, rng: np.random.Generator) -> np.ndarray:
-        kind = rng.random()
-        if kind < self.look.white_background:
-            return np.ones(3, dtype=np.float32)
-        if kind < self.look.white_background + self.look.colored_background:
-            return rng.random(3).astype(np.float32)
-        return np.full(3, rng.random(), dtype=np.float32)
+    def _background(self, rng: np.random.Generator) -> float:
+        """Grey level in [0, 1]."""
+        return 1.0 if rng.random() < self.look.white_background else float(rng.random())
+
+
+def _lambertian(rng: np.random.Generator, normal: np.ndarray, azimuth: float, elevation: float) -> np.ndarray:
+    """Eq. 7's factor on the albedo, (r, r, 1), for stored normals (r, r, 3) and a light anywhere about the camera."""
+    a, e = np.radians(azimuth), np.radians(elevation)
+    camera = np.array([np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)])
+    light = camera + rng.normal(size=3)
+    light = (light / np.linalg.norm(light)).astype(np.float32)
+    diffuse = np.maximum((normal.astype(np.float32) / 127.5 - 1) @ light, 0)[..., None]
+    ambient = rng.uniform(0.1, 0.6)
+    return np.asarray(ambient + (1 - ambient) * diffuse)

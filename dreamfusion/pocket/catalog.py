@@ -1,7 +1,8 @@
 """Reads 3D model libraries: what each model is called, who made it, under which licence, and where it lies.
 
 First step of the pocket prior's data: catalog -> assets -> renders. A library is a Sweet Home 3D furniture library
-(`.sh3f`, or the program's own `.jar`), or a folder of `.glb` and `.obj` files with an optional `captions.csv`.
+(`.sh3f`, or the program's own `.jar`), a folder of these, or a folder of `.glb` and `.obj` files with an optional
+`captions.csv`.
 """
 
 from __future__ import annotations
@@ -57,15 +58,18 @@ def read_libraries(paths: Sequence[Path]) -> list[Item]:
 def read_catalog(path: Path) -> list[Item]:
     """The items of one library. Of Sweet Home 3D libraries, doors, windows and what `excluded.txt` names are left out.
 
+    A folder is read with all `.sh3f` files in it (not below it), and with the `.glb` and `.obj` files in and below it.
+
     Raises:
         FileNotFoundError: there is nothing at `path`.
         ValueError: it is no library, or a broken one.
     """
     if path.is_dir():
-        return _read_folder(path)
+        return [item for file in sorted(path.glob("*.sh3f")) for item in read_catalog(file)] + _read_folder(path)
     if not path.exists():
         raise FileNotFoundError(
-            f"model library {path} does not exist; give a .sh3f file or a folder of .glb or .obj files"
+            f"model library {path} does not exist; give a .sh3f file or a folder of .glb or .obj files "
+            "(mode.libraries=[...]); on Debian `make pretrain-data` gets the default ones"
         )
     try:
         with zipfile.ZipFile(path) as archive:

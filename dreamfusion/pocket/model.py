@@ -23,11 +23,21 @@ UNSHUFFLE = 4  # pixels a side that become channels
 
 
 def camera_features(azimuth: Tensor, elevation: Tensor, distance: Tensor) -> Tensor:
-    """(B,) degrees, degrees, scene units -> (B, 12); all zeros is kept for "camera unknown"."""
+    """(B,) degrees, degrees, scene units -> (B, 12), the last two left for the look; all zeros is "camera unknown"."""
     az, el = torch.deg2rad(azimuth), torch.deg2rad(elevation)
     waves = [az.sin(), az.cos(), (2 * az).sin(), (2 * az).cos(), el.sin(), el.cos(), (2 * el).sin(), (2 * el).cos()]
     one, zero = torch.ones_like(az), torch.zeros_like(az)
     return torch.stack([*waves, (distance - 3) / 0.3, one, zero, zero], dim=-1)
+
+
+def with_look(camera: Tensor, look: Tensor, known: Tensor | None = None) -> Tensor:
+    """Camera features (B, 12) with the look (B, 2) in their last two places; the camera's own zero where not `known`.
+
+    The look (`Cameras.look`) is told even where the camera is not: that the background is grey must not be a part of
+    what guidance amplifies.
+    """
+    placed = camera[:, :-2] if known is None else camera[:, :-2] * known[:, None]
+    return torch.cat([placed, look.to(camera)], dim=-1)
 
 
 class PocketModel(nn.Module):

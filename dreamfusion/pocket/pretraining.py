@@ -8,6 +8,7 @@ Hang et al. 2023 for the cap).
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,9 +20,10 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dreamfusion.export.video import contact_sheet, write_image
+from dreamfusion.guidance.prior import alpha_sigma
 from dreamfusion.guidance.sampling import ddim_sample
 from dreamfusion.pocket.batches import Batch
-from dreamfusion.pocket.model import PocketModel, camera_features
+from dreamfusion.pocket.model import PocketModel, camera_features, with_look
 from dreamfusion.pocket.text import TextEncoder
 from dreamfusion.types import TextEmbedding
 
@@ -67,26 +69,33 @@ class PocketPretraining(L.LightningModule):
         no_text = torch.rand(b, generator=draws) < self.text_dropout
         no_camera = no_text | (torch.rand(b, generator=draws) < self.camera_dropout)
         captions = ["" if drop else c for c, drop in zip(batch.captions, no_text.tolist(), strict=True)]
-        camera = batch.camera * ~no_camera[:, None].to(self.device)
-        loss = self._loss(batch.images, captions, camera, timestep.to(self.device), noise.to(self.device)).mean()
+        camera = with_look(batch.camera, batch.camera[:, -2:], ~no_camera.to(self.device))
+        text, timestep = self._encode(captions), timestep.to(self.device)
+        error = denoising_error(self.model, batch.images, text, camera, timestep, noise.to(self.device))
+        alphas_cumprod = self.model.alphas_cumprod[timestep]
+        snr = alphas_cumprod / (1 - alphas_cumprod)
+        loss = (error * (snr + 1).clamp(max=6) / 2).mean()
         self.log("loss", loss, prog_bar=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss at fixed noise levels on held-out views, a sample sheet, and the weights as they stand (averaged)."""
-        for level in NOISE_LEVELS:
-            generator = torch.Generator().manual_seed(level)
-            noise = torch.randn(batch.images.shape, generator=generator).to(self.device)
-            timestep = torch.full((len(batch.captions),), level, device=self.device)
-            losses = [
-                self._loss(batch.images[i : i + 32], batch.captions[i : i + 32], batch.camera[i : i + 32], t, n, False)
-                for i, t, n in zip(range(0, len(noise), 32), timestep.split(32), noise.split(32), strict=True)
-            ]
-            self.log(f"validation/mse_t{level}", torch.cat(losses).mean(), prog_bar=level == 900)
+        for level, error in errors_by_level(self.model, self._encode(batch.captions), batch).items():
+            self.log(f"validation/mse_t{level}", error.mean(), prog_bar=level == 900, batch_size=len(error))
         if self.trainer.sanity_checking:
             return
         write_image(self.sample_sheet(), self.folder / "samples" / f"{self.global_step:07d}.png")
-        self.model.save(self.folder / "weights")
+        self.save_weights()
+
+    def save_weights(self) -> None:
+        """The folder that `guidance.weights` takes; each of its files is replaced by a whole one."""
+        draft = self.folder / ".weights"
+        self.model.save(draft)
+        for file in [path for path in draft.rglob("*") if path.is_file()]:
+            target = self.folder / "weights" / file.relative_to(draft)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(target)
+        shutil.rmtree(draft)
 
     @torch.no_grad()
     def sample_sheet(self, steps: int = 16) -> Any:
@@ -118,28 +127,11 @@ class PocketPretraining(L.LightningModule):
         warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / self.warmup_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": warmup, "interval": "step"}}
 
-    def _loss(
-        self, clean: Tensor, captions: list[str], camera: Tensor, timestep: Tensor, noise: Tensor, weighted: bool = True
-    ) -> Tensor:
-        """Per image (B,): squared error, weighted as the module's docstring says unless told otherwise."""
-        text = self._encode(captions)
-        alphas_cumprod = self.model.alphas_cumprod[timestep]
-        noisy = (
-            alphas_cumprod.sqrt()[:, None, None, None] * clean
-            + (1 - alphas_cumprod).sqrt()[:, None, None, None] * noise
-        )
-        with _fast_attention():
-            predicted = self.model(noisy, timestep, text.states, text.mask, camera)
-        error = (predicted.float() - clean).square().mean(dim=(1, 2, 3))
-        if not weighted:
-            return error
-        snr = alphas_cumprod / (1 - alphas_cumprod)
-        return error * (snr + 1).clamp(max=6) / 2
-
     def _sample(self, prompts: list[str], camera: Tensor, start: Tensor, steps: int) -> Tensor:
         text, null = self._encode(prompts), self._encode([""] * len(prompts))
         states, mask = torch.cat([text.states, null.states]), torch.cat([text.mask, null.mask])
-        cameras = torch.cat([camera, torch.zeros_like(camera)])
+        look = camera.new_tensor([1.0, 0.0]).expand(len(camera), 2)  # white behind, albedo alone
+        cameras = torch.cat([with_look(camera, look), with_look(torch.zeros_like(camera), look)])
 
         def guided(noisy: Tensor, timestep: Tensor) -> Tensor:
             with _fast_attention():
@@ -153,6 +145,31 @@ class PocketPretraining(L.LightningModule):
         if self.captions is None:
             raise RuntimeError("PocketPretraining.attach(encoder, folder) must be called before training")
         return self.captions(captions).to(self.device)
+
+
+@torch.no_grad()
+def errors_by_level(model: PocketModel, text: TextEmbedding, batch: Batch) -> dict[int, Tensor]:
+    """Squared error (B,) of the clean estimate at each of NOISE_LEVELS, under the same noise for every network."""
+    errors = {}
+    for level in NOISE_LEVELS:
+        noise = torch.randn(batch.images.shape, generator=torch.Generator().manual_seed(level)).to(batch.images.device)
+        timestep = torch.full((len(noise),), level, device=noise.device)
+        parts = torch.arange(len(noise), device=noise.device).split(32)
+        errors[level] = torch.cat(
+            [denoising_error(model, batch.images[i], text[i], batch.camera[i], timestep[i], noise[i]) for i in parts]
+        )
+    return errors
+
+
+def denoising_error(
+    model: PocketModel, clean: Tensor, text: TextEmbedding, camera: Tensor, timestep: Tensor, noise: Tensor
+) -> Tensor:
+    """Mean squared error of the clean estimate of each image, (B,)."""
+    alpha, sigma = alpha_sigma(model.alphas_cumprod[timestep])
+    noisy = alpha * clean + sigma * noise
+    with _fast_attention():
+        predicted = model(noisy, timestep, text.states, text.mask, camera)
+    return (predicted.float() - clean).square().mean(dim=(1, 2, 3))
 
 
 class CaptionCache:

@@ -22,6 +22,11 @@ class Shading:
     def needs_normal(self) -> bool:
         return self.diffuse > 0
 
+    @property
+    def kind(self) -> float:
+        """As a prior is told it: -1 textureless, 0 albedo alone, 1 Lambertian."""
+        return -1.0 if self.textureless else float(self.needs_normal)
+
     def __call__(self, field: FieldOutput, positions: Tensor, light: Tensor) -> Tensor:
         """Field at S samples, their positions (S, 3) and the light of each (S, 3) -> colours (S, 3)."""
         albedo = torch.ones_like(field.albedo) if self.textureless else field.albedo

@@ -43,6 +43,7 @@ def render(
     images = images.view(len(cameras), cameras.height, cameras.width, -1).permute(0, 3, 1, 2)
     return RenderOutput(
         rgb=images[:, :3],
+        background=behind.detach().view(len(cameras), -1, 3).mean(dim=1),
         opacity=images[:, 4:5],
         depth=images[:, 3:4],
         normal=images[:, 5:8] if out.normal is not None else None,

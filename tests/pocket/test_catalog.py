@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from libraries import entry, write_library
+from libraries import OBJ, entry, write_library
 
 from dreamfusion.pocket.catalog import clean_name, is_excluded, read_catalog, read_libraries
 
@@ -98,3 +98,20 @@ def test_a_rotation_needs_nine_numbers(tmp_path):
     path = write_library(tmp_path / "test.sh3f", entry(1, "Fox", "/a.obj", modelRotation="1 0 0"), {})
     with pytest.raises(ValueError, match=r"modelRotation has 3 numbers \('1 0 0'\), expected 9"):
         read_catalog(path)
+
+
+def test_a_folder_of_libraries_is_read_as_if_each_was_given(tmp_path):
+    for name in ("b", "a"):
+        write_library(tmp_path / f"{name}.sh3f", entry(1, f"Box {name}", "/m/box.obj"), {"m/box.obj": OBJ.encode()})
+    (tmp_path / "loose.obj").write_text(OBJ)
+    items = read_libraries([tmp_path])
+    assert [(item.name, item.source) for item in items] == [
+        ("box a", "a.sh3f"),
+        ("box b", "b.sh3f"),
+        ("loose", tmp_path.name),
+    ]
+
+
+def test_a_missing_library_says_how_to_get_the_default_ones(tmp_path):
+    with pytest.raises(FileNotFoundError, match="on Debian `make pretrain-data` gets the default ones"):
+        read_libraries([tmp_path / "gone"])

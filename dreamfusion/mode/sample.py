@@ -1,0 +1,99 @@
+"""`mode=sample`: pictures of a prompt straight from the prior, from all sides: what it believes before any 3D."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from dreamfusion.camera.orbit import Orbit
+from dreamfusion.error import UserError
+from dreamfusion.export.video import as_uint8, contact_sheet, write_image
+from dreamfusion.guidance.prior import Prior
+from dreamfusion.guidance.sampling import sample_images, start_noise
+from dreamfusion.mode.train import check_prompt
+from dreamfusion.prompting.table import Prompting
+
+log = logging.getLogger(__name__)
+LEGIBLE = 128  # pixels a side: smaller pictures are enlarged on the sheet by a whole factor
+GAP = 4  # pixels between them
+
+
+def run(
+    cfg: DictConfig,
+    azimuths: int,
+    elevation: float,
+    samples: int,
+    steps: int,
+    guidance_scale: float | None,
+    batch_size: int,
+) -> Path:
+    """Write samples.png into a folder of its own; returns it."""
+    check_prompt(cfg.prompt)
+    for name, value in {"azimuths": azimuths, "samples": samples, "steps": steps, "batch_size": batch_size}.items():
+        if value < 1:
+            raise UserError(f"mode.{name} is {value}; it must be at least 1")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    prior: Prior = instantiate(cfg.guidance).to(device)
+    scale = prior.sample_scale if guidance_scale is None else guidance_scale
+    pictures = sample_views(
+        prior,
+        instantiate(cfg.prompting),
+        instantiate(cfg.camera),
+        str(cfg.prompt),
+        azimuths=torch.arange(azimuths) * (360 / azimuths),
+        elevation=elevation,
+        samples=samples,
+        steps=steps,
+        scale=scale,
+        batch_size=batch_size,
+        seed=cfg.seed,
+    )
+    factor = -(-LEGIBLE // pictures.shape[1])  # rounded up
+    sheet = contact_sheet(list(pictures.repeat(factor, axis=1).repeat(factor, axis=2)), azimuths, gap=GAP)
+    path = Path(HydraConfig.get().runtime.output_dir) / "samples.png"
+    write_image(sheet, path)
+    turns = ", ".join(f"{360 / azimuths * i:.0f}" for i in range(azimuths))
+    log.info(
+        "%s by %s, guidance scale %g; columns: azimuth %s; rows: %d samples",
+        cfg.prompt,
+        prior.name,
+        scale,
+        turns,
+        samples,
+    )
+    log.info("  %s", path)
+    return path
+
+
+def sample_views(
+    prior: Prior,
+    prompting: Prompting,
+    orbit: Orbit,
+    prompt: str,
+    azimuths: torch.Tensor,
+    elevation: float,
+    samples: int,
+    steps: int,
+    scale: float,
+    batch_size: int,
+    seed: int,
+) -> np.ndarray:
+    """`samples` pictures of each azimuth (A,), sample by sample: (samples * A, r, r, 3) uint8.
+
+    The views of one sample begin with the same noise, so that what differs between them is the view. A pure function
+    of its arguments; `batch_size` is how many pictures are made at once.
+    """
+    device = prior.alphas_cumprod.device
+    table = prompting.encode(prior, prompt).to(device)
+    noise = start_noise(prior, samples, torch.Generator().manual_seed(seed)).repeat_interleave(len(azimuths), dim=0)
+    pictures = []
+    for azimuth, start in zip(azimuths.repeat(samples).split(batch_size), noise.split(batch_size), strict=True):
+        cameras = orbit.view(azimuth, elevation, prior.resolution, prior.resolution).to(device)
+        pictures.append(as_uint8(sample_images(prior, prompting.condition(table, cameras), start, scale, steps)))
+    return np.concatenate(pictures)

@@ -1,0 +1,42 @@
+"""Moving average of the pocket prior's weights, and the checkpoints that a training goes on from exactly.
+
+Both in one callback, because a checkpoint must be written after a step's averaging, and at the end of training before
+Lightning puts the average in the place of the weights that the optimizer's state belongs to.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import EMAWeightAveraging
+
+
+class AveragedCheckpoints(EMAWeightAveraging):
+    """Averages after each step; writes `checkpoint` every `minutes` and at the end, there with the averaged weights."""
+
+    def __init__(self, decay: float, start_step: int, checkpoint: Path, minutes: float) -> None:
+        """`decay` of the average per step; before `start_step` there is none, the weights change too fast."""
+        super().__init__(decay=decay, update_starting_at_step=start_step)
+        self.checkpoint, self.minutes = checkpoint, minutes
+        self._written = time.monotonic()
+
+    @property
+    def state_key(self) -> str:
+        """The parent's name, under which checkpoints hold this callback's state."""
+        return EMAWeightAveraging.__qualname__
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if time.monotonic() - self._written >= 60 * self.minutes:
+            trainer.save_checkpoint(self.checkpoint)
+            self._written = time.monotonic()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        trainer.save_checkpoint(self.checkpoint)
+        super().on_train_end(trainer, pl_module)
+        pl_module.save_weights()

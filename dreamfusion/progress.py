@@ -1,0 +1,84 @@
+"""The progress of a run on one line: step, speed, time left, gradient norm and opacity."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+import time
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ProgressBar
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+log = logging.getLogger(__name__)
+FORMAT = "{n_fmt}/{total_fmt} {bar} {rate_fmt}, {remaining} left{postfix}"
+WIDEST = 100  # columns
+FIGURES_EVERY = 10  # steps: reading a figure waits for the device
+SILENCE = 60.0  # seconds, at most, between two lines where there is no terminal
+
+
+class Progress(ProgressBar):
+    """A bar on a terminal; elsewhere (a file, a pipe) a line for each tenth of the run and each minute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown = True
+        self._bar: tqdm | None = None
+        self._first_step, self._started, self._last_line = 0, 0.0, 0.0
+
+    def disable(self) -> None:
+        self._shown = False
+
+    def enable(self) -> None:
+        self._shown = True
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._first_step = trainer.global_step
+        self._started = self._last_line = time.monotonic()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if not self._shown:
+            return
+        if sys.stdout.isatty():
+            self._draw(trainer)
+        else:
+            self._write(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _draw(self, trainer: L.Trainer) -> None:
+        step, steps = trainer.global_step, trainer.max_steps
+        if self._bar is None:  # not before the first step, whose messages come above the bar
+            width = min(shutil.get_terminal_size().columns, WIDEST)
+            self._bar = tqdm(
+                total=steps, initial=step - 1, file=sys.stdout, ncols=width, bar_format=FORMAT, mininterval=0.5
+            )
+        if (step - self._first_step) % FIGURES_EVERY == 1 or step == steps:
+            self._bar.set_postfix_str(figures(trainer), refresh=False)
+        self._bar.update()
+
+    def _write(self, trainer: L.Trainer) -> None:
+        step, steps, now = trainer.global_step, trainer.max_steps, time.monotonic()
+        if step % max(steps // 10, 1) and step != steps and now - self._last_line < SILENCE:
+            return
+        self._last_line = now
+        speed = (step - self._first_step) / max(now - self._started, 1e-9)
+        left = tqdm.format_interval((steps - step) / speed)
+        log.info("%d/%d %.2fit/s, %s left, %s", step, steps, speed, left, figures(trainer))
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def figures(trainer: L.Trainer) -> str:
+    """What the training step logs for the progress bar, such as "gradient norm 4.21, opacity 0.312"."""
+    values = trainer.progress_bar_metrics
+    return ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in values.items())

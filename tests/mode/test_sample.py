@@ -1,0 +1,82 @@
+"""`mode=sample` with the pocket prior's real weights, in two steps."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from PIL import Image
+
+from dreamfusion.config import register
+from dreamfusion.mode.dispatch import run_mode
+from dreamfusion.mode.sample import sample_views
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+@pytest.fixture
+def configure(tmp_path):
+    """Composes conf/ with overrides, as `launch.py` does, for a run folder."""
+    register()
+
+    def with_overrides(*overrides):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose(
+                "config", [*overrides, f"hydra.runtime.output_dir={tmp_path / 'run'}"], return_hydra_config=True
+            )
+        HydraConfig.instance().set_config(cfg)
+        return cfg
+
+    yield with_overrides
+    HydraConfig.instance().cfg = None
+
+
+@pytest.fixture(scope="module")
+def views():
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", ["mode=sample"])
+    prior, prompting, orbit = (instantiate(cfg[part]) for part in ("guidance", "prompting", "camera"))
+
+    def sample(batch_size=8, seed=0, prompt="a hamburger"):
+        around = torch.tensor([0.0, 90.0, 180.0])
+        return sample_views(prior, prompting, orbit, prompt, around, 15.0, 2, 2, 3.0, batch_size, seed)
+
+    return sample
+
+
+def test_the_sheet_has_a_row_for_each_sample_and_a_column_for_each_azimuth(configure, tmp_path):
+    path = run_mode(configure("mode=sample", "prompt=a hamburger", "mode.azimuths=3", "mode.steps=2"))
+    assert path == tmp_path / "run" / "samples.png"
+    with Image.open(path) as sheet:
+        assert sheet.size == (3 * 128 + 2 * 4, 2 * 128 + 4)
+
+
+def test_samples_are_a_function_of_the_seed_and_not_of_the_batch_size(views):
+    pictures = views()
+    assert pictures.shape == (6, 64, 64, 3)
+    np.testing.assert_array_equal(views(), pictures)
+    assert np.abs(views(batch_size=4).astype(int) - pictures).max() <= 1  # other shapes, other order of summation
+    assert np.abs(views(seed=1).astype(int) - pictures).max() > 20
+
+
+def test_views_are_told_apart_and_so_are_prompts(views):
+    pictures = views().astype(int)
+    assert np.abs(pictures[0] - pictures[2]).max() > 4  # the same noise, from the front and from the back
+    assert np.abs(pictures - views(prompt="a blue cat")).mean() > 4
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["prompt=null"], 'there is no prompt; type prompt="a cat"'),
+        (["prompt=a cat", "mode.steps=0"], "mode.steps is 0; it must be at least 1"),
+        (["prompt=a cat", "guidance.weights=/nowhere"], "no pocket prior in /nowhere: unet is missing"),
+    ],
+)
+def test_what_the_user_can_put_right_is_said_in_one_sentence(configure, overrides, message):
+    with pytest.raises(SystemExit, match=message):
+        run_mode(configure("mode=sample", *overrides))

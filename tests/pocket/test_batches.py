@@ -1,0 +1,136 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from sets import load_set
+
+from dreamfusion.pocket.batches import Look, RenderBatches
+from dreamfusion.pocket.captions import COLORS
+from dreamfusion.pocket.model import camera_features
+
+PLAIN = Look(recolored=0, textureless=0, lambertian=0, white_background=1, colored_background=0)
+
+
+@pytest.fixture(scope="module")
+def renders(renders_folder):
+    return load_set(renders_folder)
+
+
+def pixels(batch):
+    return (batch.images.permute(0, 2, 3, 1).numpy() + 1) / 2
+
+
+def test_a_batch_is_a_function_of_seed_and_step(renders):
+    data = RenderBatches(renders, 8, seed=3)
+    data.start_step = 5
+    resumed = next(iter(data))
+    again = RenderBatches(renders, 8, seed=3).draw(5)
+    assert torch.equal(resumed.images, again.images) and resumed.captions == again.captions
+    for other in (RenderBatches(renders, 8, seed=4).draw(5), data.draw(6)):
+        assert not torch.equal(other.images, again.images)
+
+
+def test_held_out_views_are_never_trained_on_and_validation_has_nothing_else(renders):
+    data = RenderBatches(renders, 64, seed=0, held_out=4)
+    drawn = torch.cat([data.draw(step).camera for step in range(20)])
+    everywhere = [torch.from_numpy(np.array(a)) for a in (renders.azimuth, renders.elevation, renders.distance)]
+    kept = camera_features(*(a[:, -4:].flatten() for a in everywhere))
+    trained = camera_features(*(a[:, :-4].flatten() for a in everywhere))
+    assert distances(drawn, kept).min() > 1e-4
+    assert distances(trained, drawn).min(dim=1).values.max() < 1e-5  # and every other view is
+    validation = data.validation(64).camera
+    assert distances(validation, kept).min(dim=1).values.max() < 1e-5
+    assert torch.equal(data.validation(64).images, data.validation(64).images)
+
+
+def distances(one, other):
+    return torch.cdist(one, other, compute_mode="donot_use_mm_for_euclid_dist")  # exact where they are equal
+
+
+def test_a_names_share_grows_with_its_models_and_its_emphasis(renders):
+    shares = name_shares(RenderBatches(renders, 8, 0, rarity=0.6))
+    two = 2**0.4  # count^(1 - rarity)
+    assert shares == pytest.approx({"red ball": 1 / (2 + two), "striped box": two / (2 + two), "cat": 1 / (2 + two)})
+    even = name_shares(RenderBatches(renders, 8, 0, rarity=1.0, emphasis={"cat": 2.0}))
+    assert even == pytest.approx({"red ball": 0.25, "striped box": 0.25, "cat": 0.5})
+
+
+def name_shares(data):
+    shares = dict.fromkeys(data.names, 0.0)
+    for model, probability in zip(data.models, data.probability, strict=True):
+        shares[data.called[data.renders.items[model].name]] += probability
+    return shares
+
+
+def test_only_wanted_names_are_learned_under_the_name_they_are_given(renders):
+    data = RenderBatches(renders, 64, 0, names={"striped box": "box", "cat": "cat", "dragon": "dragon"}, look=PLAIN)
+    assert data.names == ["box", "cat"]
+    words = {caption.split(",")[0].removeprefix("a ") for caption in data.draw(0).captions}
+    assert words == {"box", "striped box", "cat"}
+    with pytest.raises(ValueError, match="none of the 1 wanted names is among the 4 rendered models"):
+        RenderBatches(renders, 8, 0, names={"dragon": "dragon"})
+
+
+def test_a_plain_picture_is_the_render_over_white(renders):
+    data = RenderBatches(renders, 32, seed=0, names={"red ball": "red ball"}, look=PLAIN)
+    picture = pixels(data.draw(0))[0]
+    np.testing.assert_allclose(picture[32, 32], np.rint(np.array([0.8, 0.1, 0.1]) * 255) / 255, atol=1e-6)
+    np.testing.assert_allclose(picture[0, 0], 1.0, atol=1e-6)
+
+
+def test_lit_pixels_are_the_albedo_times_equation_7(renders):
+    """Poole et al. 2022, Eq. 7: albedo * (diffuse * max(0, n . l) + ambient), with diffuse = 1 - ambient."""
+    lit = RenderBatches(renders, 64, 0, {"red ball": "red ball"}, look=dataclasses.replace(PLAIN, lambertian=1))
+    albedo = np.rint(np.array([0.8, 0.1, 0.1]) * 255) / 255
+    factors = []
+    for picture in pixels(lit.draw(0)):
+        factor = picture[32, 32] / albedo
+        np.testing.assert_allclose(factor, factor[0], rtol=1e-5)  # white light keeps the hue
+        factors.append(factor[0])
+    assert 0.1 <= min(factors) < 0.4 < 0.8 < max(factors) <= 1
+
+
+def test_equation_7_with_a_known_light():
+    from dreamfusion.pocket.batches import _lambertian
+
+    class Fixed:
+        def normal(self, size):
+            return np.array([0.0, 1.0, 0.0])  # with the camera at +z: l = (0, 1, 1) / sqrt(2)
+
+        def uniform(self, low, high):
+            return 0.2
+
+    normal = np.array([[[0, 0, 1], [0, 1, 0], [0, 0, -1]]]) * 127.5 + 127.5
+    shade = _lambertian(Fixed(), normal, azimuth=0.0, elevation=0.0)
+    np.testing.assert_allclose(shade[..., 0], [[0.2 + 0.8 / np.sqrt(2), 0.2 + 0.8 / np.sqrt(2), 0.2]], atol=1e-6)
+
+
+def test_textureless_pictures_are_white_things_without_a_colour_word(renders):
+    look = Look(recolored=1, textureless=1, lambertian=0, white_background=0, colored_background=0)
+    batch = RenderBatches(renders, 16, 0, {"cat": "cat"}, look=look).draw(0)
+    assert not any(set(caption.replace(",", "").split()) & set(COLORS) for caption in batch.captions)
+    middle = pixels(batch)[:, 32, 20]
+    np.testing.assert_allclose(middle, middle[:, :1].repeat(3, axis=1), atol=1e-6)
+
+
+def test_recoloured_pictures_say_their_colour(renders):
+    look = dataclasses.replace(PLAIN, recolored=1)
+    batch = RenderBatches(renders, 32, 0, {"red ball": "ball"}, look=look).draw(0)
+    for caption, picture in zip(batch.captions, pixels(batch), strict=True):
+        word = next(word for word in caption.split() if word in COLORS)
+        np.testing.assert_allclose(picture[32, 32], COLORS[word], atol=1e-5)
+
+
+def test_backgrounds_come_in_the_asked_shares(renders):
+    look = Look(recolored=0, textureless=0, lambertian=0, white_background=0.3, colored_background=0.2)
+    corners = np.concatenate([pixels(RenderBatches(renders, 200, 0, look=look).draw(step))[:, 0, 0] for step in (0, 1)])
+    white = (corners == 1).all(axis=1).mean()
+    colored = (np.ptp(corners, axis=1) > 1e-3).mean()
+    assert white == pytest.approx(0.3, abs=0.06) and colored == pytest.approx(0.2, abs=0.06)
+
+
+def test_a_single_picture_takes_the_colour_it_is_asked_for(renders):
+    picture = RenderBatches(renders, 1, 0, look=PLAIN).picture(np.random.default_rng(0), 0, 3, "blue")
+    np.testing.assert_allclose(picture[32, 32], COLORS["blue"], atol=1e-5)
+    np.testing.assert_allclose(picture[0, 0], 1.0)

@@ -1,0 +1,124 @@
+"""The measures with samplers whose answers are known: the renders themselves, and pictures that show something else."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from PIL import Image
+from sets import load_set, write_set
+
+from dreamfusion.config import register
+from dreamfusion.error import UserError
+from dreamfusion.pocket.batches import Look, RenderBatches
+from dreamfusion.pocket.captions import COLORS, recolor
+from dreamfusion.pocket.evaluation import Evaluation, Views, plain_picture, views_of
+
+CONF = Path(__file__).parents[2] / "conf"
+NAMES = ("red ball", "box", "drum", "crate", "shelf", "shelf")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    renders = load_set(write_set(tmp_path_factory.mktemp("renders") / "set", views=96, names=NAMES))
+    return RenderBatches(renders, 1, 0, look=Look(0, 0, 0.35, 0.35))
+
+
+class Painter:
+    """Shows the model that the text names, from the nearest view to the camera, with a mistake if asked."""
+
+    def __init__(self, data, wrong_model=False, wrong_side=False, wrong_color=False):
+        self.data = data
+        self.wrong_model, self.wrong_side, self.wrong_color = wrong_model, wrong_side, wrong_color
+        self.asked = []
+
+    def __call__(self, prompts, views):
+        self.asked += prompts
+        azimuth = views.azimuth + 180 * self.wrong_side
+        positions = Views(azimuth, views.elevation, views.distance).positions()
+        return np.stack([self.paint(p, position) for p, position in zip(prompts, positions, strict=True)])
+
+    def paint(self, prompt, position):
+        renders = self.data.renders
+        model = next(i for i, name in enumerate(NAMES) if prompt.endswith(name))
+        model = (model + self.wrong_model) % 4
+        stored = views_of(renders, model).positions()
+        view = int(np.linalg.norm(stored - position, axis=1).argmin())
+        image = plain_picture(renders, model, view, np.full(3, 0.8, dtype=np.float32))
+        color = next((word for word in prompt.split()[:2] if word in COLORS), None)
+        if color is None or prompt.endswith("red ball"):
+            return image
+        alpha = renders.alpha[model, view].astype(np.float32) / 255
+        shown = {"red": "green"}.get(color, "red") if self.wrong_color else color
+        return recolor(image, alpha, shown) * alpha[..., None] + 0.8 * (1 - alpha[..., None])
+
+
+def test_only_nouns_of_one_single_model_are_asked_for(data):
+    painter = Painter(data)
+    Evaluation(data, painter, seed=0).retrieval(100)
+    assert sorted(painter.asked) == ["a box", "a crate", "a drum", "a red ball"]
+
+
+def test_a_perfect_sampler_is_perfect_in_every_figure(data):
+    evaluation = Evaluation(data, Painter(data), seed=0)
+    retrieval = evaluation.retrieval(4)
+    assert retrieval.top(1) == retrieval.ceiling(1) == 1.0
+    assert len(retrieval.triplets) == 12
+    np.testing.assert_array_equal(retrieval.triplets[1], retrieval.triplets[2])
+    assert evaluation.colors(3).share == 1.0
+    assert evaluation.azimuth(4).share == 1.0
+
+
+def test_a_sampler_that_shows_other_things_finds_none(data):
+    retrieval = Evaluation(data, Painter(data, wrong_model=True), seed=0).retrieval(4)
+    assert retrieval.top(1) == 0.0 and retrieval.top(4) == 1.0
+
+
+def test_a_sampler_that_takes_the_wrong_colour_has_none_right(data):
+    colors = Evaluation(data, Painter(data, wrong_color=True), seed=0).colors(3)
+    assert colors.share == 0.0
+    assert [text.split()[0] for text in colors.asked] == list(COLORS)[:3]
+    assert not any("red ball" in text for text in colors.asked)  # it has a colour of its own
+
+
+def test_a_sampler_that_shows_the_back_has_no_azimuth_right_and_plain_balls_are_not_asked(data):
+    answers = Evaluation(data, Painter(data, wrong_side=True), seed=0).azimuth(4)
+    assert sorted(answers.asked) == ["box", "crate", "drum"]
+    assert answers.share == 0.0 and answers.ceiling == 1.0
+
+
+def test_the_questions_are_a_function_of_the_seed(data):
+    first, again, other = (Evaluation(data, Painter(data), seed).retrieval(3).nouns for seed in (0, 0, 1))
+    assert first == again != other
+
+
+def evaluate(folder, renders, *overrides):
+    register()
+    choices = [f"mode.folder={folder}", f"mode.renders={renders}", "mode.names=null", "mode.validation_size=4"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", ["mode=evaluate", *choices, *overrides])
+    return instantiate(cfg.mode)(cfg)
+
+
+def test_the_mode_writes_figures_and_pictures_of_the_packages_weights(tmp_path, caplog):
+    renders = write_set(tmp_path / "set", views=96, names=NAMES)
+    few = ["mode.nouns=5", "mode.colors=2", "mode.sides=1", "mode.steps=2", "mode.batch_size=4"]
+    with caplog.at_level("INFO"):
+        path = evaluate(tmp_path / "out", renders, *few)
+    report = json.loads(path.read_text())
+    assert report["weights"] == "package" and report["models"] == 6 and report["names"] == 5
+    assert all(0 < loss < 1 for loss in report["loss"].values())
+    assert report["retrieval"]["nouns"] == 4 and set(report["retrieval"]["rank"].values()) <= set(range(4))
+    assert report["color"]["asked"] == 2 and report["azimuth"]["asked"] == 1
+    with Image.open(tmp_path / "out" / "retrieval.png") as sheet:
+        assert sheet.size == (12 * 64 + 11 * 2, 64)  # four nouns, three pictures each
+    assert "| model among the nearest 1 of 4 |" in caplog.text
+
+
+def test_evaluation_errors_say_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"is no render set: items.json is missing; .*mode=pretrain"):
+        evaluate(tmp_path / "out", tmp_path)
+    with pytest.raises(UserError, match=r"mode.steps is 0; it must be at least 1"):
+        evaluate(tmp_path / "out", tmp_path, "mode.steps=0")

@@ -1,0 +1,185 @@
+"""A training of the pocket prior in small: the same code and hooks as `mode=pretrain`, on a small network."""
+
+import csv
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from PIL import Image
+from test_model import TINY
+
+from dreamfusion.error import UserError
+from dreamfusion.guidance.pocket import PocketPrior
+from dreamfusion.mode import pretrain
+from dreamfusion.pocket.batches import Look, RenderBatches
+from dreamfusion.pocket.model import PocketModel
+from dreamfusion.pocket.pretraining import NOISE_LEVELS, PocketPretraining
+from dreamfusion.types import Cameras
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
+    pytest.mark.filterwarnings("ignore:Your `IterableDataset` has `__len__` defined"),
+]
+CONF = Path(__file__).parents[2] / "conf"
+PROMPTS = ["a cat", "a red ball"]
+
+
+@pytest.fixture
+def train(renders_folder, tmp_path):
+    """Runs `mode=pretrain` up to a step, in a folder; returns the checkpoint that it leaves."""
+
+    def run(max_steps, name="run", renders=renders_folder, libraries=(), minutes=1000.0, **changes):
+        torch.manual_seed(7)
+        module = PocketPretraining(TINY, 3e-3, 3, 0.01, 0.5, 0.1, 0.2, PROMPTS, sheet_scale=2.0)
+        often = {"batch_size": 4, "validation_size": 6, "validation_every": 1000, **changes}
+        pretrain.run(
+            OmegaConf.create({"seed": 0}),
+            libraries=libraries,
+            renders=str(renders),
+            folder=str(tmp_path / name),
+            checkpoint_minutes=minutes,
+            max_steps=max_steps,
+            ema_decay=0.8,
+            precision="32-true",
+            look=Look(),
+            emphasis=None,
+            module=module,
+            names=None,
+            views=24,
+            max_hours=None,
+            **often,
+        )
+        return torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=False)
+
+    return run
+
+
+def assert_same_training(one, other):
+    assert one["global_step"] == other["global_step"]
+    for part in ("state_dict", "current_model_state", "averaging_state"):
+        assert one[part].keys() == other[part].keys()
+        assert all(torch.equal(value, other[part][key]) for key, value in one[part].items()), part
+    moments, others = (c["optimizer_states"][0]["state"] for c in (one, other))
+    for index, state in moments.items():
+        assert all(torch.equal(value, others[index][key]) for key, value in state.items())
+    assert one["lr_schedulers"] == other["lr_schedulers"]
+    assert one["callbacks"] == other["callbacks"]
+
+
+@pytest.mark.parametrize("minutes", [1000.0, 0.0], ids=["at_the_end", "at_each_step"])
+def test_an_interrupted_training_goes_on_bit_for_bit(train, minutes, monkeypatch):
+    drawn = []
+    draw = RenderBatches.draw
+    monkeypatch.setattr(RenderBatches, "draw", lambda self, step: drawn.append(step) or draw(self, step))
+    whole = train(10, "whole", minutes=minutes)
+    used = sorted(set(drawn))
+    drawn.clear()
+    half = train(5, "parts", minutes=minutes)
+    assert half["global_step"] == 5
+    assert not torch.equal(*(next(iter(half[part].values())) for part in ("state_dict", "current_model_state")))
+    resumed = train(10, "parts", minutes=minutes)
+    assert sorted(set(drawn)) == used
+    assert_same_training(resumed, whole)
+
+
+def test_a_checkpoint_written_in_the_middle_goes_on_bit_for_bit(train, tmp_path, monkeypatch):
+    """What a killed process leaves: no hook of the end has run."""
+    import lightning as L
+
+    save = L.Trainer.save_checkpoint
+    kept = tmp_path / "killed" / "checkpoints" / "last.ckpt"
+
+    def save_and_keep(self, path, *args):
+        save(self, path, *args)
+        if self.global_step == 4 and not kept.exists():
+            save(self, kept, *args)
+
+    monkeypatch.setattr(L.Trainer, "save_checkpoint", save_and_keep)
+    whole = train(9, "whole", minutes=0.0, validation_every=6)
+    resumed = train(9, "killed", minutes=0.0, validation_every=6)
+    assert_same_training(resumed, whole)
+    # the validation is due at the same steps, and its sheet is made of the same averaged weights
+    sheets = [read_image(tmp_path / run / "samples" / "0000006.png") for run in ("whole", "killed")]
+    np.testing.assert_array_equal(*sheets)
+
+
+def test_the_loss_falls_on_a_handful_of_models(train, tmp_path):
+    train(60, batch_size=8, validation_every=20, validation_size=16)
+    with (tmp_path / "run" / "metrics" / "from_step_0" / "metrics.csv").open() as lines:
+        rows = [row for row in csv.DictReader(lines) if row["validation/mse_t700"]]
+    assert [int(row["step"]) for row in rows] == [19, 39, 59]
+    for level in NOISE_LEVELS:
+        first, *_, last = (float(row[f"validation/mse_t{level}"]) for row in rows)
+        assert last < 0.8 * first, level
+
+
+def test_the_folder_it_leaves_is_a_prior_with_its_vocabulary_and_a_sheet(train, tmp_path, caplog):
+    checkpoint = train(6, validation_every=3)
+    sheet = read_image(tmp_path / "run" / "samples" / "0000003.png")
+    assert sheet.shape == (64, 8 * 64, 3)  # two prompts from four sides
+    assert sheet.std() > 1
+    prior = PocketPrior(tmp_path / "run" / "weights")
+    averaged = {k.removeprefix("model.unet."): v for k, v in checkpoint["state_dict"].items() if "unet" in k}
+    for name, value in prior.model.unet.state_dict().items():
+        torch.testing.assert_close(value, averaged[name].half().float(), atol=0, rtol=0)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        prior.warn_if_unknown("a striped box")
+        assert not caplog.records
+        prior.warn_if_unknown("the eiffel tower")
+    assert "it knows 3 things" in caplog.text
+    assert prior.predict_noise(
+        torch.zeros(1, 3, 64, 64), torch.tensor([500]), prior.encode_text(["a cat"]), one_camera(), None
+    ).shape == (1, 3, 64, 64)
+
+
+def read_image(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def one_camera():
+    one = torch.ones(1)
+    return Cameras(torch.zeros(1, 3, 4), 40 * one, 0 * one, 15 * one, 3 * one, torch.zeros(1, 3), 64, 64)
+
+
+def test_the_network_that_the_configuration_makes_can_be_written(tmp_path):
+    """diffusers writes the network's configuration as JSON, which knows no containers of OmegaConf."""
+    small = ["block_out_channels=[16,16,16]", "attention_head_dim=8", "norm_num_groups=8", "cross_attention_dim=16"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", ["mode=pretrain", *(f"mode.module.unet.{change}" for change in small)])
+    module = instantiate(cfg.mode.module)
+    module.model.save(tmp_path)
+    assert PocketModel.load(tmp_path).unet.config.block_out_channels == [16, 16, 16]
+
+
+def test_training_without_a_text_encoder_says_what_to_call():
+    module = PocketPretraining(TINY, 1e-3, 1, 0.0, 0.0, 0.0, 0.0, [], sheet_scale=1.0)
+    with pytest.raises(RuntimeError, match="attach"):
+        module._encode(["a cat"])
+
+
+def test_a_missing_library_is_an_error_that_says_how_to_get_it(train, tmp_path):
+    with pytest.raises(UserError, match=r"gone.sh3f does not exist.*make pretrain-data"):
+        train(1, renders=tmp_path / "none", libraries=[str(tmp_path / "gone.sh3f")])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broken_library_is_an_error_and_leaves_nothing(train, tmp_path):
+    broken = tmp_path / "broken.sh3f"
+    broken.write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(UserError, match=r"broken.sh3f is not a readable zip file"):
+        train(1, renders=tmp_path / "none", libraries=[str(broken)])
+    assert list(tmp_path.iterdir()) == [broken]
+
+
+def test_names_are_read_with_what_the_libraries_call_them(tmp_path):
+    file = tmp_path / "names.txt"
+    file.write_text("# a comment\ncat = sitting cat, cat\n\nhorse\n")
+    assert pretrain.read_names(file) == {"sitting cat": "cat", "cat": "cat", "horse": "horse"}
