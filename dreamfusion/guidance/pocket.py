@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dreamfusion.guidance.prior import GuidanceError, noise_from_prediction
-from dreamfusion.pocket.model import PocketModel, camera_features, with_look
+from dreamfusion.pocket.model import CAMERA_FEATURES, WHITE, PocketModel, camera_features, with_look
 from dreamfusion.pocket.text import TextEncoder
 from dreamfusion.types import Cameras, TextEmbedding
 
@@ -132,20 +132,17 @@ class PocketPrior:
         return (latents.detach() / 2 + 0.5).clamp(0, 1)
 
     def _camera(self, cameras: Cameras | None, known: Tensor | None, noisy: Tensor) -> Tensor:
-        """(B, 12); zeros, the network's word for "camera unknown", where it is not to be told. The look always is."""
-        if cameras is None:
-            return noisy.new_zeros(len(noisy), 12)
-        if not self.camera_conditioning:
-            known = torch.zeros(len(noisy), dtype=torch.bool, device=noisy.device)
-        features = camera_features(
-            cameras.azimuth, cameras.elevation.clamp(*ELEVATION), cameras.distance.clamp(*DISTANCE)
-        )
-        features = features if known is None else features * known[:, None]
-        # The first prior was told nothing of the look; a white background and albedo are what pictures show by default.
-        if not self.model.takes_sentence:
+        """(B, 12): the camera, zeros where it is not to be told, and the look, white and unlit if not known."""
+        features = noisy.new_zeros(len(noisy), CAMERA_FEATURES)
+        if cameras is not None and self.camera_conditioning:
+            features = camera_features(
+                cameras.azimuth, cameras.elevation.clamp(*ELEVATION), cameras.distance.clamp(*DISTANCE)
+            )
+            features = features if known is None else features * known[:, None]
+        if not self.model.takes_sentence:  # the first prior was told nothing of the look
             return features
-        white = features.new_tensor([1.0, 0.0]).expand(len(features), 2)
-        return with_look(features, white if cameras.look is None else cameras.look)
+        look = None if cameras is None else cameras.look
+        return with_look(features, features.new_tensor(WHITE).expand(len(features), 2) if look is None else look)
 
     @cached_property
     def _vocabulary(self) -> tuple[list[str], Tensor]:

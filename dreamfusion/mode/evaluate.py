@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from dreamfusion.mode.pretrain import read_names
 from dreamfusion.ops.precision import native_bfloat16
 from dreamfusion.pocket.batches import RenderBatches
 from dreamfusion.pocket.evaluation import Answers, Evaluation, Retrieval, Views
+from dreamfusion.pocket.model import with_look
 from dreamfusion.pocket.renders import RenderSet
 from dreamfusion.types import Cameras, Conditioning
 
@@ -88,6 +90,8 @@ def held_out_losses(prior: PocketPrior, data: RenderBatches, size: int) -> dict[
 
     device = prior.alphas_cumprod.device
     batch = data.validation(size).to(device)
+    if not prior.model.takes_sentence:  # the first prior, which was told nothing of background and light
+        batch = replace(batch, camera=with_look(batch.camera, torch.zeros_like(batch.camera[:, -2:])))
     text = CaptionCache(prior.text_encoder)(batch.captions).to(device)
     with _fast(device):
         errors = errors_by_level(prior.model, text, batch)

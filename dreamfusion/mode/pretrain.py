@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import torch
 from omegaconf import DictConfig
 
 from dreamfusion.error import UserError
-from dreamfusion.export.atomic import replacing
 from dreamfusion.ops.precision import native_bfloat16
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ def run(
     from dreamfusion.pocket import WEIGHTS
     from dreamfusion.pocket.averaging import AveragedCheckpoints
     from dreamfusion.pocket.batches import RenderBatches
+    from dreamfusion.pocket.card import write_card
     from dreamfusion.pocket.renders import RenderSet, render_libraries
     from dreamfusion.pocket.text import TextEncoder
 
@@ -59,8 +60,16 @@ def run(
     )
     log.info("%d models under %d names", len(data.models), len(data.names))
     target = Path(folder)
-    module.attach(TextEncoder.load(WEIGHTS / "text_encoder"), target)
-    write_vocabulary(data.names, target / "weights" / "vocabulary.txt")
+    card = partial(
+        write_card,
+        subjects=[data.renders.items[i] for i in data.models],
+        called=data.called,
+        views=data.renders.views,
+        parameters=sum(p.numel() for p in module.parameters()),
+        batch_size=batch_size,
+        prompts=module.sheet_prompts,
+    )
+    module.attach(TextEncoder.load(WEIGHTS / "text_encoder"), target, card)
     checkpoint = target / "checkpoints" / "last.ckpt"
     if checkpoint.is_file():
         data.start_step = torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)["global_step"]
@@ -93,12 +102,6 @@ def read_names(path: Path) -> dict[str, str]:
         if name.strip() and not line.startswith("#"):
             called.update({library.strip(): name.strip() for library in (own or name).split(",")})
     return called
-
-
-def write_vocabulary(names: Sequence[str], path: Path) -> None:
-    """What the weights beside it know, one name a line; `guidance=pocket` tells the user of prompts far from these."""
-    with replacing(path) as draft:
-        draft.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
 
 
 def _precision(choice: str) -> Any:

@@ -21,13 +21,14 @@ A text-to-image diffusion model of everyday objects seen from all sides, 64x64 p
 It is what `guidance=pocket` of dreamfusion distils; it is too small to be a picture generator in its own right.
 
 - **Made by** `python launch.py mode=pretrain`: {images:,} images in {steps:,} steps of {batch_size}.
-- **Data**: {models} models under {names} names from the libraries of Sweet Home 3D, rendered from {views} sides each, with
-  albedo, Lambertian and textureless shading, recoloured in twelve colours, on white, grey and coloured backgrounds.
-  `vocabulary.txt` lists the names, `ATTRIBUTION.md` every model with its author and licence (CC0, CC-BY 3.0).
-- **Network**: diffusers' `UNet2DConditionModel` on 4x4 pixel-unshuffled images, cosine schedule, predicts the clean image;
-  told the text (all-MiniLM-L6-v2's token states and sentence vector) and the camera (azimuth, elevation, distance).
-- **Text encoder**: sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0), unchanged but for fp16; of the weights with sha256
-  53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db.
+- **Data**: {models} models under {names} names from the libraries of Sweet Home 3D, rendered from {views} sides each,
+  plain, under a point light, or white under it; some recoloured in one of twelve colours; on white and grey
+  backgrounds. `vocabulary.txt` lists the names, `ATTRIBUTION.md` every model with its author and licence.
+- **Network**: diffusers' `UNet2DConditionModel` on 4x4 pixel-unshuffled images, cosine schedule, predicts the clean
+  image; told the text (token states and sentence vector), the camera (azimuth, elevation, distance), the grey level
+  behind the object and the kind of light.
+- **Text encoder**: sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0), unchanged but for fp16; of the weights with
+  sha256 53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db.
 
 Held-out views, mean squared error of the predicted clean image (pixels in [-1, 1]) by timestep of 1000:
 
@@ -35,19 +36,21 @@ Held-out views, mean squared error of the predicted clean image (pixels in [-1, 
 
 `samples.png`: {prompts}; each from the front, the right, the back and the left.
 
-**Limits.** It knows these objects and no others, no scenes, no styles, no relations between things. Rare names are rough.
+**Limits.** It knows these objects and no others: no scenes, no styles, no relations between things. Rare names are
+rough.
 """
 
 
 def write_card(
     folder: Path,
+    steps: int,
+    losses: Mapping[int, float],
+    *,
     subjects: Sequence[Subject],
     called: Mapping[str, str],
     views: int,
     parameters: int,
-    steps: int,
     batch_size: int,
-    losses: Mapping[int, float],
     prompts: Sequence[str],
 ) -> None:
     """README.md, ATTRIBUTION.md and vocabulary.txt into a folder of weights.

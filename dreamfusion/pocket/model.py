@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from dreamfusion.pocket.text import WIDTH, sentence_vector
 
 CAMERA_FEATURES = 12
+WHITE = (1.0, 0.0)  # the look of pictures by default: white behind, albedo alone (`Cameras.look`)
 RESOLUTION = 64  # pixels, side of the square image
 UNSHUFFLE = 4  # pixels a side that become channels
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,12 @@ from dreamfusion.export.video import contact_sheet, write_image
 from dreamfusion.guidance.prior import alpha_sigma
 from dreamfusion.guidance.sampling import ddim_sample
 from dreamfusion.pocket.batches import Batch
-from dreamfusion.pocket.model import PocketModel, camera_features, with_look
+from dreamfusion.pocket.model import WHITE, PocketModel, camera_features, with_look
 from dreamfusion.pocket.text import TextEncoder
 from dreamfusion.types import TextEmbedding
 
 log = logging.getLogger(__name__)
+Describe = Callable[[Path, int, dict[int, float]], None]
 NOISE_LEVELS = (200, 450, 700, 900)  # timesteps of 1000 at which validation is reported
 
 
@@ -55,10 +56,13 @@ class PocketPretraining(L.LightningModule):
         self.sheet_prompts, self.sheet_scale, self.seed = list(sheet_prompts), sheet_scale, seed
         self.captions: CaptionCache | None = None  # frozen, so neither a sub-module nor in the checkpoint
         self.folder = Path()
+        self.describe: Describe | None = None
 
-    def attach(self, encoder: TextEncoder, folder: Path) -> None:
-        """Give the frozen text encoder and the folder for sheets and weights; both stay out of the checkpoint."""
-        self.captions, self.folder = CaptionCache(encoder), folder
+    def attach(self, encoder: TextEncoder, folder: Path, describe: Describe | None = None) -> None:
+        """Give what stays out of the checkpoint: the frozen text encoder, the folder for sheets and weights, and what
+        writes the model card into the folder of weights, given it, the step and the validation error by timestep.
+        """
+        self.captions, self.folder, self.describe = CaptionCache(encoder), folder, describe
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         draws = torch.Generator().manual_seed(hash((self.seed, self.global_step)) % 2**63)
@@ -80,12 +84,18 @@ class PocketPretraining(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss at fixed noise levels on held-out views, a sample sheet, and the weights as they stand (averaged)."""
-        for level, error in errors_by_level(self.model, self._encode(batch.captions), batch).items():
+        errors = errors_by_level(self.model, self._encode(batch.captions), batch)
+        for level, error in errors.items():
             self.log(f"validation/mse_t{level}", error.mean(), prog_bar=level == 900, batch_size=len(error))
         if self.trainer.sanity_checking:
             return
-        write_image(self.sample_sheet(), self.folder / "samples" / f"{self.global_step:07d}.png")
+        sheet = self.sample_sheet()
+        write_image(sheet, self.folder / "samples" / f"{self.global_step:07d}.png")
         self.save_weights()
+        write_image(sheet, self.folder / "weights" / "samples.png")
+        if self.describe is not None:
+            losses = {level: float(error.mean()) for level, error in errors.items()}
+            self.describe(self.folder / "weights", self.global_step, losses)
 
     def save_weights(self) -> None:
         """The folder that `guidance.weights` takes; each of its files is replaced by a whole one."""
@@ -130,7 +140,7 @@ class PocketPretraining(L.LightningModule):
     def _sample(self, prompts: list[str], camera: Tensor, start: Tensor, steps: int) -> Tensor:
         text, null = self._encode(prompts), self._encode([""] * len(prompts))
         states, mask = torch.cat([text.states, null.states]), torch.cat([text.mask, null.mask])
-        look = camera.new_tensor([1.0, 0.0]).expand(len(camera), 2)  # white behind, albedo alone
+        look = camera.new_tensor(WHITE).expand(len(camera), 2)
         cameras = torch.cat([with_look(camera, look), with_look(torch.zeros_like(camera), look)])
 
         def guided(noisy: Tensor, timestep: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import yaml
 from dreamfusion.distillation.sds import SDS
 from dreamfusion.guidance.pocket import WEIGHTS, PocketPrior
 from dreamfusion.guidance.prior import GuidanceError
-from dreamfusion.pocket.model import PocketModel, camera_features
+from dreamfusion.pocket.model import WHITE, PocketModel, camera_features, with_look
 from dreamfusion.types import Conditioning
 
 TINY = {
@@ -53,6 +53,7 @@ def test_the_noise_and_the_networks_clean_image_add_up_to_the_noisy_one(prior, b
     text, cameras = prior.encode_text(["a cat", "a dog"]), make_cameras([30.0, 200.0])
     noise = prior.predict_noise(noisy, timestep, text, cameras, None)
     features = camera_features(cameras.azimuth, cameras.elevation, cameras.distance)
+    features = with_look(features, torch.tensor([WHITE, WHITE]))
     clean = PocketModel.load(prior._folder).eval()(noisy, timestep, text.states, text.mask, features).detach()
     abar = prior.alphas_cumprod[timestep][:, None, None, None]
     torch.testing.assert_close(abar.sqrt() * clean + (1 - abar).sqrt() * noise, noisy, atol=1e-4, rtol=1e-4)

@@ -9,7 +9,7 @@ from dreamfusion.pocket.batches import Look, RenderBatches
 from dreamfusion.pocket.captions import COLORS
 from dreamfusion.pocket.model import camera_features
 
-PLAIN = Look(recolored=0, textureless=0, lambertian=0, white_background=1, colored_background=0)
+PLAIN = Look(recolored=0, textureless=0, lambertian=0, white_background=1)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,10 @@ def test_held_out_views_are_never_trained_on_and_validation_has_nothing_else(ren
 
 
 def distances(one, other):
-    return torch.cdist(one, other, compute_mode="donot_use_mm_for_euclid_dist")  # exact where they are equal
+    """Of camera features without the look."""
+    return torch.cdist(
+        one[:, :-2], other[:, :-2], compute_mode="donot_use_mm_for_euclid_dist"
+    )  # exact where they are equal
 
 
 def test_a_names_share_grows_with_its_models_and_its_emphasis(renders):
@@ -107,7 +110,7 @@ def test_equation_7_with_a_known_light():
 
 
 def test_textureless_pictures_are_white_things_without_a_colour_word(renders):
-    look = Look(recolored=1, textureless=1, lambertian=0, white_background=0, colored_background=0)
+    look = Look(recolored=1, textureless=1, lambertian=0, white_background=0)
     batch = RenderBatches(renders, 16, 0, {"cat": "cat"}, look=look).draw(0)
     assert not any(set(caption.replace(",", "").split()) & set(COLORS) for caption in batch.captions)
     middle = pixels(batch)[:, 32, 20]
@@ -122,12 +125,21 @@ def test_recoloured_pictures_say_their_colour(renders):
         np.testing.assert_allclose(picture[32, 32], COLORS[word], atol=1e-5)
 
 
-def test_backgrounds_come_in_the_asked_shares(renders):
-    look = Look(recolored=0, textureless=0, lambertian=0, white_background=0.3, colored_background=0.2)
+def test_backgrounds_are_white_in_the_asked_share_and_else_grey_of_any_level(renders):
+    look = Look(recolored=0, textureless=0, lambertian=0, white_background=0.3)
     corners = np.concatenate([pixels(RenderBatches(renders, 200, 0, look=look).draw(step))[:, 0, 0] for step in (0, 1)])
-    white = (corners == 1).all(axis=1).mean()
-    colored = (np.ptp(corners, axis=1) > 1e-3).mean()
-    assert white == pytest.approx(0.3, abs=0.06) and colored == pytest.approx(0.2, abs=0.06)
+    np.testing.assert_allclose(corners, corners[:, :1].repeat(3, axis=1), atol=1e-6)
+    level = corners[:, 0]
+    assert (level == 1).mean() == pytest.approx(0.3, abs=0.06)
+    assert np.histogram(level[level < 1], 4, (0, 1))[0].min() > 0.15 * (level < 1).sum()
+
+
+def test_the_network_is_told_the_background_and_the_kind_of_light(renders):
+    """`Cameras.look` in the last two places: grey level in [-1, 1]; -1 textureless, 0 albedo alone, 1 Lambertian."""
+    for light, look in enumerate((Look(0, 1, 0, 0.3), Look(0, 0, 0, 0.3), Look(0, 0, 1, 0.3)), start=-1):
+        batch = RenderBatches(renders, 16, 0, look=look).draw(0)
+        torch.testing.assert_close(batch.camera[:, -2], batch.images[:, 0, 0, 0], atol=1e-5, rtol=0)
+        assert (batch.camera[:, -1] == light).all()
 
 
 def test_a_single_picture_takes_the_colour_it_is_asked_for(renders):
