@@ -13,7 +13,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from dreamfusion.error import UserError
 
-OUTPUTS = "outputs"
 _QUOTED = re.compile(r"""(['"])(?:(?!\1)[^\\]|\\.)*\1""", re.DOTALL)  # one quoted string of Hydra's grammar
 TEXTS = ("prompt=", "checkpoint=")  # settings whose value is text, whatever is in it
 
@@ -23,14 +22,14 @@ def register() -> None:
     OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
 
 
-def run_folder(mode: str, prompt: str | None, checkpoint: str | None, now: str) -> str:
-    """Where a run writes: a folder of its own for training and sampling; the others write into the run they read.
+def run_folder(mode: str, prompt: object, checkpoint: str | None, name: str) -> str:
+    """Where a run writes, in outputs/: training and sampling into a folder of their own, the others beside what they read.
 
     No folder is made for a run that ends at once, because it has no prompt.
     """
     if mode in ("train", "sample") and checkpoint is None and prompt is not None and str(prompt).strip():
-        return f"{OUTPUTS}/{mode}/{slug(str(prompt))}/{now}"
-    return OUTPUTS
+        return f"{mode}/{slug(str(prompt))}/{name}"
+    return "."
 
 
 def slug(prompt: str, longest: int = 60) -> str:

@@ -16,7 +16,7 @@ from dreamfusion.guidance.prior import Prior, alpha_sigma, clean_from_noise, gui
 from dreamfusion.schedule import ScheduleLike, schedule
 from dreamfusion.types import Conditioning, GuidanceOutput
 
-WEIGHTINGS = ("sigma2", "uniform", "alpha_sigma2", "clean")
+WEIGHTINGS = ("sigma2", "uniform", "alpha_sigma2", "clean", "reconstruction")
 
 
 class SDS:
@@ -36,6 +36,7 @@ class SDS:
         min_timestep: ScheduleLike = 0.02,
         max_timestep: ScheduleLike = 0.98,
         rescale: float = 0.0,
+        clip: bool | None = None,
     ) -> None:
         """Check the choices.
 
@@ -44,6 +45,7 @@ class SDS:
             guidance_scale: s of `guide`, a number or a schedule; None takes the prior's own.
             weighting: w(t), one of WEIGHTINGS, see `weight`; None takes the prior's own.
             min_timestep, max_timestep: the range t is drawn from, fractions of the prior's T; numbers or schedules.
+            clip: keep x0_hat within the range of images, as samplers do; None: where the prior's space is the image.
             rescale: how far `rescale_clean` undoes the contrast that guidance adds, 0 (off) to 1.
 
         Raises:
@@ -54,6 +56,7 @@ class SDS:
         self.weighting = prior.weighting if weighting is None else weighting
         self.min_timestep, self.max_timestep = schedule(min_timestep), schedule(max_timestep)
         self.rescale = rescale
+        self.clip = prior.pixel_space if clip is None else clip
         if self.weighting not in WEIGHTINGS:
             raise ValueError(
                 f"unknown weighting {self.weighting!r}; type distillation.weighting={'|'.join(WEIGHTINGS)}"
@@ -116,6 +119,9 @@ class SDS:
         denoised = clean_from_noise(noise_hat, noisy, abar)
         if self.rescale > 0:
             denoised = rescale_clean(denoised, clean_from_noise(noise_text, noisy, abar), self.rescale)
+        if self.clip:
+            denoised = denoised.clamp(-1, 1)
+        if self.rescale > 0 or self.clip:
             alpha, sigma = alpha_sigma(abar)
             noise_hat = (noisy - alpha * denoised) / sigma
         return noise_hat, denoised
@@ -141,6 +147,8 @@ def weight(weighting: str, alphas_cumprod_t: Tensor) -> Tensor:
     clean:        sigma                         the gradient alpha (x - x0_hat) of a clean-image loss: from
                   z = alpha x + sigma eps = alpha x0_hat + sigma eps_hat follows
                   eps_hat - eps = (alpha / sigma) (x - x0_hat)
+    reconstruction: sigma / alpha   by the same token the gradient x - x0_hat: as strong at high noise, where the form
+                  is decided, as at low (Shi et al. 2023, MVDream's loss)
     """
     alpha, sigma = alpha_sigma(alphas_cumprod_t)
     match weighting:
@@ -152,6 +160,8 @@ def weight(weighting: str, alphas_cumprod_t: Tensor) -> Tensor:
             return alpha * sigma**2
         case "clean":
             return sigma
+        case "reconstruction":
+            return sigma / alpha
     raise ValueError(f"unknown weighting {weighting!r}, expected one of {', '.join(WEIGHTINGS)}")
 
 

@@ -11,7 +11,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from dreamfusion.config import OUTPUTS, resumed
+from dreamfusion.config import resumed
 from dreamfusion.console import tidy
 from dreamfusion.error import UserError, file_error
 
@@ -55,7 +55,7 @@ def continued(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 def _remove_empty(folder: Path) -> None:
     """The folder that Hydra made for a run that came to nothing, and the prompt's folder around it."""
-    if OUTPUTS in folder.parent.parts:
+    if "outputs" in folder.parent.parts:
         with contextlib.suppress(OSError):  # not empty: somebody's work
             folder.rmdir()
             folder.parent.rmdir()

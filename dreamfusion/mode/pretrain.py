@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from dreamfusion.error import UserError
 from dreamfusion.ops.precision import native_bfloat16
+from dreamfusion.pocket.model import PocketModel
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ def run(
     renders: str,
     views: int,
     folder: str,
+    start: str | None,
     names: str | None,
     batch_size: int,
     validation_size: int,
@@ -71,6 +73,8 @@ def run(
     )
     module.attach(TextEncoder.load(WEIGHTS / "text_encoder"), target, card)
     checkpoint = target / "checkpoints" / "last.ckpt"
+    if start is not None and not checkpoint.is_file():
+        begin_from(module.model, Path(start))
     if checkpoint.is_file():
         data.start_step = torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)["global_step"]
         log.info("resuming at step %d", data.start_step)
@@ -102,6 +106,16 @@ def read_names(path: Path) -> dict[str, str]:
         if name.strip() and not line.startswith("#"):
             called.update({library.strip(): name.strip() for library in (own or name).split(",")})
     return called
+
+
+def begin_from(model: PocketModel, folder: Path) -> None:
+    """Take over the parts of a folder of weights that fit; the others start at random."""
+    try:
+        trained = PocketModel.load(folder).state_dict()
+        unknown = model.load_state_dict(trained, strict=False).unexpected_keys
+    except (FileNotFoundError, RuntimeError) as error:
+        raise UserError(f"mode.start={folder} does not fit mode.module.unet: {error}") from error
+    log.info("beginning from %s, without %s", folder, ", ".join(unknown) or "leaving anything out")
 
 
 def _precision(choice: str) -> Any:

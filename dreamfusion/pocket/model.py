@@ -44,11 +44,13 @@ def with_look(camera: Tensor, look: Tensor, known: Tensor | None = None) -> Tens
 class PocketModel(nn.Module):
     """Noisy image, timestep, text and camera -> clean image."""
 
-    def __init__(self, unet: Any, scheduler: dict[str, Any]) -> None:
+    def __init__(self, unet: Any, scheduler: dict[str, Any], sketch: Any | None = None) -> None:
+        """`sketch`: `sketch.Sketch`, or None for networks without."""
         super().__init__()
         from diffusers import DDIMScheduler
 
         self.unet = unet.to(memory_format=torch.channels_last)
+        self.sketch = sketch
         self.scheduler = scheduler
         self.resolution = RESOLUTION
         self.alphas_cumprod: Tensor
@@ -62,6 +64,8 @@ class PocketModel(nn.Module):
         """A new network with random weights; `unet` are arguments of diffusers' UNet2DConditionModel."""
         from diffusers import UNet2DConditionModel
 
+        from dreamfusion.pocket.sketch import Sketch
+
         channels = 3 * UNSHUFFLE**2
         network = UNet2DConditionModel(
             sample_size=RESOLUTION // UNSHUFFLE,
@@ -74,16 +78,20 @@ class PocketModel(nn.Module):
             resnet_time_scale_shift="scale_shift",
             **unet,
         )
-        return cls(network, {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "sample"})
+        # By keyword: diffusers writes only what was given so into config.json.
+        sketch = Sketch(condition=CAMERA_FEATURES + WIDTH, channels=tuple(network.config.block_out_channels))
+        return cls(network, {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "sample"}, sketch)
 
     @classmethod
     def load(cls, folder: Path) -> PocketModel:
-        """Read `unet/` and `scheduler/` of a folder in diffusers' layout, as float32.
+        """Read `unet/`, `scheduler/` and, where it is there, `sketch/` of a folder in diffusers' layout, as float32.
 
         Raises:
             FileNotFoundError: a part of the folder is missing; names it.
         """
         from diffusers import UNet2DConditionModel
+
+        from dreamfusion.pocket.sketch import Sketch
 
         folder = Path(folder)
         for part in ("unet/config.json", "scheduler/scheduler_config.json"):
@@ -92,27 +100,44 @@ class PocketModel(nn.Module):
         unet = UNet2DConditionModel.from_pretrained(
             str(folder / "unet"), local_files_only=True, low_cpu_mem_usage=False
         )
-        return cls(unet.float(), json.loads((folder / "scheduler" / "scheduler_config.json").read_text()))
+        sketch = None
+        if (folder / "sketch").is_dir():
+            sketch = Sketch.from_pretrained(
+                str(folder / "sketch"), local_files_only=True, low_cpu_mem_usage=False
+            ).float()
+        return cls(unet.float(), json.loads((folder / "scheduler" / "scheduler_config.json").read_text()), sketch)
 
     def save(self, folder: Path) -> None:
-        """Write `unet/` (fp16 safetensors) and `scheduler/` in diffusers' layout."""
-        from diffusers import DDIMScheduler, UNet2DConditionModel
+        """Write `unet/` and `sketch/` (fp16 safetensors) and `scheduler/` in diffusers' layout."""
+        from diffusers import DDIMScheduler
 
-        config = dict(self.unet.config)
-        half = UNet2DConditionModel.from_config(config)
-        half.load_state_dict(self.unet.state_dict())
-        half.half().save_pretrained(str(folder / "unet"))
+        for name, part in (("unet", self.unet), ("sketch", self.sketch)):
+            if part is not None:
+                half = type(part).from_config(dict(part.config))
+                half.load_state_dict(part.state_dict())
+                half.half().save_pretrained(str(folder / name))
         DDIMScheduler.from_config(self.scheduler).save_pretrained(str(folder / "scheduler"))
 
     def forward(
         self, noisy: Tensor, timestep: Tensor, text_states: Tensor, text_mask: Tensor, camera: Tensor
     ) -> Tensor:
         """(B,3,64,64), (B,), (B,16,384), (B,16) bool, (B,12) -> x0 (B,3,64,64), not clipped."""
-        label = camera
+        label, residuals, bottom = camera, None, None
         if self.takes_sentence:
             # Unit vectors have entries of about 1/sqrt(384): scaled to the size of the camera's sines.
             sentence = sentence_vector(text_states, text_mask) * math.sqrt(WIDTH)
             label = torch.cat([camera, sentence.to(camera.dtype)], dim=-1)
+        if self.sketch is not None:
+            # Twelve numbers of camera beside 384 of text: scaled up so that they are not drowned.
+            residuals, bottom = self.sketch(torch.cat([3 * camera, label[:, CAMERA_FEATURES:]], dim=-1))
         sample = F.pixel_unshuffle(noisy, UNSHUFFLE).contiguous(memory_format=torch.channels_last)
-        clean = self.unet(sample, timestep, text_states, class_labels=label, encoder_attention_mask=text_mask).sample
+        clean = self.unet(
+            sample,
+            timestep,
+            text_states,
+            class_labels=label,
+            encoder_attention_mask=text_mask,
+            down_block_additional_residuals=residuals,
+            mid_block_additional_residual=bottom,
+        ).sample
         return F.pixel_shuffle(clean, UNSHUFFLE)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from nerfacc import OccGridEstimator
 from torch import Tensor, nn
@@ -22,8 +20,14 @@ class OccupancyRenderer(Renderer):
     def __init__(
         self, radius: float, resolution: int, steps: int, threshold: float, decay: float, update_every: int, warmup: int
     ) -> None:
-        """`steps` along the diameter; a cell is empty when the opacity of one step in it stays below `threshold`."""
+        """`steps` along the diameter.
+
+        A cell is empty when the opacity of one step in it stays below `threshold`, or below the mean over all cells
+        where that is less: a scene that is faint everywhere does not vanish.
+        """
         super().__init__()
+        if steps < 1:
+            raise ValueError(f"renderer.steps is {steps}; a ray needs at least 1")
         self.radius, self.step = radius, 2 * radius / steps
         self.threshold, self.decay, self.update_every, self.warmup = threshold, decay, update_every, warmup
         box = torch.tensor([-radius] * 3 + [radius] * 3)
@@ -60,7 +64,3 @@ class OccupancyRenderer(Renderer):
             return march(rays, self.grid.binaries[0], self.radius, self.step, jitter)
 
         return render(cameras, field, background, sample, shading, with_normal, generator)
-
-    def opacity_to_density(self, opacity: float) -> float:
-        """The density at which one step has the given opacity."""
-        return -math.log(1 - opacity) / self.step

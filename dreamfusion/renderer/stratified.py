@@ -17,6 +17,8 @@ class StratifiedRenderer(Renderer):
 
     def __init__(self, radius: float, steps: int) -> None:
         super().__init__()
+        if steps < 1:
+            raise ValueError(f"renderer.steps is {steps}; a ray needs at least 1")
         self.radius, self.steps = radius, steps
         self.step = 2 * radius / steps
 

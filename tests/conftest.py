@@ -1,0 +1,136 @@
+"""What several tests build on: one thread, scenes and priors known in closed form, cameras at given angles."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from dreamfusion.camera.orbit import focal_to_fov, look_from, spherical
+from dreamfusion.config import quote_texts, register
+from dreamfusion.field.base import Field
+from dreamfusion.field.hashgrid import HashGridField
+from dreamfusion.types import FieldOutput, TextEmbedding
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Small tensors lose more to waiting threads than they gain."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Ball(Field):
+    """A homogeneous ball of `size` around the origin, of one colour; its normal points outwards everywhere."""
+
+    def __init__(self, density=3.0, size=0.6, color=(0.8, 0.3, 0.1), radius=1.0):
+        super().__init__()
+        self.value, self.size, self.radius = density, size, radius
+        self.color = torch.tensor(color)
+
+    def forward(self, positions, with_normal=False):
+        normal = torch.nn.functional.normalize(positions, dim=-1) if with_normal else None
+        return FieldOutput(self.density(positions), self.color.expand_as(positions), normal)
+
+    def density(self, positions):
+        return self.value * (positions.norm(dim=-1) < self.size)
+
+
+class GaussianPrior:
+    """The exact prior N(mu, s^2) of every pixel, with mu = 0.5 for any text and 0 for the empty one.
+
+    eps*(z, t) = sigma (z - alpha mu) / (alpha^2 s^2 + sigma^2).
+    """
+
+    name, resolution, guidance_scale, weighting, sample_scale, pixel_space = "gaussian", 8, 2.0, "sigma2", 1.0, True
+
+    def __init__(self, s=0.5):
+        self.s = s
+        self.alphas_cumprod = torch.cos(torch.linspace(0.01, 1.55, 1000, dtype=torch.float64)).square().float()
+
+    def to(self, device):
+        return self
+
+    def warn_if_unknown(self, prompt):
+        pass
+
+    def encode_text(self, texts):
+        mu = torch.tensor([0.5 if text else 0.0 for text in texts])
+        return TextEmbedding(mu.view(-1, 1, 1), torch.ones(len(texts), 1, dtype=torch.bool))
+
+    def encode_image(self, rgb):
+        return rgb * 2 - 1
+
+    def predict_noise(self, noisy, timestep, text, cameras, camera_known):
+        abar = self.alphas_cumprod[timestep][:, None, None, None]
+        mu = text.states[:, :1, :, None]
+        return (1 - abar).sqrt() * (noisy - abar.sqrt() * mu) / (abar * self.s**2 + 1 - abar)
+
+    def decode(self, latents):
+        return latents / 2 + 0.5
+
+
+@pytest.fixture
+def ball():
+    return Ball
+
+
+@pytest.fixture
+def gaussian_prior():
+    return GaussianPrior
+
+
+@pytest.fixture
+def tiny_field():
+    """A hash grid of a few hundred parameters; `strong` has features large enough to shape the scene."""
+
+    def make(strong=False, **changes):
+        settings = {
+            "radius": 1.0, "levels": 3, "features": 2, "log2_table_size": 9, "base_resolution": 4,
+            "max_resolution": 16, "hidden": 8, "blob_density": 5.0, "blob_radius": 0.5, "density_scale": 1.0,
+        }  # fmt: skip
+        torch.manual_seed(0)
+        field = HashGridField(**(settings | changes))
+        if strong:
+            torch.nn.init.normal_(field.table, std=0.5)
+        return field
+
+    return make
+
+
+@pytest.fixture
+def cameras_at():
+    """Cameras that look at the origin from the given angles, with the light at the camera."""
+
+    def make(azimuth, elevation=None, distance=3.0, focal=1.374, height=8, width=None):
+        azimuth = torch.tensor(azimuth, dtype=torch.float32)
+        elevation = torch.zeros_like(azimuth) if elevation is None else torch.tensor(elevation, dtype=torch.float32)
+        position = spherical(azimuth, elevation, torch.full_like(azimuth, distance))
+        up = torch.tensor([0.0, 1.0, 0.0]).expand_as(position)
+        fov = focal_to_fov(torch.full_like(azimuth, focal))
+        return look_from(position, torch.zeros_like(position), up, fov, position, height, width or height)
+
+    return make
+
+
+@pytest.fixture
+def seeded():
+    return lambda seed=0: torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def compose_config():
+    """The composed configuration for a command line, as launch.py has it."""
+    register()
+
+    def make(*arguments, name="config", folder=CONF):
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(folder), version_base="1.3"):
+            return compose(name, overrides=quote_texts(arguments))
+
+    return make

@@ -1,0 +1,118 @@
+"""The hash grid field against finite differences and closed forms."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+
+def inside(seeded, count=200, radius=0.8):
+    points = torch.randn(count, 3, generator=seeded(1))
+    return radius * points / points.norm(dim=-1, keepdim=True) * torch.rand(count, 1, generator=seeded(2))
+
+
+def silence(field):
+    """Without its table the network's outputs are exactly 0."""
+    torch.nn.init.zeros_(field.table)
+    return field
+
+
+def test_the_blob_alone_falls_linearly_and_crosses_zero_at_its_radius(tiny_field):
+    field = silence(tiny_field(blob_density=10.0, blob_radius=0.5, density_scale=3.0))
+    distance = torch.tensor([0.1, 0.25, 0.5, 0.9])
+    positions = F.normalize(torch.tensor([[1.0, -2.0, 0.5]]), dim=-1) * distance[:, None]
+    expected = 3.0 * F.softplus(10.0 * (1 - distance / 0.5))
+    torch.testing.assert_close(field.density(positions), expected)
+    torch.testing.assert_close(field(positions).density, expected)
+    assert field.density(positions)[2].item() == pytest.approx(3.0 * 0.6931, rel=1e-3)  # softplus(0) = log 2
+
+
+def test_an_untrained_field_is_grey_and_its_blob_points_outwards(tiny_field, seeded):
+    field, positions = silence(tiny_field()), inside(seeded)
+    output = field(positions, with_normal=True)
+    torch.testing.assert_close(output.albedo, torch.full_like(positions, 0.5))
+    torch.testing.assert_close(output.normal, F.normalize(positions, dim=-1), atol=1e-4, rtol=0)
+
+
+@pytest.fixture
+def reference(monkeypatch):
+    """The torch reference, which takes float64: steps of finite differences small enough to miss the cells' borders."""
+    monkeypatch.setenv("DREAMFUSION_OPS", "torch")
+
+
+def test_the_analytic_normal_is_minus_the_gradient_of_the_density_by_finite_differences(tiny_field, seeded, reference):
+    field, positions = tiny_field(strong=True).double(), inside(seeded).double()
+    step = 1e-6
+    gradient = torch.stack(
+        [(field.density(positions + o) - field.density(positions - o)) / (2 * step) for o in step * torch.eye(3)], -1
+    )
+    normal = field(positions, with_normal=True).normal
+    torch.testing.assert_close(normal, -F.normalize(gradient, dim=-1), atol=1e-5, rtol=0)
+
+
+def test_the_kernels_normals_are_those_of_the_reference(tiny_field, seeded, monkeypatch):
+    field, positions = tiny_field(strong=True), inside(seeded)
+    fast = field(positions, with_normal=True).normal
+    monkeypatch.setenv("DREAMFUSION_OPS", "torch")
+    torch.testing.assert_close(fast, field(positions, with_normal=True).normal, atol=1e-4, rtol=0)
+
+
+def test_normals_are_unit_and_have_gradients_to_every_parameter_that_shapes_the_density(tiny_field, seeded):
+    field, positions = tiny_field(strong=True), inside(seeded)
+    normal = field(positions, with_normal=True).normal
+    torch.testing.assert_close(normal.norm(dim=-1), torch.ones(len(positions)))
+    towards = F.normalize(torch.randn(len(positions), 3, generator=seeded(3)), dim=-1)
+    (normal * towards).sum().backward()
+    for parameter in (field.table, field.hidden_weight, field.output_weight):
+        assert parameter.grad.isfinite().all()
+        assert parameter.grad.abs().max() > 0
+    assert (field.output_weight.grad[1:] == 0).all()  # the colours have no say in the shape
+
+
+def test_the_gradient_of_a_normal_is_that_of_finite_differences(tiny_field, seeded, reference):
+    """Also says that its double backward, through the hash grid, is right."""
+    field, positions = tiny_field(strong=True).double(), inside(seeded, 20).double()
+    towards = torch.randn(20, 3, generator=seeded(3)).double()
+
+    def score():
+        return (field(positions, with_normal=True).normal * towards).sum()
+
+    score().backward()
+    weight, index, step = field.hidden_weight, (2, 1), 1e-6
+    with torch.no_grad():
+        weight[index] += step
+        above = score()
+        weight[index] -= 2 * step
+        below = score()
+    assert weight.grad[index].item() == pytest.approx(((above - below) / (2 * step)).item(), rel=1e-4)
+
+
+def test_normals_are_there_without_gradients_too(tiny_field, seeded):
+    field, positions = tiny_field(strong=True), inside(seeded)
+    with torch.no_grad():
+        output = field(positions, with_normal=True)
+    assert not any(tensor.requires_grad for tensor in (output.density, output.albedo, output.normal))
+    trained = field(positions, with_normal=True)
+    torch.testing.assert_close(output.normal, trained.normal.detach())
+    torch.testing.assert_close(output.density, trained.density.detach())
+
+
+def test_asking_for_normals_changes_neither_density_nor_albedo(tiny_field, seeded):
+    field, positions = tiny_field(strong=True), inside(seeded)
+    plain, with_normal = field(positions), field(positions, with_normal=True)
+    torch.testing.assert_close(plain.density, with_normal.density)
+    torch.testing.assert_close(plain.albedo, with_normal.albedo)
+    assert plain.normal is None
+
+
+def test_at_the_origin_everything_is_finite(tiny_field):
+    field = tiny_field(strong=True)
+    output = field(torch.zeros(1, 3), with_normal=True)
+    (output.normal.sum() + output.density.sum()).backward()
+    assert output.normal.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in field.parameters())
+
+
+def test_the_density_is_zero_outside_the_bounding_ball_and_positive_inside(tiny_field):
+    field = tiny_field(radius=1.4)
+    positions = torch.tensor([[1.39, 0, 0], [0, 0, 1.41], [1.0, 1.0, 0.5], [0.9, 0.9, 0.5]])
+    assert (field.density(positions) > 0).tolist() == [True, False, False, True]

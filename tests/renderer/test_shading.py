@@ -1,0 +1,44 @@
+"""Eq. 7 of Poole et al. 2022 at points where it can be done by hand."""
+
+import pytest
+import torch
+
+from dreamfusion.renderer.shading import ALBEDO, LAMBERTIAN, TEXTURELESS, Shading
+from dreamfusion.types import FieldOutput
+
+ALBEDOS = torch.tensor([[0.8, 0.4, 0.2]] * 4)
+# Facing the light, at 60 degrees to it, facing away, no normal at all.
+NORMALS = torch.tensor([[0.0, 0.0, 1.0], [3**0.5 / 2, 0.0, 0.5], [0.0, 0.0, -1.0], [0.0, 0.0, 0.0]])
+POSITIONS = torch.tensor([[1.0, 2.0, 3.0]]).expand(4, 3)
+LIGHT = torch.tensor([[1.0, 2.0, 8.0]]).expand(4, 3)
+FIELD = FieldOutput(torch.ones(4), ALBEDOS, NORMALS)
+
+
+def test_albedo_shading_is_the_albedo_and_needs_no_normal():
+    field = FieldOutput(torch.ones(4), ALBEDOS, None)
+    assert not ALBEDO.needs_normal
+    torch.testing.assert_close(ALBEDO(field, POSITIONS, LIGHT), ALBEDOS)
+
+
+def test_lambertian_shading_is_albedo_times_diffuse_cosine_plus_ambient():
+    factor = torch.tensor([0.9 * 1 + 0.1, 0.9 * 0.5 + 0.1, 0.1, 0.1])[:, None]
+    torch.testing.assert_close(LAMBERTIAN(FIELD, POSITIONS, LIGHT), ALBEDOS * factor)
+
+
+def test_textureless_shading_is_the_same_light_on_white():
+    factor = torch.tensor([1.0, 0.55, 0.1, 0.1])[:, None]
+    torch.testing.assert_close(TEXTURELESS(FIELD, POSITIONS, LIGHT), factor.expand(4, 3))
+
+
+def test_the_distance_of_the_light_does_not_matter():
+    nearer = torch.tensor([[1.0, 2.0, 3.5]]).expand(4, 3)
+    torch.testing.assert_close(LAMBERTIAN(FIELD, POSITIONS, LIGHT), LAMBERTIAN(FIELD, POSITIONS, nearer))
+
+
+def test_a_light_at_the_very_point_is_finite():
+    assert LAMBERTIAN(FIELD, POSITIONS, POSITIONS).isfinite().all()
+
+
+def test_diffuse_light_without_normals_is_refused():
+    with pytest.raises(ValueError, match="needs normals"):
+        Shading(0.5, 0.5)(FieldOutput(torch.ones(4), ALBEDOS, None), POSITIONS, LIGHT)

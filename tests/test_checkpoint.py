@@ -1,0 +1,167 @@
+"""Scenes from files: what is found, what is refused, and in which words."""
+
+import os
+import zipfile
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from dreamfusion.background.solid import ConstantBackground
+from dreamfusion.checkpoint import CheckpointError, check_targets, find_checkpoint, load_scene, read_checkpoint, run_of
+
+# fmt: off
+FIELD = {
+    "_target_": "dreamfusion.field.hashgrid.HashGridField",
+    "radius": 1.0, "levels": 3, "features": 2, "log2_table_size": 9, "base_resolution": 4, "max_resolution": 16,
+    "hidden": 8, "blob_density": 5.0, "blob_radius": 0.5,
+}
+CONFIG = {
+    "prompt": "a cat",
+    "field": FIELD,
+    "background": {"_target_": "dreamfusion.background.solid.ConstantBackground", "color": [1.0, 0.5, 0.0]},
+    "renderer": {
+        "_target_": "dreamfusion.renderer.occupancy.OccupancyRenderer",
+        "radius": "${field.radius}", "resolution": 8, "steps": 16, "threshold": 0.01, "decay": 0.9,
+        "update_every": 2, "warmup": 4,
+    },
+    "camera": {
+        "_target_": "dreamfusion.camera.orbit.Orbit",
+        "elevation": [-15, 75], "distance": [2.7, 3.3], "focal": [1.3, 1.4], "uniform_area": 0.0,
+        "position_jitter": 0.0, "look_at_std": 0.0, "up_std": 0.0, "light_distance": [1, 2],
+    },
+    "system": {"_target_": "os.system"},  # a part that no scene needs is not looked at
+}
+# fmt: on
+
+
+@pytest.fixture
+def content(tiny_field):
+    """What Lightning would write."""
+    renderer = instantiate(OmegaConf.create(CONFIG).renderer)
+    renderer.grid.binaries[0, 0, 0, 0] = False
+    parts = {"field": tiny_field(strong=True), "background": ConstantBackground([0.0, 0.0, 1.0]), "renderer": renderer}
+    state = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+    return {"config": CONFIG, "state_dict": state, "global_step": 42}
+
+
+@pytest.fixture
+def save(tmp_path):
+    def write(content, path="run/checkpoints/last.ckpt"):
+        file = tmp_path / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(content, file)
+        return file
+
+    return write
+
+
+def test_a_scene_is_what_its_checkpoint_says(content, save, tiny_field, cameras_at, tmp_path):
+    scene = load_scene(save(content))
+    assert (scene.step, scene.config.prompt, scene.run) == (42, "a cat", tmp_path / "run")
+    assert torch.equal(scene.field.table, tiny_field(strong=True).table)
+    assert not scene.renderer.grid.binaries[0, 0, 0, 0]
+    image = scene.renderer(cameras_at([0.0]), scene.field, scene.background)
+    torch.testing.assert_close(image.background, torch.tensor([[0.0, 0.0, 1.0]]))  # the state's, not the settings'
+    assert not image.rgb.requires_grad
+    assert scene.camera.distance == [2.7, 3.3]
+
+
+def test_latest_is_the_run_that_was_written_last_wherever_it_lies(tmp_path):
+    for age, name in enumerate(["new", "old/deeper"]):
+        path = tmp_path / name / "checkpoints" / "last.ckpt"
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (1e9 - age, 1e9 - age))
+    assert find_checkpoint("latest", tmp_path) == tmp_path / "new" / "checkpoints" / "last.ckpt"
+
+
+def test_a_run_is_named_by_its_folder_or_its_file(content, save, tmp_path, monkeypatch):
+    path = save(content)
+    assert find_checkpoint(str(tmp_path / "run")) == path
+    assert find_checkpoint(str(path)) == path
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_checkpoint("~/run") == path
+
+
+def test_the_run_of_a_checkpoint_is_around_its_folder_and_of_a_lone_file_where_it_lies(tmp_path):
+    assert run_of(tmp_path / "checkpoints" / "last.ckpt") == tmp_path
+    assert run_of(tmp_path / "copy.ckpt") == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [("latest", 'no run under .* has a checkpoint yet; type prompt="a cat"'), ("nowhere", "no checkpoint at nowhere")],
+)
+def test_what_is_not_there_is_named(choice, message, tmp_path):
+    with pytest.raises(CheckpointError, match=message):
+        find_checkpoint(choice, tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "foreign zip"])
+def test_a_broken_file_is_named(damage, content, save, tmp_path):
+    path = save(content)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-1000])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "text":
+        path.write_text("hello")
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a", "b")
+    with pytest.raises(
+        CheckpointError, match=r"last.ckpt cannot be read as a checkpoint \(\w+\); is the file complete"
+    ):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("other", [{"state_dict": {}}, [1, 2], {"config": 1, "state_dict": {}, "global_step": 0}])
+def test_somebody_elses_checkpoint_is_named(other, save):
+    with pytest.raises(CheckpointError, match="is no checkpoint of a dreamfusion run"):
+        read_checkpoint(save(other))
+
+
+def test_a_checkpoint_with_objects_in_it_is_not_unpickled(content, save):
+    class Payload:
+        def __reduce__(self):
+            return (print, ("owned",))
+
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_checkpoint(save(content | {"payload": Payload()}))
+
+
+@pytest.mark.parametrize(
+    "target", ["os.system", "dreamfusion.checkpoint.pickle.loads", "dreamfusion.no.such.thing", "${oc.env:HOME}"]
+)
+def test_a_checkpoint_that_names_foreign_code_is_not_built(target, content, save):
+    evil = content | {"config": CONFIG | {"background": {"_target_": target, "command": "true"}}}
+    with pytest.raises(CheckpointError, match="no part of dreamfusion; it is not loaded"):
+        load_scene(save(evil))
+
+
+def test_foreign_code_is_found_however_deep_it_lies(tmp_path):
+    with pytest.raises(CheckpointError, match=r"os\.system"):
+        check_targets({"a": [{"b": {"_target_": "os.system"}}]}, tmp_path)
+    check_targets({"trainer": {"_target_": "lightning.Trainer"}, "field": FIELD, "loss": [1, "x"]}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"field": FIELD | {"hidden": 16}},  # another shape
+        {"field": FIELD | {"unheard_of": 1}},  # an argument that is gone
+        {"field": {k: v for k, v in FIELD.items() if k != "levels"}},  # one that is new
+    ],
+)
+def test_settings_of_another_version_are_one_sentence(change, content, save):
+    with pytest.raises(CheckpointError, match="does not fit this version of dreamfusion: ") as error:
+        load_scene(save(content | {"config": CONFIG | change}))
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_part_of_the_settings_is_one_sentence(content, save):
+    config = {name: part for name, part in CONFIG.items() if name != "camera"}
+    with pytest.raises(CheckpointError, match="does not fit this version"):
+        load_scene(save(content | {"config": config}))

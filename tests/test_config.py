@@ -1,0 +1,244 @@
+"""Prompts survive Hydra, folders are named after them, and everything in conf/ and sweeps/ composes."""
+
+import random
+import re
+from pathlib import Path
+
+import pytest
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from dreamfusion.config import plain, quote_command_line, quote_texts, resumed, run_folder, slug
+from dreamfusion.error import UserError
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
+OPTIONS = sorted(
+    (path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if path.parent.name not in ("hydra", "experiment")
+)
+EXPERIMENTS = sorted(path.stem for path in CONF.glob("experiment/*.yaml"))
+SWEEPS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
+PROMPTS = [
+    "a cat",
+    "a cat's hat",
+    "a corgi, oil painting",
+    "a cat (sitting)",
+    "e=mc2",
+    "ein Bär 🐈",
+    'a "quoted" cat',
+    'say "hi"',
+    "a backslash \\",
+    'a \\" mix \\\\',
+    "${x}",
+    "\\${x}\\",
+    "x" * 2000,
+    "../../x",
+    "[a, b] {c: d}",
+    "a: b # c",
+    "null",
+    "3",
+    "two\nlines",
+    "50% !~+@*?|&;<>",
+]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS, ids=lambda p: p[:12])
+def test_a_prompt_comes_through_the_command_line_and_the_checkpoint_as_it_is(prompt, compose_config):
+    cfg = compose_config(f"prompt={prompt}")
+    assert cfg.prompt == prompt
+    saved = plain(cfg)  # what a checkpoint holds
+    assert OmegaConf.create(saved).prompt == prompt
+    assert resumed(OmegaConf.create(saved), cfg, quote_texts([f"prompt={prompt}"])).prompt == prompt
+
+
+def test_random_prompts_come_through_as_they_are(compose_config):
+    pieces = [*"a \\\"'${}()=[],:#%!~🐈é\n", "${x}", "null"]
+    chance = random.Random(0)
+    arguments = ["".join(chance.choices(pieces, k=chance.randint(1, 6))) for _ in range(60)]
+    for prompt in arguments:
+        already_quoted = re.fullmatch(r"""(['"]).*\1""", prompt, re.DOTALL)
+        if prompt.strip() and not already_quoted:
+            assert compose_config(f"prompt={prompt}").prompt == prompt
+
+
+def test_a_prompt_in_hydras_own_quotes_is_what_is_between_them(compose_config):
+    assert compose_config('prompt="a corgi, oil painting"').prompt == "a corgi, oil painting"
+    assert compose_config("prompt='it, too'").prompt == "it, too"
+    assert compose_config(r'prompt="say \"hi\", cat"').prompt == 'say "hi", cat'
+
+
+@pytest.mark.parametrize("prompt", PROMPTS, ids=lambda p: p[:12])
+def test_quoting_twice_is_quoting_once(prompt):
+    """The processes of a distributed run get the arguments of the first, quoted already."""
+    once = quote_texts([f"prompt={prompt}", "checkpoint=a=b", "seed=1"])
+    assert quote_texts(once) == once
+
+
+def test_a_checkpoint_path_is_text_as_well_and_null_is_none(compose_config):
+    assert compose_config("checkpoint=my runs/x=1, (2)").checkpoint == "my runs/x=1, (2)"
+    assert compose_config("checkpoint=null").checkpoint is None
+
+
+def test_an_empty_prompt_stays_empty(compose_config):
+    assert compose_config("prompt=").prompt == ""
+    assert compose_config("prompt=  ").prompt == ""
+
+
+def test_the_command_line_is_quoted_in_place(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["launch.py", "prompt=a, b", "seed=1"])
+    quote_command_line()
+    assert __import__("sys").argv == ["launch.py", 'prompt="a, b"', "seed=1"]
+
+
+def test_in_a_multirun_commas_make_one_run_each_and_quotes_keep_them_together():
+    arguments = ["-m", 'prompt=a cat,"a corgi, oil painting"', "seed=0,1"]
+    assert quote_texts(arguments) == arguments
+    overrides = OverridesParser.create().parse_overrides(arguments[1:])
+    (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    assert [job[0] for job in jobs] == ["prompt=a cat"] * 2 + ['prompt="a corgi, oil painting"'] * 2
+    assert [job[1] for job in jobs] == ["seed=0", "seed=1"] * 2
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name"),
+    [
+        ("A cat's hat!", "a-cats-hat"),
+        ("Ein Bär", "ein-bar"),
+        ("  two   words ", "two-words"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("/absolute", "absolute"),
+    ],
+)
+def test_folder_names_are_readable(prompt, name):
+    assert slug(prompt) == name
+
+
+@pytest.mark.parametrize("prompt", [*PROMPTS, "..", ".", "/", "🐈", "...", "猫", "\x00", "\udcff"], ids=lambda p: p[:9])
+def test_a_folder_name_is_never_empty_never_a_path_and_never_long(prompt):
+    assert re.fullmatch(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?", slug(prompt))
+    assert len(slug(prompt)) <= 60
+
+
+def test_long_or_wordless_prompts_get_folders_of_their_own():
+    assert slug("x" * 200) != slug("x" * 201)
+    assert slug("猫") != slug("犬")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folder"),
+    [
+        (("train", "a cat", None, "now"), "train/a-cat/now"),
+        (("sample", "a cat", None, "now"), "sample/a-cat/now"),
+        (("train", "../../x", None, "now"), "train/x/now"),
+        (("train", None, None, "now"), "."),  # ends at once, so no folder for it
+        (("train", " ", None, "now"), "."),
+        (("train", "a cat", "latest", "now"), "."),  # goes on in the run's own folder
+        (("export", "a cat", None, "now"), "."),
+    ],
+)
+def test_where_a_run_writes(arguments, folder):
+    assert run_folder(*arguments) == folder
+
+
+def test_there_is_no_group_named_prompt():
+    """A folder conf/prompt/ would make Hydra read prompt="a cat" as the choice of an option."""
+    assert not (CONF / "prompt").exists()
+    assert not (CONF / "prompt.yaml").exists()
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids="=".join)
+def test_every_option_of_every_group_composes_and_resolves(group, option, compose_config):
+    cfg = compose_config("prompt=a cat", f"{group}={option}")
+    container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert container[group]
+
+
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [
+        (g, o)
+        for g, o in OPTIONS
+        if g in ("field", "background", "renderer", "camera", "prompting", "logger", "trainer")
+    ],
+    ids="=".join,
+)
+def test_every_option_without_weights_can_be_built(group, option, compose_config):
+    assert instantiate(compose_config(f"{group}={option}", "field.log2_table_size=8")[group]) is not None
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes_and_only_overrides(experiment, compose_config):
+    plain_keys, keys = (leaves(plain(compose_config(*a))) for a in ((), (f"experiment={experiment}",)))
+    text = (CONF / "experiment" / f"{experiment}.yaml").read_text()
+    chosen = set(re.findall(r"override /(\w+):", text))
+    assert text.startswith("# @package _global_\n")
+    assert {key for key in keys - plain_keys if key.split(".")[0] not in chosen} == set()
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_every_sweep_composes_over_the_whole_configuration(sweep, compose_config):
+    cfg = compose_config(f"hydra.searchpath=[file://{CONF}]", name=sweep, folder=ROOT / "sweeps")
+    assert leaves(plain(cfg)) == leaves(plain(compose_config()))
+
+
+def leaves(tree, path=""):
+    """The dotted names of all values; lists count as values."""
+    if not isinstance(tree, dict) or not tree:
+        return {path}
+    return {leaf for key, value in tree.items() for leaf in leaves(value, f"{path}.{key}".lstrip("."))}
+
+
+def test_the_papers_settings_are_the_published_ones(compose_config):
+    """Poole et al. 2022, Sec. 3 and App. A.2; steps as shares of 15,000."""
+    cfg = compose_config("experiment=paper")
+    steps = cfg.trainer.max_steps
+    lighting, regularizer = instantiate(cfg.system.lighting), instantiate(cfg.system.regularizer)
+    assert (steps, cfg.system.views, cfg.system.size, cfg.field.radius) == (15000, 4, 64, 1.4)
+    assert lighting.albedo_until * steps == pytest.approx(1000, abs=1)
+    assert (lighting.lit, lighting.textureless, lighting.ambient) == (0.75, 0.5, 0.1)
+    weights = [regularizer._weights["orientation"](step / steps) for step in (0, 2500, 5000, 15000)]
+    assert weights == pytest.approx([1e-4, 0.00505, 1e-2, 1e-2], rel=1e-3)
+    assert 1e-3 <= regularizer.opacity <= 5e-3
+    assert (cfg.distillation.min_timestep, cfg.distillation.max_timestep) == (0.02, 0.98)
+    assert (cfg.distillation.guidance_scale, cfg.distillation.weighting) == (101.0, "sigma2")
+    camera = instantiate(cfg.camera)
+    assert camera.look_at_std**2 == pytest.approx(0.2, abs=1e-3)
+    assert camera.up_std**2 == pytest.approx(0.02, abs=1e-3)
+
+
+SAVED = OmegaConf.create(
+    {"prompt": "a cat", "seed": 3, "system": {"seed": "${seed}", "views": 4}, "guidance": {"_target_": "a", "x": 1}}
+)
+
+
+def resume_with(composed, *overrides):
+    return resumed(SAVED, OmegaConf.create(composed), quote_texts(overrides))
+
+
+def test_a_resumed_run_keeps_its_settings_but_for_those_named():
+    composed = {"prompt": None, "seed": 0, "system": {"seed": "${seed}", "views": 8}, "checkpoint": "latest"}
+    settings = resume_with(composed, "checkpoint=latest", "system.views=8")
+    assert (settings.prompt, settings.seed, settings.system.views) == ("a cat", 3, 8)
+    assert SAVED.system.views == 4
+
+
+def test_what_refers_to_a_named_setting_follows_it():
+    settings = resume_with({"seed": 7, "system": {"seed": "${seed}"}}, "seed=7")
+    assert (settings.seed, settings.system.seed) == (7, 7)
+
+
+def test_a_named_group_is_taken_as_a_whole():
+    settings = resume_with({"guidance": {"_target_": "b", "y": 2}}, "guidance=b")
+    assert settings.guidance == {"_target_": "b", "y": 2}
+
+
+def test_an_added_key_is_taken_too():
+    assert resume_with({"system": {"new": {"deep": 1}}}, "+system.new.deep=1").system.new.deep == 1
+
+
+@pytest.mark.parametrize("override", ["experiment=smoke", "~system.views"])
+def test_what_is_no_setting_of_its_own_cannot_be_changed_in_a_resumed_run(override):
+    with pytest.raises(UserError, match=f"{re.escape(override)} cannot be changed in a run that goes on"):
+        resume_with({"system": {"seed": 0}}, override)

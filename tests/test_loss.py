@@ -1,0 +1,130 @@
+"""The regularisers on renders that were made by hand."""
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from dreamfusion.loss import (
+    Regularizer,
+    entropy_loss,
+    opacity_loss,
+    orientation_loss,
+    smoothness_loss,
+    total,
+)
+from dreamfusion.types import RaySamples, RenderOutput
+
+
+def rendered(opacity, normal=None, weights=(), ray=(), sample_normal=None, directions=None):
+    """One image (H, W) of the given opacity, with packed samples."""
+    opacity = torch.as_tensor(opacity, dtype=torch.float32)[None, None]
+    rays = opacity.numel()
+    ray = torch.tensor(ray, dtype=torch.long)
+    offsets = torch.cat([torch.zeros(1, dtype=torch.long), torch.bincount(ray, minlength=rays).cumsum(0)])
+    count = torch.zeros(len(ray))
+    return RenderOutput(
+        rgb=opacity.expand(-1, 3, -1, -1),
+        background=torch.ones(1, 3),
+        opacity=opacity,
+        depth=opacity,
+        normal=normal,
+        weights=torch.as_tensor(weights, dtype=torch.float32),
+        samples=RaySamples(ray, offsets, count, count, torch.zeros(len(ray), 3)),
+        sample_normal=sample_normal,
+        directions=torch.tensor([[0.0, 0.0, -1.0]]).expand(rays, 3) if directions is None else directions,
+    )
+
+
+def test_orientation_counts_weighted_squared_cosines_of_normals_that_face_away():
+    """Looking along -z: a normal +z faces the camera, -z faces away, the third is at 60 degrees to the ray."""
+    normals = torch.tensor([[0.0, 0, 1], [0, 0, -1], [3**0.5 / 2, 0, -0.5]])
+    render = rendered([[1.0, 1.0]], weights=[0.9, 0.5, 0.4], ray=[0, 0, 1], sample_normal=normals)
+    assert orientation_loss(render).item() == pytest.approx((0.5 * 1 + 0.4 * 0.25) / 2)
+
+
+def test_orientation_has_no_gradient_to_the_weights_only_to_the_normals():
+    normals = torch.tensor([[0.6, 0, -0.8]], requires_grad=True)
+    weights = torch.tensor([0.5], requires_grad=True)
+    orientation_loss(rendered([[1.0]], weights=weights, ray=[0], sample_normal=normals)).backward()
+    assert weights.grad is None
+    torch.testing.assert_close(normals.grad, torch.tensor([[0.0, 0.0, 0.5 * 2 * 0.8 * -1]]))
+
+
+def test_opacity_is_the_mean_of_the_published_root():
+    render = rendered([[0.0, 1.0], [0.5, 0.0]])
+    expected = (0.1 + math.sqrt(1.01) + math.sqrt(0.26) + 0.1) / 4
+    assert opacity_loss(render).item() == pytest.approx(expected)
+
+
+def test_entropy_is_one_bit_at_a_half_and_next_to_none_where_it_is_decided():
+    assert entropy_loss(rendered([[0.5, 0.5]])).item() == pytest.approx(1.0)
+    assert entropy_loss(rendered([[0.0, 1.0]])).item() == pytest.approx(0.0114, abs=1e-4)
+    p = 0.25
+    expected = -(p * math.log2(p) + (1 - p) * math.log2(1 - p))
+    assert entropy_loss(rendered([[p]])).item() == pytest.approx(expected)
+
+
+def test_entropy_pushes_opacities_apart():
+    opacity = torch.tensor([[0.3, 0.7]], requires_grad=True)
+    entropy_loss(rendered(opacity)).backward()
+    assert opacity.grad[0, 0] > 0 > opacity.grad[0, 1]
+
+
+def test_smoothness_is_zero_on_a_plane_and_counts_steps_between_solid_pixels_only():
+    front, side = torch.tensor([0.0, 0, 1]), torch.tensor([1.0, 0, 0])
+    plane = front.view(1, 3, 1, 1).expand(1, 3, 2, 3)
+    assert smoothness_loss(rendered(torch.ones(2, 3), normal=plane)) == 0
+    edge = torch.stack([front, front, side], dim=-1).view(1, 3, 1, 3).expand(1, 3, 2, 3)
+    # Two steps of squared length 2 (one in each row) over six solid pixels.
+    assert smoothness_loss(rendered(torch.ones(2, 3), normal=edge)).item() == pytest.approx(4 / 6)
+    half = torch.tensor([[1.0, 1.0, 0.2]] * 2)
+    assert smoothness_loss(rendered(half, normal=edge)) == 0
+
+
+def test_an_empty_image_has_finite_losses():
+    render = rendered(torch.zeros(2, 2), normal=torch.zeros(1, 3, 2, 2), sample_normal=torch.zeros(0, 3))
+    for loss in (orientation_loss, opacity_loss, entropy_loss, smoothness_loss):
+        assert loss(render).isfinite()
+
+
+def test_terms_are_weighted_by_their_schedules_and_left_out_at_zero():
+    render = rendered([[0.5]])
+    regularizer = Regularizer(opacity=[[0, 0.0], [1, 2.0]], entropy=3.0)
+    assert set(regularizer(render, 0.0)) == {"entropy"}
+    terms = regularizer(render, 0.5)
+    assert terms["opacity"].item() == pytest.approx(1.0 * math.sqrt(0.26))
+    assert terms["entropy"].item() == pytest.approx(3.0)
+    assert total(terms, torch.tensor(0.0)).item() == pytest.approx(3 + math.sqrt(0.26))
+    assert total({}, torch.tensor(5.0)) == 0
+
+
+def test_normals_are_asked_for_while_a_term_that_reads_them_has_weight():
+    late = Regularizer(orientation=[[0.5, 0.0], [1.0, 0.01]])
+    assert [late.needs_normal(p) for p in (0.0, 0.5, 0.6)] == [False, False, True]
+    assert Regularizer(smoothness=1.0).needs_normal(0.0)
+    assert not Regularizer(opacity=1.0, entropy=1.0).needs_normal(0.0)
+
+
+@pytest.mark.parametrize("loss", [orientation_loss, smoothness_loss])
+def test_terms_that_read_normals_say_so_without_them(loss):
+    with pytest.raises(ValueError, match="with_normal=True"):
+        loss(rendered([[1.0]]))
+
+
+def test_a_negative_weight_is_named():
+    with pytest.raises(ValueError, match=r"system.regularizer.opacity is -1; a weight"):
+        Regularizer(opacity=-1)
+
+
+def test_orientation_of_a_real_render_is_zero_for_a_ball_seen_from_outside(ball, cameras_at):
+    """An opaque ball hides its far side, whose normals face away."""
+    from dreamfusion.background.solid import ConstantBackground
+    from dreamfusion.renderer.stratified import StratifiedRenderer
+
+    renderer, background = StratifiedRenderer(1.0, 400), ConstantBackground([0, 0, 0])
+    opaque = renderer(cameras_at([0.0]), ball(500.0), background, with_normal=True)
+    faint = renderer(cameras_at([0.0]), ball(0.5), background, with_normal=True)
+    assert orientation_loss(opaque) < 1e-3 < orientation_loss(faint)
+    torch.testing.assert_close(opaque.directions, normalize(opaque.directions, dim=-1))
