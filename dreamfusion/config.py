@@ -23,7 +23,7 @@ def register() -> None:
 
 
 def run_folder(mode: str, prompt: object, checkpoint: str | None, name: str) -> str:
-    """Where a run writes, in outputs/: training and sampling into a folder of their own, the others beside what they read.
+    """Where in outputs/ a run writes: training and sampling in a folder of their own, the others beside what they read.
 
     No folder is made for a run that ends at once, because it has no prompt.
     """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import sys
 import warnings
 
 NOISE = (  # how messages of Lightning begin that are advertisements, or say what is always so
@@ -14,7 +16,9 @@ NOISE = (  # how messages of Lightning begin that are advertisements, or say wha
 
 
 def tidy() -> None:
-    """Filter the messages named here, and no others."""
+    """Filter the messages named here and no others, and print a prompt in any script on any console."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     # Lightning prints to a handler of its own and hands the same records to the root logger, which prints them again.
     for name in ("lightning.pytorch", "lightning.fabric"):
         logger = logging.getLogger(name)

@@ -16,6 +16,13 @@ class UserError(ValueError):
     """Something that the user can put right; its text says how."""
 
 
+def check_positive(group: str, **counts: int) -> None:
+    """Raises: UserError: a setting of the group that counts something is not a whole number of at least 1."""
+    for name, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"{group}.{name} is {value}; it must be at least 1, a whole number")
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Around Hydra: its errors and those of the output folder as one message; HYDRA_FULL_ERROR=1 shows everything.

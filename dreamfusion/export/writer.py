@@ -32,7 +32,7 @@ def write_mesh(mesh: Mesh, path: Path, metadata: Mapping[str, str] | None = None
     if encode is None:
         raise ValueError(
             f"cannot write {path.name!r}: no mesh format has the suffix {path.suffix!r}; "
-            f"the formats are {', '.join(s.lstrip('.') for s in _ENCODERS)} (export=glb)"
+            f"the formats are {', '.join(FORMATS)} (export=glb)"
         )
     if len(mesh.faces) == 0:
         raise ValueError(f"cannot write {path.name!r}: the mesh has no faces")
@@ -94,3 +94,4 @@ def _colored(mesh: Mesh) -> trimesh.Trimesh:
 
 
 _ENCODERS: dict[str, Callable[[Mesh, dict[str, str]], bytes]] = {".glb": _glb, ".obj": _obj, ".ply": _ply, ".stl": _stl}
+FORMATS = tuple(suffix.lstrip(".") for suffix in _ENCODERS)

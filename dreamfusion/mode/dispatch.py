@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from dreamfusion.config import resumed
 from dreamfusion.console import tidy
 from dreamfusion.error import UserError, file_error
+
+log = logging.getLogger(__name__)
 
 
 def run_mode(cfg: DictConfig) -> object:
@@ -46,10 +49,14 @@ def continued(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     from dreamfusion.checkpoint import check_targets, find_checkpoint, read_checkpoint
 
     path = find_checkpoint(cfg.checkpoint)
-    saved = read_checkpoint(path)["config"]
+    content = read_checkpoint(path)
+    saved, step = content["config"], content["global_step"]
     check_targets(saved, path)
-    settings = resumed(OmegaConf.create(saved), cfg, overrides)
+    named = [override for override in overrides if override != "mode=train"]  # which it is already
+    settings = resumed(OmegaConf.create(saved), cfg, named)
     settings.checkpoint = str(path)
+    if step >= settings.trainer.max_steps:
+        log.info("%s is at step %d already; to train on, add trainer.max_steps=%d", path, step, 2 * step)
     return settings
 
 

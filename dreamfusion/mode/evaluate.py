@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from dreamfusion.camera.orbit import focal_to_fov, look_from, spherical
-from dreamfusion.error import UserError
+from dreamfusion.error import UserError, check_positive
 from dreamfusion.export.atomic import replacing
 from dreamfusion.export.video import contact_sheet, write_image
 from dreamfusion.guidance.pocket import PocketPrior
@@ -49,9 +49,7 @@ def run(
     batch_size: int,
 ) -> Path:
     """Measure the weights that `guidance.weights` names; returns the path of evaluation.json."""
-    for name, value in {"nouns": nouns, "colors": colors, "sides": sides, "steps": steps}.items():
-        if value < 1:
-            raise UserError(f"mode.{name} is {value}; it must be at least 1")
+    check_positive("mode", nouns=nouns, colors=colors, sides=sides, steps=steps)
     prior = instantiate(cfg.guidance)
     if not isinstance(prior, PocketPrior):
         raise UserError(f"mode=evaluate measures the pocket prior, not {prior.name}; type guidance=pocket")

@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig
 
 from dreamfusion.checkpoint import Scene, find_checkpoint, load_scene
+from dreamfusion.error import check_positive
 from dreamfusion.export.video import as_uint8, write_video
 
 log = logging.getLogger(__name__)
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 
 def run(cfg: DictConfig, frames: int, size: int, elevation: float, fps: int) -> Path:
     """Write turntable_<size>.mp4 into the run's folder."""
+    check_positive("mode", frames=frames, size=size, fps=fps)
     scene = load_scene(find_checkpoint(cfg.checkpoint or "latest"))
     path = scene.run / f"turntable_{size}.mp4"
     write_video(turntable(scene, frames, size, elevation), path, fps)

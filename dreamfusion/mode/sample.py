@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from dreamfusion.camera.orbit import Orbit
-from dreamfusion.error import UserError
+from dreamfusion.error import check_positive
 from dreamfusion.export.video import as_uint8, contact_sheet, write_image
 from dreamfusion.guidance.prior import Prior
 from dreamfusion.guidance.sampling import sample_images, start_noise
@@ -35,9 +35,7 @@ def run(
 ) -> Path:
     """Write samples.png into a folder of its own; returns it."""
     check_prompt(cfg.prompt)
-    for name, value in {"azimuths": azimuths, "samples": samples, "steps": steps, "batch_size": batch_size}.items():
-        if value < 1:
-            raise UserError(f"mode.{name} is {value}; it must be at least 1")
+    check_positive("mode", azimuths=azimuths, samples=samples, steps=steps, batch_size=batch_size)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     prior: Prior = instantiate(cfg.guidance).to(device)
     scale = prior.sample_scale if guidance_scale is None else guidance_scale

@@ -24,8 +24,9 @@ from dreamfusion.camera.data import CameraData
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.checkpoint import load_scene, run_of
 from dreamfusion.config import plain
-from dreamfusion.error import INTERRUPTED, UserError
+from dreamfusion.error import INTERRUPTED, UserError, check_positive
 from dreamfusion.logger import close
+from dreamfusion.mode.export import check_export
 from dreamfusion.mode.summary import finish
 from dreamfusion.ops.allocator import keep_large_blocks
 from dreamfusion.progress import Progress
@@ -51,6 +52,7 @@ def run(
     """
     started = time.monotonic()
     check(cfg)
+    check_positive("mode", preview_size=preview_size, turntable_frames=turntable_frames, turntable_size=turntable_size)
     resume = None if cfg.checkpoint is None else Path(cfg.checkpoint)
     folder = shortened(Path(HydraConfig.get().runtime.output_dir)) if resume is None else run_of(resume)
     checkpoints = Checkpoints(folder / "checkpoints" / "last.ckpt", checkpoint_every)
@@ -134,13 +136,12 @@ def shortened(path: Path) -> Path:
 
 
 def check(cfg: DictConfig) -> None:
-    """Raises: UserError: a prompt, seed or number of steps that no run can have."""
+    """Raises: UserError: a prompt, seed, number of steps or mesh that no run can have."""
     check_prompt(cfg.prompt)
     if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
         raise UserError(f"seed is {cfg.seed}; it must be a whole number from 0 to {2**32 - 1}")
-    steps = cfg.trainer.max_steps
-    if not isinstance(steps, int) or steps < 1:
-        raise UserError(f"trainer.max_steps is {steps}; it must be a whole number of at least 1")
+    check_positive("trainer", max_steps=cfg.trainer.max_steps)
+    check_export(cfg.export)
 
 
 def check_prompt(prompt: object) -> None:

@@ -20,7 +20,6 @@ from dreamfusion.pocket.text import WIDTH, sentence_vector
 CAMERA_FEATURES = 12
 WHITE = (1.0, 0.0)  # the look of pictures by default: white behind, albedo alone (`Cameras.look`)
 RESOLUTION = 64  # pixels, side of the square image
-UNSHUFFLE = 4  # pixels a side that become channels
 
 
 def camera_features(azimuth: Tensor, elevation: Tensor, distance: Tensor) -> Tensor:
@@ -53,6 +52,7 @@ class PocketModel(nn.Module):
         self.sketch = sketch
         self.scheduler = scheduler
         self.resolution = RESOLUTION
+        self.unshuffle = math.isqrt(unet.config.in_channels // 3)  # pixels a side that become channels
         self.alphas_cumprod: Tensor
         alphas_cumprod = DDIMScheduler.from_config(scheduler).alphas_cumprod
         self.register_buffer("alphas_cumprod", alphas_cumprod, persistent=False)
@@ -60,15 +60,17 @@ class PocketModel(nn.Module):
         self.takes_sentence = unet.config.projection_class_embeddings_input_dim == CAMERA_FEATURES + WIDTH
 
     @classmethod
-    def create(cls, unet: dict[str, Any]) -> PocketModel:
-        """A new network with random weights; `unet` are arguments of diffusers' UNet2DConditionModel."""
+    def create(cls, unet: dict[str, Any], unshuffle: int = 4) -> PocketModel:
+        """A new network with random weights: diffusers' UNet2DConditionModel, `unet` its arguments, on patches of
+        `unshuffle` pixels a side.
+        """
         from diffusers import UNet2DConditionModel
 
         from dreamfusion.pocket.sketch import Sketch
 
-        channels = 3 * UNSHUFFLE**2
+        channels = 3 * unshuffle**2
         network = UNet2DConditionModel(
-            sample_size=RESOLUTION // UNSHUFFLE,
+            sample_size=RESOLUTION // unshuffle,
             in_channels=channels,
             out_channels=channels,
             encoder_hid_dim=WIDTH,
@@ -79,7 +81,12 @@ class PocketModel(nn.Module):
             **unet,
         )
         # By keyword: diffusers writes only what was given so into config.json.
-        sketch = Sketch(condition=CAMERA_FEATURES + WIDTH, channels=tuple(network.config.block_out_channels))
+        sketch = Sketch(
+            condition=CAMERA_FEATURES + WIDTH,
+            channels=tuple(network.config.block_out_channels),
+            layers_per_block=network.config.layers_per_block,
+            coarsest=network.config.sample_size // 2 ** (len(network.config.block_out_channels) - 1),
+        )
         return cls(network, {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "sample"}, sketch)
 
     @classmethod
@@ -130,7 +137,7 @@ class PocketModel(nn.Module):
         if self.sketch is not None:
             # Twelve numbers of camera beside 384 of text: scaled up so that they are not drowned.
             residuals, bottom = self.sketch(torch.cat([3 * camera, label[:, CAMERA_FEATURES:]], dim=-1))
-        sample = F.pixel_unshuffle(noisy, UNSHUFFLE).contiguous(memory_format=torch.channels_last)
+        sample = F.pixel_unshuffle(noisy, self.unshuffle).contiguous(memory_format=torch.channels_last)
         clean = self.unet(
             sample,
             timestep,
@@ -140,4 +147,4 @@ class PocketModel(nn.Module):
             down_block_additional_residuals=residuals,
             mid_block_additional_residual=bottom,
         ).sample
-        return F.pixel_shuffle(clean, UNSHUFFLE)
+        return F.pixel_shuffle(clean, self.unshuffle)

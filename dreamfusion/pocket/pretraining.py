@@ -38,6 +38,7 @@ class PocketPretraining(L.LightningModule):
     def __init__(
         self,
         unet: dict[str, Any],
+        unshuffle: int,
         learning_rate: float,
         warmup_steps: int,
         weight_decay: float,
@@ -50,7 +51,7 @@ class PocketPretraining(L.LightningModule):
     ) -> None:
         """`high_noise` h draws timesteps with density (1 + h) u^h over u = t / T: 0 is uniform, 1 leans to noise."""
         super().__init__()
-        self.model = PocketModel.create(dict(unet))
+        self.model = PocketModel.create(dict(unet), unshuffle)
         self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
         self.high_noise, self.text_dropout, self.camera_dropout = high_noise, text_dropout, camera_dropout
         self.sheet_prompts, self.sheet_scale, self.seed = list(sheet_prompts), sheet_scale, seed

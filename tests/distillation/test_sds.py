@@ -18,6 +18,7 @@ class GaussianPrior:
     """
 
     name, resolution, guidance_scale, weighting = "gaussian", SIZE, 1.0, "sigma2"
+    pixel_space = False  # nothing is clipped: the closed forms hold
 
     def __init__(self, s=0.5, channels=3):
         self.s = s
@@ -107,6 +108,7 @@ def test_the_surrogates_gradient_is_the_published_one_through_the_resize(weighti
         "uniform": torch.ones_like(abar),
         "alpha_sigma2": abar.sqrt() * (1 - abar),
         "clean": (1 - abar).sqrt(),
+        "reconstruction": ((1 - abar) / abar).sqrt(),
     }[weighting]
     latents.backward(w * (eps_hat - eps) / 2)
     torch.testing.assert_close(rgb.grad, other.grad)
@@ -120,6 +122,23 @@ def test_clean_weighting_is_the_gradient_alpha_times_render_minus_clean_estimate
     x = (2 * rgb - 1).detach()
     alpha = (1 - output.noise_level.square()).sqrt()[:, None, None, None]
     torch.testing.assert_close(rgb.grad, 2 * alpha * (x - output.denoised) / 2, atol=1e-4, rtol=1e-4)
+
+
+def test_reconstruction_weighting_is_the_gradient_render_minus_clean_estimate():
+    prior, rgb = GaussianPrior(), image(2)
+    out = SDS(prior, weighting="reconstruction")(rgb, conditioning([0.3, 0.1], [0.0, 0.0]), 0.0, seeded())
+    out.loss.backward()
+    torch.testing.assert_close(rgb.grad, 2 * (2 * rgb.detach() - 1 - out.denoised) / 2, atol=1e-4, rtol=1e-4)
+
+
+def test_a_prior_of_pixels_is_clipped_to_pictures_and_the_gradient_with_it():
+    prior, rgb = GaussianPrior(), image(2)
+    prior.pixel_space = True
+    sds = SDS(prior, guidance_scale=50.0, weighting="reconstruction")
+    out = sds(rgb, conditioning([0.9, -0.9], [0.0, 0.0]), 0.0, seeded())
+    out.loss.backward()
+    assert out.denoised.abs().max() == 1
+    torch.testing.assert_close(rgb.grad, 2 * (2 * rgb.detach() - 1 - out.denoised) / 2, atol=1e-4, rtol=1e-4)
 
 
 def test_the_denoised_image_is_the_posterior_mean_of_the_gaussian():

@@ -36,7 +36,7 @@ def train(renders_folder, tmp_path):
 
     def run(max_steps, name="run", renders=renders_folder, libraries=(), minutes=1000.0, **changes):
         torch.manual_seed(7)
-        module = PocketPretraining(TINY, 3e-3, 3, 0.01, 0.5, 0.1, 0.2, PROMPTS, sheet_scale=2.0)
+        module = PocketPretraining(TINY, 4, 3e-3, 3, 0.01, 0.5, 0.1, 0.2, PROMPTS, sheet_scale=2.0)
         often = {"batch_size": 4, "validation_size": 6, "validation_every": 1000, **changes}
         pretrain.run(
             OmegaConf.create({"seed": 0}),
@@ -160,7 +160,7 @@ def test_the_network_that_the_configuration_makes_can_be_written(tmp_path):
 
 
 def test_training_without_a_text_encoder_says_what_to_call():
-    module = PocketPretraining(TINY, 1e-3, 1, 0.0, 0.0, 0.0, 0.0, [], sheet_scale=1.0)
+    module = PocketPretraining(TINY, 4, 1e-3, 1, 0.0, 0.0, 0.0, 0.0, [], sheet_scale=1.0)
     with pytest.raises(RuntimeError, match="attach"):
         module._encode(["a cat"])
 

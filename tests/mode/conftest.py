@@ -1,0 +1,48 @@
+"""`python launch.py ...` as a user has it, in this process and in a folder of its own."""
+
+import io
+import logging
+import os
+import runpy
+import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
+
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from runs import PROMPT, ROOT, SLUG, Ended, Finished
+
+
+@pytest.fixture(scope="session")
+def launch():
+    """launch(folder, *arguments) -> `Ended`; relative paths are those of the folder."""
+
+    def run(folder, *arguments):
+        root, argv = logging.getLogger(), sys.argv
+        handlers, level, said = list(root.handlers), root.level, io.StringIO()
+        sys.argv = [str(ROOT / "launch.py"), *arguments]
+        try:
+            with chdir(folder), redirect_stdout(said), redirect_stderr(said):
+                try:
+                    runpy.run_path(sys.argv[0], run_name="__main__")
+                    status = 0
+                except SystemExit as end:
+                    status = end.code or 0
+                    if isinstance(status, str):  # what Python does with a message
+                        print(status, file=sys.stderr)
+                        status = 1
+        finally:
+            sys.argv, HydraConfig.instance().cfg = argv, None
+            root.handlers, root.level = handlers, level
+        return Ended(status, said.getvalue())
+
+    os.environ.pop("HYDRA_FULL_ERROR", None)
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(launch, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    ended = launch(folder, f"prompt={PROMPT}", "experiment=smoke")
+    assert ended.status == 0, ended.text
+    (run,) = (folder / "outputs" / "train" / SLUG).iterdir()
+    return Finished(folder, run, ended.text)

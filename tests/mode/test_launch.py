@@ -1,0 +1,95 @@
+"""The program as its own process: help, Ctrl-C, and loggers."""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from runs import ROOT, files
+
+CONF, LAUNCH = ROOT / "conf", ROOT / "launch.py"
+
+
+def test_help_is_quick_and_says_how_to_begin(tmp_path):
+    ended = subprocess.run(
+        [sys.executable, "-X", "importtime", LAUNCH, "--help"], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    imported = set(re.findall(r"\| +(\w+)$", ended.stderr, re.MULTILINE))
+    assert "hydra" in imported
+    assert not imported & {"torch", "lightning", "diffusers", "transformers", "numpy"}
+    assert 'python launch.py prompt="a cat"' in ended.stdout
+    groups = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra"}
+    assert groups <= {line.split(":")[0] for line in ended.stdout.splitlines()}
+    assert max(map(len, ended.stdout.splitlines())) <= 120
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_saves_and_the_command_it_prints_goes_on(launch, tmp_path):
+    settings = ["experiment=smoke", "trainer.max_steps=100000", "mode.preview_every=0"]
+    with (tmp_path / "log").open("w+") as log:
+        command = [sys.executable, LAUNCH, "prompt=a cat", *settings]
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT)
+        wait_for(lambda: list(tmp_path.glob("outputs/train/a-cat/*/metrics.csv")), process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        log.seek(0)
+        said = log.read()
+    assert "Traceback" not in said
+    stopped = int(re.search(r"stopped at step (\d+) of 100000; to go on:", said)[1])
+    (run,) = tmp_path.glob("outputs/train/a-cat/*")
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+    assert not (run / "mesh.glb").exists()
+
+    python, program, *arguments = shlex.split(said.strip().splitlines()[-1])
+    assert (Path(shutil.which(python)), Path(program)) == (Path(sys.executable), LAUNCH)
+    assert arguments == [f"checkpoint={run.relative_to(tmp_path)}"]
+    ended = launch(tmp_path, *arguments, f"trainer.max_steps={stopped + 1}")
+    assert ended.status == 0, ended.text
+    assert f"a cat: {stopped + 1} steps" in ended.text
+    assert (run / "mesh.glb").is_file()
+
+
+def wait_for(condition, process, seconds=90):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "it ended too early"
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """No login, no network, a home of its own."""
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning:wandb")
+def test_two_runs_of_a_sweep_are_two_offline_runs_of_weights_and_biases(offline, launch, tmp_path):
+    ended = launch(tmp_path, "-m", "prompt=a cat,a dog", "experiment=smoke", "logger=wandb", "mode.preview_every=0")
+    assert ended.status == 0, ended.text
+    runs = sorted(tmp_path.glob("outputs/train/*/*_?"))
+    assert [(run.parent.name, run.name[-1]) for run in runs] == [("a-cat", "0"), ("a-dog", "1")]
+    for run in runs:
+        assert len(list(run.glob("wandb/offline-run-*/run-*.wandb"))) == 1
+        assert (run / "mesh.glb").is_file()
+    assert os.environ.get("WANDB_MODE") is None
+
+
+def test_tensorboard_writes_beside_the_csv(launch, tmp_path):
+    pytest.importorskip("tensorboard")
+    ended = launch(tmp_path, "prompt=a cat", "experiment=smoke", "logger=tensorboard", "mode.preview_every=0")
+    assert ended.status == 0, ended.text
+    (run,) = tmp_path.glob("outputs/train/a-cat/*")
+    assert any(name.startswith("tensorboard/events.out") for name in files(run))
+    assert (run / "metrics.csv").is_file()

@@ -1,0 +1,161 @@
+"""`mode=train`: what a run leaves behind, how it goes on, and what it says to bad input."""
+
+import csv
+import html
+import shutil
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from runs import PROMPT, files
+
+
+def steps_in(path):
+    with path.open(newline="") as file:
+        return [int(row["step"]) for row in csv.DictReader(file)]
+
+
+def test_a_run_leaves_its_files_in_the_prompts_folder_and_nothing_elsewhere(finished):
+    made = files(finished.run)
+    assert made == {
+        "checkpoints/last.ckpt",
+        "config.yaml",
+        "index.html",
+        "mesh.glb",
+        "metrics.csv",
+        "previews/000001.png",
+        "previews/000002.png",
+        "turntable.mp4",
+    }
+    run = finished.run.relative_to(finished.folder).as_posix()
+    assert files(finished.folder) == {f"{run}/{name}" for name in made}
+
+
+def test_the_page_shows_the_prompt_as_text(finished):
+    page = (finished.run / "index.html").read_text(encoding="utf-8")
+    assert html.escape(PROMPT) in page
+    assert "<b>x</b>" not in page
+
+
+def test_the_settings_of_a_run_can_be_read_again(finished):
+    settings = OmegaConf.load(finished.run / "config.yaml")
+    assert settings.prompt == PROMPT
+    content = torch.load(finished.run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert OmegaConf.create(content["config"]) == settings
+
+
+def test_every_step_has_its_row(finished):
+    assert steps_in(finished.run / "metrics.csv") == [0, 1]
+
+
+def test_the_console_says_each_thing_once_and_ends_with_what_was_made(finished):
+    lines = [line for line in finished.text.splitlines() if line.strip()]
+    assert len(set(lines)) == len(lines)
+    assert any(line.startswith("2/2 ") and "gradient norm" in line and "opacity" in line for line in lines)
+    assert not any(noise in finished.text for noise in ("Tip:", "Traceback", "Warning", "deprecated", "Epoch"))
+    run = finished.run.relative_to(finished.folder)
+    assert [line.strip() for line in lines[-4:]] == [
+        str(run / name) for name in ("mesh.glb", "turntable.mp4", "index.html", "")
+    ]
+    assert lines[-5].startswith(f"{PROMPT}: 2 steps")
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A finished run to go on with."""
+    shutil.copytree(finished.folder, tmp_path / "copy")
+    return tmp_path / "copy", tmp_path / "copy" / finished.run.relative_to(finished.folder)
+
+
+def test_a_run_goes_on_from_its_checkpoint_alone_with_its_own_settings(copied, launch):
+    folder, run = copied
+    before = files(folder)
+    ended = launch(folder, f"checkpoint={run.relative_to(folder)}", "trainer.max_steps=3")
+    assert ended.status == 0, ended.text
+    assert steps_in(run / "metrics.csv") == [0, 1, 2]
+    new = {path.split("/", 4)[4] for path in files(folder) - before}
+    assert new == {"previews/000003.png"}
+    settings = OmegaConf.load(run / "config.yaml")
+    assert (settings.prompt, settings.system.size, settings.trainer.max_steps) == (PROMPT, 16, 3)
+    assert f"{PROMPT}: 3 steps" in ended.text
+
+
+def test_a_run_that_is_done_is_only_summed_up_again(copied, launch):
+    folder, run = copied
+    (run / "mesh.glb").unlink()
+    ended = launch(folder, "checkpoint=latest", "mode=train")
+    assert ended.status == 0, ended.text
+    assert "is at step 2 already; to train on, add trainer.max_steps=4" in ended.text
+    assert (run / "mesh.glb").is_file()
+    assert steps_in(run / "metrics.csv") == [0, 1]
+    assert OmegaConf.load(run / "config.yaml").mode.turntable_frames == 2  # mode=train asks for nothing new
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], 'there is no prompt; type prompt="a cat"'),
+        (["prompt="], 'there is no prompt; type prompt="a cat"'),
+        (["prompt=   "], 'there is no prompt; type prompt="a cat"'),
+        ([f"prompt={'x' * 2001}"], "the prompt has 2001 characters; at most 2000 are allowed"),
+        (["prompt=\udcff"], "the prompt is not valid UTF-8"),
+        (["prompt=a cat", "seed=-1"], "seed is -1; it must be a whole number from 0 to 4294967295"),
+        (["prompt=a cat", "trainer.max_steps=0"], "trainer.max_steps is 0; it must be at least 1"),
+        (["prompt=a cat", "system.views=0"], "system.views is 0"),
+        (["prompt=a cat", "system.size=large"], "finite numbers, got 'large'"),
+        (["prompt=a cat", "camera.distance=[3,2]"], "camera.distance is [3, 2]"),
+        (["prompt=a cat", "trainer.accelerator=abacus"], "abacus"),
+        (["prompt=a cat", "distillation.weighting=heavy"], "unknown weighting 'heavy'; type distillation.weighting="),
+        (["prompt=a cat", "mode.turntable_frames=0"], "mode.turntable_frames is 0; it must be at least 1"),
+        (["prompt=a cat", "export.format=fbx"], "export.format is fbx; the formats are glb, obj, ply, stl"),
+        (["prompt=a cat", "renderer.steps=0"], "renderer.steps is 0; a ray needs at least 1"),
+        (["prompt=a cat", "guidance.weights=nowhere"], "nowhere"),
+        (["prompt=a cat", "checkpoint=nowhere"], "no checkpoint at nowhere; type checkpoint=latest"),
+        (["checkpoint=latest"], "no run under outputs/train has a checkpoint yet"),
+        (["mode=export"], "no run under outputs/train has a checkpoint yet"),
+        (["mode=render"], "no run under outputs/train has a checkpoint yet"),
+        (["a cat"], "cannot read 'a cat': settings are key=value"),
+        (["seed"], "cannot read 'seed'"),
+        (["sed=1"], "Could not override 'sed'"),
+    ],
+    ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_line_and_leaves_nothing_behind(arguments, message, launch, tmp_path):
+    ended = launch(tmp_path, *arguments)
+    errors = [line for line in ended.text.splitlines() if line.startswith("error: ")]
+    assert ended.status == 1
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert "Traceback" not in ended.text
+    assert files(tmp_path) == set()
+    assert not list(tmp_path.glob("outputs/*/*"))
+
+
+@pytest.mark.parametrize("option", ["mode=foo", "guidance=foo", "export=foo"])
+def test_an_unknown_option_lists_the_known_ones(option, launch, tmp_path):
+    ended = launch(tmp_path, option)
+    group = option.removesuffix("=foo")
+    assert ended.status == 1
+    assert ended.text.startswith("error: ")
+    assert f"Available options in '{group}'" in ended.text
+    assert "Traceback" not in ended.text
+
+
+def test_a_broken_checkpoint_is_one_line_and_stays_as_it_is(copied, launch):
+    folder, run = copied
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
+    for arguments in (["checkpoint=latest"], ["mode=export"], ["mode=render"]):
+        ended = launch(folder, *arguments)
+        assert (ended.status, ended.text.count("\n")) == (1, 1)
+        assert ended.text.startswith("error: outputs/train/")
+        assert "is the file complete?" in ended.text
+    assert checkpoint.stat().st_size == 5000
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(launch, tmp_path):
+    (tmp_path / "outputs").write_text("a file where the folder should be")
+    ended = launch(tmp_path, "prompt=a cat", "experiment=smoke")
+    assert (ended.status, ended.text.count("\n")) == (1, 1)
+    assert ended.text.startswith("error: cannot use ")
+    assert "outputs" in ended.text

@@ -1,0 +1,117 @@
+"""Previews and Ctrl-C, apart from the training they belong to."""
+
+import os
+import signal
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dreamfusion.background.solid import ConstantBackground
+from dreamfusion.callback import Previews, StopOnInterrupt, normal_colors
+from dreamfusion.camera.orbit import Orbit
+from dreamfusion.distillation.sds import SDS
+from dreamfusion.renderer.stratified import StratifiedRenderer
+from dreamfusion.types import GuidanceOutput
+
+ORBIT = Orbit([0, 0], [3, 3], [1.374, 1.374], 0.0, 0.0, 0.0, 0.0, [3, 3])
+SIZE = 24
+
+
+@pytest.fixture
+def system(ball, gaussian_prior):
+    return SimpleNamespace(
+        field=ball(200.0, size=0.6, color=(1.0, 0.0, 0.0)),
+        background=ConstantBackground([1.0, 1.0, 1.0]),
+        renderer=StratifiedRenderer(1.0, 100),
+        distillation=SDS(gaussian_prior()),
+        last_guidance=None,
+        device="cpu",
+    )
+
+
+def guidance(views, level):
+    b = torch.zeros(views)
+    return GuidanceOutput(torch.tensor(0.0), b, b.long(), b, torch.full((views, 3, 8, 8), level))
+
+
+def sheet(folder, step):
+    """The sheet as rows and columns of tiles, each by its middle pixel."""
+    with Image.open(folder / f"{step:06d}.png") as image:
+        pixels = np.asarray(image)
+    return pixels[SIZE // 2 :: SIZE, SIZE // 2 :: SIZE]
+
+
+def test_a_sheet_shows_colour_light_normals_opacity_and_the_priors_view(system, tmp_path):
+    previews = Previews(ORBIT, tmp_path, 10, SIZE)
+    system.last_guidance = guidance(2, 0.5)
+    previews.write(system, 30)
+    colour, _, normal, opacity, prior = sheet(tmp_path, 30)
+    assert colour.tolist() == [[255, 0, 0]] * 4
+    assert opacity.tolist() == [[255, 255, 255]] * 4
+    # Front, right, back, left: +z, +x, -z, -x, a little upwards.
+    assert normal[0][2] > 200
+    assert normal[1][0] > 200
+    assert normal[2][2] < 50
+    assert normal[3][0] < 50
+    assert prior.tolist() == [[191] * 3] * 2 + [[255] * 3] * 2  # two views were trained on; 0.5 of [-1, 1] is 0.75
+
+
+def test_before_the_first_guidance_there_is_no_such_row(system, tmp_path):
+    Previews(ORBIT, tmp_path, 10, SIZE).write(system, 0)
+    assert sheet(tmp_path, 0).shape[:2] == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("every", "steps"), [(2, [2, 4, 5]), (5, [5]), (10, [5]), (0, [])], ids=["some", "last", "only the last", "never"]
+)
+def test_sheets_come_every_few_steps_and_at_the_end(system, tmp_path, every, steps):
+    previews = Previews(ORBIT, tmp_path, every, SIZE)
+    for step in range(1, 6):
+        trainer = SimpleNamespace(global_step=step, max_steps=5, is_global_zero=True)
+        previews.on_train_batch_end(trainer, system, None, None, 0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{step:06d}.png" for step in steps]
+
+
+def test_normals_become_colours_over_white():
+    normal = torch.tensor([0.0, 0.0, 0.7]).view(1, 3, 1, 1)
+    torch.testing.assert_close(normal_colors(normal, torch.ones(1, 1, 1, 1)).flatten(), torch.tensor([0.5, 0.5, 1.0]))
+    assert (normal_colors(normal * 0, torch.zeros(1, 1, 1, 1)) == 1).all()
+
+
+@pytest.fixture
+def trainer():
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
+    return SimpleNamespace(strategy=strategy, should_stop=False)
+
+
+def test_the_first_ctrl_c_stops_after_the_step_and_the_second_at_once(trainer):
+    stop, before = StopOnInterrupt(), signal.getsignal(signal.SIGINT)
+    stop.on_fit_start(trainer, None)
+    stop.on_train_batch_end(trainer, None, None, None, 0)
+    assert not trainer.should_stop
+    os.kill(os.getpid(), signal.SIGINT)
+    stop.on_train_batch_end(trainer, None, None, None, 0)
+    assert trainer.should_stop
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.sigtimedwait([], 1)  # it comes at the latest here
+    stop.teardown(trainer, None, "fit")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_all_processes_stop_when_one_is_asked_to(trainer):
+    stop = StopOnInterrupt()
+    trainer.strategy.reduce_boolean_decision = lambda decision, all: True  # another one was
+    stop.on_train_batch_end(trainer, None, None, None, 0)
+    assert trainer.should_stop
+    assert stop.interrupted
+
+
+def test_after_an_exception_ctrl_c_is_as_it_was(trainer):
+    stop, before = StopOnInterrupt(), signal.getsignal(signal.SIGINT)
+    stop.on_fit_start(trainer, None)
+    stop.on_exception(trainer, None, ValueError())
+    assert signal.getsignal(signal.SIGINT) is before

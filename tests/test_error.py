@@ -1,0 +1,61 @@
+"""A user's mistakes are one message; ours are not hidden."""
+
+import os
+
+import pytest
+from hydra.errors import CompactHydraException, OverrideParseException
+
+from dreamfusion.error import INTERRUPTED, UserError, file_error, one_line_errors
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+
+
+def raised(error):
+    with pytest.raises(SystemExit) as end, one_line_errors():
+        raise error
+    return end.value.code
+
+
+def test_hydras_errors_are_messages():
+    assert raised(CompactHydraException("no option 'foo'")) == "error: no option 'foo'"
+
+
+def test_an_argument_that_hydra_cannot_read_is_shown_with_the_way_to_quote_it():
+    message = raised(OverrideParseException("seed=(", "mismatched input"))
+    assert message.startswith("error: cannot read 'seed=('")
+    assert "second pair of quotes" in message
+    assert "\n" not in message
+
+
+def test_a_folder_that_cannot_be_written_is_named():
+    message = raised(PermissionError(13, "Permission denied", "outputs/train"))
+    assert message.startswith("error: cannot use outputs/train: Permission denied")
+    assert file_error(OSError("something odd")) == "something odd"
+
+
+def test_ctrl_c_is_a_status_without_words():
+    assert raised(KeyboardInterrupt()) == INTERRUPTED == 130
+
+
+def test_our_own_mistakes_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError), one_line_errors():
+        raise ZeroDivisionError
+
+
+def test_the_environment_is_left_as_it_was():
+    raised(CompactHydraException(""))
+    assert "HYDRA_FULL_ERROR" not in os.environ
+
+
+def test_the_whole_story_is_told_on_request(monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(CompactHydraException), one_line_errors():
+        raise CompactHydraException
+    with pytest.raises(UserError, match="why"), one_line_errors():
+        raise SystemExit("error: why") from UserError("why")
+    with pytest.raises(SystemExit) as end, one_line_errors():
+        raise SystemExit(INTERRUPTED)
+    assert end.value.code == INTERRUPTED

@@ -1,0 +1,118 @@
+"""Where the numbers go: rows that a resumed run keeps, and a W&B run that never asks for anything."""
+
+import csv
+
+import pytest
+
+from dreamfusion.logger import LONGEST_NAME, MetricsFile, close, logged_in, wandb
+from dreamfusion.logger import csv as csv_only
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "metrics.csv"
+
+
+def log(path, steps, **more):
+    logger = MetricsFile(path)
+    for step in steps:
+        logger.log_metrics({"opacity": step / 10, "epoch": 0, **more}, step)
+    logger.finalize("success")
+
+
+def test_a_row_for_each_logged_step(path):
+    log(path, [9, 19])
+    assert rows(path) == [{"step": "9", "opacity": "0.9"}, {"step": "19", "opacity": "1.9"}]
+
+
+def test_a_resumed_run_keeps_the_rows_before_it_and_replaces_those_after(path):
+    """A run that was killed has rows from after its last checkpoint; those steps are done again."""
+    log(path, [9, 19, 29])
+    log(path, [19, 29, 39])
+    assert [row["step"] for row in rows(path)] == ["9", "19", "29", "39"]
+    log(path, [49])
+    assert [row["step"] for row in rows(path)] == ["9", "19", "29", "39", "49"]
+
+
+def test_a_metric_that_comes_in_later_gets_a_column(path):
+    log(path, [9])
+    log(path, [19], **{"loss/opacity": 0.5})
+    assert rows(path) == [
+        {"step": "9", "opacity": "0.9"},
+        {"step": "19", "opacity": "1.9", "loss/opacity": "0.5"},
+    ]
+
+
+def test_rows_are_on_disk_before_the_end(path):
+    logger = MetricsFile(path, rows_at_once=2)
+    logger.log_metrics({"a": 1.0}, 0)
+    assert not path.exists()
+    logger.log_metrics({"a": 2.0}, 1)
+    assert len(rows(path)) == 2
+
+
+def test_a_run_without_a_row_leaves_no_file(path):
+    MetricsFile(path).finalize("success")
+    assert not path.exists()
+
+
+def test_a_file_cut_short_does_not_stop_a_resumed_run(path):
+    path.write_text("step,opacity\n9,0.9\n,\nx")
+    log(path, [19])
+    assert [row["step"] for row in rows(path)] == ["9", "19"]
+
+
+@pytest.fixture
+def logged_out(monkeypatch, tmp_path):
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    return tmp_path / "netrc"
+
+
+def test_nobody_is_logged_in_without_a_key(logged_out, monkeypatch):
+    assert not logged_in()
+    logged_out.write_text("machine elsewhere.org login a password b")
+    assert not logged_in()
+    logged_out.write_text("not a netrc at all {")
+    assert not logged_in()
+    logged_out.write_text("machine api.wandb.ai login user password key")
+    assert logged_in()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert not logged_in()
+
+
+def test_a_key_in_the_environment_is_a_login(logged_out, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    assert logged_in()
+
+
+def made(tmp_path, name="a cat"):
+    return wandb(tmp_path, name, project="p", group=None, tags=[])
+
+
+def test_weights_and_biases_is_offline_without_a_login_and_its_name_is_not_too_long(logged_out, tmp_path):
+    _, logger = made(tmp_path, "x" * 2000)
+    assert logger._wandb_init["mode"] == "offline"
+    assert len(logger._wandb_init["name"]) == LONGEST_NAME
+
+
+def test_weights_and_biases_can_be_switched_off(logged_out, monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    (only,) = made(tmp_path)
+    assert isinstance(only, MetricsFile)
+
+
+def test_closing_a_run_that_never_began_begins_none(logged_out, tmp_path):
+    close(made(tmp_path))
+    assert not (tmp_path / "wandb").exists()
+
+
+def test_the_default_is_a_file_in_the_runs_folder(tmp_path):
+    (only,) = csv_only(tmp_path, "a cat")
+    assert only.path == tmp_path / "metrics.csv"
