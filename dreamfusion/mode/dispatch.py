@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
@@ -32,7 +34,9 @@ def run_mode(cfg: DictConfig) -> object:
     try:
         if HydraConfig.get().runtime.choices["mode"] == "train" and cfg.checkpoint is not None:
             cfg = continued(cfg, HydraConfig.get().overrides.task)
-        return instantiate(cfg.mode)(cfg)
+        mode = instantiate(cfg.mode)
+        _check_settings(mode, cfg)
+        return mode(cfg)
     except (InstantiationException, UserError, EmptyFieldError, GuidanceError, OSError) as error:
         reason = error.__cause__ if isinstance(error, InstantiationException) else error
         if not isinstance(reason, ValueError | TypeError | OSError | ImportError | GuidanceError):
@@ -58,6 +62,18 @@ def continued(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     if step >= settings.trainer.max_steps:
         log.info("%s is at step %d already; to train on, add trainer.max_steps=%d", path, step, 2 * step)
     return settings
+
+
+def _check_settings(mode: Any, cfg: DictConfig) -> None:
+    """An experiment may bring settings of another mode.
+
+    Raises:
+        UserError: `mode`, a partial call, has a setting too many or too few.
+    """
+    try:
+        inspect.signature(mode.func).bind(cfg, **mode.keywords)
+    except TypeError as error:
+        raise UserError(f"mode={HydraConfig.get().runtime.choices['mode']} {error}; see --cfg job -p mode") from error
 
 
 def _remove_empty(folder: Path) -> None:

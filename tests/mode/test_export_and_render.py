@@ -63,6 +63,7 @@ def test_the_contact_sheet_shows_the_newest_run_of_a_prompt(copied, launch):
         (["mode=export", "export.threshold=-1"], "export.threshold is -1; it is auto, or a density above 0"),
         (["mode=export", "export.resolution=0"], "export.resolution is 0; at least 8 cells a side"),
         (["mode=export", "export.min_piece=2"], "export.min_piece is 2; it is a share"),
+        (["mode=export", "experiment=smoke"], "mode=export got an unexpected keyword argument 'preview_every'"),
         (["mode=render", "mode.frames=0"], "mode.frames is 0; it must be at least 1"),
         (["mode=render", "mode.size=0"], "mode.size is 0; it must be at least 1"),
     ],

@@ -110,6 +110,8 @@ def test_a_run_that_is_done_is_only_summed_up_again(copied, launch):
         (["prompt=a cat", "export.format=fbx"], "export.format is fbx; the formats are glb, obj, ply, stl"),
         (["prompt=a cat", "renderer.steps=0"], "renderer.steps is 0; a ray needs at least 1"),
         (["prompt=a cat", "guidance.weights=nowhere"], "nowhere"),
+        (["prompt=a cat", "+system.foo=1"], "unexpected keyword argument 'foo'"),
+        (["prompt=a cat", "~mode.preview_every"], "mode=train missing a required argument: 'preview_every'"),
         (["prompt=a cat", "checkpoint=nowhere"], "no checkpoint at nowhere; type checkpoint=latest"),
         (["checkpoint=latest"], "no run under outputs/train has a checkpoint yet"),
         (["mode=export"], "no run under outputs/train has a checkpoint yet"),
