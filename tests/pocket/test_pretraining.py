@@ -50,6 +50,7 @@ def train(renders_folder, tmp_path):
             look=Look(),
             emphasis=None,
             module=module,
+            start=None,
             names=None,
             views=24,
             max_hours=None,
@@ -110,10 +111,10 @@ def test_a_checkpoint_written_in_the_middle_goes_on_bit_for_bit(train, tmp_path,
 
 
 def test_the_loss_falls_on_a_handful_of_models(train, tmp_path):
-    train(60, batch_size=8, validation_every=20, validation_size=16)
+    train(80, batch_size=8, validation_every=20, validation_size=16)
     with (tmp_path / "run" / "metrics" / "from_step_0" / "metrics.csv").open() as lines:
         rows = [row for row in csv.DictReader(lines) if row["validation/mse_t700"]]
-    assert [int(row["step"]) for row in rows] == [19, 39, 59]
+    assert [int(row["step"]) for row in rows] == [19, 39, 59, 79]
     for level in NOISE_LEVELS:
         first, *_, last = (float(row[f"validation/mse_t{level}"]) for row in rows)
         assert last < 0.8 * first, level
