@@ -17,7 +17,7 @@ from torch import nn
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.error import UserError
 from dreamfusion.field.base import Field
-from dreamfusion.renderer.base import Renderer
+from dreamfusion.renderer.volume import Renderer
 
 RUNS = Path("outputs/train")
 PARTS = ("field", "background", "renderer")  # what a scene is made of, and a checkpoint holds the weights of

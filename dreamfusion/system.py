@@ -14,9 +14,9 @@ from dreamfusion.field.base import Field
 from dreamfusion.loss import Regularizer, total
 from dreamfusion.prompting.table import Prompting, TextTable
 from dreamfusion.randomness import Stream, step_generator, step_seed
-from dreamfusion.renderer.base import Renderer
 from dreamfusion.renderer.lighting import Lighting
 from dreamfusion.renderer.shading import Shading
+from dreamfusion.renderer.volume import Renderer
 from dreamfusion.schedule import ScheduleLike, schedule
 from dreamfusion.types import Cameras, GuidanceOutput, RenderOutput
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import torch
 from nerfacc import OccGridEstimator
-from torch import Tensor, nn
+from torch import Tensor
 
 from dreamfusion.field.base import Field
 from dreamfusion.ops.march import march
-from dreamfusion.renderer.base import Renderer
-from dreamfusion.renderer.shading import ALBEDO, Shading
-from dreamfusion.renderer.volume import render
-from dreamfusion.types import Cameras, RayBundle, RaySamples, RenderOutput
+from dreamfusion.renderer.volume import Renderer
+from dreamfusion.types import RayBundle, RaySamples
 
 
 class OccupancyRenderer(Renderer):
@@ -48,19 +46,7 @@ class OccupancyRenderer(Renderer):
             step=step, occ_eval_fn=opacity, occ_thre=self.threshold, ema_decay=self.decay, warmup_steps=self.warmup
         )
 
-    def forward(
-        self,
-        cameras: Cameras,
-        field: Field,
-        background: nn.Module,
-        shading: Shading = ALBEDO,
-        with_normal: bool = False,
-        generator: torch.Generator | None = None,
-    ) -> RenderOutput:
-        """Images from B cameras; `generator` jitters the samples and draws backgrounds, None is evaluation."""
-
-        def sample(rays: RayBundle) -> RaySamples:
-            jitter = None if generator is None else torch.rand(len(rays), generator=generator).to(rays.origins.device)
-            return march(rays, self.grid.binaries[0], self.radius, self.step, jitter)
-
-        return render(cameras, field, background, sample, shading, with_normal, generator)
+    def sample(self, rays: RayBundle, generator: torch.Generator | None) -> RaySamples:
+        """Steps of equal length through occupied cells, each ray's first one moved by the generator."""
+        jitter = None if generator is None else torch.rand(len(rays), generator=generator).to(rays.origins.device)
+        return march(rays, self.grid.binaries[0], self.radius, self.step, jitter)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from dreamfusion.field.base import Field
-from dreamfusion.renderer.base import Renderer
-from dreamfusion.renderer.shading import ALBEDO, Shading
-from dreamfusion.renderer.volume import render
-from dreamfusion.types import Cameras, RayBundle, RaySamples, RenderOutput
+from dreamfusion.renderer.volume import Renderer
+from dreamfusion.types import RayBundle, RaySamples
 
 
 class StratifiedRenderer(Renderer):
@@ -25,21 +22,9 @@ class StratifiedRenderer(Renderer):
     def update(self, field: Field, step: int) -> None:
         """Nothing to keep up to date."""
 
-    def forward(
-        self,
-        cameras: Cameras,
-        field: Field,
-        background: nn.Module,
-        shading: Shading = ALBEDO,
-        with_normal: bool = False,
-        generator: torch.Generator | None = None,
-    ) -> RenderOutput:
-        """Images from B cameras; `generator` places each sample at random in its interval, None in the middle."""
-
-        def sample(rays: RayBundle) -> RaySamples:
-            return stratified(rays, self.radius, self.steps, generator)
-
-        return render(cameras, field, background, sample, shading, with_normal, generator)
+    def sample(self, rays: RayBundle, generator: torch.Generator | None) -> RaySamples:
+        """One sample in each interval, at random in it with a generator, in its middle without."""
+        return stratified(rays, self.radius, self.steps, generator)
 
 
 def stratified(rays: RayBundle, radius: float, steps: int, generator: torch.Generator | None) -> RaySamples:
