@@ -35,8 +35,7 @@ NEAREST = 4  # names in the warning
 class PocketPrior:
     """The project's own small prior over everyday objects seen from all sides.
 
-    The network predicts the clean image; in that form the SDS gradient with weighting "clean" is
-    alpha (render - x0_hat), which is how it was tried out.
+    The network predicts the clean image: weighting "reconstruction", the gradient render - x0_hat, is its natural one.
     """
 
     name = "pocket"
@@ -47,8 +46,8 @@ class PocketPrior:
         self,
         weights: str | Path | None = None,
         camera_conditioning: bool = True,
-        guidance_scale: float = 5.0,
-        weighting: str = "clean",
+        guidance_scale: float = 6.0,
+        weighting: str = "reconstruction",
     ) -> None:
         """Read the weights.
 
