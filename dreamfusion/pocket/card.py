@@ -24,9 +24,9 @@ It is what `guidance=pocket` of dreamfusion distils; it is too small to be a pic
 - **Data**: {models} models under {names} names from the libraries of Sweet Home 3D, rendered from {views} sides each,
   plain, under a point light, or white under it; some recoloured in one of twelve colours; on white and grey
   backgrounds. `vocabulary.txt` lists the names, `ATTRIBUTION.md` every model with its author and licence.
-- **Network**: diffusers' `UNet2DConditionModel` on pixel-unshuffled images and a small generator of feature maps beside
-  it (`sketch/`), cosine schedule, predicts the clean image; told the text (token states and sentence vector), the camera (azimuth, elevation, distance), the grey level
-  behind the object and the kind of light.
+- **Network**: diffusers' `UNet2DConditionModel` on pixel-unshuffled images, a small generator of feature maps beside it
+  (`sketch/`), cosine schedule, predicts the clean image; told the text (token states and sentence vector), the camera
+  (azimuth, elevation, distance), the grey level behind the object and the kind of light.
 - **Text encoder**: sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0), unchanged but for fp16; of the weights with
   sha256 53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db.
 

@@ -97,14 +97,13 @@ def test_its_space_is_the_image_from_minus_one_to_one(prior):
     assert prior.decode(torch.full((1, 3, 64, 64), 3.0)).max() == 1
 
 
-def test_sds_in_the_clean_form_reaches_the_image(prior, make_cameras):
+def test_the_default_gradient_of_sds_is_render_minus_clean_estimate(prior, make_cameras):
     rgb = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     text = prior.encode_text(["a cat, front view", "a cat, back view"])
     conditioning = Conditioning(text, prior.encode_text(["", ""]), make_cameras([0.0, 180.0]))
     output = SDS(prior)(rgb, conditioning, 0.0, torch.Generator().manual_seed(0))
     output.loss.backward()
-    alpha = (1 - output.noise_level.square()).sqrt()[:, None, None, None]
-    expected = alpha * (prior.encode_image(rgb.detach()) - output.denoised)
+    expected = prior.encode_image(rgb.detach()) - output.denoised
     torch.testing.assert_close(rgb.grad, expected, atol=1e-3, rtol=1e-3)
 
 
