@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
 from collections.abc import Sequence
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def run(
     precision: str,
     look: Any,
     emphasis: dict[str, float] | None,
+    cameras_each: int,
     module: Any,
 ) -> None:
     """Render the libraries if that was not done yet, then train until `max_steps` or `max_hours`."""
@@ -47,7 +49,7 @@ def run(
     from dreamfusion.pocket import WEIGHTS
     from dreamfusion.pocket.averaging import AveragedCheckpoints
     from dreamfusion.pocket.batches import RenderBatches
-    from dreamfusion.pocket.card import write_card
+    from dreamfusion.pocket.card import TRAINING, write_card
     from dreamfusion.pocket.renders import RenderSet, render_libraries
     from dreamfusion.pocket.text import TextEncoder
 
@@ -58,23 +60,39 @@ def run(
             raise UserError(str(error)) from error
     wanted = None if names is None else read_names(Path(names))
     data = RenderBatches(
-        RenderSet.load(Path(renders)), batch_size, cfg.seed, wanted, look=look, emphasis=dict(emphasis or {})
+        RenderSet.load(Path(renders)),
+        batch_size,
+        cfg.seed,
+        wanted,
+        look=look,
+        emphasis=dict(emphasis or {}),
+        cameras_each=cameras_each,
     )
     log.info("%d models under %d names", len(data.models), len(data.names))
     target = Path(folder)
-    card = partial(
-        write_card,
-        subjects=[data.renders.items[i] for i in data.models],
-        called=data.called,
-        views=data.renders.views,
-        parameters=sum(p.numel() for p in module.parameters()),
-        batch_size=batch_size,
-        prompts=module.sheet_prompts,
-    )
-    module.attach(TextEncoder.load(WEIGHTS / "text_encoder"), target, card)
     checkpoint = target / "checkpoints" / "last.ckpt"
+    history = target / f"before_{TRAINING}"  # of the weights that this training began from
     if start is not None and not checkpoint.is_file():
         begin_from(module.model, Path(start))
+        if (Path(start) / TRAINING).is_file():
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(Path(start) / TRAINING, history)
+    before = json.loads(history.read_text()) if history.is_file() else {"images": 0, "sketch_images": 0}
+
+    def describe(folder: Path, steps: int, sketch_steps: int, losses: dict[int, float]) -> None:
+        write_card(
+            folder,
+            before["images"] + steps * batch_size,
+            before["sketch_images"] + sketch_steps * batch_size,
+            losses,
+            subjects=[data.renders.items[i] for i in data.models],
+            called=data.called,
+            views=data.renders.views,
+            parameters=sum(p.numel() for p in module.parameters()),
+            prompts=module.sheet_prompts,
+        )
+
+    module.attach(TextEncoder.load(WEIGHTS / "text_encoder"), target, describe)
     if checkpoint.is_file():
         data.start_step = torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)["global_step"]
         log.info("resuming at step %d", data.start_step)

@@ -24,6 +24,7 @@ _KERNELS = {  # operation -> device type -> its kernels; every device has the to
     "hash_encode": {"cpu": "numba", "cuda": "tinycudann"},
     "march": {"cpu": "numba", "cuda": "nerfacc"},
     "composite": {"cpu": "numba", "cuda": "nerfacc"},
+    "look": {"cpu": "numba"},
 }
 _INSTALL = {
     "numba": "pip install numba",

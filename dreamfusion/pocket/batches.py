@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -39,9 +39,12 @@ class Batch:
     images: Tensor  # (B, 3, r, r) in [-1, 1]
     captions: list[str]
     camera: Tensor  # (B, 12) with the look in its last two places
+    drawings: Tensor  # (B, 4, r, r): albedo times opacity, and opacity, in [0, 1]
+    subjects: list[str]  # captions of what is drawn; the images of one follow one another, the same number of each
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        return Batch(self.images.to(device), self.captions, self.camera.to(device))
+        images, camera, drawings = (t.to(device) for t in (self.images, self.camera, self.drawings))
+        return replace(self, images=images, camera=camera, drawings=drawings)
 
 
 class RenderBatches(IterableDataset[Batch]):
@@ -61,7 +64,11 @@ class RenderBatches(IterableDataset[Batch]):
         held_out: int = 4,
         look: Look | None = None,
         emphasis: dict[str, float] | None = None,
+        cameras_each: int = 1,
     ) -> None:
+        if batch_size % cameras_each:
+            raise ValueError(f"batch_size={batch_size} is no multiple of cameras_each={cameras_each}")
+        self.cameras_each = cameras_each
         self.renders, self.batch_size, self.seed, self.held_out = renders, batch_size, seed, held_out
         self.look = look or Look()
         self.start_step = 0
@@ -88,16 +95,17 @@ class RenderBatches(IterableDataset[Batch]):
     def draw(self, step: int) -> Batch:
         """The training batch of one step."""
         rng = np.random.default_rng((self.seed, step))
-        models = rng.choice(self.models, self.batch_size, p=self.probability)
+        models = rng.choice(self.models, self.batch_size // self.cameras_each, p=self.probability)
+        models = models.repeat(self.cameras_each)
         views = rng.integers(0, self.renders.views - self.held_out, self.batch_size)
-        return self._compose(rng, models, views)
+        return self._compose(rng, models, views, self.cameras_each)
 
     def validation(self, size: int) -> Batch:
         """A fixed batch of held-out views, the same for every network that sees the same renders and names."""
         rng = np.random.default_rng((self.seed, 2**40))
         models = rng.choice(self.models, size, p=self.probability)
         views = rng.integers(self.renders.views - self.held_out, self.renders.views, size)
-        return self._compose(rng, models, views)
+        return self._compose(rng, models, views, 1)
 
     def picture(self, rng: np.random.Generator, model: int, view: int, color: str | None = None) -> np.ndarray:
         """One render (r, r, 3) in [0, 1] in any light and over any background of training, in its own colours or in
@@ -113,43 +121,51 @@ class RenderBatches(IterableDataset[Batch]):
             albedo = albedo * _lambertian(rng, set_.normal[model, view], azimuth, elevation)
         return np.asarray(albedo * alpha + self._background(rng) * (1 - alpha), dtype=np.float32)
 
-    def _compose(self, rng: np.random.Generator, models: np.ndarray, views: np.ndarray) -> Batch:
+    def _compose(self, rng: np.random.Generator, models: np.ndarray, views: np.ndarray, cameras_each: int) -> Batch:
         set_ = self.renders
-        images, captions, looks = [], [], []
+        images, captions, looks, drawings, subjects = [], [], [], [], []
         azimuth, elevation, distance = (a[models, views] for a in (set_.azimuth, set_.elevation, set_.distance))
-        for m, v, az, el in zip(models, views, azimuth, elevation, strict=True):
+        color: str | None = None
+        for i, (m, v, az, el) in enumerate(zip(models, views, azimuth, elevation, strict=True)):
+            if i % cameras_each == 0:
+                color = str(rng.choice(list(COLORS))) if rng.random() < self.look.recolored else None
+                own = set_.items[m].name
+                name = own if rng.random() < OWN_NAME else self.called[own]
+                subjects.append(caption(rng, name, color, view_words(float(az), float(el))))
             albedo = set_.albedo[m, v].astype(np.float32) / 255
             alpha = set_.alpha[m, v].astype(np.float32)[..., None] / 255
-            color, kind, image = self._appearance(rng, albedo, alpha, set_.normal[m, v], float(az), float(el))
+            if color is not None:
+                albedo = recolor(albedo, alpha[..., 0], color)
+            kind, image = self._light(rng, albedo, set_.normal[m, v], float(az), float(el))
             grey = self._background(rng)
             images.append(image * alpha + grey * (1 - alpha))
             looks.append((grey * 2 - 1, kind))
-            own = set_.items[m].name
-            name = own if rng.random() < OWN_NAME else self.called[own]
-            captions.append(caption(rng, name, color, view_words(float(az), float(el))))
-        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+            drawings.append(np.concatenate([albedo * alpha, alpha], axis=2))
+            captions.append(caption(rng, name, color if kind >= 0 else None, view_words(float(az), float(el))))
+        pixels, painted = (_channels_first(pictures) for pictures in (images, drawings))
         camera = camera_features(*(torch.from_numpy(a.astype(np.float32)) for a in (azimuth, elevation, distance)))
-        return Batch(pixels * 2 - 1, captions, with_look(camera, torch.tensor(looks)))
+        return Batch(pixels * 2 - 1, captions, with_look(camera, torch.tensor(looks)), painted, subjects)
 
-    def _appearance(
-        self, rng: np.random.Generator, albedo: np.ndarray, alpha: np.ndarray, normal: np.ndarray, az: float, el: float
-    ) -> tuple[str | None, float, np.ndarray]:
-        """Colour word, kind of light (see `Cameras.look`) and shaded pixels (r, r, 3), as Eq. 7 shades the NeRF."""
-        color = None
-        if rng.random() < self.look.recolored:
-            color = str(rng.choice(list(COLORS)))
-            albedo = recolor(albedo, alpha[..., 0], color)
+    def _light(
+        self, rng: np.random.Generator, albedo: np.ndarray, normal: np.ndarray, az: float, el: float
+    ) -> tuple[float, np.ndarray]:
+        """Kind of light (see `Cameras.look`) and shaded pixels (r, r, 3), as Eq. 7 shades the NeRF."""
         kind = rng.random()
         if kind >= self.look.textureless + self.look.lambertian:
-            return color, 0.0, albedo
+            return 0.0, albedo
         shade = _lambertian(rng, normal, az, el)
         if kind < self.look.textureless:
-            return None, -1.0, np.ones_like(albedo) * shade
-        return color, 1.0, albedo * shade
+            return -1.0, np.ones_like(albedo) * shade
+        return 1.0, albedo * shade
 
     def _background(self, rng: np.random.Generator) -> float:
         """Grey level in [0, 1]."""
         return 1.0 if rng.random() < self.look.white_background else float(rng.random())
+
+
+def _channels_first(pictures: list[np.ndarray]) -> Tensor:
+    """B pictures (r, r, C) -> (B, C, r, r)."""
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
 
 
 def _lambertian(rng: np.random.Generator, normal: np.ndarray, azimuth: float, elevation: float) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from dreamfusion.export.atomic import replacing
 from dreamfusion.pocket.renders import Subject
 
+TRAINING = "training.json"  # how many images the weights have seen, for whoever goes on from them
 CARD = """\
 ---
 license: cc-by-3.0
@@ -20,13 +22,14 @@ pipeline_tag: text-to-image
 A text-to-image diffusion model of everyday objects seen from all sides, 64x64 pixels, {parameters:.1f} M parameters.
 It is what `guidance=pocket` of dreamfusion distils; it is too small to be a picture generator in its own right.
 
-- **Made by** `python launch.py mode=pretrain`: {images:,} images in {steps:,} steps of {batch_size}.
+- **Made by** `python launch.py mode=pretrain`: {images:,} images, and {sketch_images:,} for the sketch alone.
 - **Data**: {models} models under {names} names from the libraries of Sweet Home 3D, rendered from {views} sides each,
   plain, under a point light, or white under it; some recoloured in one of twelve colours; on white and grey
   backgrounds. `vocabulary.txt` lists the names, `ATTRIBUTION.md` every model with its author and licence.
-- **Network**: diffusers' `UNet2DConditionModel` on pixel-unshuffled images, a small generator of feature maps beside it
-  (`sketch/`), cosine schedule, predicts the clean image; told the text (token states and sentence vector), the camera
-  (azimuth, elevation, distance), the grey level behind the object and the kind of light.
+- **Network**: diffusers' `UNet2DConditionModel` on pixel-unshuffled images, cosine schedule, predicts the clean image;
+  told the text (token states and sentence vector), the camera (azimuth, elevation, distance), the grey level behind the
+  object and the kind of light. Beside it a sketch (`sketch/`): text -> 16^3 volume of features -> composited along the
+  camera's rays -> a drawing and feature maps that the UNet starts from.
 - **Text encoder**: sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0), unchanged but for fp16; of the weights with
   sha256 53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db.
 
@@ -43,27 +46,27 @@ rough.
 
 def write_card(
     folder: Path,
-    steps: int,
+    images: int,
+    sketch_images: int,
     losses: Mapping[int, float],
     *,
     subjects: Sequence[Subject],
     called: Mapping[str, str],
     views: int,
     parameters: int,
-    batch_size: int,
     prompts: Sequence[str],
 ) -> None:
-    """README.md, ATTRIBUTION.md and vocabulary.txt into a folder of weights.
+    """README.md, ATTRIBUTION.md, vocabulary.txt and training.json into a folder of weights.
 
+    `images` is how many the whole network was trained on, `sketch_images` how many the sketch alone before that.
     `subjects` are the models that were learned, `called` their library names' plainer ones, `losses` by timestep.
     """
     names = sorted({called[s.name] for s in subjects} | {s.name for s in subjects})
     table = "| timestep | error |\n|--:|--:|\n" + "\n".join(f"| {t} | {loss:.4f} |" for t, loss in losses.items())
     card = CARD.format(
         parameters=parameters / 1e6,
-        images=steps * batch_size,
-        steps=steps,
-        batch_size=batch_size,
+        images=images,
+        sketch_images=sketch_images,
         models=len(subjects),
         names=len({called[s.name] for s in subjects}),
         views=views,
@@ -74,6 +77,7 @@ def write_card(
         ("README.md", card),
         ("ATTRIBUTION.md", attribution(subjects)),
         ("vocabulary.txt", "\n".join(names) + "\n"),
+        (TRAINING, json.dumps({"images": images, "sketch_images": sketch_images}) + "\n"),
     ):
         with replacing(folder / name) as draft:
             draft.write_text(text, encoding="utf-8")

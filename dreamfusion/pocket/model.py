@@ -1,7 +1,7 @@
 """The pocket prior's network: diffusers' UNet on pixel-unshuffled 64x64 images, told the text and the camera.
 
-Letters: x0 clean image in [-1, 1], x_t = alpha x0 + sigma noise. It predicts x0 ("sample"): predicting v through the
-unshuffling would have to carry the pixels' noise through the network.
+Letters: x0 clean image in [-1, 1], x_t = alpha x0 + sigma noise; B images, G texts. It predicts x0 ("sample"):
+predicting v through the unshuffling would have to carry the pixels' noise through the network.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,11 @@ from torch.nn import functional as F
 
 from dreamfusion.pocket.text import WIDTH, sentence_vector
 
+if TYPE_CHECKING:
+    from dreamfusion.pocket.sketch import Drawing
+
 CAMERA_FEATURES = 12
+CAMERA_KNOWN = 9  # the feature that is 1 where the camera is told
 WHITE = (1.0, 0.0)  # the look of pictures by default: white behind, albedo alone (`Cameras.look`)
 RESOLUTION = 64  # pixels, side of the square image
 
@@ -52,7 +56,7 @@ class PocketModel(nn.Module):
         self.sketch = sketch
         self.scheduler = scheduler
         self.resolution = RESOLUTION
-        self.unshuffle = math.isqrt(unet.config.in_channels // 3)  # pixels a side that become channels
+        self.unshuffle = math.isqrt(unet.config.out_channels // 3)  # pixels a side that become channels
         self.alphas_cumprod: Tensor
         alphas_cumprod = DDIMScheduler.from_config(scheduler).alphas_cumprod
         self.register_buffer("alphas_cumprod", alphas_cumprod, persistent=False)
@@ -71,7 +75,7 @@ class PocketModel(nn.Module):
         channels = 3 * unshuffle**2
         network = UNet2DConditionModel(
             sample_size=RESOLUTION // unshuffle,
-            in_channels=channels,
+            in_channels=2 * channels,  # the noisy image and the drawing
             out_channels=channels,
             encoder_hid_dim=WIDTH,
             encoder_hid_dim_type="text_proj",
@@ -82,10 +86,12 @@ class PocketModel(nn.Module):
         )
         # By keyword: diffusers writes only what was given so into config.json.
         sketch = Sketch(
-            condition=CAMERA_FEATURES + WIDTH,
+            text=WIDTH,
+            camera=CAMERA_FEATURES,
             channels=tuple(network.config.block_out_channels),
             layers_per_block=network.config.layers_per_block,
-            coarsest=network.config.sample_size // 2 ** (len(network.config.block_out_channels) - 1),
+            finest=network.config.sample_size,
+            resolution=RESOLUTION,
         )
         return cls(network, {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "sample"}, sketch)
 
@@ -125,21 +131,42 @@ class PocketModel(nn.Module):
                 half.half().save_pretrained(str(folder / name))
         DDIMScheduler.from_config(self.scheduler).save_pretrained(str(folder / "scheduler"))
 
+    def draw(self, text_states: Tensor, text_mask: Tensor, camera: Tensor) -> Drawing:
+        """What the sketch has to say: (G,16,384), (G,16), (B,12) -> B drawings, G of them or B/G cameras a text.
+
+        The look is not told to it: it draws plain albedo.
+        """
+        sentence = sentence_features(text_states, text_mask).to(camera.dtype)
+        if self.sketch is None:
+            raise RuntimeError("this network has no sketch")
+        drawing: Drawing = self.sketch(sentence, with_look(camera, camera.new_zeros(len(camera), 2)))
+        return drawing
+
     def forward(
-        self, noisy: Tensor, timestep: Tensor, text_states: Tensor, text_mask: Tensor, camera: Tensor
+        self,
+        noisy: Tensor,
+        timestep: Tensor,
+        text_states: Tensor,
+        text_mask: Tensor,
+        camera: Tensor,
+        drawing: Drawing | None = None,
     ) -> Tensor:
-        """(B,3,64,64), (B,), (B,16,384), (B,16) bool, (B,12) -> x0 (B,3,64,64), not clipped."""
+        """(B,3,64,64), (B,), (B,16,384), (B,16) bool, (B,12) -> x0 (B,3,64,64), not clipped.
+
+        `drawing` is `draw`'s of the same text and camera, if there is one already.
+        """
         label, residuals, bottom = camera, None, None
         if self.takes_sentence:
-            # Unit vectors have entries of about 1/sqrt(384): scaled to the size of the camera's sines.
-            sentence = sentence_vector(text_states, text_mask) * math.sqrt(WIDTH)
-            label = torch.cat([camera, sentence.to(camera.dtype)], dim=-1)
+            label = torch.cat([camera, sentence_features(text_states, text_mask).to(camera.dtype)], dim=-1)
+        drawn = None
         if self.sketch is not None:
-            # Twelve numbers of camera beside 384 of text: scaled up so that they are not drowned.
-            residuals, bottom = self.sketch(torch.cat([3 * camera, label[:, CAMERA_FEATURES:]], dim=-1))
-        sample = F.pixel_unshuffle(noisy, self.unshuffle).contiguous(memory_format=torch.channels_last)
+            drawing = drawing or self.draw(text_states, text_mask, camera)
+            drawing = drawing.where(camera[:, CAMERA_KNOWN])
+            drawn = drawing.over(camera[:, -2])
+            residuals, bottom = self.sketch.residuals(drawing.features)
+        sample = noisy if drawn is None else torch.cat([noisy, drawn.to(noisy.dtype)], dim=1)
         clean = self.unet(
-            sample,
+            F.pixel_unshuffle(sample, self.unshuffle).contiguous(memory_format=torch.channels_last),
             timestep,
             text_states,
             class_labels=label,
@@ -147,4 +174,14 @@ class PocketModel(nn.Module):
             down_block_additional_residuals=residuals,
             mid_block_additional_residual=bottom,
         ).sample
-        return F.pixel_shuffle(clean, self.unshuffle)
+        clean = F.pixel_shuffle(clean, self.unshuffle)
+        if drawn is None:
+            return clean
+        # The noisier the image, the more of the estimate is the drawing: the UNet says what is different.
+        noise_share = (1 - self.alphas_cumprod[timestep])[:, None, None, None]
+        return clean + noise_share.to(clean.dtype) * drawn.to(clean.dtype)
+
+
+def sentence_features(text_states: Tensor, text_mask: Tensor) -> Tensor:
+    """(B,16,384), (B,16) -> sentence vectors (B,384) with entries of about 1, as the camera's sines have."""
+    return sentence_vector(text_states, text_mask) * math.sqrt(WIDTH)

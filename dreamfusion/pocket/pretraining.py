@@ -1,15 +1,15 @@
 """`mode=pretrain`: training of the pocket prior as a LightningModule.
 
 Letters: x_t = alpha x0 + sigma noise (cosine schedule); the network predicts x0; SNR = alpha^2 / sigma^2.
-Loss: min(SNR + 1, 6) / 2 * |x0_hat - x0|^2, the truncated weighting of the v objective (Salimans & Ho 2022, sec. 4;
-Hang et al. 2023 for the cap).
+Loss of the UNet: min(SNR + 1, 6) / 2 * |x0_hat - x0|^2, the truncated weighting of the v objective (Salimans & Ho
+2022, sec. 4; Hang et al. 2023 for the cap). Loss of the sketch: its drawing against the render's albedo and opacity.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,12 @@ from dreamfusion.guidance.prior import alpha_sigma
 from dreamfusion.guidance.sampling import ddim_sample
 from dreamfusion.pocket.batches import Batch
 from dreamfusion.pocket.model import WHITE, PocketModel, camera_features, with_look
+from dreamfusion.pocket.sketch import Drawing
 from dreamfusion.pocket.text import TextEncoder
 from dreamfusion.types import TextEmbedding
 
 log = logging.getLogger(__name__)
-Describe = Callable[[Path, int, dict[int, float]], None]
+Describe = Callable[[Path, int, int, dict[int, float]], None]
 NOISE_LEVELS = (200, 450, 700, 900)  # timesteps of 1000 at which validation is reported
 
 
@@ -48,12 +49,25 @@ class PocketPretraining(L.LightningModule):
         sheet_prompts: Sequence[str],
         sheet_scale: float,
         seed: int = 0,
+        sketch_steps: int = 0,
+        sketch_learning_rate: float = 2e-3,
+        sketch_weight: float = 1.0,
+        cooldown: tuple[int, int] | None = None,
     ) -> None:
-        """`high_noise` h draws timesteps with density (1 + h) u^h over u = t / T: 0 is uniform, 1 leans to noise."""
+        """Choose the network and how it is trained.
+
+        Args:
+            sketch_steps: the first steps, which train the sketch alone at `sketch_learning_rate`: it sees several times
+                as many images a second. Later its loss is added to the UNet's with `sketch_weight`.
+            cooldown: (begin, end), steps between which the learning rate falls to zero.
+            high_noise: h; timesteps have the density (1 + h) u^h over u = t / T: 0 is uniform, 1 leans to noise.
+        """
         super().__init__()
         self.model = PocketModel.create(dict(unet), unshuffle)
         self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
         self.high_noise, self.text_dropout, self.camera_dropout = high_noise, text_dropout, camera_dropout
+        self.sketch_steps, self.sketch_learning_rate = sketch_steps, sketch_learning_rate
+        self.sketch_weight, self.cooldown = sketch_weight, cooldown
         self.sheet_prompts, self.sheet_scale, self.seed = list(sheet_prompts), sheet_scale, seed
         self.captions: CaptionCache | None = None  # frozen, so neither a sub-module nor in the checkpoint
         self.folder = Path()
@@ -61,11 +75,26 @@ class PocketPretraining(L.LightningModule):
 
     def attach(self, encoder: TextEncoder, folder: Path, describe: Describe | None = None) -> None:
         """Give what stays out of the checkpoint: the frozen text encoder, the folder for sheets and weights, and what
-        writes the model card into the folder of weights, given it, the step and the validation error by timestep.
+        writes the model card into the folder of weights, given it, the steps of the whole network, those of the sketch
+        alone, and the validation error by timestep.
         """
         self.captions, self.folder, self.describe = CaptionCache(encoder), folder, describe
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        drawing = self._draw(batch)
+        sketch_loss = (drawing.rgba - batch.drawings).square().mean() * 4  # as of pixels in [-1, 1]
+        self.log("sketch_loss", sketch_loss, prog_bar=True)
+        if self.global_step < self.sketch_steps:
+            return sketch_loss
+        loss = self._denoising_loss(batch, drawing)
+        self.log("loss", loss, prog_bar=True)
+        return loss + self.sketch_weight * sketch_loss
+
+    def _draw(self, batch: Batch) -> Drawing:
+        text = self._encode(batch.subjects)
+        return self.model.draw(text.states, text.mask, batch.camera)
+
+    def _denoising_loss(self, batch: Batch, drawing: Drawing) -> Tensor:
         draws = torch.Generator().manual_seed(hash((self.seed, self.global_step)) % 2**63)
         b = len(batch.captions)
         uniform = torch.rand(b, generator=draws) ** (1 / (1 + self.high_noise))
@@ -76,27 +105,30 @@ class PocketPretraining(L.LightningModule):
         captions = ["" if drop else c for c, drop in zip(batch.captions, no_text.tolist(), strict=True)]
         camera = with_look(batch.camera, batch.camera[:, -2:], ~no_camera.to(self.device))
         text, timestep = self._encode(captions), timestep.to(self.device)
-        error = denoising_error(self.model, batch.images, text, camera, timestep, noise.to(self.device))
+        error = denoising_error(self.model, batch.images, text, camera, timestep, noise.to(self.device), drawing)
         alphas_cumprod = self.model.alphas_cumprod[timestep]
         snr = alphas_cumprod / (1 - alphas_cumprod)
-        loss = (error * (snr + 1).clamp(max=6) / 2).mean()
-        self.log("loss", loss, prog_bar=True)
-        return loss
+        return (error * (snr + 1).clamp(max=6) / 2).mean()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss at fixed noise levels on held-out views, a sample sheet, and the weights as they stand (averaged)."""
+        drawing = self._draw(batch)
+        sketch_loss = (drawing.rgba - batch.drawings).square().mean() * 4
+        self.log("validation/mse_sketch", sketch_loss, prog_bar=True, batch_size=len(batch.captions))
         errors = errors_by_level(self.model, self._encode(batch.captions), batch)
         for level, error in errors.items():
             self.log(f"validation/mse_t{level}", error.mean(), prog_bar=level == 900, batch_size=len(error))
         if self.trainer.sanity_checking:
             return
+        write_image(self.drawing_sheet(), self.folder / "samples" / f"{self.global_step:07d}_sketch.png")
         sheet = self.sample_sheet()
         write_image(sheet, self.folder / "samples" / f"{self.global_step:07d}.png")
         self.save_weights()
         write_image(sheet, self.folder / "weights" / "samples.png")
         if self.describe is not None:
             losses = {level: float(error.mean()) for level, error in errors.items()}
-            self.describe(self.folder / "weights", self.global_step, losses)
+            alone = min(self.global_step, self.sketch_steps)
+            self.describe(self.folder / "weights", self.global_step - alone, alone, losses)
 
     def save_weights(self) -> None:
         """The folder that `guidance.weights` takes; each of its files is replaced by a whole one."""
@@ -111,17 +143,29 @@ class PocketPretraining(L.LightningModule):
     @torch.no_grad()
     def sample_sheet(self, steps: int = 16) -> Any:
         """Each prompt from the front, the right, the back and the left: a picture (H, W, 3) uint8."""
+        images = []
+        for i, (prompts, camera) in enumerate(self._sheet_rows()):
+            start = torch.randn((len(prompts), 3, 64, 64), generator=torch.Generator().manual_seed(4 * i))
+            images.append(self._sample(prompts, camera, start.to(self.device), steps))
+        return _sheet(torch.cat(images))
+
+    @torch.no_grad()
+    def drawing_sheet(self) -> Any:
+        """The same of the sketch alone, over white."""
+        drawings = []
+        for prompts, camera in self._sheet_rows():
+            text = self._encode(prompts)
+            drawings.append(self.model.draw(text.states, text.mask, camera).over(torch.ones_like(camera[:, 0])))
+        return _sheet(torch.cat(drawings))
+
+    def _sheet_rows(self) -> Iterator[tuple[list[str], Tensor]]:
+        """Four prompts from four sides at a time: 16 prompts and cameras (16, 12)."""
         azimuths = torch.tensor([0.0, 90.0, 180.0, 270.0])
-        rows = []
         for i in range(0, len(self.sheet_prompts), 4):
             prompts = [p for p in self.sheet_prompts[i : i + 4] for _ in azimuths]
-            count = len(prompts)
-            azimuth = azimuths.repeat(count // 4)
+            azimuth = azimuths.repeat(len(prompts) // 4)
             camera = camera_features(azimuth, torch.full_like(azimuth, 15.0), torch.full_like(azimuth, 3.0))
-            start = torch.randn((count, 3, 64, 64), generator=torch.Generator().manual_seed(i))
-            rows.append(self._sample(prompts, camera.to(self.device), start.to(self.device), steps))
-        images = (torch.cat(rows) * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
-        return contact_sheet(list((images * 255).round().byte().cpu().numpy()), columns=16)
+            yield prompts, camera.to(self.device)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         # Lightning's own clipping refuses fused optimizers on the CPU, where nothing has to be unscaled.
@@ -135,8 +179,20 @@ class PocketPretraining(L.LightningModule):
             weight_decay=self.weight_decay,
             fused=True,
         )
-        warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / self.warmup_steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": warmup, "interval": "step"}}
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _learning_rate_factor(self, step: int) -> float:
+        """Linear warm-up, for the sketch and again when the UNet joins, then constant, then down to zero."""
+        if step < self.sketch_steps:
+            since, factor = step, self.sketch_learning_rate / self.learning_rate
+        else:
+            since, factor = step - self.sketch_steps, 1.0
+        factor *= min(1.0, (since + 1) / self.warmup_steps)
+        if self.cooldown is not None:
+            begin, end = self.cooldown
+            factor *= min(1.0, max(0.0, (end - step) / (end - begin)))
+        return factor
 
     def _sample(self, prompts: list[str], camera: Tensor, start: Tensor, steps: int) -> Tensor:
         text, null = self._encode(prompts), self._encode([""] * len(prompts))
@@ -173,14 +229,26 @@ def errors_by_level(model: PocketModel, text: TextEmbedding, batch: Batch) -> di
 
 
 def denoising_error(
-    model: PocketModel, clean: Tensor, text: TextEmbedding, camera: Tensor, timestep: Tensor, noise: Tensor
+    model: PocketModel,
+    clean: Tensor,
+    text: TextEmbedding,
+    camera: Tensor,
+    timestep: Tensor,
+    noise: Tensor,
+    drawing: Drawing | None = None,
 ) -> Tensor:
     """Mean squared error of the clean estimate of each image, (B,)."""
     alpha, sigma = alpha_sigma(model.alphas_cumprod[timestep])
     noisy = alpha * clean + sigma * noise
     with _fast_attention():
-        predicted = model(noisy, timestep, text.states, text.mask, camera)
+        predicted = model(noisy, timestep, text.states, text.mask, camera, drawing)
     return (predicted.float() - clean).square().mean(dim=(1, 2, 3))
+
+
+def _sheet(images: Tensor) -> Any:
+    """(N, 3, r, r) in [-1, 1] -> a picture (H, W, 3) uint8 of 16 columns."""
+    pixels = (images * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+    return contact_sheet(list((pixels * 255).round().byte().cpu().numpy()), columns=16)
 
 
 class CaptionCache:

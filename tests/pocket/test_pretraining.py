@@ -1,6 +1,7 @@
 """A training of the pocket prior in small: the same code and hooks as `mode=pretrain`, on a small network."""
 
 import csv
+import json
 import logging
 from pathlib import Path
 
@@ -34,9 +35,18 @@ PROMPTS = ["a cat", "a red ball"]
 def train(renders_folder, tmp_path):
     """Runs `mode=pretrain` up to a step, in a folder; returns the checkpoint that it leaves."""
 
-    def run(max_steps, name="run", renders=renders_folder, libraries=(), minutes=1000.0, **changes):
+    def run(
+        max_steps,
+        name="run",
+        renders=renders_folder,
+        libraries=(),
+        minutes=1000.0,
+        start=None,
+        alone=0,
+        **changes,
+    ):
         torch.manual_seed(7)
-        module = PocketPretraining(TINY, 4, 3e-3, 3, 0.01, 0.5, 0.1, 0.2, PROMPTS, sheet_scale=2.0)
+        module = PocketPretraining(TINY, 4, 3e-3, 3, 0.01, 0.5, 0.1, 0.2, PROMPTS, sheet_scale=2.0, sketch_steps=alone)
         often = {"batch_size": 4, "validation_size": 6, "validation_every": 1000, **changes}
         pretrain.run(
             OmegaConf.create({"seed": 0}),
@@ -50,10 +60,11 @@ def train(renders_folder, tmp_path):
             look=Look(),
             emphasis=None,
             module=module,
-            start=None,
             names=None,
             views=24,
             max_hours=None,
+            cameras_each=2,
+            start=start,
             **often,
         )
         return torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=False)
@@ -138,6 +149,38 @@ def test_the_folder_it_leaves_is_a_prior_with_its_vocabulary_and_a_sheet(train, 
     assert prior.predict_noise(
         torch.zeros(1, 3, 64, 64), torch.tensor([500]), prior.encode_text(["a cat"]), one_camera(), None
     ).shape == (1, 3, 64, 64)
+
+
+def test_the_sketch_learns_alone_first_and_then_with_the_unet(train, tmp_path):
+    alone = train(4, alone=4)["current_model_state"]
+    torch.manual_seed(7)
+    fresh = PocketModel.create(TINY, 4).state_dict()
+    moved = {name.split(".")[0] for name in fresh if not torch.equal(fresh[name], alone[f"model.{name}"])}
+    assert moved == {"sketch"}
+    together = train(8, alone=4)["current_model_state"]
+    assert not torch.equal(together["model.unet.conv_in.weight"], alone["model.unet.conv_in.weight"])
+
+
+def test_weights_that_are_begun_from_bring_their_history(train, tmp_path):
+    train(6, "first", validation_every=3, alone=2)
+    seen = json.loads((tmp_path / "first" / "weights" / "training.json").read_text())
+    assert seen == {"images": 16, "sketch_images": 8}
+    start = str(tmp_path / "first" / "weights")
+    train(3, "second", validation_every=3, start=start)
+    train(6, "second", validation_every=3)  # interrupted, and gone on with
+    seen = json.loads((tmp_path / "second" / "weights" / "training.json").read_text())
+    assert seen == {"images": 16 + 24, "sketch_images": 8}
+    with pytest.raises(UserError, match=r"mode.start=.*gone does not fit"):
+        train(3, "third", start=str(tmp_path / "gone"))
+
+
+def test_the_learning_rate_warms_up_twice_and_cools_down():
+    module = PocketPretraining(
+        TINY, 4, 1e-3, 10, 0.0, 0.0, 0.0, 0.0, [], sheet_scale=1.0,
+        sketch_steps=100, sketch_learning_rate=3e-3, cooldown=(300, 400),
+    )  # fmt: skip
+    factors = [module._learning_rate_factor(step) for step in (0, 9, 99, 100, 109, 300, 350, 400, 500)]
+    assert factors == pytest.approx([0.3, 3.0, 3.0, 0.1, 1.0, 1.0, 0.5, 0.0, 0.0])
 
 
 def read_image(path):

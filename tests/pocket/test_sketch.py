@@ -1,16 +1,21 @@
-"""The sketch beside the UNet: silent at first, then able to say where things are."""
+"""The sketch beside the UNet: silent at first, geometry as the renders', and able to learn what stands where."""
 
+import math
+
+import numpy as np
+import pytest
 import torch
 
-from dreamfusion.pocket.model import PocketModel
-from dreamfusion.pocket.sketch import Sketch
+from dreamfusion.pocket.model import PocketModel, camera_features
+from dreamfusion.pocket.renders import stratified_cameras
+from dreamfusion.pocket.sketch import OUTSIDE, REACH, VOXELS, Drawing, Sketch, ray_points
 
 TINY = {
     "block_out_channels": [16, 16, 32],
     "layers_per_block": 1,
     "down_block_types": ["DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"],
     "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
-    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "mid_block_type": None,
     "cross_attention_dim": 16,
     "attention_head_dim": 8,
     "norm_num_groups": 8,
@@ -19,37 +24,94 @@ TINY = {
 
 def inputs():
     generator = torch.Generator().manual_seed(0)
-    noisy, states, camera = (torch.randn(size, generator=generator) for size in ((2, 3, 64, 64), (2, 16, 384), (2, 12)))
+    noisy, states = (torch.randn(size, generator=generator) for size in ((2, 3, 64, 64), (2, 16, 384)))
+    camera = camera_features(torch.tensor([0.0, 100.0]), torch.tensor([10.0, 60.0]), torch.tensor([3.0, 2.8]))
     return noisy, torch.tensor([100, 900]), states, torch.ones(2, 16, dtype=torch.bool), camera
 
 
-def test_a_new_sketch_changes_nothing():
-    model = PocketModel.create(TINY, unshuffle=8)
-    with_sketch = model(*inputs())
-    model.sketch = None
-    assert torch.equal(model(*inputs()), with_sketch)
-
-
-def test_a_sketch_can_be_fitted_to_a_picture_that_depends_on_the_camera_alone():
+def tiny_sketch(text=2):
     torch.manual_seed(0)
-    sketch = Sketch(condition=2, channels=(3, 3, 3), coarsest=4, hidden=32, width=32)
-    condition = torch.eye(2)
-    target = torch.zeros(2, 3, 16, 16)
-    target[0, :, :8], target[1, :, :, :8] = 1, 1  # the upper half, the left half
-    optimizer = torch.optim.Adam(sketch.parameters(), lr=1e-2)
-    for _ in range(60):
-        loss = (sketch(condition)[0][0] - target).square().mean()
+    return Sketch(text=text, camera=12, channels=(16, 16, 32), hidden=32, latent=16, width=32)
+
+
+def test_residuals_of_a_new_sketch_are_silent():
+    sketch = tiny_sketch()
+    residuals, bottom = sketch.residuals(torch.randn(1, 32, VOXELS, VOXELS))
+    assert not any(r.any() for r in residuals) and not bottom.any()
+
+
+def test_rays_are_those_of_the_renders_camera():
+    """Projected by the camera that rendered the pictures, the samples of a ray fall on its part of the image."""
+    cameras = stratified_cameras(6, 64, np.random.default_rng(0))
+    features = camera_features(cameras.azimuth, cameras.elevation, cameras.distance)
+    points = ray_points(features)
+    assert points.shape == (6, VOXELS**2, VOXELS, 3)
+    inside = points[..., 0] != OUTSIDE
+    assert inside.any(dim=(1, 2)).all()
+    assert (points[inside].norm(dim=-1) <= 1).all()
+    pose = cameras.camera_to_world
+    seen = torch.einsum("bsdx,bxy->bsdy", points * REACH - pose[:, None, None, :, 3], pose[..., :3])
+    plane = seen[..., :2] / -seen[..., 2:] / math.tan(math.radians(20))
+    middle = (torch.arange(VOXELS) + 0.5) * 2 / VOXELS - 1
+    column, row = middle.repeat(VOXELS), -middle.repeat_interleave(VOXELS)
+    for axis, expected in enumerate((column, row)):
+        difference = (plane[..., axis] - expected[None, :, None])[inside]
+        assert difference.abs().max() < 1e-4
+    depth = -seen[..., 2]
+    assert ((depth[..., 1:] > depth[..., :-1]) | ~inside[..., 1:] | ~inside[..., :-1]).all()
+
+
+def test_cameras_of_one_text_share_its_volume():
+    sketch = tiny_sketch().eval()
+    text, camera = torch.randn(2, 2), torch.cat([inputs()[4], inputs()[4]])
+    together = sketch(text, camera)
+    apart = sketch(text.repeat_interleave(2, 0), camera)
+    torch.testing.assert_close(together.rgba, apart.rgba, atol=1e-5, rtol=1e-4)
+
+
+def test_it_learns_a_thing_from_one_side_and_knows_it_from_the_opposite_one():
+    """A square to the right of the middle, seen from +z, stands to the left seen from -z, where it was never shown."""
+    sketch = tiny_sketch()
+    angle = torch.tensor([-30.0, -15.0, 0.0, 15.0, 30.0, 180.0])
+    camera = camera_features(angle, torch.zeros(6), torch.full((6,), 3.0))
+    rays = ray_points(camera).view(6, VOXELS, VOXELS, VOXELS, 3)
+    thing = (rays - torch.tensor([0.4, 0.0, 0.0])).abs().amax(-1) < 0.25
+    target = thing.any(-1).float().repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None].expand(-1, 4, -1, -1)
+    optimizer = torch.optim.Adam(sketch.parameters(), lr=3e-3)
+    for _ in range(150):
+        loss = (sketch(torch.ones(1, 2), camera[:5]).rgba - target[:5]).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert loss < 0.01
+    opacity = sketch(torch.ones(1, 2), camera).rgba[:, 3].detach()
+    assert loss < 0.02
+    assert opacity[2, :, 32:].mean() > 3 * opacity[2, :, :32].clamp(min=0).mean()
+    assert opacity[5, :, :32].mean() > 2 * opacity[5, :, 32:].clamp(min=0).mean()
 
 
-def test_both_patch_sizes_survive_saving_and_loading(tmp_path):
-    for unshuffle in (4, 8):
-        model = PocketModel.create(TINY, unshuffle=unshuffle)
-        torch.nn.init.normal_(model.sketch.out[0].weight, std=0.1)
-        model.save(tmp_path / str(unshuffle))
-        loaded = PocketModel.load(tmp_path / str(unshuffle))
-        assert loaded.unshuffle == unshuffle
-        torch.testing.assert_close(loaded(*inputs()), model(*inputs()), atol=5e-3, rtol=5e-3)
+def test_a_drawing_over_a_background():
+    rgba = torch.tensor([0.3, 0.2, 0.1, 0.5]).view(1, 4, 1, 1)
+    over = Drawing(rgba, rgba).over(torch.tensor([1.0])).flatten()  # white behind: colour + (1 - opacity)
+    torch.testing.assert_close(over * 0.5 + 0.5, torch.tensor([0.8, 0.7, 0.6]))
+
+
+def test_an_unknown_camera_silences_it():
+    model = PocketModel.create(TINY, unshuffle=8)
+    noisy, timestep, states, mask, camera = inputs()
+    torch.nn.init.normal_(model.sketch.out[0].weight, std=0.1)
+    told = model(noisy, timestep, states, mask, camera)
+    assert (model(noisy, timestep, states, mask, camera * 0) - told).abs().max() > 1e-3
+    unknown = model(noisy, timestep, states, mask, camera * 0)
+    with torch.no_grad():
+        model.sketch.paint.bias += 1
+    torch.testing.assert_close(model(noisy, timestep, states, mask, camera * 0), unknown)
+
+
+@pytest.mark.parametrize("unshuffle", [4, 8])
+def test_both_patch_sizes_survive_saving_and_loading(tmp_path, unshuffle):
+    model = PocketModel.create(TINY, unshuffle=unshuffle)
+    torch.nn.init.normal_(model.sketch.out[0].weight, std=0.1)
+    model.save(tmp_path)
+    loaded = PocketModel.load(tmp_path)
+    assert loaded.unshuffle == unshuffle
+    torch.testing.assert_close(loaded(*inputs()), model(*inputs()), atol=2e-2, rtol=2e-2)

@@ -1,0 +1,163 @@
+"""`look` on the CPU: one numba kernel each way that reads, composites and sums a ray while it is in the cache.
+
+Volumes are dealt to threads, so no two write to the same place and the bits do not depend on how many there are.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from dreamfusion.ops.backend import run_parallel, spans
+
+
+def look(volume: Tensor, points: Tensor, heads: int) -> Tensor:
+    """(G, N, N, N, H (1 + F)), (G, R, D, 3) -> (G, R, H (2 + F))."""
+    seen: Tensor = _Look.apply(volume, points, heads)
+    return seen
+
+
+class _Look(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, volume: Tensor, points: Tensor, heads: int) -> Tensor:
+        volume, points = volume.detach().contiguous(), points.detach().contiguous()
+        ctx.save_for_backward(volume, points)
+        ctx.heads = heads  # type: ignore[attr-defined]
+        seen = torch.empty(*points.shape[:2], volume.shape[4] + heads)
+        arrays = volume.numpy(), points.numpy(), seen.numpy()
+        run_parallel(lambda span: _forward(*arrays, heads, *span), _spans(points))
+        return seen
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        volume, points = ctx.saved_tensors  # type: ignore[attr-defined]
+        heads = ctx.heads  # type: ignore[attr-defined]
+        to_volume = torch.zeros_like(volume)
+        arrays = volume.numpy(), points.numpy(), gradient.contiguous().numpy(), to_volume.numpy()
+        run_parallel(lambda span: _backward(*arrays, heads, *span), _spans(points))
+        return to_volume, None, None
+
+
+def _spans(points: Tensor) -> list[tuple[int, int]]:
+    return spans(len(points), points.shape[0] * points.shape[1] * points.shape[2])
+
+
+@njit(cache=True, nogil=True, fastmath={"contract", "nsz", "arcp"}, inline="always")
+def _outside(point: np.ndarray) -> bool:
+    return not (abs(point[0]) <= 1 and abs(point[1]) <= 1 and abs(point[2]) <= 1)
+
+
+@njit(cache=True, nogil=True, fastmath={"contract", "nsz", "arcp"}, inline="always")
+def _between(x: float, n: int) -> tuple[int, int, np.float32]:
+    """The voxels around a coordinate on one axis, and the share of the upper one; the last one at the faces."""
+    place = min(max((x + 1) * 0.5 * n - 0.5, 0.0), n - 1.0)
+    low = int(place)
+    return low, min(low + 1, n - 1), np.float32(place - low)
+
+
+@njit(cache=True, nogil=True, fastmath={"contract", "nsz", "arcp", "reassoc"}, inline="always")
+def _read(rows: np.ndarray, n: int, point: np.ndarray, at: np.ndarray, share: np.ndarray, values: np.ndarray) -> None:
+    """Trilinear values (C,) at a point inside, from rows (n^3, C); `at` and `share` (8,) tell the corners."""
+    x0, x1, fx = _between(point[0], n)
+    y0, y1, fy = _between(point[1], n)
+    z0, z1, fz = _between(point[2], n)
+    for corner in range(8):
+        x, y, z = x1 if corner & 1 else x0, y1 if corner & 2 else y0, z1 if corner & 4 else z0
+        at[corner] = (z * n + y) * n + x
+        share[corner] = (fx if corner & 1 else 1 - fx) * (fy if corner & 2 else 1 - fy) * (fz if corner & 4 else 1 - fz)
+    a, b, c, d, e, f, g, h = share[0], share[1], share[2], share[3], share[4], share[5], share[6], share[7]
+    i, j, k, l = rows[at[0]], rows[at[1]], rows[at[2]], rows[at[3]]  # noqa: E741
+    m, o, p, q = rows[at[4]], rows[at[5]], rows[at[6]], rows[at[7]]
+    for v in range(values.shape[0]):
+        values[v] = (a * i[v] + b * j[v] + c * k[v] + d * l[v]) + (e * m[v] + f * o[v] + g * p[v] + h * q[v])
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _passed(density: float) -> np.float32:
+    """exp(-softplus(density)), the share of the light that gets through a sample."""
+    return np.float32(1 / (1 + math.exp(min(density, 80.0))))
+
+
+@njit(cache=True, nogil=True, fastmath={"contract", "nsz", "arcp", "reassoc"})
+def _forward(volume: np.ndarray, points: np.ndarray, seen: np.ndarray, heads: int, begin: int, end: int) -> None:
+    rays, depths = points.shape[1:3]
+    width = volume.shape[4] // heads
+    corners, share = np.empty(8, np.int64), np.empty(8, np.float32)
+    values, left = np.empty(volume.shape[4], np.float32), np.empty(heads, np.float32)
+    n = volume.shape[1]
+    for g in range(begin, end):
+        rows = volume[g].reshape(n**3, volume.shape[4])
+        for r in range(rays):
+            out = seen[g, r]
+            out[:] = 0
+            left[:] = 1
+            for d in range(depths):
+                if _outside(points[g, r, d]):
+                    continue
+                _read(rows, n, points[g, r, d], corners, share, values)
+                for h in range(heads):
+                    at, to = h * width, h * (width + 1)
+                    after = left[h] * _passed(values[at])
+                    weight = left[h] - after
+                    left[h] = after
+                    out[to] += weight
+                    out[to + 1] += weight * np.float32((d + 0.5) / depths)
+                    for c in range(1, width):
+                        out[to + 1 + c] += weight * values[at + c]
+
+
+@njit(cache=True, nogil=True, fastmath={"contract", "nsz", "arcp", "reassoc"})
+def _backward(
+    volume: np.ndarray,
+    points: np.ndarray,
+    gradient: np.ndarray,
+    to_volume: np.ndarray,
+    heads: int,
+    begin: int,
+    end: int,
+) -> None:
+    rays, depths = points.shape[1:3]
+    channels = volume.shape[4]
+    width = channels // heads
+    corners, share = np.empty((depths, 8), np.int64), np.empty((depths, 8), np.float32)
+    values = np.empty((depths, channels), np.float32)
+    passed, weight, after = np.empty((3, depths, heads), np.float32)
+    back, behind, left = np.empty(channels, np.float32), np.empty(heads, np.float32), np.empty(heads, np.float32)
+    n = volume.shape[1]
+    for g in range(begin, end):
+        rows, to_rows = volume[g].reshape(n**3, channels), to_volume[g].reshape(n**3, channels)
+        for r in range(rays):
+            asked = gradient[g, r]
+            left[:] = 1
+            for d in range(depths):
+                if _outside(points[g, r, d]):
+                    continue
+                _read(rows, n, points[g, r, d], corners[d], share[d], values[d])
+                for h in range(heads):
+                    passed[d, h] = _passed(values[d, h * width])
+                    after[d, h] = left[h] * passed[d, h]
+                    weight[d, h] = left[h] - after[d, h]
+                    left[h] = after[d, h]
+            behind[:] = 0  # sum of weight times worth, of the samples behind
+            for d in range(depths - 1, -1, -1):
+                if _outside(points[g, r, d]):
+                    continue
+                for h in range(heads):
+                    at, to = h * width, h * (width + 1)
+                    worth = asked[to] + asked[to + 1] * np.float32((d + 0.5) / depths)
+                    for c in range(1, width):
+                        worth += asked[to + 1 + c] * values[d, at + c]
+                        back[at + c] = asked[to + 1 + c] * weight[d, h]
+                    # of the optical depth, times the softplus' slope
+                    back[at] = (worth * after[d, h] - behind[h]) * (1 - passed[d, h])
+                    behind[h] += worth * weight[d, h]
+                for corner in range(8):
+                    row = to_rows[corners[d, corner]]
+                    for c in range(channels):
+                        row[c] += share[d, corner] * back[c]
