@@ -39,14 +39,14 @@ class PocketPrior:
     """
 
     name = "pocket"
-    sample_scale = 3.0
+    sample_scale = 1.5
     pixel_space = True
 
     def __init__(
         self,
         weights: str | Path | None = None,
         camera_conditioning: bool = True,
-        guidance_scale: float = 6.0,
+        guidance_scale: float = 2.0,
         weighting: str = "reconstruction",
     ) -> None:
         """Read the weights.

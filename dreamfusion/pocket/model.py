@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,8 +161,10 @@ class PocketModel(nn.Module):
             label = torch.cat([camera, sentence_features(text_states, text_mask).to(camera.dtype)], dim=-1)
         drawn = None
         if self.sketch is not None:
-            drawing = drawing or self.draw(text_states, text_mask, camera)
-            drawing = drawing.where(camera[:, CAMERA_KNOWN])
+            known = camera[:, CAMERA_KNOWN]
+            if drawing is None:
+                drawing = self._draw_where(known > 0, text_states, text_mask, camera)
+            drawing = drawing.where(known)
             drawn = drawing.over(camera[:, -2])
             residuals, bottom = self.sketch.residuals(drawing.features)
         sample = noisy if drawn is None else torch.cat([noisy, drawn.to(noisy.dtype)], dim=1)
@@ -180,6 +183,18 @@ class PocketModel(nn.Module):
         # The noisier the image, the more of the estimate is the drawing: the UNet says what is different.
         noise_share = (1 - self.alphas_cumprod[timestep])[:, None, None, None]
         return clean + noise_share.to(clean.dtype) * drawn.to(clean.dtype)
+
+    def _draw_where(self, known: Tensor, text_states: Tensor, text_mask: Tensor, camera: Tensor) -> Drawing:
+        """`draw` for the images whose camera is known, blank for the others."""
+        if known.all() or not known.any():
+            return self.draw(text_states, text_mask, camera)
+        drawing = self.draw(text_states[known], text_mask[known], camera[known])
+        return replace(drawing, rgba=_place(drawing.rgba, known), features=_place(drawing.features, known))
+
+
+def _place(rows: Tensor, where: Tensor) -> Tensor:
+    """Rows (K, ...) -> (B, ...), at the K places where `where` (B,) is true; zeros elsewhere."""
+    return rows.new_zeros(len(where), *rows.shape[1:]).masked_scatter(where.view(-1, *[1] * (rows.ndim - 1)), rows)
 
 
 def sentence_features(text_states: Tensor, text_mask: Tensor) -> Tensor:
