@@ -8,10 +8,20 @@ from pathlib import Path
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from dreamfusion.config import plain, quote_command_line, quote_texts, resumed, run_folder, slug
+from dreamfusion.config import (
+    digest,
+    plain,
+    quote_command_line,
+    quote_texts,
+    resumed,
+    run_folder,
+    slug,
+    study_of,
+)
 from dreamfusion.error import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -154,10 +164,35 @@ def test_long_or_wordless_prompts_get_folders_of_their_own():
         (("train", " ", None, "now"), "."),
         (("train", "a cat", "latest", "now"), "."),  # goes on in the run's own folder
         (("export", "a cat", None, "now"), "."),
+        (("train", "a cat", None, "now", "My study!"), "studies/my-study/a-cat/now"),
+        (("train", None, None, "now", "my study"), "."),
     ],
 )
 def test_where_a_run_writes(arguments, folder):
     assert run_folder(*arguments) == folder
+
+
+@pytest.mark.parametrize(
+    ("study", "mode", "name"),
+    [
+        ("gallery", RunMode.RUN, "gallery"),
+        ("gallery", RunMode.MULTIRUN, "gallery"),
+        (None, RunMode.RUN, None),
+        ("  ", RunMode.RUN, None),
+        (None, RunMode.MULTIRUN, "multirun"),
+    ],
+)
+def test_a_run_belongs_to_the_study_that_is_named_and_a_multirun_always_to_one(study, mode, name):
+    assert study_of(OmegaConf.create({"study": study}), mode) == name
+
+
+def test_the_same_settings_have_the_same_folder_in_a_study_and_others_another(compose_config):
+    same = ["prompt=a cat", "seed=1", "system.views=4"]
+    first = digest(compose_config(*same))
+    assert re.fullmatch("[0-9a-f]{8}", first)
+    assert digest(compose_config(*same, "resume=false", "study=x", "logger=wandb", "checkpoint=latest")) == first
+    for other in ("seed=2", "guidance=sd", "trainer.max_steps=9"):
+        assert digest(compose_config(*same, other)) != first
 
 
 def test_there_is_no_group_named_prompt():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import shutil
 import sys
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightning as L
@@ -19,21 +20,37 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
-from dreamfusion.callback import Checkpoints, Previews, StopOnInterrupt
+from dreamfusion.callback import Checkpoints, Previews, StopOnInterrupt, Stopwatch
 from dreamfusion.camera.data import CameraData
 from dreamfusion.camera.orbit import Orbit
-from dreamfusion.checkpoint import load_scene, run_of
-from dreamfusion.config import plain
+from dreamfusion.checkpoint import CheckpointError, load_scene, read_checkpoint, run_of
+from dreamfusion.config import plain, study_of
 from dreamfusion.error import INTERRUPTED, UserError, check_positive
 from dreamfusion.logger import close
 from dreamfusion.mode.export import check_export
 from dreamfusion.mode.summary import finish
 from dreamfusion.ops.allocator import keep_large_blocks
 from dreamfusion.progress import Progress
+from dreamfusion.study import RESULT, Result, claimed, flat, read_result, write_result
 from dreamfusion.system import DreamFusion
 
 log = logging.getLogger(__name__)
 LONGEST_PROMPT = 2000  # characters; text encoders read far less
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a run writes beside its checkpoint: mode=train's settings."""
+
+    preview_every: int  # steps
+    preview_size: int  # pixels a side, as the next but one
+    checkpoint_every: int  # steps
+    turntable_frames: int
+    turntable_size: int
+
+    def __post_init__(self) -> None:
+        sizes = {name: getattr(self, name) for name in ("preview_size", "turntable_frames", "turntable_size")}
+        check_positive("mode", **sizes)
 
 
 def run(
@@ -46,16 +63,58 @@ def run(
 ) -> Path:
     """Train, export and summarise; returns the run's folder. With `checkpoint`, a path, the run there goes on.
 
+    In a study, a run that is finished is skipped, and one that began goes on.
+
     Raises:
         UserError: a setting that a part refuses.
         SystemExit: with status 130, after a Ctrl-C and a last checkpoint.
     """
-    started = time.monotonic()
     check(cfg)
-    check_positive("mode", preview_size=preview_size, turntable_frames=turntable_frames, turntable_size=turntable_size)
-    resume = None if cfg.checkpoint is None else Path(cfg.checkpoint)
-    folder = shortened(Path(HydraConfig.get().runtime.output_dir)) if resume is None else run_of(resume)
-    checkpoints = Checkpoints(folder / "checkpoints" / "last.ckpt", checkpoint_every)
+    outputs = Outputs(preview_every, preview_size, checkpoint_every, turntable_frames, turntable_size)
+    hydra = HydraConfig.get()
+    if cfg.checkpoint is not None:
+        return dream(cfg, run_of(Path(cfg.checkpoint)), outputs, Path(cfg.checkpoint))
+    folder = shortened(Path(hydra.runtime.output_dir))
+    if study_of(cfg, hydra.mode) is None:
+        return dream(cfg, folder, outputs)
+    return take_part(cfg, folder, outputs)
+
+
+def take_part(cfg: DictConfig, folder: Path, outputs: Outputs) -> Path:
+    """One run of a study: what an earlier command did of it is not done again, unless with resume=false.
+
+    Raises:
+        Busy: another process is at work on it.
+    """
+    # The further processes of a distributed run find the folder claimed by their first one.
+    with claimed(folder) if "LOCAL_RANK" not in os.environ else nullcontext():
+        checkpoint = folder / "checkpoints" / "last.ckpt"
+        if cfg.resume and read_result(folder) is not None:
+            log.info("%s, seed %s is finished already: %s", cfg.prompt, cfg.seed, folder)
+            return folder
+        if not cfg.resume:
+            (folder / RESULT).unlink(missing_ok=True)  # first: what is left of the run is then an unfinished one
+            checkpoint.unlink(missing_ok=True)
+        return dream(cfg, folder, outputs, checkpoint if _is_usable(checkpoint) else None)
+
+
+def _is_usable(checkpoint: Path) -> bool:
+    """Whether there is something to go on from; a file that cannot be read is left aside, with a warning."""
+    if not checkpoint.is_file():
+        return False
+    try:
+        step = read_checkpoint(checkpoint)["global_step"]
+    except CheckpointError as error:
+        log.warning("%s; the run begins anew", error)
+        return False
+    log.info("going on from step %d of %s", step, checkpoint)
+    return True
+
+
+def dream(cfg: DictConfig, folder: Path, outputs: Outputs, resume: Path | None = None) -> Path:
+    """A run in `folder`, from its beginning or from the checkpoint `resume` on."""
+    stopwatch = Stopwatch()
+    checkpoints = Checkpoints(folder / "checkpoints" / "last.ckpt", outputs.checkpoint_every)
     stop = StopOnInterrupt()
     keep_large_blocks()
     torch.manual_seed(cfg.seed)  # of the initial weights
@@ -63,16 +122,17 @@ def run(
         orbit: Orbit = instantiate(cfg.camera)
         system = assemble(cfg)
         loggers: list[Logger] = instantiate(cfg.logger)(folder=folder, name=str(cfg.prompt))
-        previews = Previews(orbit, folder / "previews", preview_every, preview_size)
+        previews = Previews(orbit, folder / "previews", outputs.preview_every, outputs.preview_size)
         trainer: L.Trainer = instantiate(cfg.trainer)(
             logger=loggers,
-            callbacks=[Progress(), stop, previews, checkpoints],
+            callbacks=[stopwatch, Progress(), stop, previews, checkpoints],
             default_root_dir=folder,
             enable_checkpointing=False,
         )
         cameras = CameraData(orbit, system.views, system.size, trainer.max_steps, cfg.seed)
     try:
         if trainer.is_global_zero:
+            (folder / RESULT).unlink(missing_ok=True)
             save_settings(cfg, folder, loggers)
         trainer.fit(system, cameras, ckpt_path=None if resume is None else str(resume), weights_only=True)
         checkpoints.save(trainer)
@@ -81,7 +141,10 @@ def run(
             log.info("  %s", going_on(folder))
             raise SystemExit(INTERRUPTED)
         if trainer.is_global_zero:
-            finish(load_scene(checkpoints.path), cfg, turntable_frames, turntable_size, time.monotonic() - started)
+            scene = load_scene(checkpoints.path)
+            scores = finish(scene, cfg, outputs.turntable_frames, outputs.turntable_size, stopwatch.seconds)
+            result = Result(str(cfg.prompt), cfg.seed, scene.step, stopwatch.seconds, scores, flat(cfg))
+            write_result(result, folder)
     finally:
         close(loggers)
     return folder
