@@ -19,10 +19,10 @@ from omegaconf import DictConfig, OmegaConf
 from dreamfusion.error import UserError
 
 _QUOTED = re.compile(r"""(['"])(?:(?!\1)[^\\]|\\.)*\1""", re.DOTALL)  # one quoted string of Hydra's grammar
-TEXTS = ("prompt=", "checkpoint=")  # settings whose value is text, whatever is in it
+TEXTS = ("prompt=", "checkpoint=", "prompts.file=")  # settings whose value is text, whatever is in it
 STUDY = "multirun"  # the study of a multirun that is given no name
 # Settings that change nothing of what comes out: two runs that differ in these alone are one run.
-ASIDE = ("hydra", "study", "resume", "checkpoint", "logger")
+ASIDE = ("hydra", "study", "resume", "checkpoint", "logger", "objective", "prompts")
 
 
 def register() -> None:
@@ -58,7 +58,7 @@ def study_of(cfg: DictConfig, hydra_mode: RunMode | None) -> str | None:
 
 def digest(cfg: DictConfig) -> str:
     """Eight characters that stand for all settings but those ASIDE: the same settings, the same folder of a study."""
-    settings = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [key for key in cfg if key not in ASIDE]))
+    settings = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ASIDE]))
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
@@ -114,6 +114,10 @@ def resumed(saved: DictConfig, composed: DictConfig, overrides: Sequence[str]) -
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     settings, named = plain(saved), plain(composed)
+    for missing in named.keys() - settings.keys():  # settings that this version has and the run's did not
+        settings[missing] = named[missing]
+    if isinstance(mode := settings.get("mode"), dict) and mode.get("_target_") == named["mode"]["_target_"]:
+        settings["mode"] = named["mode"] | mode
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         try:
             _graft(settings, named, override.key_or_group.split("."))

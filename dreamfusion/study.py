@@ -25,6 +25,7 @@ from dreamfusion.export.atomic import replacing
 log = logging.getLogger(__name__)
 STUDIES = Path("outputs/studies")
 RESULT = "result.json"
+WITHOUT = {"silhouette_iou": 0.0}  # scores of a run that has no mesh
 
 
 class Busy(UserError):
@@ -92,6 +93,23 @@ def unfinished(name: str, studies: Path = STUDIES) -> list[Path]:
 def study_folder(name: str, studies: Path = STUDIES) -> Path:
     """Where the runs of the study `name` are."""
     return studies / slug(name)
+
+
+def objective(folder: Path, names: str | Sequence[str]) -> float | list[float]:
+    """What a search is told of the finished run in `folder`: the score of that name, or a list of several.
+
+    A mesh that could not be made agrees with nothing: its score is WITHOUT.
+
+    Raises:
+        UserError: no score of that name; lists those there are.
+    """
+    if not isinstance(names, str):
+        return [float(objective(folder, name)) for name in names]  # type: ignore[arg-type]
+    result = read_result(folder)
+    scores = WITHOUT if result is None else WITHOUT | dict(result.scores)
+    if names not in scores:
+        raise UserError(f"objective is {names}; the scores of a run are {', '.join(sorted(scores))}")
+    return scores[names]
 
 
 def differing(results: Sequence[Result]) -> list[str]:

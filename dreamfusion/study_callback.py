@@ -30,7 +30,7 @@ class StudyCallback(Callback):
             log.error("failed: %s: %s%s", " ".join(job_return.overrides or []), kind, error)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        from dreamfusion.mode.report import report
-
         if config.hydra.runtime.choices["mode"] == "train":
-            report(str(study_of(config, RunMode.MULTIRUN)))
+            from dreamfusion.mode.report import report  # here: a single run needs nothing of it
+
+            report(str(study_of(config, RunMode.MULTIRUN)), logger=config.logger)

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from dreamfusion.error import UserError
 from dreamfusion.export.atomic import replacing
+from dreamfusion.logger import wandb_mode
 from dreamfusion.study import STUDIES, Result, differing, read_study, study_folder, unfinished
 
 log = logging.getLogger(__name__)
@@ -27,11 +28,14 @@ def run(cfg: DictConfig) -> Path:
     if cfg.study is None:
         there = ", ".join(sorted(path.name for path in STUDIES.glob("*") if path.is_dir())) or "none yet"
         raise UserError(f"mode=report needs a study; type study=NAME (in {STUDIES}: {there})")
-    return report(str(cfg.study))
+    return report(str(cfg.study), logger=cfg.logger)
 
 
-def report(study: str, studies: Path = STUDIES) -> Path:
-    """The two files of `run` for the study of that name; returns its folder."""
+def report(study: str, studies: Path = STUDIES, logger: DictConfig | None = None) -> Path:
+    """The two files of `run` for the study of that name; returns its folder.
+
+    If the runs are logged to Weights & Biases, as the settings `logger` say, the table goes there as well.
+    """
     results, folder = read_study(study, studies), study_folder(study, studies)
     rows = table(results, folder)
     with replacing(folder / "report.csv") as draft, draft.open("w", newline="", encoding="utf-8") as file:
@@ -40,6 +44,10 @@ def report(study: str, studies: Path = STUDIES) -> Path:
     with replacing(folder / "report.md") as draft:
         draft.write_text(text, encoding="utf-8")
     log.info("\n%s\n  %s\n  %s", text.rstrip(), folder / "report.md", folder / "report.csv")
+    if logger is not None and logger._target_ == "dreamfusion.logger.wandb" and wandb_mode() != "disabled":
+        from dreamfusion.dashboard import show_study  # which takes its time to import
+
+        show_study(study, folder, rows, logger.project, wandb_mode())
     return folder
 
 

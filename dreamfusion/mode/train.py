@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -25,13 +26,17 @@ from dreamfusion.camera.data import CameraData
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.checkpoint import CheckpointError, load_scene, read_checkpoint, run_of
 from dreamfusion.config import plain, study_of
+from dreamfusion.dashboard import Figures, PreviewPictures, show_end
 from dreamfusion.error import INTERRUPTED, UserError, check_positive
+from dreamfusion.guidance.resident import resident
 from dreamfusion.logger import close
 from dreamfusion.mode.export import check_export
+from dreamfusion.mode.prompt_list import run_list
 from dreamfusion.mode.summary import finish
 from dreamfusion.ops.allocator import keep_large_blocks
 from dreamfusion.progress import Progress
-from dreamfusion.study import RESULT, Result, claimed, flat, read_result, write_result
+from dreamfusion.score import prior_score
+from dreamfusion.study import RESULT, Result, claimed, flat, objective, read_result, write_result
 from dreamfusion.system import DreamFusion
 
 log = logging.getLogger(__name__)
@@ -47,10 +52,11 @@ class Outputs:
     checkpoint_every: int  # steps
     turntable_frames: int
     turntable_size: int
+    score_views: int
 
     def __post_init__(self) -> None:
-        sizes = {name: getattr(self, name) for name in ("preview_size", "turntable_frames", "turntable_size")}
-        check_positive("mode", **sizes)
+        counts = ("preview_size", "turntable_frames", "turntable_size", "score_views")
+        check_positive("mode", **{name: getattr(self, name) for name in counts})
 
 
 def run(
@@ -60,32 +66,40 @@ def run(
     checkpoint_every: int,
     turntable_frames: int,
     turntable_size: int,
-) -> Path:
-    """Train, export and summarise; returns the run's folder. With `checkpoint`, a path, the run there goes on.
+    score_views: int,
+) -> Path | float | list[float]:
+    """Train, export and summarise; returns the run's folder, or for a search what is to be optimised.
 
-    In a study, a run that is finished is skipped, and one that began goes on.
+    With `checkpoint`, a path, the run there goes on. In a study, a run that is finished is skipped, and one that began
+    goes on. With `prompts.file` it is one run after the other.
 
     Raises:
         UserError: a setting that a part refuses.
         SystemExit: with status 130, after a Ctrl-C and a last checkpoint.
     """
+    outputs = Outputs(preview_every, preview_size, checkpoint_every, turntable_frames, turntable_size, score_views)
+    if cfg.prompts.file is not None:
+        return run_list(cfg, lambda one, folder: take_part(one, folder, outputs))
     check(cfg)
-    outputs = Outputs(preview_every, preview_size, checkpoint_every, turntable_frames, turntable_size)
     hydra = HydraConfig.get()
-    if cfg.checkpoint is not None:
-        return dream(cfg, run_of(Path(cfg.checkpoint)), outputs, Path(cfg.checkpoint))
     folder = shortened(Path(hydra.runtime.output_dir))
-    if study_of(cfg, hydra.mode) is None:
-        return dream(cfg, folder, outputs)
-    return take_part(cfg, folder, outputs)
+    if cfg.checkpoint is not None:
+        folder = dream(cfg, run_of(Path(cfg.checkpoint)), outputs, Path(cfg.checkpoint))
+    elif study_of(cfg, hydra.mode) is None:
+        dream(cfg, folder, outputs)
+    else:
+        take_part(cfg, folder, outputs)
+    return folder if cfg.objective is None else objective(folder, cfg.objective)
 
 
 def take_part(cfg: DictConfig, folder: Path, outputs: Outputs) -> Path:
     """One run of a study: what an earlier command did of it is not done again, unless with resume=false.
 
     Raises:
+        UserError: a setting that no run can have.
         Busy: another process is at work on it.
     """
+    check(cfg)
     # The further processes of a distributed run find the folder claimed by their first one.
     with claimed(folder) if "LOCAL_RANK" not in os.environ else nullcontext():
         checkpoint = folder / "checkpoints" / "last.ckpt"
@@ -123,9 +137,12 @@ def dream(cfg: DictConfig, folder: Path, outputs: Outputs, resume: Path | None =
         system = assemble(cfg)
         loggers: list[Logger] = instantiate(cfg.logger)(folder=folder, name=str(cfg.prompt))
         previews = Previews(orbit, folder / "previews", outputs.preview_every, outputs.preview_size)
+        pictures = PreviewPictures(previews.folder)
+        score = partial(prior_score, system, orbit, outputs.score_views)
+        judges = instantiate(cfg.pruning)(folder=folder, measure=score)
         trainer: L.Trainer = instantiate(cfg.trainer)(
             logger=loggers,
-            callbacks=[stopwatch, Progress(), stop, previews, checkpoints],
+            callbacks=[stopwatch, Progress(), stop, previews, pictures, checkpoints, Figures(), *judges],
             default_root_dir=folder,
             enable_checkpointing=False,
         )
@@ -141,10 +158,18 @@ def dream(cfg: DictConfig, folder: Path, outputs: Outputs, resume: Path | None =
             log.info("  %s", going_on(folder))
             raise SystemExit(INTERRUPTED)
         if trainer.is_global_zero:
-            scene = load_scene(checkpoints.path)
-            scores = finish(scene, cfg, outputs.turntable_frames, outputs.turntable_size, stopwatch.seconds)
-            result = Result(str(cfg.prompt), cfg.seed, scene.step, stopwatch.seconds, scores, flat(cfg))
-            write_result(result, folder)
+            pruned = next((judge.reason for judge in judges if judge.reason), None)
+            scores = {"prior_score": score()}
+            if pruned is None:
+                scene = load_scene(checkpoints.path)
+                scores |= finish(scene, cfg, outputs.turntable_frames, outputs.turntable_size, stopwatch.seconds)
+            else:
+                log.info("%s: ended at step %d: %s\n  %s", cfg.prompt, trainer.global_step, pruned, folder)
+            show_end(loggers, folder, scores, pruned)
+            write_result(
+                Result(str(cfg.prompt), cfg.seed, trainer.global_step, stopwatch.seconds, scores, flat(cfg), pruned),
+                folder,
+            )
     finally:
         close(loggers)
     return folder
@@ -152,7 +177,7 @@ def dream(cfg: DictConfig, folder: Path, outputs: Outputs, resume: Path | None =
 
 def assemble(cfg: DictConfig) -> DreamFusion:
     """Every part that the configuration names, put together."""
-    prior = instantiate(cfg.guidance)
+    prior = resident(cfg.guidance)
     prompting = instantiate(cfg.prompting)
     system: DreamFusion = instantiate(cfg.system)(
         field=instantiate(cfg.field),

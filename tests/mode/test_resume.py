@@ -4,11 +4,13 @@ import csv
 import multiprocessing
 import os
 import random
+import runpy
 import sys
 from contextlib import chdir
 from pathlib import Path
 
 import pytest
+import torch
 from runs import ROOT, files
 
 COMMAND = ["-m", "prompt=a cat,a dog", "study=killed", "experiment=smoke", "trainer.max_steps=4"]
@@ -26,8 +28,6 @@ WHOLE = {
 
 def command(folder):
     """What a user types, in a process of its own."""
-    import runpy
-
     torch.set_num_threads(1)
     sys.argv = [str(ROOT / "launch.py"), *COMMAND]
     with chdir(folder), Path(os.devnull).open("w") as sys.stdout:
