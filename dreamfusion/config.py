@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import sys
 import unicodedata
@@ -28,6 +29,8 @@ ASIDE = ("hydra", "study", "resume", "checkpoint", "logger", "objective", "promp
 def register() -> None:
     """Make our resolvers known; before Hydra composes."""
     OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
+    OmegaConf.register_new_resolver("sweep_folder", _sweep_folder, replace=True)
+    OmegaConf.register_new_resolver("run_folder_in_sweep", _run_folder_in_sweep, replace=True)
 
 
 def _run_folder(time: str, *, _root_: DictConfig) -> str:
@@ -36,6 +39,17 @@ def _run_folder(time: str, *, _root_: DictConfig) -> str:
     study = study_of(_root_, _root_.hydra.mode) if mode == "train" else None
     name = time if study is None else digest(_root_)
     return run_folder(mode, _root_.prompt, _root_.checkpoint, name, study)
+
+
+def _sweep_folder(*, _root_: DictConfig) -> str:
+    """Where in outputs/ a multirun writes what belongs to no single run."""
+    trains = _root_.hydra.runtime.choices["mode"] == "train" and _root_.checkpoint is None
+    return f"studies/{slug(str(study_of(_root_, RunMode.MULTIRUN)))}" if trains else "."
+
+
+def _run_folder_in_sweep(time: str, *, _root_: DictConfig) -> str:
+    """`run_folder`, as Hydra wants it: from `sweep_folder` on."""
+    return os.path.relpath(_run_folder(time, _root_=_root_), _sweep_folder(_root_=_root_))
 
 
 def run_folder(mode: str, prompt: object, checkpoint: str | None, name: str, study: str | None = None) -> str:

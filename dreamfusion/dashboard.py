@@ -104,7 +104,7 @@ def show_end(loggers: Sequence[Logger], folder: Path, scores: Mapping[str, float
 def show_study(study: str, folder: Path, rows: Sequence[Sequence[str]], project: str, mode: str) -> None:
     """The study's table, a head and a row for each run, as a W&B run of its own in the study's group."""
     with wandb.init(
-        project=project, group=study, name=f"{study}: all runs", job_type="report", dir=folder, mode=mode
+        project=project, group=study, name=f"{study}: all runs", job_type="report", dir=folder.absolute(), mode=mode
     ) as run:
         head, *body = rows
         run.log({"runs": wandb.Table(columns=list(head), data=[[_number(cell) for cell in row] for row in body])})

@@ -38,7 +38,7 @@ def wandb(
     if mode != "disabled":
         logger = WandbLogger(
             name=name[:LONGEST_NAME] if seed is None else f"{name[:LONGEST_NAME]}, seed {seed}",
-            save_dir=folder,
+            save_dir=folder.absolute(),  # W&B's service keeps the working directory it was started in
             project=project,
             group=group,
             tags=list(tags),
@@ -53,8 +53,8 @@ def wandb(
 
 def earlier_id(folder: Path) -> str | None:
     """The W&B run that an earlier session in this folder logged to: wandb/offline-run-<time>-<id>; None if none did."""
-    found = sorted(folder.glob("wandb/*run-*-*"), key=lambda path: path.stat().st_mtime)
-    return found[-1].name.rsplit("-", 1)[1] if found else None
+    found = [path.name.removeprefix("offline-").split("-", 2)[1:] for path in folder.glob("wandb/*run-*-*")]
+    return max(found)[1] if found else None
 
 
 def close(loggers: Sequence[Logger]) -> None:

@@ -77,9 +77,7 @@ class Halving(L.Callback):
         with replacing(self.folder / RUNGS) as draft:
             draft.write_text(json.dumps(own) + "\n", encoding="utf-8")
         if self.reason is None and not promising(self.score, others, self.keep, self.startup):
-            self.reason = (
-                f"its score at {rung:g} of the run, {self.score:.4f}, is behind {_share(self.keep)} of the others"
-            )
+            self.reason = f"its score at {rung:g} of the run, {self.score:.4f}, is not in the better {self.keep:.0%}"
 
 
 def collapse(opacity: float, gradient_norm: float) -> str | None:

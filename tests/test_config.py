@@ -36,7 +36,9 @@ ROUNDS = [
     {group: options[turn % len(options)] for group, options in GROUPS.items()}
     for turn in range(max(map(len, GROUPS.values())))
 ]
-EXPERIMENTS = sorted(path.stem for path in CONF.glob("experiment/*.yaml"))
+EXPERIMENTS = sorted(
+    path.relative_to(CONF / "experiment").with_suffix("").as_posix() for path in CONF.glob("experiment/**/*.yaml")
+)
 SWEEPS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
 PROMPTS = [
     "a cat",
@@ -220,9 +222,27 @@ def test_every_experiment_composes_and_only_overrides(experiment, compose_config
 
 
 @pytest.mark.parametrize("sweep", SWEEPS)
-def test_every_sweep_composes_over_the_whole_configuration(sweep, compose_config):
-    cfg = compose_config(f"hydra.searchpath=[file://{CONF}]", name=sweep, folder=ROOT / "sweeps")
-    assert leaves(plain(cfg)) == leaves(plain(compose_config()))
+def test_every_sweep_composes_over_the_whole_configuration_and_so_do_its_runs(sweep, compose_config):
+    def composed(*arguments):
+        return compose_config(f"hydra.searchpath=[file://{CONF}]", *arguments, name=sweep, folder=ROOT / "sweeps")
+
+    plain_keys = leaves(plain(compose_config()))
+    cfg, settings = composed(), OmegaConf.load(ROOT / "sweeps" / f"{sweep}.yaml")
+    assert cfg.study
+    assert {key for key in plain_keys ^ leaves(plain(cfg)) if not key.startswith("pruning.")} == set()
+    params = [f"{key}={value}" for key, value in settings.hydra.sweeper.params.items()]
+    (jobs,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(simple(params)), None)
+    assert len(jobs) >= 2
+    runs = [composed(*job) for job in (jobs[0], jobs[-1])]
+    assert len({digest(run) for run in runs}) == 2
+    for run in runs:
+        assert run.prompt
+        assert run.distillation.guidance_scale is None or run.distillation.guidance_scale > 0
+
+
+def simple(params):
+    """Ranges of a search as their two ends, for Hydra's own sweeper."""
+    return [re.sub(r"(?:tag\(log, )?interval\(([^()]*)\)\)?|choice\((.*)\)", r"\1\2", text) for text in params]
 
 
 def leaves(tree, path=""):
