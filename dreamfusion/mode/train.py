@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shlex
 import shutil
 import sys
@@ -18,6 +17,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
@@ -100,13 +100,13 @@ def take_part(cfg: DictConfig, folder: Path, outputs: Outputs) -> Path:
         Busy: another process is at work on it.
     """
     check(cfg)
-    # The further processes of a distributed run find the folder claimed by their first one.
-    with claimed(folder) if "LOCAL_RANK" not in os.environ else nullcontext():
+    first = rank_zero_only.rank == 0  # the further processes of a distributed run find the folder claimed by this one
+    with claimed(folder) if first else nullcontext():
         checkpoint = folder / "checkpoints" / "last.ckpt"
         if cfg.resume and read_result(folder) is not None:
             log.info("%s, seed %s is finished already: %s", cfg.prompt, cfg.seed, folder)
             return folder
-        if not cfg.resume:
+        if first and not cfg.resume:
             (folder / RESULT).unlink(missing_ok=True)  # first: what is left of the run is then an unfinished one
             checkpoint.unlink(missing_ok=True)
         return dream(cfg, folder, outputs, checkpoint if _is_usable(checkpoint) else None)

@@ -18,13 +18,20 @@ def needs(package, extra):
     return pytest.mark.skipif(not found, reason=f"{package} is not installed: pip install -e '.[{extra}]'")
 
 
-def run_by(launcher, launch, folder, *more):
-    ended = launch(folder, "-m", f"hydra/launcher={launcher}", "study=x", "prompt=a cat,a dog", *SMALL, *more)
+@pytest.fixture(autouse=True)
+def this_tree(monkeypatch):
+    """Workers import this package, wherever another one is installed."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+def run_by(launcher, launch, folder, *more, prompts=("a cat", "a dog")):
+    command = ["-m", f"hydra/launcher={launcher}", "study=x", f"prompt={','.join(prompts)}"]
+    ended = launch(folder, *command, *SMALL, *more)
     assert ended.status == 0, ended.text
     study = folder / "outputs" / "studies" / "x"
-    assert sorted(path.parents[1].name for path in study.glob("*/*/result.json")) == ["a-cat", "a-dog"]
-    assert "2 finished runs, 0 unfinished." in (study / "report.md").read_text()
-    return ended
+    finished = sorted(path.parents[1].name for path in study.glob("*/*/result.json"))
+    assert finished == [prompt.replace(" ", "-") for prompt in prompts]
+    assert f"{len(prompts)} finished runs, 0 unfinished." in (study / "report.md").read_text()
 
 
 @needs("hydra_plugins.hydra_joblib_launcher", "joblib")
@@ -34,7 +41,7 @@ def test_joblib_runs_a_study_in_workers_of_this_machine(launch, tmp_path):
 
 @needs("hydra_plugins.hydra_submitit_launcher", "slurm")
 def test_submitit_runs_a_study_as_jobs(launch, tmp_path):
-    run_by("submitit_local", launch, tmp_path, "hydra.launcher.cpus_per_task=1")
+    run_by("submitit_local", launch, tmp_path, "hydra.launcher.cpus_per_task=1", prompts=["a cat"])
 
 
 @needs("hydra_plugins.hydra_ray_launcher", "ray")
@@ -42,7 +49,7 @@ def test_ray_runs_a_study_on_a_cluster(launch, tmp_path):
     import ray
 
     try:
-        run_by("ray", launch, tmp_path, "+hydra.launcher.ray.init.num_cpus=2", "hydra.launcher.ray.remote.num_cpus=1")
+        run_by("ray", launch, tmp_path, "+hydra.launcher.ray.init.num_cpus=1", prompts=["a cat"])
     finally:
         ray.shutdown()
 
