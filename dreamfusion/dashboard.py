@@ -18,6 +18,7 @@ import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 from torch import Tensor
 
+from dreamfusion.logger import wandb_mode
 from dreamfusion.system import DreamFusion
 
 BUCKETS = 5  # of noise levels, equally wide in t / T
@@ -101,8 +102,9 @@ def show_end(loggers: Sequence[Logger], folder: Path, scores: Mapping[str, float
         logger.experiment.summary.update(dict(scores) | {"pruned": pruned or ""})
 
 
-def show_study(study: str, folder: Path, rows: Sequence[Sequence[str]], project: str, mode: str) -> None:
+def show_study(study: str, folder: Path, rows: Sequence[Sequence[str]], project: str) -> None:
     """The study's table, a head and a row for each run, as a W&B run of its own in the study's group."""
+    mode = wandb_mode()
     with wandb.init(
         project=project, group=study, name=f"{study}: all runs", job_type="report", dir=folder.absolute(), mode=mode
     ) as run:

@@ -7,7 +7,7 @@ import netrc
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -65,7 +65,7 @@ def close(loggers: Sequence[Logger]) -> None:
             logger.experiment.finish()
 
 
-def wandb_mode() -> str:
+def wandb_mode() -> Literal["disabled", "offline", "online"]:
     """disabled, offline or online: what WANDB_MODE says, else online where there is a login."""
     if os.environ.get("WANDB_MODE") == "disabled":
         return "disabled"

@@ -47,7 +47,7 @@ def report(study: str, studies: Path = STUDIES, logger: DictConfig | None = None
     if logger is not None and logger._target_ == "dreamfusion.logger.wandb" and wandb_mode() != "disabled":
         from dreamfusion.dashboard import show_study  # which takes its time to import
 
-        show_study(study, folder, rows, logger.project, wandb_mode())
+        show_study(study, folder, rows, logger.project)
     return folder
 
 

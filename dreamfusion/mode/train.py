@@ -100,7 +100,8 @@ def take_part(cfg: DictConfig, folder: Path, outputs: Outputs) -> Path:
         Busy: another process is at work on it.
     """
     check(cfg)
-    first = rank_zero_only.rank == 0  # the further processes of a distributed run find the folder claimed by this one
+    # The further processes of a distributed run find the folder claimed by the first one.
+    first = getattr(rank_zero_only, "rank", 0) == 0
     with claimed(folder) if first else nullcontext():
         checkpoint = folder / "checkpoints" / "last.ckpt"
         if cfg.resume and read_result(folder) is not None:
