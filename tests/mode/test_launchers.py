@@ -45,6 +45,7 @@ def test_submitit_runs_a_study_as_jobs(launch, tmp_path):
 
 
 @needs("hydra_plugins.hydra_ray_launcher", "ray")
+@pytest.mark.filterwarnings("default")  # Ray's own
 def test_ray_runs_a_study_on_a_cluster(launch, tmp_path):
     import ray
 
