@@ -3,6 +3,8 @@ PYTHON ?= python3
 PROMPT ?= a cat
 export PROMPT
 READY := .venv/.ready
+# W&B's sweep engine, for the tests of sweeps/wandb. It asks for numpy 1 and runs with 2, hence apart from the lock.
+SWEEPS := sweeps==0.3.0
 
 .PHONY: dream test install pretrain-data
 
@@ -21,7 +23,7 @@ $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.lock
-	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps -e . $(SWEEPS)
 	touch $@
 
 # Debian and its children: the model libraries, unpacked without installing them (needs apt-get and dpkg-deb).

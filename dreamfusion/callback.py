@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.error import UserError
+from dreamfusion.export.atomic import replacing
 from dreamfusion.export.video import as_uint8, contact_sheet, write_image
 from dreamfusion.renderer.shading import LAMBERTIAN
 from dreamfusion.system import DreamFusion
@@ -74,12 +77,33 @@ class Checkpoints(L.Callback):
             UserError: the scene has numbers that are not finite, so that going on makes no sense.
         """
         assert trainer.lightning_module is not None
+        for logger in trainer.loggers:
+            logger.save()  # a run that goes on from here does not log these steps again
         if not all(bool(p.isfinite().all()) for p in trainer.lightning_module.parameters()):
             raise UserError(
                 f"training diverged before step {trainer.global_step}: the scene is no longer finite; lower "
                 "system.table_learning_rate and system.network_learning_rate, or distillation.guidance_scale"
             )
-        trainer.save_checkpoint(self.path, weights_only=False)
+        # Every process takes part, the first one writes.
+        with replacing(self.path) if trainer.is_global_zero else nullcontext(self.path) as draft:
+            trainer.save_checkpoint(draft, weights_only=False)
+
+
+class Stopwatch(L.Callback):
+    """Seconds of work on the run: this session's, and those of the sessions before it, which the checkpoint has."""
+
+    def __init__(self) -> None:
+        self._before, self._started = 0.0, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.monotonic() - self._started
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._before = float(state_dict["seconds"])
 
 
 class StopOnInterrupt(L.Callback):

@@ -18,6 +18,7 @@ from dreamfusion.camera.orbit import Orbit
 from dreamfusion.error import UserError
 from dreamfusion.field.base import Field
 from dreamfusion.renderer.volume import Renderer
+from dreamfusion.study import STUDIES
 
 RUNS = Path("outputs/train")
 PARTS = ("field", "background", "renderer")  # what a scene is made of, and a checkpoint holds the weights of
@@ -51,16 +52,20 @@ def run_of(checkpoint: Path) -> Path:
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
 
 
-def find_checkpoint(choice: str, runs: Path = RUNS) -> Path:
-    """`latest`: the newest run's last checkpoint under `runs`; else a checkpoint file, or a run's folder.
+def find_checkpoint(choice: str, *folders: Path) -> Path:
+    """`latest`: the newest run's last checkpoint under `folders`; else a checkpoint file, or a run's folder.
+
+    Without `folders` they are those of all runs, alone or in a study.
 
     Raises:
         CheckpointError: there is none.
     """
     if choice == "latest":
-        found = sorted(runs.glob("**/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+        folders = folders or (RUNS, STUDIES)
+        runs = (path for folder in folders for path in folder.glob("**/checkpoints/last.ckpt"))
+        found = sorted(runs, key=lambda path: path.stat().st_mtime)
         if not found:
-            raise CheckpointError(f'no run under {runs} has a checkpoint yet; type prompt="a cat" to make one')
+            raise CheckpointError(f'no run under {folders[0]} has a checkpoint yet; type prompt="a cat" to make one')
         return found[-1]
     path = Path(choice).expanduser()
     if path.is_dir():

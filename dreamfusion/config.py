@@ -1,35 +1,79 @@
-"""What Hydra needs to know of us: where a run writes, text that needs no second quoting, settings of a resumed run."""
+"""What Hydra needs to know of us: where a run writes, text that needs no second quoting, settings of a resumed run.
+
+Light, for `--help` and for every worker process: neither torch nor numpy.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import re
 import sys
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from dreamfusion.error import UserError
 
 _QUOTED = re.compile(r"""(['"])(?:(?!\1)[^\\]|\\.)*\1""", re.DOTALL)  # one quoted string of Hydra's grammar
-TEXTS = ("prompt=", "checkpoint=")  # settings whose value is text, whatever is in it
+TEXTS = ("prompt=", "checkpoint=", "prompts.file=")  # settings whose value is text, whatever is in it
+STUDY = "multirun"  # the study of a multirun that is given no name
+# Settings that change nothing of what comes out: two runs that differ in these alone are one run.
+ASIDE = ("hydra", "study", "resume", "checkpoint", "logger", "objective", "prompts")
 
 
 def register() -> None:
     """Make our resolvers known; before Hydra composes."""
-    OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+    OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
+    OmegaConf.register_new_resolver("sweep_folder", _sweep_folder, replace=True)
+    OmegaConf.register_new_resolver("run_folder_in_sweep", _run_folder_in_sweep, replace=True)
 
 
-def run_folder(mode: str, prompt: object, checkpoint: str | None, name: str) -> str:
+def _run_folder(time: str, *, _root_: DictConfig) -> str:
+    """`run_folder` of the configuration that Hydra composed, whose run begins at `time`."""
+    mode = str(_root_.hydra.runtime.choices["mode"])
+    study = study_of(_root_, _root_.hydra.mode) if mode == "train" else None
+    name = time if study is None else digest(_root_)
+    return run_folder(mode, _root_.prompt, _root_.checkpoint, name, study)
+
+
+def _sweep_folder(*, _root_: DictConfig) -> str:
+    """Where in outputs/ a multirun writes what belongs to no single run."""
+    trains = _root_.hydra.runtime.choices["mode"] == "train" and _root_.checkpoint is None
+    return f"studies/{slug(str(study_of(_root_, RunMode.MULTIRUN)))}" if trains else "."
+
+
+def _run_folder_in_sweep(time: str, *, _root_: DictConfig) -> str:
+    """`run_folder`, as Hydra wants it: from `sweep_folder` on."""
+    return os.path.relpath(_run_folder(time, _root_=_root_), _sweep_folder(_root_=_root_))
+
+
+def run_folder(mode: str, prompt: object, checkpoint: str | None, name: str, study: str | None = None) -> str:
     """Where in outputs/ a run writes: training and sampling in a folder of their own, the others beside what they read.
 
     No folder is made for a run that ends at once, because it has no prompt.
     """
-    if mode in ("train", "sample") and checkpoint is None and prompt is not None and str(prompt).strip():
-        return f"{mode}/{slug(str(prompt))}/{name}"
-    return "."
+    if mode not in ("train", "sample") or checkpoint is not None or prompt is None or not str(prompt).strip():
+        return "."
+    group = mode if study is None else f"studies/{slug(study)}"
+    return f"{group}/{slug(str(prompt))}/{name}"
+
+
+def study_of(cfg: DictConfig, hydra_mode: RunMode | None) -> str | None:
+    """The study that a run belongs to; None for a run on its own."""
+    if cfg.study is not None and str(cfg.study).strip():
+        return str(cfg.study)
+    return STUDY if hydra_mode == RunMode.MULTIRUN else None
+
+
+def digest(cfg: DictConfig) -> str:
+    """Eight characters that stand for all settings but those ASIDE: the same settings, the same folder of a study."""
+    settings = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ASIDE]))
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 def slug(prompt: str, longest: int = 60) -> str:
@@ -84,6 +128,10 @@ def resumed(saved: DictConfig, composed: DictConfig, overrides: Sequence[str]) -
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     settings, named = plain(saved), plain(composed)
+    for missing in named.keys() - settings.keys():  # settings that this version has and the run's did not
+        settings[missing] = named[missing]
+    if isinstance(mode := settings.get("mode"), dict) and mode.get("_target_") == named["mode"]["_target_"]:
+        settings["mode"] = named["mode"] | mode
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         try:
             _graft(settings, named, override.key_or_group.split("."))

@@ -44,7 +44,7 @@ def one_line_errors() -> Iterator[None]:
             f"error: cannot read {error.override!r}: settings are key=value, and special characters in a value need a "
             "second pair of quotes, 'key=\"a, b\"'; see python launch.py --help"
         ) from None
-    except (CompactHydraException, OmegaConfBaseException) as error:
+    except (CompactHydraException, OmegaConfBaseException, UserError) as error:
         raise SystemExit(f"error: {error}") from None
     except OSError as error:
         raise SystemExit(f"error: {file_error(error)}") from None

@@ -7,7 +7,7 @@ import netrc
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -27,21 +27,34 @@ def tensorboard(folder: Path, name: str) -> list[Logger]:
     return [*csv(folder, name), TensorBoardLogger(folder, name="tensorboard", version="")]
 
 
-def wandb(folder: Path, name: str, project: str, group: str | None, tags: Sequence[str]) -> list[Logger]:
-    """A W&B run, offline unless an API key is at hand: never a question, never a network without a login."""
-    loggers = csv(folder, name)
-    if os.environ.get("WANDB_MODE") != "disabled":
+def wandb(
+    folder: Path, name: str, project: str, group: str | None, tags: Sequence[str], seed: int | None = None
+) -> list[Logger]:
+    """A W&B run, offline unless an API key is at hand: never a question, never a network without a login.
+
+    A run that goes on stays the same one on the dashboard.
+    """
+    loggers, mode = csv(folder, name), wandb_mode()
+    if mode != "disabled":
         logger = WandbLogger(
-            name=name[:LONGEST_NAME],
-            save_dir=folder,
+            name=name[:LONGEST_NAME] if seed is None else f"{name[:LONGEST_NAME]}, seed {seed}",
+            save_dir=folder.absolute(),  # W&B's service keeps the working directory it was started in
             project=project,
             group=group,
             tags=list(tags),
             job_type="train",
-            mode="online" if logged_in() else "offline",
+            mode=mode,
+            id=earlier_id(folder),
+            resume="allow" if mode == "online" else None,  # offline it is `wandb sync` that joins them
         )
         loggers.append(logger)
     return loggers
+
+
+def earlier_id(folder: Path) -> str | None:
+    """The W&B run that an earlier session in this folder logged to: wandb/offline-run-<time>-<id>; None if none did."""
+    found = [path.name.removeprefix("offline-").split("-", 2)[1:] for path in folder.glob("wandb/*run-*-*")]
+    return max(found)[1] if found else None
 
 
 def close(loggers: Sequence[Logger]) -> None:
@@ -50,6 +63,13 @@ def close(loggers: Sequence[Logger]) -> None:
         logger.finalize("success")
         if isinstance(logger, WandbLogger) and logger.version is not None:  # None: it never began
             logger.experiment.finish()
+
+
+def wandb_mode() -> Literal["disabled", "offline", "online"]:
+    """disabled, offline or online: what WANDB_MODE says, else online where there is a login."""
+    if os.environ.get("WANDB_MODE") == "disabled":
+        return "disabled"
+    return "online" if logged_in() else "offline"
 
 
 def logged_in() -> bool:

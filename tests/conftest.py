@@ -6,12 +6,13 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from priors import GaussianPrior
 
 from dreamfusion.camera.orbit import focal_to_fov, look_from, spherical
 from dreamfusion.config import quote_texts, register
 from dreamfusion.field.base import Field
 from dreamfusion.field.hashgrid import HashGridField
-from dreamfusion.types import FieldOutput, TextEmbedding
+from dreamfusion.types import FieldOutput
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -39,40 +40,6 @@ class Ball(Field):
 
     def density(self, positions):
         return self.value * (positions.norm(dim=-1) < self.size)
-
-
-class GaussianPrior:
-    """The exact prior N(mu, s^2) of every pixel, with mu = 0.5 for any text and 0 for the empty one.
-
-    eps*(z, t) = sigma (z - alpha mu) / (alpha^2 s^2 + sigma^2).
-    """
-
-    name, resolution, guidance_scale, weighting, sample_scale, pixel_space = "gaussian", 8, 2.0, "sigma2", 1.0, True
-
-    def __init__(self, s=0.5):
-        self.s = s
-        self.alphas_cumprod = torch.cos(torch.linspace(0.01, 1.55, 1000, dtype=torch.float64)).square().float()
-
-    def to(self, device):
-        return self
-
-    def warn_if_unknown(self, prompt):
-        pass
-
-    def encode_text(self, texts):
-        mu = torch.tensor([0.5 if text else 0.0 for text in texts])
-        return TextEmbedding(mu.view(-1, 1, 1), torch.ones(len(texts), 1, dtype=torch.bool))
-
-    def encode_image(self, rgb):
-        return rgb * 2 - 1
-
-    def predict_noise(self, noisy, timestep, text, cameras, camera_known):
-        abar = self.alphas_cumprod[timestep][:, None, None, None]
-        mu = text.states[:, :1, :, None]
-        return (1 - abar).sqrt() * (noisy - abar.sqrt() * mu) / (abar * self.s**2 + 1 - abar)
-
-    def decode(self, latents):
-        return latents / 2 + 0.5
 
 
 @pytest.fixture

@@ -8,10 +8,20 @@ from pathlib import Path
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from dreamfusion.config import plain, quote_command_line, quote_texts, resumed, run_folder, slug
+from dreamfusion.config import (
+    digest,
+    plain,
+    quote_command_line,
+    quote_texts,
+    resumed,
+    run_folder,
+    slug,
+    study_of,
+)
 from dreamfusion.error import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +36,9 @@ ROUNDS = [
     {group: options[turn % len(options)] for group, options in GROUPS.items()}
     for turn in range(max(map(len, GROUPS.values())))
 ]
-EXPERIMENTS = sorted(path.stem for path in CONF.glob("experiment/*.yaml"))
+EXPERIMENTS = sorted(
+    path.relative_to(CONF / "experiment").with_suffix("").as_posix() for path in CONF.glob("experiment/**/*.yaml")
+)
 SWEEPS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
 PROMPTS = [
     "a cat",
@@ -154,10 +166,35 @@ def test_long_or_wordless_prompts_get_folders_of_their_own():
         (("train", " ", None, "now"), "."),
         (("train", "a cat", "latest", "now"), "."),  # goes on in the run's own folder
         (("export", "a cat", None, "now"), "."),
+        (("train", "a cat", None, "now", "My study!"), "studies/my-study/a-cat/now"),
+        (("train", None, None, "now", "my study"), "."),
     ],
 )
 def test_where_a_run_writes(arguments, folder):
     assert run_folder(*arguments) == folder
+
+
+@pytest.mark.parametrize(
+    ("study", "mode", "name"),
+    [
+        ("gallery", RunMode.RUN, "gallery"),
+        ("gallery", RunMode.MULTIRUN, "gallery"),
+        (None, RunMode.RUN, None),
+        ("  ", RunMode.RUN, None),
+        (None, RunMode.MULTIRUN, "multirun"),
+    ],
+)
+def test_a_run_belongs_to_the_study_that_is_named_and_a_multirun_always_to_one(study, mode, name):
+    assert study_of(OmegaConf.create({"study": study}), mode) == name
+
+
+def test_the_same_settings_have_the_same_folder_in_a_study_and_others_another(compose_config):
+    same = ["prompt=a cat", "seed=1", "system.views=4"]
+    first = digest(compose_config(*same))
+    assert re.fullmatch("[0-9a-f]{8}", first)
+    assert digest(compose_config(*same, "resume=false", "study=x", "logger=wandb", "checkpoint=latest")) == first
+    for other in ("seed=2", "guidance=sd", "trainer.max_steps=9"):
+        assert digest(compose_config(*same, other)) != first
 
 
 def test_there_is_no_group_named_prompt():
@@ -185,9 +222,27 @@ def test_every_experiment_composes_and_only_overrides(experiment, compose_config
 
 
 @pytest.mark.parametrize("sweep", SWEEPS)
-def test_every_sweep_composes_over_the_whole_configuration(sweep, compose_config):
-    cfg = compose_config(f"hydra.searchpath=[file://{CONF}]", name=sweep, folder=ROOT / "sweeps")
-    assert leaves(plain(cfg)) == leaves(plain(compose_config()))
+def test_every_sweep_composes_over_the_whole_configuration_and_so_do_its_runs(sweep, compose_config):
+    def composed(*arguments):
+        return compose_config(f"hydra.searchpath=[file://{CONF}]", *arguments, name=sweep, folder=ROOT / "sweeps")
+
+    plain_keys = leaves(plain(compose_config()))
+    cfg, settings = composed(), OmegaConf.load(ROOT / "sweeps" / f"{sweep}.yaml")
+    assert cfg.study
+    assert {key for key in plain_keys ^ leaves(plain(cfg)) if not key.startswith("pruning.")} == set()
+    params = [f"{key}={value}" for key, value in settings.hydra.sweeper.params.items()]
+    (jobs,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(simple(params)), None)
+    assert len(jobs) >= 2
+    runs = [composed(*job) for job in (jobs[0], jobs[-1])]
+    assert len({digest(run) for run in runs}) == 2
+    for run in runs:
+        assert run.prompt
+        assert run.distillation.guidance_scale is None or run.distillation.guidance_scale > 0
+
+
+def simple(params):
+    """Ranges of a search as their two ends, for Hydra's own sweeper."""
+    return [re.sub(r"(?:tag\(log, )?interval\(([^()]*)\)\)?|choice\((.*)\)", r"\1\2", text) for text in params]
 
 
 def leaves(tree, path=""):

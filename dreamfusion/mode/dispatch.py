@@ -11,6 +11,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -26,6 +27,7 @@ def run_mode(cfg: DictConfig) -> object:
 
     Raises:
         SystemExit: with the message of an error that the user can put right.
+        UserError: the same in a multirun, whose other runs go on.
     """
     from dreamfusion.export.occupancy import EmptyFieldError
     from dreamfusion.guidance.prior import GuidanceError
@@ -41,8 +43,12 @@ def run_mode(cfg: DictConfig) -> object:
         reason = error.__cause__ if isinstance(error, InstantiationException) else error
         if not isinstance(reason, ValueError | TypeError | OSError | ImportError | GuidanceError):
             raise
-        _remove_empty(Path(HydraConfig.get().runtime.output_dir))
-        raise SystemExit(f"error: {file_error(reason) if isinstance(reason, OSError) else reason}") from error
+        hydra = HydraConfig.get()
+        _remove_empty(Path(hydra.runtime.output_dir))
+        message = file_error(reason) if isinstance(reason, OSError) else str(reason)
+        if hydra.mode == RunMode.MULTIRUN:
+            raise UserError(message) from error
+        raise SystemExit(f"error: {message}") from error
 
 
 def continued(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -77,8 +83,9 @@ def _check_settings(mode: Any, cfg: DictConfig) -> None:
 
 
 def _remove_empty(folder: Path) -> None:
-    """The folder that Hydra made for a run that came to nothing, and the prompt's folder around it."""
+    """The folder that Hydra made for a run that came to nothing, and those around it up to outputs/."""
     if "outputs" in folder.parent.parts:
         with contextlib.suppress(OSError):  # not empty: somebody's work
-            folder.rmdir()
-            folder.parent.rmdir()
+            while folder.name != "outputs":
+                folder.rmdir()
+                folder = folder.parent

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from dreamfusion.checkpoint import RUNS, Scene, find_checkpoint, load_scene
 from dreamfusion.config import slug
 from dreamfusion.export.video import as_uint8, contact_sheet, write_image
+from dreamfusion.study import STUDIES
 
 log = logging.getLogger(__name__)
 LABEL = 22  # pixels, height of the line above each prompt's pictures
@@ -23,7 +24,7 @@ def run(cfg: DictConfig, prompts: Sequence[str], output: str, directions: int, s
     """Write the sheet of the prompts' newest runs to `output`."""
     rows = []
     for prompt in prompts:
-        scene = load_scene(find_checkpoint("latest", RUNS / slug(prompt)))
+        scene = load_scene(find_checkpoint("latest", RUNS / slug(prompt), *STUDIES.glob(f"*/{slug(prompt)}")))
         rows.append(labelled(prompt, around(scene, directions, size, elevation)))
     path = Path(output)
     write_image(np.concatenate(rows), path)

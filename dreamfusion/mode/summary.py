@@ -17,17 +17,19 @@ from dreamfusion.mode.render import turntable
 log = logging.getLogger(__name__)
 
 
-def finish(scene: Scene, cfg: DictConfig, frames: int, size: int, seconds: float) -> None:
-    """Write everything that a person opens, into the run's folder."""
+def finish(scene: Scene, cfg: DictConfig, frames: int, size: int, seconds: float) -> dict[str, float]:
+    """Write everything that a person opens, into the run's folder; returns the run's scores by name."""
     folder = scene.run
     video = folder / "turntable.mp4"
     write_video(turntable(scene, frames, size), video)
     figures = {"steps": str(scene.step), "training": f"{seconds:.0f} s"}
     mesh: Path | None = None
+    scores: dict[str, float] = {}
     try:
         mesh, surface = export_scene(scene, cfg.export)
         figures["triangles"] = f"{len(surface.mesh.faces):,}"
         if surface.iou is not None:
+            scores["silhouette_iou"] = surface.iou
             figures["silhouette IoU, mesh and renders"] = f"{surface.iou:.3f}"
     except EmptyFieldError as error:
         log.warning("no mesh: %s", error)
@@ -50,6 +52,7 @@ def finish(scene: Scene, cfg: DictConfig, frames: int, size: int, seconds: float
     for path in (mesh, video, folder / "index.html", folder):
         if path is not None:
             log.info("  %s", path)
+    return scores
 
 
 def settings(cfg: DictConfig) -> dict[str, str]:

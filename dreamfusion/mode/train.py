@@ -6,9 +6,10 @@ import logging
 import shlex
 import shutil
 import sys
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -16,24 +17,46 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
-from dreamfusion.callback import Checkpoints, Previews, StopOnInterrupt
+from dreamfusion.callback import Checkpoints, Previews, StopOnInterrupt, Stopwatch
 from dreamfusion.camera.data import CameraData
 from dreamfusion.camera.orbit import Orbit
-from dreamfusion.checkpoint import load_scene, run_of
-from dreamfusion.config import plain
+from dreamfusion.checkpoint import CheckpointError, load_scene, read_checkpoint, run_of
+from dreamfusion.config import plain, study_of
+from dreamfusion.dashboard import Figures, PreviewPictures, show_end
 from dreamfusion.error import INTERRUPTED, UserError, check_positive
+from dreamfusion.guidance.resident import resident
 from dreamfusion.logger import close
 from dreamfusion.mode.export import check_export
+from dreamfusion.mode.prompt_list import run_list
 from dreamfusion.mode.summary import finish
 from dreamfusion.ops.allocator import keep_large_blocks
 from dreamfusion.progress import Progress
+from dreamfusion.score import prior_score
+from dreamfusion.study import RESULT, Result, claimed, flat, objective, read_result, write_result
 from dreamfusion.system import DreamFusion
 
 log = logging.getLogger(__name__)
 LONGEST_PROMPT = 2000  # characters; text encoders read far less
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a run writes beside its checkpoint: mode=train's settings."""
+
+    preview_every: int  # steps
+    preview_size: int  # pixels a side, as the next but one
+    checkpoint_every: int  # steps
+    turntable_frames: int
+    turntable_size: int
+    score_views: int
+
+    def __post_init__(self) -> None:
+        counts = ("preview_size", "turntable_frames", "turntable_size", "score_views")
+        check_positive("mode", **{name: getattr(self, name) for name in counts})
 
 
 def run(
@@ -43,19 +66,70 @@ def run(
     checkpoint_every: int,
     turntable_frames: int,
     turntable_size: int,
-) -> Path:
-    """Train, export and summarise; returns the run's folder. With `checkpoint`, a path, the run there goes on.
+    score_views: int,
+) -> Path | float | list[float]:
+    """Train, export and summarise; returns the run's folder, or for a search what is to be optimised.
+
+    With `checkpoint`, a path, the run there goes on. In a study, a run that is finished is skipped, and one that began
+    goes on. With `prompts.file` it is one run after the other.
 
     Raises:
         UserError: a setting that a part refuses.
         SystemExit: with status 130, after a Ctrl-C and a last checkpoint.
     """
-    started = time.monotonic()
+    outputs = Outputs(preview_every, preview_size, checkpoint_every, turntable_frames, turntable_size, score_views)
+    if cfg.prompts.file is not None:
+        return run_list(cfg, lambda one, folder: take_part(one, folder, outputs))
     check(cfg)
-    check_positive("mode", preview_size=preview_size, turntable_frames=turntable_frames, turntable_size=turntable_size)
-    resume = None if cfg.checkpoint is None else Path(cfg.checkpoint)
-    folder = shortened(Path(HydraConfig.get().runtime.output_dir)) if resume is None else run_of(resume)
-    checkpoints = Checkpoints(folder / "checkpoints" / "last.ckpt", checkpoint_every)
+    hydra = HydraConfig.get()
+    folder = shortened(Path(hydra.runtime.output_dir))
+    if cfg.checkpoint is not None:
+        folder = dream(cfg, run_of(Path(cfg.checkpoint)), outputs, Path(cfg.checkpoint))
+    elif study_of(cfg, hydra.mode) is None:
+        dream(cfg, folder, outputs)
+    else:
+        take_part(cfg, folder, outputs)
+    return folder if cfg.objective is None else objective(folder, cfg.objective)
+
+
+def take_part(cfg: DictConfig, folder: Path, outputs: Outputs) -> Path:
+    """One run of a study: what an earlier command did of it is not done again, unless with resume=false.
+
+    Raises:
+        UserError: a setting that no run can have.
+        Busy: another process is at work on it.
+    """
+    check(cfg)
+    # The further processes of a distributed run find the folder claimed by the first one.
+    first = getattr(rank_zero_only, "rank", 0) == 0
+    with claimed(folder) if first else nullcontext():
+        checkpoint = folder / "checkpoints" / "last.ckpt"
+        if cfg.resume and read_result(folder) is not None:
+            log.info("%s, seed %s is finished already: %s", cfg.prompt, cfg.seed, folder)
+            return folder
+        if first and not cfg.resume:
+            (folder / RESULT).unlink(missing_ok=True)  # first: what is left of the run is then an unfinished one
+            checkpoint.unlink(missing_ok=True)
+        return dream(cfg, folder, outputs, checkpoint if _is_usable(checkpoint) else None)
+
+
+def _is_usable(checkpoint: Path) -> bool:
+    """Whether there is something to go on from; a file that cannot be read is left aside, with a warning."""
+    if not checkpoint.is_file():
+        return False
+    try:
+        step = read_checkpoint(checkpoint)["global_step"]
+    except CheckpointError as error:
+        log.warning("%s; the run begins anew", error)
+        return False
+    log.info("going on from step %d of %s", step, checkpoint)
+    return True
+
+
+def dream(cfg: DictConfig, folder: Path, outputs: Outputs, resume: Path | None = None) -> Path:
+    """A run in `folder`, from its beginning or from the checkpoint `resume` on."""
+    stopwatch = Stopwatch()
+    checkpoints = Checkpoints(folder / "checkpoints" / "last.ckpt", outputs.checkpoint_every)
     stop = StopOnInterrupt()
     keep_large_blocks()
     torch.manual_seed(cfg.seed)  # of the initial weights
@@ -63,16 +137,20 @@ def run(
         orbit: Orbit = instantiate(cfg.camera)
         system = assemble(cfg)
         loggers: list[Logger] = instantiate(cfg.logger)(folder=folder, name=str(cfg.prompt))
-        previews = Previews(orbit, folder / "previews", preview_every, preview_size)
+        previews = Previews(orbit, folder / "previews", outputs.preview_every, outputs.preview_size)
+        pictures = PreviewPictures(previews.folder)
+        score = partial(prior_score, system, orbit, outputs.score_views)
+        judges = instantiate(cfg.pruning)(folder=folder, measure=score)
         trainer: L.Trainer = instantiate(cfg.trainer)(
             logger=loggers,
-            callbacks=[Progress(), stop, previews, checkpoints],
+            callbacks=[stopwatch, Progress(), stop, previews, pictures, checkpoints, Figures(), *judges],
             default_root_dir=folder,
             enable_checkpointing=False,
         )
         cameras = CameraData(orbit, system.views, system.size, trainer.max_steps, cfg.seed)
     try:
         if trainer.is_global_zero:
+            (folder / RESULT).unlink(missing_ok=True)
             save_settings(cfg, folder, loggers)
         trainer.fit(system, cameras, ckpt_path=None if resume is None else str(resume), weights_only=True)
         checkpoints.save(trainer)
@@ -81,7 +159,18 @@ def run(
             log.info("  %s", going_on(folder))
             raise SystemExit(INTERRUPTED)
         if trainer.is_global_zero:
-            finish(load_scene(checkpoints.path), cfg, turntable_frames, turntable_size, time.monotonic() - started)
+            pruned = next((judge.reason for judge in judges if judge.reason), None)
+            scores = {"prior_score": score()}
+            if pruned is None:
+                scene = load_scene(checkpoints.path)
+                scores |= finish(scene, cfg, outputs.turntable_frames, outputs.turntable_size, stopwatch.seconds)
+            else:
+                log.info("%s: ended at step %d: %s\n  %s", cfg.prompt, trainer.global_step, pruned, folder)
+            show_end(loggers, folder, scores, pruned)
+            write_result(
+                Result(str(cfg.prompt), cfg.seed, trainer.global_step, stopwatch.seconds, scores, flat(cfg), pruned),
+                folder,
+            )
     finally:
         close(loggers)
     return folder
@@ -89,7 +178,7 @@ def run(
 
 def assemble(cfg: DictConfig) -> DreamFusion:
     """Every part that the configuration names, put together."""
-    prior = instantiate(cfg.guidance)
+    prior = resident(cfg.guidance)
     prompting = instantiate(cfg.prompting)
     system: DreamFusion = instantiate(cfg.system)(
         field=instantiate(cfg.field),

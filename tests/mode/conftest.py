@@ -46,3 +46,14 @@ def finished(launch, tmp_path_factory):
     assert ended.status == 0, ended.text
     (run,) = (folder / "outputs" / "train" / SLUG).iterdir()
     return Finished(folder, run, ended.text)
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """No login to Weights & Biases, no network, a home of its own."""
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))

@@ -25,6 +25,7 @@ def test_a_run_leaves_its_files_in_the_prompts_folder_and_nothing_elsewhere(fini
         "metrics.csv",
         "previews/000001.png",
         "previews/000002.png",
+        "result.json",
         "turntable.mp4",
     }
     run = finished.run.relative_to(finished.folder).as_posix()

@@ -1,0 +1,124 @@
+"""What a study's dashboard shows beside the losses: gradient by noise level, speed, memory, pictures, video and mesh.
+
+The numbers go to every logger; the media to Weights & Biases alone.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import wandb
+from lightning.pytorch.loggers import Logger, WandbLogger
+from torch import Tensor
+
+from dreamfusion.logger import wandb_mode
+from dreamfusion.system import DreamFusion
+
+BUCKETS = 5  # of noise levels, equally wide in t / T
+GIB = 2**30
+
+
+class Figures(L.Callback):
+    """At the steps that are logged: the gradient norm by noise level, steps a second, and the memory at its peak."""
+
+    def __init__(self) -> None:
+        self._norms, self._counts = torch.zeros(BUCKETS), torch.zeros(BUCKETS)
+        self._since, self._steps = 0.0, 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._norms = torch.zeros(BUCKETS, device=pl_module.device)
+        self._counts = torch.zeros_like(self._norms)
+        self._since, self._steps = time.monotonic(), 0
+
+    def on_train_batch_end(self, trainer: L.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._collect(system)
+        self._steps += 1
+        if trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            return
+        now = time.monotonic()
+        system.log("speed/steps_per_second", self._steps / max(now - self._since, 1e-9))
+        system.log("memory/peak_gib", peak_memory(system.device))
+        for name, value in by_noise(self._norms, self._counts).items():
+            system.log(name, value)
+        self._norms.zero_()
+        self._counts.zero_()
+        self._since, self._steps = now, 0
+
+    def _collect(self, system: DreamFusion) -> None:
+        """On the device: nothing is waited for."""
+        guidance = system.last_guidance
+        assert guidance is not None
+        total = len(system.distillation.prior.alphas_cumprod)
+        bucket = (guidance.timestep * BUCKETS // total).clamp(max=BUCKETS - 1)
+        self._norms.index_add_(0, bucket, guidance.gradient_norm.detach().float())
+        self._counts.index_add_(0, bucket, torch.ones_like(guidance.gradient_norm))
+
+
+def by_noise(norms: Tensor, counts: Tensor) -> dict[str, float]:
+    """Sums of gradient norms and their counts, (BUCKETS,) each -> the mean of each bucket that was drawn, by name."""
+    edges = [f"{i / BUCKETS:.1f}-{(i + 1) / BUCKETS:.1f}" for i in range(BUCKETS)]
+    pairs = zip(edges, norms.tolist(), counts.tolist(), strict=True)
+    return {f"gradient_norm_at_t/{edge}": norm / count for edge, norm, count in pairs if count}
+
+
+def peak_memory(device: torch.device) -> float:
+    """GiB: of the GPU where that trains, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / GIB
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
+
+
+class PreviewPictures(L.Callback):
+    """Each preview sheet, once it is written, to Weights & Biases; comes after the callback that writes them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_batch_end(self, trainer: L.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        sheet = self.folder / f"{trainer.global_step:06d}.png"
+        if sheet.is_file():
+            for logger in _weights_and_biases(trainer.loggers):
+                logger.log_image("preview", [str(sheet)], step=trainer.global_step)
+
+
+def show_end(loggers: Sequence[Logger], folder: Path, scores: Mapping[str, float], pruned: str | None) -> None:
+    """The turntable, the mesh and the scores of the run in `folder` to Weights & Biases."""
+    for logger in _weights_and_biases(loggers):
+        media: dict[str, object] = {}
+        if (folder / "turntable.mp4").is_file():
+            media["turntable"] = wandb.Video(str(folder / "turntable.mp4"), format="mp4")
+        if (folder / "mesh.glb").is_file():
+            media["mesh"] = wandb.Object3D(str(folder / "mesh.glb"))
+        if media and pruned is None:
+            logger.experiment.log(media)
+        logger.experiment.summary.update(dict(scores) | {"pruned": pruned or ""})
+
+
+def show_study(study: str, folder: Path, rows: Sequence[Sequence[str]], project: str) -> None:
+    """The study's table, a head and a row for each run, as a W&B run of its own in the study's group."""
+    mode = wandb_mode()
+    with wandb.init(
+        project=project, group=study, name=f"{study}: all runs", job_type="report", dir=folder.absolute(), mode=mode
+    ) as run:
+        head, *body = rows
+        run.log({"runs": wandb.Table(columns=list(head), data=[[_number(cell) for cell in row] for row in body])})
+        run.summary["finished"] = len(body)
+
+
+def _weights_and_biases(loggers: Sequence[Logger]) -> list[WandbLogger]:
+    return [logger for logger in loggers if isinstance(logger, WandbLogger)]
+
+
+def _number(cell: str) -> str | float:
+    try:
+        return float(cell)
+    except ValueError:
+        return cell

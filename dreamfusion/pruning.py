@@ -1,0 +1,119 @@
+"""Ending a hopeless run of a study before its time: at once if it collapsed, else by halving (Li et al. 2020, ASHA).
+
+At each rung, a share of the run's steps, a run leaves its score in `rungs.json`; it goes on if it is among the better
+ones of all runs that came to this rung so far. Nobody waits for anybody, so it is the same for any number of workers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from dreamfusion.error import UserError
+from dreamfusion.export.atomic import replacing
+
+RUNGS = "rungs.json"
+EMPTY, FULL = 0.005, 0.98  # mean opacity of the training views below which nothing is left, above which all is fog
+
+Measure = Callable[[], float]
+
+
+def none(folder: Path, measure: Measure) -> list[L.Callback]:
+    """Every run goes to its end."""
+    return []
+
+
+def halving(folder: Path, measure: Measure, rungs: Sequence[float], keep: float, startup: int) -> list[L.Callback]:
+    """`Halving` of the run in `folder`."""
+    return [Halving(folder, measure, rungs, keep, startup)]
+
+
+class Halving(L.Callback):
+    """Stops training at a rung; `reason` then says why, and `score` is the last one measured."""
+
+    def __init__(self, folder: Path, measure: Measure, rungs: Sequence[float], keep: float, startup: int) -> None:
+        """A run of the study's folder `folder.parent.parent`.
+
+        Args:
+            folder: of the run.
+            measure: its score as the scene stands, the more the better.
+            rungs: shares of the run's steps, in (0, 1).
+            keep: share of the runs at a rung that go on, in (0, 1].
+            startup: so many runs come past a rung before any is held against the others.
+
+        Raises:
+            UserError: a share out of its range, or fewer than two runs to compare.
+        """
+        if not all(0 < rung < 1 for rung in rungs):
+            raise UserError(f"pruning.rungs is {list(rungs)}; they are shares of the run's steps, between 0 and 1")
+        if not 0 < keep <= 1:
+            raise UserError(f"pruning.keep is {keep}; it is the share of the runs that go on, above 0, at most 1")
+        if startup < 2:
+            raise UserError(f"pruning.startup is {startup}; at least 2 runs can be compared")
+        self.folder, self.measure, self.rungs, self.keep, self.startup = folder, measure, rungs, keep, startup
+        self.reason: str | None = None
+        self.score: float | None = None
+
+    def on_train_batch_end(self, trainer: L.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        for rung in self.rungs:
+            if trainer.global_step == max(1, round(rung * trainer.max_steps)):
+                if trainer.is_global_zero:
+                    self._judge(trainer, rung)
+                # The processes of a distributed run stop together.
+                if trainer.strategy.reduce_boolean_decision(self.reason is not None, all=False):
+                    trainer.should_stop = True
+
+    def _judge(self, trainer: L.Trainer, rung: float) -> None:
+        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.reason = collapse(figures["opacity"], figures["gradient_norm"])
+        self.score = self.measure()
+        others = peers(self.folder, rung)
+        own = read_rungs(self.folder) | {str(rung): self.score}
+        with replacing(self.folder / RUNGS) as draft:
+            draft.write_text(json.dumps(own) + "\n", encoding="utf-8")
+        if self.reason is None and not promising(self.score, others, self.keep, self.startup):
+            self.reason = f"its score at {rung:g} of the run, {self.score:.4f}, is not in the better {self.keep:.0%}"
+
+
+def collapse(opacity: float, gradient_norm: float) -> str | None:
+    """Why nothing will come of a scene; None if it looks alive.
+
+    Args:
+        opacity: mean of the training views, in [0, 1].
+        gradient_norm: of the distillation.
+    """
+    if not math.isfinite(gradient_norm) or not math.isfinite(opacity):
+        return "the scene is no longer finite"
+    if opacity < EMPTY:
+        return f"the scene is empty: its mean opacity is {opacity:.4f}"
+    if opacity > FULL:
+        return f"the scene is fog all over: its mean opacity is {opacity:.4f}"
+    return None
+
+
+def promising(score: float, others: Sequence[float], keep: float, startup: int) -> bool:
+    """Whether a run with this score is among the better `keep` of itself and the others at its rung."""
+    if not math.isfinite(score):
+        return False
+    if len(others) + 1 < startup:
+        return True
+    better = sum(other > score for other in others)
+    return better < keep * (len(others) + 1)
+
+
+def peers(folder: Path, rung: float) -> list[float]:
+    """The scores that the study's other runs left at a rung."""
+    runs = (path.parent for path in folder.parent.parent.glob(f"*/*/{RUNGS}"))
+    scores = (read_rungs(run).get(str(rung)) for run in runs if run != folder)
+    return [score for score in scores if score is not None]
+
+
+def read_rungs(folder: Path) -> dict[str, float]:
+    """Rung -> score of a run; empty if it came to none."""
+    path = folder / RUNGS
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

@@ -1,0 +1,26 @@
+"""One prior stays in memory from run to run, as long as it is the same."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from dreamfusion.guidance import resident as module
+from dreamfusion.guidance.resident import resident
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept(monkeypatch):
+    monkeypatch.setattr(module, "_KEPT", {})
+
+
+def named(text):
+    return OmegaConf.create({"_target_": "fractions.Fraction", "numerator": text})
+
+
+def test_the_same_settings_find_the_same_prior_and_others_take_its_place():
+    first = resident(named("1/2"))
+    assert resident(named("1/2")) is first
+    assert resident(named("1/3")) == pytest.approx(1 / 3)
+    assert len(module._KEPT) == 1
+    again = resident(named("1/2"))
+    assert again == first
+    assert again is not first

@@ -1,0 +1,155 @@
+"""What Weights & Biases gets of a study, read back from the offline runs' files, and its sweeps without a server."""
+
+import json
+import os
+import struct
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from runs import ROOT, files
+from wandb.proto import wandb_internal_pb2
+from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+
+from dreamfusion.dashboard import by_noise, peak_memory
+from dreamfusion.logger import earlier_id
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning",
+    "ignore::DeprecationWarning:wandb",
+    "ignore:.*class-based `config`",  # the sweeps package's own use of pydantic
+    "ignore:Valid config keys have changed",
+)
+AGENTS = sorted((ROOT / "sweeps" / "wandb").glob("*.yaml"))
+BLOCK, HEAD = 32768, 7  # bytes, of the LevelDB log that a .wandb file is: blocks, and the head of file and records
+
+
+def records(path):
+    """The protocol buffers in an offline run's file; the package itself reads it in its compiled core only."""
+    data, at, parts = path.read_bytes(), HEAD, b""
+    assert data[:4] == b":W&B"
+    while at < len(data):
+        if BLOCK - at % BLOCK < HEAD:
+            at += BLOCK - at % BLOCK
+            continue
+        _, length, kind = struct.unpack("<IHB", data[at : at + HEAD])
+        parts += data[at + HEAD : at + HEAD + length]
+        at += HEAD + length
+        if kind in (1, 4):  # whole, or the last part
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(parts)
+            parts = b""
+            yield record
+
+
+def items(updates):
+    return {u.key or "/".join(u.nested_key): json.loads(u.value_json) for u in updates}
+
+
+def read(path):
+    """The one run in the file: its head, settings, history, summary and media files."""
+    run = SimpleNamespace(head=None, config={}, history={}, summary={}, files=set())
+    for record in records(path):
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            run.head = record.run
+            run.config |= items(record.run.config.update)
+        elif kind == "config":
+            run.config |= items(record.config.update)
+        elif kind == "history":
+            run.history |= items(record.history.item)
+        elif kind == "summary":
+            run.summary |= items(record.summary.update)
+        elif kind == "files":
+            run.files |= {file.path for file in record.files.files}
+    return run
+
+
+def test_a_study_is_complete_in_the_offline_files_of_its_runs(offline, launch, tmp_path):
+    ended = launch(
+        tmp_path, "-m", "prompt=a cat,a dog", "study=x", "logger=wandb", "logger.tags=[t]", "experiment=smoke"
+    )
+    assert ended.status == 0, ended.text
+    study = tmp_path / "outputs" / "studies" / "x"
+    found = sorted(study.glob("*/*/wandb/offline-run-*/run-*.wandb"))
+    assert [path.parents[3].name for path in found] == ["a-cat", "a-dog"]
+    runs = [read(path) for path in found]
+    assert [run.head.display_name for run in runs] == ["a cat, seed 0", "a dog, seed 0"]
+    assert len({run.head.run_id for run in runs}) == 2
+    for path, run in zip(found, runs, strict=True):
+        assert (run.head.run_group, run.head.job_type, list(run.head.tags)) == ("x", "train", ["t"])
+        assert run.config["system"]["views"] == 1
+        assert run.history.keys() >= {
+            "gradient_norm",
+            "opacity",
+            "speed/steps_per_second",
+            "memory/peak_gib",
+            "gradient_norm_at_t/0.8-1.0",
+        }
+        kinds = {name: run.history[f"{name}/_type"] for name in ("turntable", "mesh", "preview")}
+        assert kinds == {"turntable": "video-file", "mesh": "object3D-file", "preview": "images/separated"}
+        media = {name.removeprefix("files/") for name in files(path.parent) if "/media/" in name}
+        assert {name.rsplit(".", 1)[1] for name in media} == {"mp4", "glb", "png"}
+        assert media <= run.files
+        assert 0 <= run.summary["silhouette_iou"] <= 1
+        assert run.summary["prior_score"] <= 1
+        assert earlier_id(path.parents[2]) == run.head.run_id
+    (table,) = (read(path) for path in study.glob("wandb/offline-run-*/run-*.wandb"))
+    assert (table.head.run_group, table.head.job_type) == ("x", "report")
+    assert (table.history["runs/_type"], table.history["runs/nrows"]) == ("table-file", 2)
+    assert table.summary["finished"] == 2
+    assert os.environ.get("WANDB_MODE") is None
+
+
+@pytest.mark.parametrize("path", AGENTS, ids=lambda path: path.stem)
+def test_the_agents_sweeps_are_valid_and_every_run_composes(path, compose_config):
+    cfg = pytest.importorskip("sweeps.config.cfg", reason="pip install --no-deps sweeps")
+    sweep = yaml.safe_load(path.read_text())
+    assert cfg.schema_violations_from_proposed_config(sweep) == []
+    for arguments in commands(sweep, count=2):
+        assert compose_config(*arguments).study == sweep["command"][4].removeprefix("study=")
+
+
+def commands(sweep, count):
+    """The arguments that an agent gives to launch.py in the first runs that W&B's engine draws."""
+    from sweeps import RunState, next_run
+
+    assert sweep["command"][:3] == ["${env}", "${interpreter}", "${program}"]
+    assert (ROOT / sweep["program"]).is_file()
+    runs = []
+    for _ in range(count):
+        run = next_run(sweep, runs)
+        chosen = {"args": {name: {"value": value["value"]} for name, value in run.config.items()}}
+        assert sweep["command"][-1] == "${args_no_hyphens}"
+        yield [*sweep["command"][3:-1], *create_sweep_command_args(chosen)["args_no_hyphens"]]
+        run.state, run.summary_metrics = RunState.finished, {sweep["metric"]["name"]: 0.5}
+        runs.append(run)
+
+
+def test_two_runs_of_an_agent_without_a_server(offline, launch, tmp_path):
+    pytest.importorskip("sweeps", reason="pip install --no-deps sweeps")
+    sweep = yaml.safe_load((ROOT / "sweeps" / "wandb" / "gallery.yaml").read_text())
+    for arguments in commands(sweep, count=2):
+        ended = launch(tmp_path, *arguments, "experiment=smoke", "mode.preview_every=0")
+        assert ended.status == 0, ended.text
+    found = sorted(tmp_path.glob("outputs/studies/gallery/a-cat/*/wandb/offline-run-*/run-*.wandb"))
+    runs = [read(path) for path in found]
+    assert sorted(run.config["seed"] for run in runs) == [0, 1]
+    assert all(sweep["metric"]["name"] in run.summary for run in runs)
+
+
+def test_gradients_are_averaged_by_noise_level_and_levels_never_drawn_are_left_out():
+    norms, counts = torch.tensor([0.0, 6.0, 0.0, 0.0, 5.0]), torch.tensor([0.0, 3.0, 0.0, 0.0, 1.0])
+    assert by_noise(norms, counts) == {"gradient_norm_at_t/0.2-0.4": 2.0, "gradient_norm_at_t/0.8-1.0": 5.0}
+
+
+def test_the_peak_memory_is_that_of_a_process_with_torch_in_gib():
+    assert 0.1 < peak_memory(torch.device("cpu")) < 100
+
+
+def test_a_folder_that_was_never_logged_has_no_earlier_run(tmp_path):
+    assert earlier_id(tmp_path) is None
+    for name in ("offline-run-20260101_000000-old", "run-20260102_000000-new"):
+        (tmp_path / "wandb" / name).mkdir(parents=True)
+    assert earlier_id(tmp_path) == "new"

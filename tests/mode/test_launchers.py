@@ -1,0 +1,75 @@
+"""Runs of a study in workers that existing engines start, and a search that learns from what they return."""
+
+import importlib.util
+
+import pytest
+import yaml
+from runs import ROOT
+
+SMALL = ["experiment=smoke", "mode.preview_every=0"]
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning",
+    "ignore:The ``declarative_base:DeprecationWarning",  # Optuna's use of SQLAlchemy
+)
+
+
+def needs(package, extra):
+    found = importlib.util.find_spec(package) is not None
+    return pytest.mark.skipif(not found, reason=f"{package} is not installed: pip install -e '.[{extra}]'")
+
+
+@pytest.fixture(autouse=True)
+def this_tree(monkeypatch):
+    """Workers import this package, wherever another one is installed."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+def run_by(launcher, launch, folder, *more, prompts=("a cat", "a dog")):
+    command = ["-m", f"hydra/launcher={launcher}", "study=x", f"prompt={','.join(prompts)}"]
+    ended = launch(folder, *command, *SMALL, *more)
+    assert ended.status == 0, ended.text
+    study = folder / "outputs" / "studies" / "x"
+    finished = sorted(path.parents[1].name for path in study.glob("*/*/result.json"))
+    assert finished == [prompt.replace(" ", "-") for prompt in prompts]
+    assert f"{len(prompts)} finished runs, 0 unfinished." in (study / "report.md").read_text()
+
+
+@needs("hydra_plugins.hydra_joblib_launcher", "joblib")
+def test_joblib_runs_a_study_in_workers_of_this_machine(launch, tmp_path):
+    run_by("joblib", launch, tmp_path, "hydra.launcher.n_jobs=2")
+
+
+@needs("hydra_plugins.hydra_submitit_launcher", "slurm")
+def test_submitit_runs_a_study_as_jobs(launch, tmp_path):
+    run_by("submitit_local", launch, tmp_path, "hydra.launcher.cpus_per_task=1", prompts=["a cat"])
+
+
+@needs("hydra_plugins.hydra_ray_launcher", "ray")
+@pytest.mark.filterwarnings("default")  # Ray's own
+def test_ray_runs_a_study_on_a_cluster(launch, tmp_path):
+    import ray
+
+    try:
+        run_by("ray", launch, tmp_path, "+hydra.launcher.ray.init.num_cpus=1", prompts=["a cat"])
+    finally:
+        ray.shutdown()
+
+
+@needs("hydra_plugins.hydra_optuna_sweeper", "optuna")
+def test_optuna_searches_with_what_the_runs_return_and_again_without_running_them(launch, tmp_path):
+    search = ["-cd", str(ROOT / "sweeps"), "-cn", "search", "hydra.sweeper.n_trials=2", "trainer.max_steps=4", *SMALL]
+    ended = launch(tmp_path, *search, "pruning.startup=2")
+    assert ended.status == 0, ended.text
+    study = tmp_path / "outputs" / "studies" / "search"
+    found = yaml.safe_load((study / "optimization_results.yaml").read_text())
+    results = [path.read_text() for path in study.glob("a-cat/*/result.json")]
+    scores = [yaml.safe_load(text)["scores"]["prior_score"] for text in results]
+    assert len(scores) == 2
+    assert found["best_value"] == max(scores)
+    assert set(found["best_params"]) > {"distillation.guidance_scale", "system.table_learning_rate"}
+    assert len(list(study.glob("a-cat/*/rungs.json"))) == 2
+
+    again = launch(tmp_path, *search, "pruning.startup=2")
+    assert again.text.count("is finished already") == 2
+    assert [path.read_text() for path in study.glob("a-cat/*/result.json")] == results
+    assert yaml.safe_load((study / "optimization_results.yaml").read_text()) == found

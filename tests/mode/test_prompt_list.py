@@ -1,0 +1,79 @@
+"""`prompts.file`: many prompts in one process, which loads the prior once."""
+
+import pytest
+from omegaconf import OmegaConf
+from runs import files
+
+from dreamfusion.error import UserError
+from dreamfusion.guidance import resident as module
+from dreamfusion.mode.prompt_list import read_prompts, share
+
+
+@pytest.fixture
+def read(tmp_path):
+    def reader(content, **others):
+        path = tmp_path / "prompts.txt"
+        path.write_bytes(content)
+        return read_prompts(OmegaConf.create({"prompt": None, "prompts": {"file": str(path)}} | others))
+
+    return reader
+
+
+def test_a_prompt_a_line_each_once_without_comments(read):
+    text = '\ufeff# mine\na cat\r\n\n  a dog\'s "hat", (x=1) \na cat\n'
+    assert read(text.encode()) == ["a cat", 'a dog\'s "hat", (x=1)']
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"# nothing\n\n", "there is no prompt in .*prompts.txt"), (b"\xff\xfe", "prompts.txt is not UTF-8 text")],
+)
+def test_a_file_without_prompts_is_refused(read, content, message):
+    with pytest.raises(UserError, match=message):
+        read(content)
+
+
+def test_a_prompt_beside_the_file_is_refused(read):
+    with pytest.raises(UserError, match=r"there is a prompt, a cow, and prompts.file=.*; type one of the two"):
+        read(b"a cat", prompt="a cow")
+
+
+def test_the_shares_of_all_processes_are_all_prompts():
+    prompts = [f"prompt {i}" for i in range(7)]
+    shares = [share(prompts, k, 3) for k in range(3)]
+    assert sorted(prompt for part in shares for prompt in part) == prompts
+    assert [len(part) for part in shares] == [3, 2, 2]
+    for shard, shards, message in ((3, 3, "prompts.shard is 3"), (-1, 3, "-1"), (0, 0, "prompts.shards is 0")):
+        with pytest.raises(UserError, match=message):
+            share(prompts, shard, shards)
+
+
+def test_a_list_runs_in_one_process_with_one_prior_and_a_bad_prompt_stops_no_other(launch, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(module, "_KEPT", {})
+    monkeypatch.setattr(module, "instantiate", lambda cfg, make=module.instantiate: made.append(cfg) or make(cfg))
+    (tmp_path / "my list.txt").write_text(f"a cat\n{'x' * 2001}\na dog\n")
+    command = ["prompts.file=my list.txt", "experiment=smoke", "mode.preview_every=0"]
+    ended = launch(tmp_path, *command)
+    assert ended.status == 1
+    assert len(made) == 1
+    last = ended.text.strip().splitlines()[-1]
+    assert last.startswith("error: 1 of 3 prompts failed (xxx")
+    assert last.endswith("the same command tries them again")
+    study = tmp_path / "outputs" / "studies" / "my-list"
+    assert len(list(study.glob("a-cat/*/result.json"))) == len(list(study.glob("a-dog/*/result.json"))) == 1
+    assert "2 finished runs" in (study / "report.md").read_text()
+
+    (tmp_path / "my list.txt").write_text("a cat\na dog\n")
+    before = files(tmp_path)
+    ended = launch(tmp_path, *command)
+    assert ended.status == 0, ended.text
+    assert ended.text.count("is finished already") == 2
+    assert files(tmp_path) == before
+
+
+def test_a_file_that_is_not_there_is_one_line(launch, tmp_path):
+    ended = launch(tmp_path, "prompts.file=nowhere.txt")
+    assert (ended.status, ended.text.count("\n")) == (1, 1)
+    assert ended.text.startswith("error: cannot read prompts.file=nowhere.txt: No such file or directory")
+    assert not list(tmp_path.glob("outputs/*"))

@@ -1,0 +1,60 @@
+"""`mode=report`: the same table for a program (CSV) and a person (Markdown)."""
+
+import csv
+from dataclasses import replace
+
+import pytest
+from results import CAT, with_settings
+
+from dreamfusion.mode.report import report
+from dreamfusion.study import write_result
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Three finished runs, one of them pruned, and one that began."""
+    folder = tmp_path / "weird"
+    runs = {
+        "a-cat/1": with_settings(system__views=2, guidance="dreamfusion.guidance.pocket.PocketPrior"),
+        "a-cat/2": with_settings(system__views=4, guidance="other"),
+        "pipe/3": replace(CAT, prompt="a | pipe <b> \\", scores={}, pruned="it shows nothing"),
+    }
+    for name, result in runs.items():
+        write_result(result, folder / name)
+    (folder / "a-dog" / "4").mkdir(parents=True)
+    (folder / "a-dog" / "4" / "config.yaml").touch()
+    report("weird", tmp_path)
+    return folder
+
+
+def test_a_row_for_each_finished_run_with_the_settings_that_differ(study):
+    with (study / "report.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    views = {row["path"]: (row["system.views"], row["guidance"], row["silhouette_iou"], row["pruned"]) for row in rows}
+    assert views == {
+        "a-cat/1": ("2", "PocketPrior", "0.9700", ""),
+        "a-cat/2": ("4", "other", "0.9700", ""),
+        "pipe/3": ("", "", "", "it shows nothing"),
+    }
+    assert [(row["prompt"], row["seed"], row["steps"], row["seconds"]) for row in rows[:2]] == [
+        ("a cat", "0", "100", "12.5")
+    ] * 2
+
+
+def test_the_markdown_table_links_the_runs_and_names_the_unfinished_ones(study):
+    lines = (study / "report.md").read_text(encoding="utf-8").splitlines()
+    assert lines[:3] == ["# weird", "", "3 finished runs, 1 unfinished."]
+    table = [line for line in lines if line.startswith("|")]
+    assert {line.replace("\\|", "").count("|") for line in table} == {10}
+    assert "a \\| pipe &lt;b> \\\\" in table[-1]
+    assert "[a-cat/1](a-cat/1/index.html)" in table[2]
+    assert lines[-1] == "- a-dog/4"
+
+
+def test_a_report_needs_the_name_of_a_study(launch, tmp_path):
+    ended = launch(tmp_path, "mode=report")
+    assert ended.status == 1
+    assert ended.text.strip() == "error: mode=report needs a study; type study=NAME (in outputs/studies: none yet)"
+    ended = launch(tmp_path, "mode=report", "study=x")
+    assert "error: no study is named x; there is none in outputs/studies yet" in ended.text
+    assert not list(tmp_path.glob("outputs/*"))

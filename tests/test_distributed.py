@@ -1,0 +1,133 @@
+"""One scene on two devices: two processes with gloo on the CPU against one process that does the work of both."""
+
+import multiprocessing
+import os
+import socket
+
+import lightning as L
+import pytest
+import torch
+from priors import GaussianPrior
+
+from dreamfusion.background.learned import LearnedBackground
+from dreamfusion.camera.data import CameraData, CameraStream
+from dreamfusion.camera.orbit import Orbit
+from dreamfusion.console import tidy
+from dreamfusion.distillation.sds import SDS
+from dreamfusion.field.hashgrid import HashGridField
+from dreamfusion.loss import Regularizer
+from dreamfusion.prompting.view_dependent import ViewDependentPrompting
+from dreamfusion.renderer.lighting import Lighting
+from dreamfusion.renderer.occupancy import OccupancyRenderer
+from dreamfusion.system import DreamFusion
+
+ORBIT = Orbit([-15, 75], [2.7, 3.3], [1.3, 1.4], 0.5, 0.1, 0.1, 0.1, [1, 2])
+RANKS, STEPS, VIEWS, SIZE, SEED = 2, 3, 2, 8, 0
+
+
+def make_system():
+    torch.manual_seed(0)
+    field = HashGridField(
+        radius=1.0, levels=3, features=2, log2_table_size=9, base_resolution=4, max_resolution=16, hidden=8,
+        blob_density=5.0, blob_radius=0.5, density_scale=1.0,
+    )  # fmt: skip
+    torch.nn.init.normal_(field.table, std=0.5)
+    prior, prompting = GaussianPrior(), ViewDependentPrompting()
+    return DreamFusion(
+        field=field,
+        background=LearnedBackground(frequencies=2, hidden=8, layers=1, random_share=0.0),
+        renderer=OccupancyRenderer(1.0, 8, 24, threshold=0.01, decay=0.9, update_every=2, warmup=2),
+        prompting=prompting,
+        distillation=SDS(prior),
+        text_table=prompting.encode(prior, "a cat"),
+        config={},
+        lighting=Lighting(albedo_until=0.0, lit=0.5, textureless=0.5, ambient=0.1),
+        regularizer=Regularizer(opacity=0.01),
+        table_learning_rate=0.01,
+        network_learning_rate=0.001,
+        learning_rate_end=0.1,
+        warmup_steps=2,
+        views=VIEWS,
+        size=SIZE,
+        seed=SEED,
+    )
+
+
+class Keep(L.Callback):
+    """What a process has at its first backward pass and at the end."""
+
+    def __init__(self):
+        self.kept = {}
+
+    def on_train_batch_start(self, trainer, system, batch, batch_idx):
+        self.kept.setdefault("cameras", batch.camera_to_world)
+
+    def on_after_backward(self, trainer, system):
+        self.kept.setdefault("gradient", {name: p.grad.clone() for name, p in system.named_parameters()})
+
+    def on_train_end(self, trainer, system):
+        self.kept["end"] = {name: value.clone() for name, value in system.state_dict().items()}
+
+
+def work(rank, port, folder):
+    """One of the processes that Lightning's own launcher, or torchrun, would start."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
+    os.environ["WORLD_SIZE"] = str(RANKS)
+    torch.set_num_threads(1)
+    tidy()
+    keep = Keep()
+    trainer = L.Trainer(
+        accelerator="cpu", devices=RANKS, strategy="ddp", max_steps=STEPS, max_epochs=-1, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        default_root_dir=folder, callbacks=[keep],
+    )  # fmt: skip
+    trainer.fit(make_system(), CameraData(ORBIT, VIEWS, SIZE, STEPS, SEED))
+    torch.save(keep.kept, folder / f"{rank}.pt")
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """What each of the processes kept."""
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["dreamfusion.mode.train", "dreamfusion.guidance.pocket"])
+    processes = [context.Process(target=work, args=(rank, port, folder)) for rank in range(RANKS)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
+
+
+def test_every_rank_sees_views_of_its_own(ranks):
+    for rank, kept in enumerate(ranks):
+        alone = CameraStream(ORBIT, VIEWS, SIZE, STEPS, SEED, rank=rank).batch(0)
+        torch.testing.assert_close(kept["cameras"], alone.camera_to_world)
+    assert not torch.equal(ranks[0]["cameras"], ranks[1]["cameras"])
+
+
+def test_the_averaged_gradient_is_that_of_one_process_on_the_same_views(ranks, monkeypatch):
+    system = make_system()
+    monkeypatch.setattr(DreamFusion, "progress", 0.0)
+    monkeypatch.setattr(system, "log", lambda *args, **kwargs: None)
+    system.on_train_batch_start(None, 0)  # the grid of the first step
+    for rank in range(RANKS):
+        monkeypatch.setattr(DreamFusion, "global_rank", rank)
+        cameras = CameraStream(ORBIT, VIEWS, SIZE, STEPS, SEED, rank=rank).batch(0)
+        (system.training_step(cameras, 0) / RANKS).backward()
+    for name, parameter in system.named_parameters():
+        assert parameter.grad.abs().max() > 0, name
+        for kept in ranks:
+            torch.testing.assert_close(kept["gradient"][name], parameter.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_all_ranks_end_with_one_scene_and_one_occupancy_grid(ranks):
+    first, second = (kept["end"] for kept in ranks)
+    assert any("renderer" in name for name in first)
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=0, msg=name)
