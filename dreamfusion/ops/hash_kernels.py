@@ -172,35 +172,41 @@ def _locate(
     fraction: np.ndarray,
     index: np.ndarray,
 ) -> None:
-    """The cell of each point, where in it the point is, the entries of its corners (bit d of c is a step along d)."""
+    """The cell of each point, where in it the point is, the entries of its corners (bit d of c is a step along d).
+
+    One short loop per row: with all rows in one loop the compiler gives up on ruling out that they overlap.
+    """
     scale, resolution, size = grid.scale[level], grid.resolution[level], np.uint32(entries)
-    last = np.uint32(resolution - np.uint32(1))  # the bound keeps a position that is not a number inside the table
+    last = np.int32(resolution) - np.int32(1)  # the bounds keep a position that is not a number inside the table
     for d in range(3):
+        along, cells, fractions = x[d, start : start + count], cell[d], fraction[d]
         for j in range(count):
-            scaled = scale * x[d, start + j] + _HALF
-            floor = min(np.uint32(np.int32(scaled)), last)
-            cell[d, j] = floor
-            fraction[d, j] = scaled - np.float32(floor)
+            scaled = scale * along[j] + _HALF
+            floor = min(max(np.int32(scaled), np.int32(0)), last)
+            cells[j] = np.uint32(floor)
+            fractions[j] = scaled - np.float32(floor)
+    x0, y0, z0 = cell[0], cell[1], cell[2]
     if grid.hashed[level]:
         mask = np.uint32(size - np.uint32(1))  # a hashed level has 2^n entries
         for j in range(count):
-            x0, y0, z0 = cell[0, j], np.uint32(cell[1, j] * _PRIME_Y), np.uint32(cell[2, j] * _PRIME_Z)
-            x1, y1, z1 = np.uint32(x0 + np.uint32(1)), np.uint32(y0 + _PRIME_Y), np.uint32(z0 + _PRIME_Z)
-            index[0, j] = (x0 ^ y0 ^ z0) & mask
-            index[1, j] = (x1 ^ y0 ^ z0) & mask
-            index[2, j] = (x0 ^ y1 ^ z0) & mask
-            index[3, j] = (x1 ^ y1 ^ z0) & mask
-            index[4, j] = (x0 ^ y0 ^ z1) & mask
-            index[5, j] = (x1 ^ y0 ^ z1) & mask
-            index[6, j] = (x0 ^ y1 ^ z1) & mask
-            index[7, j] = (x1 ^ y1 ^ z1) & mask
-    else:
-        row, plane = resolution, np.uint32(resolution * resolution)
+            y0[j] = np.uint32(y0[j] * _PRIME_Y)
+        for j in range(count):
+            z0[j] = np.uint32(z0[j] * _PRIME_Z)
         for c in range(8):
-            step = np.uint32((c & 1) + ((c >> 1) & 1) * row + (c >> 2) * plane)
+            dx, dy, dz = np.uint32(c & 1), np.uint32(_PRIME_Y if c & 2 else 0), np.uint32(_PRIME_Z if c & 4 else 0)
+            row = index[c]
             for j in range(count):
-                k = np.uint32(cell[0, j] + cell[1, j] * row + cell[2, j] * plane + step)
-                index[c, j] = k - size if k >= size else k  # the far face wraps round
+                row[j] = (np.uint32(x0[j] + dx) ^ np.uint32(y0[j] + dy) ^ np.uint32(z0[j] + dz)) & mask
+    else:
+        width, plane = np.uint32(resolution), np.uint32(resolution * resolution)
+        for j in range(count):
+            x0[j] = np.uint32(x0[j] + y0[j] * width + z0[j] * plane)
+        for c in range(8):
+            step = np.uint32((c & 1) + ((c >> 1) & 1) * width + (c >> 2) * plane)
+            row = index[c]
+            for j in range(count):
+                k = np.uint32(x0[j] + step)
+                row[j] = min(k, np.uint32(k - size))  # the far face wraps round: below `size` the difference is huge
 
 
 @_compiled
