@@ -64,7 +64,8 @@ class _HashField(torch.autograd.Function):
         ctx.layout = layout  # type: ignore[attr-defined]
         clamped = positions.clamp(0, 1)
         x = torch.from_numpy(feature_major(clamped))
-        kept = None if torch.equal(clamped, positions) else inside(positions).t()  # else the slope is 0
+        # Where clamping moved a coordinate the slope is 0; empty: nowhere.
+        kept = positions.new_empty(0) if torch.equal(clamped, positions) else inside(positions).t()
         if not with_slope:
             y = interpolate(x.numpy(), NO_DIRECTION, table, layout).t()
             ctx.save_for_backward(x, kept, table, hidden_weight, output_weight, y)
@@ -73,7 +74,7 @@ class _HashField(torch.autograd.Function):
         reach = torch.empty_like(y)
         output = _network(y, hidden_weight, output_weight, reach)
         slope = _pull(jacobian, reach)
-        if kept is not None:
+        if kept.numel():
             slope *= kept
         ctx.save_for_backward(x, kept, table, hidden_weight, output_weight, y, jacobian, reach)
         return output.t(), slope.t()
@@ -91,7 +92,7 @@ class _HashField(torch.autograd.Function):
         v, bend, reach = NO_DIRECTION, None, y
         if along_slope is not None:
             jacobian, reach = bent
-            direction = along_slope.t().contiguous() if kept is None else along_slope.t() * kept
+            direction = along_slope.t() * kept if kept.numel() else along_slope.t().contiguous()
             v, bend = direction.numpy(), _push(jacobian, direction) if need_weights else None
         to_y, to_hidden, to_out = _network_gradient(y, hidden_weight, output_weight, to_output, bend, need_weights)
         to_table = None
@@ -104,8 +105,10 @@ def _network(y: Tensor, hidden_weight: Tensor, output_weight: Tensor, reach: Ten
     """y (W, S) -> o (O, S); fills `reach` (W, S) with the gradient of o_0 to y."""
     output = y.new_empty(len(output_weight), y.shape[1])
     back = (hidden_weight * output_weight[0, :, None]).t().contiguous()  # (W, H)
+    room = y.new_empty(len(hidden_weight), _chunk())
     for part in _chunks(y):
-        hidden = (hidden_weight @ y[:, part]).relu_()
+        some = y[:, part]
+        hidden = torch.mm(hidden_weight, some, out=room[:, : some.shape[1]]).relu_()
         torch.mm(output_weight, hidden, out=output[:, part])
         if reach is not None:
             torch.mm(back, hidden.sign_(), out=reach[:, part])
@@ -119,14 +122,15 @@ def _network_gradient(
     to_y = torch.empty_like(y)
     to_hidden_weight, to_output_weight = torch.zeros_like(hidden_weight), torch.zeros_like(output_weight)
     along = torch.zeros_like(hidden_weight)  # Q
-    forward, backward = hidden_weight.t(), output_weight.t()
+    forward, backward = hidden_weight.t().contiguous(), output_weight.t().contiguous()
+    room, to_room = y.new_empty(2, len(hidden_weight), _chunk())
     for part in _chunks(y):
         some, to_some = y[:, part], to_output[:, part]
-        hidden = (hidden_weight @ some).relu_()
+        hidden = torch.mm(hidden_weight, some, out=room[:, : some.shape[1]]).relu_()
         if need_weights:
             to_output_weight.addmm_(to_some, hidden.t())
         active = hidden.sign_()
-        to_hidden = (backward @ to_some).mul_(active)
+        to_hidden = torch.mm(backward, to_some, out=to_room[:, : some.shape[1]]).mul_(active)
         torch.mm(forward, to_hidden, out=to_y[:, part])
         if need_weights:
             to_hidden_weight.addmm_(to_hidden, some.t())
@@ -141,8 +145,11 @@ def _network_gradient(
 
 
 def _chunks(y: Tensor) -> list[slice]:
-    size = _CHUNK * torch.get_num_threads()
-    return [slice(begin, begin + size) for begin in range(0, y.shape[1], size)]
+    return [slice(begin, begin + _chunk()) for begin in range(0, y.shape[1], _chunk())]
+
+
+def _chunk() -> int:
+    return _CHUNK * torch.get_num_threads()
 
 
 def _interpolate_with_slope(x: np.ndarray, table: Tensor, layout: HashGridLayout) -> tuple[Tensor, Tensor]:
@@ -177,19 +184,21 @@ def _pull_span(jacobian: np.ndarray, reach: np.ndarray, out: np.ndarray, begin: 
     for start in range(begin, end, 1024):  # so that the sums stay in the cache
         stop = min(start + 1024, end)
         for f in range(reach.shape[0]):
+            row = reach[f, start:stop]
             for d in range(3):
-                for s in range(start, stop):
-                    out[d, s] += jacobian[d, f, s] * reach[f, s]
+                along, total = jacobian[d, f, start:stop], out[d, start:stop]
+                for s in range(stop - start):
+                    total[s] += along[s] * row[s]
 
 
 @_compiled
 def _push_span(jacobian: np.ndarray, direction: np.ndarray, out: np.ndarray, begin: int, end: int) -> None:
     for start in range(begin, end, 1024):  # so that the direction stays in the cache
         stop = min(start + 1024, end)
+        x, y, z = direction[0, start:stop], direction[1, start:stop], direction[2, start:stop]
         for f in range(out.shape[0]):
-            for s in range(start, stop):
-                out[f, s] = (
-                    jacobian[0, f, s] * direction[0, s]
-                    + jacobian[1, f, s] * direction[1, s]
-                    + jacobian[2, f, s] * direction[2, s]
-                )
+            row = out[f, start:stop]
+            along_x, along_y = jacobian[0, f, start:stop], jacobian[1, f, start:stop]
+            along_z = jacobian[2, f, start:stop]
+            for s in range(stop - start):
+                row[s] = along_x[s] * x[s] + along_y[s] * y[s] + along_z[s] * z[s]
