@@ -25,6 +25,7 @@ from dreamfusion.renderer.occupancy import OccupancyRenderer
 from dreamfusion.renderer.shading import ALBEDO, LAMBERTIAN, Shading
 from dreamfusion.types import RaySamples
 
+Network = Callable[..., tuple[Tensor, Tensor | None]]
 LIMIT = "limit"  # the reads and the arithmetic alone
 HIDDEN, OUTPUTS = 64, 4
 STEPS = 128  # along the diameter of the ball, in the step
@@ -177,17 +178,18 @@ class Step:
         self.optimizer.zero_grad()
 
 
-def _field_pass(layout: HashGridLayout, positions: Tensor, with_slope: bool) -> Callable[[Callable[..., object]], None]:
+def _field_pass(layout: HashGridLayout, positions: Tensor, with_slope: bool) -> Callable[[Network], None]:
     """Forward and backward of the field's network by a given implementation of `hash_field`."""
     seed = torch.Generator().manual_seed(0)
-    parameters = [
+    table, hidden, out = (
         torch.randn(shape, generator=seed).requires_grad_()
         for shape in ((layout.parameter_count,), (HIDDEN, layout.width), (OUTPUTS, HIDDEN))
-    ]
+    )
 
-    def run(implementation: Callable[..., object]) -> None:
-        output, slope = implementation(positions, *parameters, layout, with_slope)  # type: ignore[misc]
-        torch.autograd.grad(output.sum() + (slope.square().sum() if with_slope else 0), parameters)
+    def run(network: Network) -> None:
+        output, slope = network(positions, table, hidden, out, layout, with_slope)
+        loss = output.sum() if slope is None else output.sum() + slope.square().sum()
+        torch.autograd.grad(loss, (table, hidden, out))
 
     return run
 

@@ -9,8 +9,7 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -38,54 +37,72 @@ def run(cfg: DictConfig, folder: str) -> Path:
     """
     plan: Plan = instantiate(cfg.benchmark)
     keep_large_blocks()
-    began = time.monotonic()
-    ratios: list[Row] = []
-    for log2_table in plan.log2_tables:
-        for measure in (cases.encode_rows, cases.field_rows, cases.step_rows):
-            log.info("%.0f s: %s, table 2^%d", time.monotonic() - began, measure.__name__, log2_table)
-            ratios += measure(plan, log2_table)
-    log.info("%.0f s: ray_rows", time.monotonic() - began)
-    ratios += cases.ray_rows(plan)
-    log.info("%.0f s: scaling_rows", time.monotonic() - began)
-    curves = dict(cases.scaling_rows(plan))
-    ratios += curves["threads"]
-    log.info("%.0f s: dream_rows", time.monotonic() - began)
     with open_dict(cfg):
         cfg.prompt = cfg.prompt or PROMPT
-    steps = dream_rows(cfg, plan.dream_steps)
-    machine = {
+    began = time.monotonic()
+    result = Result(machine())
+    for log2_table in plan.log2_tables:
+        for measure in (cases.encode_rows, cases.field_rows, cases.step_rows):
+            result.ratios += measure(plan, log2_table)
+            _note(result, Path(folder), f"{measure.__name__}, table 2^{log2_table}", began)
+    result.ratios += cases.ray_rows(plan)
+    _note(result, Path(folder), "ray_rows", began)
+    result.steps = dream_rows(cfg, plan.dream_steps)
+    _note(result, Path(folder), "dream_rows", began)
+    for name, rows in cases.scaling_rows(plan):
+        result.curves[name] = rows
+        _note(result, Path(folder), f"scaling_rows, {name}", began)
+    result.ratios += result.curves["threads"]
+    path = write(result, Path(folder))
+    log.info("%s\n\n%s", tables(result), path)
+    return path
+
+
+def _note(result: Result, folder: Path, what: str, began: float) -> None:
+    """What is measured so far is written at once: a Ctrl-C does not lose it."""
+    result.machine["seconds"] = f"{time.monotonic() - began:.0f}"
+    write(result, folder)
+    log.info("%4s s: %s", result.machine["seconds"], what)
+
+
+@dataclass
+class Result:
+    """All that was measured, on which machine."""
+
+    machine: dict[str, str]
+    ratios: list[Row] = field(default_factory=list)
+    steps: list[Row] = field(default_factory=list)
+    curves: dict[str, list[Row]] = field(default_factory=dict)
+
+
+def machine() -> dict[str, str]:
+    """What the figures depend on."""
+    return {
         "processor": processor(),
         "cores": str(torch.get_num_threads()),
         "system": platform.system(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "seconds": f"{time.monotonic() - began:.0f}",
     }
-    return write(Path(folder), machine, ratios, curves, steps)
 
 
-def write(
-    folder: Path, machine: dict[str, str], ratios: Sequence[Row], curves: dict[str, list[Row]], steps: Sequence[Row]
-) -> Path:
-    """The three files, and the tables on the console."""
-    tables = "\n\n".join(
-        [
-            "# Benchmark",
-            ", ".join(f"{key} {value}" for key, value in machine.items()),
-            ratio_table(ratios),
-            curve_table(curves),
-            share_table(steps),
-        ]
-    )
-    rows = {"ratios": ratios, "steps": steps} | {f"against {name}": rows for name, rows in curves.items()}
-    content = {"machine": machine} | {name: [asdict(row) for row in some] for name, some in rows.items()}
+def tables(result: Result) -> str:
+    """Everything as Markdown."""
+    parts = ["# Benchmark", ", ".join(f"{key} {value}" for key, value in result.machine.items())]
+    parts += [ratio_table(result.ratios)]
+    parts += [share_table(result.steps)] if result.steps else []
+    parts += [curve_table(result.curves)] if result.curves else []
+    return "\n\n".join(parts)
+
+
+def write(result: Result, folder: Path) -> Path:
+    """The three files; returns the path of the tables."""
     path = folder / "benchmark.md"
     for target, text in (
-        (path, tables + "\n"),
-        (folder / "benchmark.svg", plot(ratios, curves, steps)),
-        (folder / "benchmark.json", json.dumps(content, indent=1) + "\n"),
+        (path, tables(result) + "\n"),
+        (folder / "benchmark.svg", plot(result.ratios, result.curves, result.steps)),
+        (folder / "benchmark.json", json.dumps(asdict(result), indent=1) + "\n"),
     ):
         with replacing(target) as draft:
             draft.write_text(text, encoding="utf-8")
-    log.info("%s\n\n%s", tables, path)
     return path

@@ -48,7 +48,7 @@ class Multiply:
 
 
 @_compiled
-def _gather(entries: np.ndarray, begin: np.ndarray, table: np.ndarray) -> int:
+def _gather(entries: np.ndarray, begin: np.ndarray, table: np.ndarray) -> np.uint64:
     """Sum of the 8-byte entries at (L, S, 8) indices, so that the compiler cannot leave out a read."""
     total = np.uint64(0)
     for level in range(entries.shape[0]):
