@@ -108,12 +108,12 @@ def _curve(name: str, rows: Sequence[Row]) -> str:
 
 
 def _ratio_bars(rows: Sequence[Row]) -> tuple[str, float]:
-    """A bar for each comparison, logarithmic from 1/2, with the range of the rounds."""
+    """A bar for each comparison, logarithmic from 1/8, with the range of the rounds."""
     bars = [(row, name, row.ratio(name)) for row in rows for name in row.seconds if name != OURS]
-    full = math.log(max([2.0, *(spread.high for _, _, spread in bars)]) * 2)
+    full = math.log(max([2.0, *(spread.high for _, _, spread in bars)]) * 8)
 
     def x(ratio: float) -> float:
-        return WIDTH + WIDTH * max(math.log(max(ratio, 0.5) * 2), 0.0) / full
+        return WIDTH + WIDTH * math.log(max(ratio, 1 / 8) * 8) / full
 
     parts = ['<text y="-8" font-weight="bold">Times our time (logarithmic; the line is 1)</text>']
     for i, (row, name, spread) in enumerate(bars):
