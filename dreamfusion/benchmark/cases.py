@@ -20,7 +20,7 @@ from dreamfusion.camera.rays import cast_rays
 from dreamfusion.field.hashgrid import HashGridField
 from dreamfusion.ops import HashGridLayout, accumulate, composite, hash_encode, hash_field, march
 from dreamfusion.ops.hash_field_torch import hash_field as composed
-from dreamfusion.ops.machine import Gather, Multiply
+from dreamfusion.ops.machine import Gather, Multiply, cores
 from dreamfusion.renderer.occupancy import OccupancyRenderer
 from dreamfusion.renderer.shading import ALBEDO, LAMBERTIAN, Shading
 from dreamfusion.types import RaySamples
@@ -139,9 +139,9 @@ def scaling_rows(plan: Plan, log2_table: int = 17) -> Iterator[tuple[str, list[R
 
 
 def thread_rows(plan: Plan, log2_table: int) -> Iterator[Row]:
-    """The step on several threads, by the clock on the wall; the ratio is the time of one thread over that."""
+    """The step on several threads, as many as there are cores for, by the clock on the wall, beside one thread."""
     step = Step(None, log2_table, max(plan.step_sizes), ALBEDO)
-    for threads in plan.threads:
+    for threads in (count for count in plan.threads if count <= cores()):
         one, many = [], []
         for _ in range(plan.rounds):  # in turn: what else the machine does meets both
             one += interleaved({OURS: step}, 1, 1)[OURS]

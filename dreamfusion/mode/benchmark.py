@@ -23,7 +23,7 @@ from dreamfusion.benchmark.report import curve_table, plot, ratio_table, share_t
 from dreamfusion.benchmark.timing import Row
 from dreamfusion.export.atomic import replacing
 from dreamfusion.ops.allocator import keep_large_blocks
-from dreamfusion.ops.machine import processor
+from dreamfusion.ops.machine import cores, processor
 
 log = logging.getLogger(__name__)
 PROMPT = "a cat"  # of the measured step, where none is given
@@ -79,7 +79,7 @@ def machine() -> dict[str, str]:
     """What the figures depend on."""
     return {
         "processor": processor(),
-        "cores": str(torch.get_num_threads()),
+        "cores": str(cores()),
         "system": platform.system(),
         "python": platform.python_version(),
         "torch": torch.__version__,

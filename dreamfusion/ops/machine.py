@@ -5,6 +5,7 @@ The benchmark holds the kernels against these: nothing that reads these entries 
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 
@@ -57,6 +58,11 @@ def _gather(entries: np.ndarray, begin: np.ndarray, table: np.ndarray) -> np.uin
             for c in range(8):
                 total += values[np.uint64(rows[s, c])]
     return total
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor() -> str:
