@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dreamfusion.field.base import Field
-from dreamfusion.ops.hash_encode import hash_encode
+from dreamfusion.ops.hash_field import hash_field
 from dreamfusion.ops.hash_grid_layout import HashGridLayout
 from dreamfusion.types import FieldOutput
 
@@ -48,32 +48,34 @@ class HashGridField(Field):
 
     def forward(self, positions: Tensor, with_normal: bool = False) -> FieldOutput:
         """(S, 3) -> density, albedo and, where asked, the unit normal -grad(density) / |grad(density)|."""
-        if not with_normal:
-            raw, albedo = self._evaluate(positions)
-            return FieldOutput(self.density_scale * F.softplus(raw), albedo, None)
-        grad_wanted = torch.is_grad_enabled()
-        with torch.enable_grad():
-            positions = positions.detach().requires_grad_()
-            raw, albedo = self._evaluate(positions)
-            # The activation is increasing, so the gradient before it has the same direction.
-            (gradient,) = torch.autograd.grad(raw.sum(), positions, create_graph=grad_wanted)
+        output, slope = self._network(positions, self.output_weight, with_normal)
+        density = self.density_scale * F.softplus(output[:, 0] + self._blob(positions))
+        albedo = torch.sigmoid(output[:, 1:])
+        if slope is None:
+            return FieldOutput(density, albedo, None)
+        # The activation is increasing, so the gradient before it has the same direction.
+        gradient = slope / (2 * self.radius) + self._blob_gradient(positions)
         # Where the density is flat the normal is 0; the bound keeps its derivative finite.
         normal = -gradient / gradient.square().sum(-1, keepdim=True).clamp(min=1e-12).sqrt()
-        density = self.density_scale * F.softplus(raw)
-        if not grad_wanted:
-            density, albedo, normal = density.detach(), albedo.detach(), normal.detach()
         return FieldOutput(density, albedo, normal)
 
     def density(self, positions: Tensor) -> Tensor:
         """(S, 3) -> (S,); zero outside the bounding ball."""
-        raw, _ = self._evaluate(positions)
+        output, _ = self._network(positions, self.output_weight[:1], False)
         inside = positions.square().sum(-1) <= self.radius**2
-        return self.density_scale * F.softplus(raw) * inside
+        return self.density_scale * F.softplus(output[:, 0] + self._blob(positions)) * inside
 
-    def _evaluate(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        encoded = hash_encode(positions / (2 * self.radius) + 0.5, self.table, self.layout)
-        output = F.linear(torch.relu(F.linear(encoded, self.hidden_weight)), self.output_weight)
-        # The bound keeps the derivative of |x| finite at the origin.
-        distance = positions.square().sum(-1).clamp(min=1e-12).sqrt()
-        blob = self.blob_density * (1 - distance / self.blob_radius)
-        return output[:, 0] + blob, torch.sigmoid(output[:, 1:])
+    def _network(self, positions: Tensor, output_weight: Tensor, with_slope: bool) -> tuple[Tensor, Tensor | None]:
+        unit = positions / (2 * self.radius) + 0.5
+        return hash_field(unit, self.table, self.hidden_weight, output_weight, self.layout, with_slope)
+
+    def _blob(self, positions: Tensor) -> Tensor:
+        return self.blob_density * (1 - _distance(positions)[:, 0] / self.blob_radius)
+
+    def _blob_gradient(self, positions: Tensor) -> Tensor:
+        return -self.blob_density / self.blob_radius * positions / _distance(positions)
+
+
+def _distance(positions: Tensor) -> Tensor:
+    """From the origin, (S, 1); the bound keeps its derivative finite there."""
+    return positions.square().sum(-1, keepdim=True).clamp(min=1e-12).sqrt()

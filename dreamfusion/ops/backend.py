@@ -22,6 +22,7 @@ _log = logging.getLogger(__name__)
 
 _KERNELS = {  # operation -> device type -> its kernels; every device has the torch reference
     "hash_encode": {"cpu": "numba", "cuda": "tinycudann"},
+    "hash_field": {"cpu": "numba"},  # elsewhere the composition, over the device's hash_encode
     "march": {"cpu": "numba", "cuda": "nerfacc"},
     "composite": {"cpu": "numba", "cuda": "nerfacc"},
     "look": {"cpu": "numba"},

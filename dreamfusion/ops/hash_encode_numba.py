@@ -17,7 +17,7 @@ from dreamfusion.ops import hash_kernels
 from dreamfusion.ops.backend import parts, run_parallel, spans
 from dreamfusion.ops.hash_grid_layout import HashGridLayout
 
-_NO_DIRECTION = np.empty((0, 0), np.float32)
+NO_DIRECTION = np.empty((0, 0), np.float32)
 
 
 def hash_encode(positions: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
@@ -31,13 +31,13 @@ class _Encode(torch.autograd.Function):
     def forward(ctx: FunctionCtx, positions: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
         ctx.save_for_backward(positions, table)
         ctx.layout = layout  # type: ignore[attr-defined]
-        return _interpolate(_feature_major(positions.clamp(0, 1)), _NO_DIRECTION, table, layout)
+        return interpolate(feature_major(positions.clamp(0, 1)), NO_DIRECTION, table, layout)
 
     @staticmethod
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         positions, table = ctx.saved_tensors  # type: ignore[attr-defined]
-        wanted = _wanted(ctx, 0), _wanted(ctx, 1)
-        return *_EncodeGradient.apply(positions, table, gradient, ctx.layout, wanted), None  # type: ignore[attr-defined]
+        asked = wanted(ctx, 0), wanted(ctx, 1)
+        return *_EncodeGradient.apply(positions, table, gradient, ctx.layout, asked), None  # type: ignore[attr-defined]
 
 
 class _EncodeGradient(torch.autograd.Function):
@@ -50,17 +50,17 @@ class _EncodeGradient(torch.autograd.Function):
         table: Tensor,
         gradient: Tensor,
         layout: HashGridLayout,
-        wanted: tuple[bool, bool],
+        asked: tuple[bool, bool],
     ) -> tuple[Tensor | None, Tensor | None]:
         ctx.save_for_backward(positions, table, gradient)
         ctx.layout = layout  # type: ignore[attr-defined]
         ctx.set_materialize_grads(False)
-        x, g = _feature_major(positions.clamp(0, 1)), _feature_major(gradient)
+        x, g = feature_major(positions.clamp(0, 1)), feature_major(gradient)
         to_positions = to_table = None
-        if wanted[0]:
-            to_positions = _position_gradient(x, _NO_DIRECTION, g, table, layout) * _inside(positions)
-        if wanted[1]:
-            to_table = _scatter(x, _NO_DIRECTION, g, layout)
+        if asked[0]:
+            to_positions = _position_gradient(x, NO_DIRECTION, g, table, layout) * inside(positions)
+        if asked[1]:
+            to_table = scatter(x, NO_DIRECTION, g, g, layout)
         return to_positions, to_table
 
     @staticmethod
@@ -70,40 +70,40 @@ class _EncodeGradient(torch.autograd.Function):
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         """Of <v, J^T g> + <u, dy/dtable^T g> = <g, J v> + <g, encode(x, u)>: y is linear in the table."""
         positions, table, gradient = ctx.saved_tensors  # type: ignore[attr-defined]
-        need_x, need_table, need_g = (_wanted(ctx, i) for i in range(3))
+        need_x, need_table, need_g = (wanted(ctx, i) for i in range(3))
         layout = ctx.layout  # type: ignore[attr-defined]
-        x, g, inside = _feature_major(positions.clamp(0, 1)), _feature_major(gradient), _inside(positions)
+        x, g, kept = feature_major(positions.clamp(0, 1)), feature_major(gradient), inside(positions)
         to_x = to_table = to_g = None
         if along_positions is not None:
-            v = _feature_major(along_positions * inside)
-            to_x = _position_gradient(x, v, g, table, layout) * inside if need_x else None
-            to_table = _scatter(x, v, g, layout) if need_table else None
-            to_g = _interpolate(x, v, table, layout) if need_g else None
+            v = feature_major(along_positions * kept)
+            to_x = _position_gradient(x, v, g, table, layout) * kept if need_x else None
+            to_table = scatter(x, v, np.zeros_like(g), g, layout) if need_table else None
+            to_g = interpolate(x, v, table, layout) if need_g else None
         if along_table is not None:
-            first = x, _NO_DIRECTION
-            to_x = _add(to_x, _position_gradient(*first, g, along_table, layout) * inside) if need_x else None
-            to_g = _add(to_g, _interpolate(*first, along_table, layout)) if need_g else None
+            first = x, NO_DIRECTION
+            to_x = _add(to_x, _position_gradient(*first, g, along_table, layout) * kept) if need_x else None
+            to_g = _add(to_g, interpolate(*first, along_table, layout)) if need_g else None
         return to_x, to_table, to_g, None, None
 
 
-def _interpolate(x: np.ndarray, v: np.ndarray, table: Tensor, layout: HashGridLayout) -> Tensor:
+def interpolate(x: np.ndarray, v: np.ndarray, table: Tensor, layout: HashGridLayout) -> Tensor:
     """y, or J v if there is a direction v -> (S, layout.width)."""
     encoded = torch.empty(layout.width, x.shape[1])
-    out, entries, grid, lanes = encoded.numpy(), _flat(table), _grid(layout), (0,) * layout.features
+    out, entries, grid, lanes = encoded.numpy(), flat(table), grid_of(layout), (0,) * layout.features
     run_parallel(
         lambda levels: hash_kernels.interpolate(x, v, entries, grid, levels, lanes, out),
-        _levels(layout, x.shape[1]),
+        levels_of(layout, x.shape[1]),
     )
     return encoded.t()
 
 
-def _scatter(x: np.ndarray, v: np.ndarray, g: np.ndarray, layout: HashGridLayout) -> Tensor:
-    """The gradient of <g, y>, or of <g, J v>, to the table -> (P,)."""
+def scatter(x: np.ndarray, v: np.ndarray, g: np.ndarray, bend: np.ndarray, layout: HashGridLayout) -> Tensor:
+    """The gradient of <g, y>, with a direction v of <g, y> + <bend, J v>, to the table -> (P,)."""
     gradient = torch.empty(layout.parameter_count)  # the kernel zeroes each level just before it adds to it
-    out, grid, lanes = gradient.numpy(), _grid(layout), (0,) * layout.features
+    out, grid, lanes = gradient.numpy(), grid_of(layout), (0,) * layout.features
     run_parallel(
-        lambda levels: hash_kernels.scatter(x, v, g, grid, levels, lanes, out),
-        _levels(layout, x.shape[1]),
+        lambda levels: hash_kernels.scatter(x, v, g, bend, grid, levels, lanes, out),
+        levels_of(layout, x.shape[1]),
     )
     return gradient
 
@@ -111,7 +111,7 @@ def _scatter(x: np.ndarray, v: np.ndarray, g: np.ndarray, layout: HashGridLayout
 def _position_gradient(x: np.ndarray, v: np.ndarray, g: np.ndarray, table: Tensor, layout: HashGridLayout) -> Tensor:
     """The gradient of <g, y>, or of <g, J v>, to x -> (S, 3). A task is a span of points, through all levels."""
     gradient = torch.zeros(3, x.shape[1])
-    out, entries, grid, lanes = gradient.numpy(), _flat(table), _grid(layout), (0,) * layout.features
+    out, entries, grid, lanes = gradient.numpy(), flat(table), grid_of(layout), (0,) * layout.features
     run_parallel(
         lambda span: hash_kernels.position_gradient(x, v, g, entries, grid, lanes, *span, out),
         spans(x.shape[1], x.shape[1], hash_kernels.BLOCK),
@@ -120,7 +120,7 @@ def _position_gradient(x: np.ndarray, v: np.ndarray, g: np.ndarray, table: Tenso
 
 
 @cache
-def _grid(layout: HashGridLayout) -> hash_kernels.Grid:
+def grid_of(layout: HashGridLayout) -> hash_kernels.Grid:
     return hash_kernels.Grid(
         scale=np.array(layout.scales, np.float32),
         resolution=np.array(layout.resolutions, np.uint32),
@@ -129,29 +129,29 @@ def _grid(layout: HashGridLayout) -> hash_kernels.Grid:
     )
 
 
-def _levels(layout: HashGridLayout, count: int) -> list[np.ndarray]:
+def levels_of(layout: HashGridLayout, count: int) -> list[np.ndarray]:
     """The levels in a task each; dealt out in turn, as a fine level takes longer than a coarse one."""
     tasks = min(parts(count), layout.levels)
     return [np.arange(first, layout.levels, tasks) for first in range(tasks)]
 
 
-def _flat(table: Tensor) -> np.ndarray:
+def flat(table: Tensor) -> np.ndarray:
     array: np.ndarray = table.detach().contiguous().numpy()
     return array
 
 
-def _feature_major(rows: Tensor) -> np.ndarray:
+def feature_major(rows: Tensor) -> np.ndarray:
     """(S, n) -> (n, S) contiguous; free if the rows are the transpose of such a tensor."""
     array: np.ndarray = rows.detach().t().contiguous().numpy()
     return array
 
 
-def _inside(positions: Tensor) -> Tensor:
+def inside(positions: Tensor) -> Tensor:
     """Whether clamping left the coordinate alone, (S, 3): only there does the encoding depend on it."""
     return (positions >= 0) & (positions <= 1)
 
 
-def _wanted(ctx: FunctionCtx, i: int) -> bool:
+def wanted(ctx: FunctionCtx, i: int) -> bool:
     """Whether the running backward pass asks for the gradient of input i.
 
     `ctx.needs_input_grad` only says that some pass might: it would make normals pay for a scatter nobody reads.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from itertools import product
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,6 +33,14 @@ def hash_encode(positions: Tensor, table: Tensor, layout: HashGridLayout) -> Ten
             value = value + weight[:, None] * entries.index_select(0, index)
         encoded.append(value)
     return torch.cat(encoded, dim=-1)
+
+
+def corner_entries(positions: Tensor, layout: HashGridLayout, level: int) -> np.ndarray:
+    """Which entries of a level an encoding of `positions` (S, 3) in [0, 1] reads -> (S, 8) uint32, from 0."""
+    corner = (positions.double() * layout.scales[level] + 0.5).to(positions.dtype).floor().long()
+    steps = torch.tensor(list(product((0, 1), repeat=3)))
+    entries: np.ndarray = _index((corner[:, None] + steps).view(-1, 3), layout, level).view(-1, 8).numpy()
+    return entries.astype(np.uint32)
 
 
 def _index(vertex: Tensor, layout: HashGridLayout, level: int) -> Tensor:

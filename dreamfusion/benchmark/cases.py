@@ -1,0 +1,225 @@
+"""What is measured: each operation and the whole NeRF step, ours beside others' and beside the machine's limits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from dreamfusion.background.solid import ConstantBackground
+from dreamfusion.benchmark.peers import ENCODINGS, PeerField, parameter_count
+from dreamfusion.benchmark.plan import Plan
+from dreamfusion.benchmark.timing import OURS, Row, added, interleaved, reference_ops
+from dreamfusion.camera.orbit import Orbit
+from dreamfusion.camera.rays import cast_rays
+from dreamfusion.field.hashgrid import HashGridField
+from dreamfusion.ops import HashGridLayout, accumulate, composite, hash_encode, hash_field, march
+from dreamfusion.ops.hash_field_torch import hash_field as composed
+from dreamfusion.ops.machine import Gather, Multiply, cores
+from dreamfusion.renderer.occupancy import OccupancyRenderer
+from dreamfusion.renderer.shading import ALBEDO, LAMBERTIAN, Shading
+from dreamfusion.types import RaySamples
+
+Network = Callable[..., tuple[Tensor, Tensor | None]]
+LIMIT = "limit"  # the reads and the arithmetic alone
+HIDDEN, OUTPUTS = 64, 4
+STEPS = 128  # along the diameter of the ball, in the step
+OCCUPIED = 0.69  # radius of what is occupied of the unit ball: 74,000 samples at 64 x 64 pixels
+RESOLUTION = 64  # of the occupancy grid
+
+
+def encode_rows(plan: Plan, log2_table: int) -> list[Row]:
+    """The encoding forward, backward to the table, and both, at `plan.points` positions along rays; one thread."""
+    layout, positions = _layout(log2_table), _positions(plan.points)
+    seed = torch.Generator().manual_seed(0)
+    gradient = torch.randn(plan.points, layout.width, generator=seed)
+    gather = Gather(positions, layout)
+    forward: dict[str, Callable[[], object]] = {}
+    backward: dict[str, Callable[[], object]] = {}
+    for name, encode in {OURS: hash_encode, **ENCODINGS}.items():
+        table = torch.rand(parameter_count(name, layout), generator=seed).requires_grad_()
+
+        def run(encode: Callable[..., Tensor] = encode, table: Tensor = table) -> Tensor:
+            return encode(positions, table, layout)
+
+        def back(encoded: Tensor = run(), table: Tensor = table) -> object:  # noqa: B008
+            return torch.autograd.grad(encoded, table, gradient, retain_graph=True)
+
+        forward[name], backward[name] = run, back
+    setting: dict[str, int | str] = {"points": plan.points, "table": f"2^{log2_table}", "threads": 1}
+    rows = [
+        Row("encode, forward", setting, interleaved({**forward, LIMIT: gather}, plan.peer_rounds)),
+        Row("encode, backward", setting, interleaved({**backward, LIMIT: gather}, plan.peer_rounds)),
+    ]
+    return [*rows, added("encode, forward and backward", *rows)]
+
+
+def field_rows(plan: Plan, log2_table: int) -> list[Row]:
+    """Encoding, network and, in the second row, the slope; forward and backward; one thread.
+
+    The limit: to read every entry twice, forward and backward, and the multiplications at the speed of a large product.
+    """
+    layout, positions = _layout(log2_table), _positions(plan.points)
+    gather, multiply = Gather(positions, layout), Multiply()
+    rows = []
+    for with_slope in (False, True):
+        run = _field_pass(layout, positions, with_slope)
+        tasks: dict[str, Callable[[], object]] = {
+            OURS: partial(run, hash_field),
+            "kernels, not fused": partial(run, partial(composed, backend=None)),
+            "torch reference": partial(run, partial(composed, backend="torch")),
+            "gather": gather,
+            "multiply": multiply,
+        }
+        seconds = interleaved(tasks, plan.peer_rounds)
+        flop = plan.points * HIDDEN * 2 * (3 * (layout.width + OUTPUTS) + (2 * layout.width if with_slope else 0))
+        reads, products = seconds.pop("gather"), seconds.pop("multiply")
+        seconds[LIMIT] = [2 * a + b * flop / multiply.flop for a, b in zip(reads, products, strict=True)]
+        setting: dict[str, int | str] = {"points": plan.points, "table": f"2^{log2_table}", "threads": 1}
+        rows.append(Row("field with normals" if with_slope else "field", setting, seconds))
+    return rows
+
+
+def ray_rows(plan: Plan) -> list[Row]:
+    """Marching, and compositing forward and backward, at the step's size; one thread."""
+    size = max(plan.step_sizes)
+    rays, occupancy = cast_rays(_orbit().sample(1, size, torch.Generator().manual_seed(0))), _ball()
+
+    def marched(backend: str | None) -> RaySamples:
+        return march(rays, occupancy, 1.0, 2 / STEPS, backend=backend)
+
+    samples = marched(None)
+    seed = torch.Generator().manual_seed(0)
+    density = torch.rand(len(samples), generator=seed).requires_grad_()
+    values = torch.rand(len(samples), 5, generator=seed).requires_grad_()
+
+    def composited(backend: str | None) -> object:
+        sums = accumulate(composite(density, samples, backend), values, samples, backend)
+        return torch.autograd.grad(sums.square().sum(), (density, values))
+
+    rows = []
+    for operation, run in (("march", marched), ("composite, forward and backward", composited)):
+        tasks = {OURS: partial(run, None), "torch reference": partial(run, "torch")}
+        setting: dict[str, int | str] = {"rays": size**2, "samples": len(samples), "threads": 1}
+        rows.append(Row(operation, setting, interleaved(tasks, plan.rounds)))
+    return rows
+
+
+def step_rows(plan: Plan, log2_table: int) -> Iterator[Row]:
+    """The whole NeRF step without a prior: march, field, shading, compositing, loss, backward, Adam; one thread."""
+    for size, shading in product(plan.step_sizes, (ALBEDO, LAMBERTIAN)):
+        steps = {OURS: Step(None, log2_table, size, shading)}
+        steps |= {name: Step(name, log2_table, size, shading) for name in list(ENCODINGS)[1:]}
+        seconds = interleaved(steps, plan.peer_rounds)
+        yield Row(_step_name(shading), steps[OURS].setting | {"threads": 1}, seconds)
+
+
+def scaling_rows(plan: Plan, log2_table: int = 17) -> Iterator[tuple[str, list[Row]]]:
+    """Our cost against positions, pixels a side, views and threads: each a curve of rows."""
+    layout = _layout(log2_table)
+    curve = []
+    for points in plan.scaling_points:
+        run = _field_pass(layout, _positions(points), False)
+        seconds = interleaved({OURS: partial(run, hash_field)}, plan.rounds)
+        curve.append(Row("field", {"points": points, "threads": 1}, seconds))
+    yield "points", curve
+    for name, sizes, views in (("pixels a side", plan.scaling_sizes, [1]), ("views", [64], plan.scaling_views)):
+        curve = []
+        for size, count in product(sizes, views):
+            step = Step(None, log2_table, size, ALBEDO, count)
+            setting = {"pixels a side": size, "views": count} | step.setting | {"threads": 1}
+            curve.append(Row(_step_name(ALBEDO), setting, interleaved({OURS: step}, plan.rounds)))
+        yield name, curve
+    yield "threads", list(thread_rows(plan, log2_table))
+
+
+def thread_rows(plan: Plan, log2_table: int) -> Iterator[Row]:
+    """The step on several threads, as many as there are cores for, by the clock on the wall, beside one thread."""
+    step = Step(None, log2_table, max(plan.step_sizes), ALBEDO)
+    for threads in (count for count in plan.threads if count <= cores()):
+        one, many = [], []
+        for _ in range(plan.rounds):  # in turn: what else the machine does meets both
+            one += interleaved({OURS: step}, 1, 1)[OURS]
+            many += interleaved({OURS: step}, 1, threads)[OURS]
+        yield Row(_step_name(ALBEDO), step.setting | {"threads": threads}, {OURS: many, "one thread": one})
+
+
+class Step:
+    """One training step of a field on a fixed target; `name` is a peer's encoding, None our own field."""
+
+    def __init__(self, name: str | None, log2_table: int, size: int, shading: Shading, views: int = 1) -> None:
+        torch.manual_seed(0)
+        settings: dict[str, float | int] = {
+            "radius": 1.0, "levels": 16, "features": 2, "log2_table_size": log2_table, "base_resolution": 16,
+            "max_resolution": 2048, "hidden": HIDDEN, "blob_density": 5.0, "blob_radius": 0.5, "density_scale": 3.0,
+        }  # fmt: skip
+        self.field = HashGridField(**settings) if name is None else PeerField(name, **settings)  # type: ignore[arg-type]
+        self.ours, self.shading = name is None, shading
+        self.renderer = OccupancyRenderer(1.0, RESOLUTION, STEPS, 0.01, 0.95, 16, 256)
+        self.renderer.grid.binaries.copy_(_ball()[None])
+        self.background = ConstantBackground([1.0, 1.0, 1.0])
+        self.cameras = _orbit().sample(views, size, torch.Generator().manual_seed(0))
+        self.target = torch.rand(views, 3, size, size, generator=torch.Generator().manual_seed(1))
+        self.optimizer = torch.optim.Adam(self.field.parameters(), lr=1e-3, fused=True)
+        samples = self.renderer.sample(cast_rays(self.cameras), None)
+        self.setting: dict[str, int | str] = {"samples": len(samples), "table": f"2^{log2_table}"}
+
+    def __call__(self) -> None:
+        with nullcontext() if self.ours else reference_ops():
+            generator = torch.Generator().manual_seed(2)
+            render = self.renderer(self.cameras, self.field, self.background, self.shading, False, generator)
+            (render.rgb - self.target).square().mean().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def _field_pass(layout: HashGridLayout, positions: Tensor, with_slope: bool) -> Callable[[Network], None]:
+    """Forward and backward of the field's network by a given implementation of `hash_field`."""
+    seed = torch.Generator().manual_seed(0)
+    table, hidden, out = (
+        torch.randn(shape, generator=seed).requires_grad_()
+        for shape in ((layout.parameter_count,), (HIDDEN, layout.width), (OUTPUTS, HIDDEN))
+    )
+
+    def run(network: Network) -> None:
+        output, slope = network(positions, table, hidden, out, layout, with_slope)
+        loss = output.sum() if slope is None else output.sum() + slope.square().sum()
+        torch.autograd.grad(loss, (table, hidden, out))
+
+    return run
+
+
+def _layout(log2_table: int) -> HashGridLayout:
+    return HashGridLayout(levels=16, features=2, log2_table_size=log2_table, base_resolution=16, max_resolution=2048)
+
+
+def _orbit() -> Orbit:
+    """The distances and the field of view of `camera=orbit`."""
+    return Orbit((-15, 75), (2.7, 3.3), (1.374, 1.374), 0.0, 0.0, 0.0, 0.0, (2.7, 3.3))
+
+
+def _ball() -> Tensor:
+    """(G, G, G) bool, a ball of radius OCCUPIED in the middle of [-1, 1]^3."""
+    centre = (torch.arange(RESOLUTION) + 0.5) * (2 / RESOLUTION) - 1
+    x, y, z = torch.meshgrid(centre, centre, centre, indexing="ij")
+    return x.square() + y.square() + z.square() < OCCUPIED**2
+
+
+def _positions(count: int) -> Tensor:
+    """(count, 3) in [0, 1], ray after ray through the ball, as the step asks for them."""
+    size = math.ceil(64 * math.sqrt(count / 70_000)) + 2  # pixels a side for at least so many samples
+    while True:
+        rays = cast_rays(_orbit().sample(1, size, torch.Generator().manual_seed(0)))
+        samples = march(rays, _ball(), 1.0, 2 / STEPS)
+        if len(samples) >= count:
+            return (samples.positions[:count] / 2 + 0.5).contiguous()
+        size += 8
+
+
+def _step_name(shading: Shading) -> str:
+    return "step with normals" if shading.needs_normal else "step"

@@ -1,0 +1,82 @@
+"""Where the time of a run goes: the configured training step, part by part."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from dreamfusion.benchmark.timing import Row, torch_threads
+from dreamfusion.loss import total
+from dreamfusion.mode.train import assemble
+from dreamfusion.renderer.shading import ALBEDO, Shading
+from dreamfusion.system import DreamFusion, with_look
+from dreamfusion.types import Cameras
+
+PARTS = ("occupancy grid", "render", "prior", "backward", "optimizer")
+
+
+def dream_rows(cfg: DictConfig, steps: int) -> list[Row]:
+    """Seconds of each part of the configured step, plain and lit, from a fresh scene on; one thread, its own time.
+
+    The occupancy grid is refreshed every few steps: its time is spread over them.
+    """
+    with torch_threads(1):
+        torch.manual_seed(cfg.seed)
+        system, orbit = assemble(cfg), instantiate(cfg.camera)
+        system.distillation.to("cpu")
+        optimizer = torch.optim.Adam(system.field.parameters(), lr=1e-3, fused=True)
+        ambient = system.lighting.ambient
+        rows = []
+        for name, shading in (("plain", ALBEDO), ("lit", Shading(ambient, 1 - ambient))):
+            seconds: dict[str, list[float]] = {part: [] for part in PARTS}
+            for step in range(steps + 1):
+                generator = torch.Generator().manual_seed(step)
+                cameras = orbit.sample(system.views, round(system.size(0.0)), generator)
+                parts, samples = _step(system, cameras, shading, optimizer, generator)
+                for part in PARTS if step else ():  # the first step compiles and warms up
+                    seconds[part].append(parts[part])
+            setting: dict[str, int | str] = {"samples": samples, "views": system.views, "threads": 1}
+            rows.append(Row(f"{name} step", setting, seconds))
+    return rows
+
+
+def shares(row: Row) -> dict[str, float]:
+    """The median share of each part in its step."""
+    middle = {part: row.time(part).median for part in row.seconds}
+    return {part: seconds / sum(middle.values()) for part, seconds in middle.items()}
+
+
+def _step(
+    system: DreamFusion,
+    cameras: Cameras,
+    shading: Shading,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+) -> tuple[dict[str, float], int]:
+    """As `DreamFusion.training_step`, with a clock between its parts."""
+    clock = [time.thread_time()]
+
+    def lap() -> float:
+        clock.append(time.thread_time())
+        return clock[-1] - clock[-2]
+
+    parts = {}
+    every, warmup = getattr(system.renderer, "update_every", 1), getattr(system.renderer, "warmup", 0)
+    system.renderer.update(system.field, every * (warmup // every + 1))  # as it is after the warm-up
+    parts["occupancy grid"] = lap() / every
+    with_normal = system.regularizer.needs_normal(0.0)
+    render = system.renderer(cameras, system.field, system.background, shading, with_normal, generator)
+    parts["render"] = lap()
+    conditioning = system.prompting.condition(system.text_table, with_look(cameras, render, shading))
+    guidance = system.distillation(render.rgb, conditioning, 0.0, generator)
+    parts["prior"] = lap()
+    loss = guidance.loss + total(system.regularizer(render, 0.0), guidance.loss)
+    loss.backward()
+    parts["backward"] = lap()
+    optimizer.step()
+    optimizer.zero_grad()
+    parts["optimizer"] = lap()
+    return parts, len(render.samples)

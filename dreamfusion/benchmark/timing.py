@@ -1,0 +1,95 @@
+"""Side by side in one run: tasks in turn, round by round, so that whatever else the machine does meets all of them."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+OURS = "kernels"  # what the ratios are relative to
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Least, middle and largest of several measurements."""
+
+    low: float
+    median: float
+    high: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> Spread:
+        return cls(min(values), statistics.median(values), max(values))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operation under one setting: seconds of each implementation, round by round."""
+
+    operation: str
+    setting: dict[str, int | str]
+    seconds: dict[str, list[float]]
+
+    def time(self, name: str = OURS) -> Spread:
+        """Seconds of one implementation."""
+        return Spread.of(self.seconds[name])
+
+    def ratio(self, name: str) -> Spread:
+        """How many times our time the other one takes, each round for itself."""
+        return Spread.of([other / ours for other, ours in zip(self.seconds[name], self.seconds[OURS], strict=True)])
+
+
+def interleaved(tasks: Mapping[str, Callable[[], object]], rounds: int, threads: int = 1) -> dict[str, list[float]]:
+    """Seconds of each task, `rounds` times in turn after one unmeasured round.
+
+    With one thread it is that thread's own time on a core, which other programs of a shared machine do not lengthen
+    by waiting (by crowding its caches they do); with several it is the time on the wall.
+    """
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    with torch_threads(threads):
+        for task in tasks.values():
+            task()
+        for _ in range(rounds):
+            for name, task in tasks.items():
+                begin = clock()
+                task()
+                seconds[name].append(clock() - begin)
+    return seconds
+
+
+def added(operation: str, *rows: Row) -> Row:
+    """Operations one after the other as one, for the implementations that all of them have."""
+    names = [name for name in rows[0].seconds if all(name in row.seconds for row in rows)]
+    seconds = {name: [sum(parts) for parts in zip(*(row.seconds[name] for row in rows), strict=True)] for name in names}
+    return Row(operation, rows[0].setting, seconds)
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """So many threads, in torch's operations and in ours; the number before comes back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def reference_ops() -> Iterator[None]:
+    """Every operation by its torch reference (DREAMFUSION_OPS=torch)."""
+    before = os.environ.get("DREAMFUSION_OPS")
+    os.environ["DREAMFUSION_OPS"] = "torch"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["DREAMFUSION_OPS"]
+        else:
+            os.environ["DREAMFUSION_OPS"] = before

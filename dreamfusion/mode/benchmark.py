@@ -1,0 +1,108 @@
+"""`mode=benchmark`: our kernels and the whole step beside other formulations and this machine's limits.
+
+Writes benchmark.md (the tables), benchmark.svg (the plot) and benchmark.json (every round).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, open_dict
+
+from dreamfusion.benchmark import cases
+from dreamfusion.benchmark.dream import dream_rows
+from dreamfusion.benchmark.plan import Plan
+from dreamfusion.benchmark.report import curve_table, plot, ratio_table, share_table
+from dreamfusion.benchmark.timing import Row
+from dreamfusion.export.atomic import replacing
+from dreamfusion.ops.allocator import keep_large_blocks
+from dreamfusion.ops.machine import cores, processor
+
+log = logging.getLogger(__name__)
+PROMPT = "a cat"  # of the measured step, where none is given
+
+
+def run(cfg: DictConfig, folder: str) -> Path:
+    """Measure what `benchmark=quick` or `benchmark=full` says; returns the path of benchmark.md.
+
+    Raises:
+        UserError: a size that nothing can be measured with.
+    """
+    plan: Plan = instantiate(cfg.benchmark)
+    keep_large_blocks()
+    with open_dict(cfg):
+        cfg.prompt = cfg.prompt or PROMPT
+    began = time.monotonic()
+    result = Result(machine())
+    for log2_table in plan.log2_tables:
+        for measure in (cases.encode_rows, cases.field_rows, cases.step_rows):
+            result.ratios += measure(plan, log2_table)
+            _note(result, Path(folder), f"{measure.__name__}, table 2^{log2_table}", began)
+    result.ratios += cases.ray_rows(plan)
+    _note(result, Path(folder), "ray_rows", began)
+    result.steps = dream_rows(cfg, plan.dream_steps)
+    _note(result, Path(folder), "dream_rows", began)
+    for name, rows in cases.scaling_rows(plan):
+        result.curves[name] = rows
+        _note(result, Path(folder), f"scaling_rows, {name}", began)
+    result.ratios += result.curves["threads"]
+    path = write(result, Path(folder))
+    log.info("%s\n\n%s", tables(result), path)
+    return path
+
+
+def _note(result: Result, folder: Path, what: str, began: float) -> None:
+    """What is measured so far is written at once: a Ctrl-C does not lose it."""
+    result.machine["seconds"] = f"{time.monotonic() - began:.0f}"
+    write(result, folder)
+    log.info("%4s s: %s", result.machine["seconds"], what)
+
+
+@dataclass
+class Result:
+    """All that was measured, on which machine."""
+
+    machine: dict[str, str]
+    ratios: list[Row] = field(default_factory=list)
+    steps: list[Row] = field(default_factory=list)
+    curves: dict[str, list[Row]] = field(default_factory=dict)
+
+
+def machine() -> dict[str, str]:
+    """What the figures depend on."""
+    return {
+        "processor": processor(),
+        "cores": str(cores()),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def tables(result: Result) -> str:
+    """Everything as Markdown."""
+    parts = ["# Benchmark", ", ".join(f"{key} {value}" for key, value in result.machine.items())]
+    parts += [ratio_table(result.ratios)]
+    parts += [share_table(result.steps)] if result.steps else []
+    parts += [curve_table(result.curves)] if result.curves else []
+    return "\n\n".join(parts)
+
+
+def write(result: Result, folder: Path) -> Path:
+    """The three files; returns the path of the tables."""
+    path = folder / "benchmark.md"
+    for target, text in (
+        (path, tables(result) + "\n"),
+        (folder / "benchmark.svg", plot(result.ratios, result.curves, result.steps)),
+        (folder / "benchmark.json", json.dumps(asdict(result), indent=1) + "\n"),
+    ):
+        with replacing(target) as draft:
+            draft.write_text(text, encoding="utf-8")
+    return path

@@ -1,0 +1,71 @@
+"""The hash-grid field's network in one operation: encoding, one hidden layer, and the slope of the first output.
+
+What the composition of `hash_encode` and two matrix products computes, with fewer passes over table and memory where
+there are kernels for it. Letters: S positions, W = layout.width, H hidden units, O outputs; x position, y its encoding.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dreamfusion.ops.backend import choose
+from dreamfusion.ops.hash_grid_layout import HashGridLayout
+
+
+def hash_field(
+    positions: Tensor,
+    table: Tensor,
+    hidden_weight: Tensor,
+    output_weight: Tensor,
+    layout: HashGridLayout,
+    with_slope: bool = False,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """o = output_weight relu(hidden_weight y(x)), and on request the slope d o_0 / d x.
+
+    Differentiable once to `table` and both weights, through `output` and `slope` alike: a loss on normals trains the
+    scene. The fused kernels take float32 positions that need no gradient themselves; for others, the composition of
+    the single operations is taken, which is differentiable to the positions too.
+
+    Args:
+        positions: (S, 3) in [0, 1]; outside is clamped, with slope 0 there.
+        table: (layout.parameter_count,) float32.
+        hidden_weight: (H, W).
+        output_weight: (O, H).
+        layout: what the table means.
+        with_slope: whether to return the slope.
+        backend: "torch" for the composition over the torch reference, "numba" for the fused kernels; None takes the
+            fastest that can run here.
+
+    Returns:
+        output (S, O) and slope (S, 3), or None in its place. Both may be transposed views.
+
+    Raises:
+        ValueError: if a shape does not fit, or the backend does not know the device.
+        TypeError: if the fused kernels are asked for by name, for positions that need a gradient or are not float32.
+    """
+    hidden, outputs = len(hidden_weight), len(output_weight)
+    _check("positions", positions, (len(positions), 3))
+    _check("table", table, (layout.parameter_count,))
+    _check("hidden_weight", hidden_weight, (hidden, layout.width))
+    _check("output_weight", output_weight, (outputs, hidden))
+    chosen = choose("hash_field", positions.device, backend)
+    fits = positions.dtype == table.dtype == torch.float32 and not positions.requires_grad
+    if chosen == "numba" and fits:
+        from dreamfusion.ops.hash_field_numba import hash_field as fused
+
+        return fused(positions, table, hidden_weight, output_weight, layout, with_slope)
+    if backend == "numba":
+        raise TypeError(
+            f"hash_field: positions are {positions.dtype} and the table is {table.dtype}, gradient of the positions "
+            f"{'needed' if positions.requires_grad else 'not needed'}; backend 'numba' takes torch.float32 without it"
+        )
+    from dreamfusion.ops.hash_field_torch import hash_field as composed
+
+    return composed(positions, table, hidden_weight, output_weight, layout, with_slope, backend)
+
+
+def _check(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
+    if tensor.shape != expected:
+        raise ValueError(f"hash_field: {name} has shape {tuple(tensor.shape)}, expected {expected}")

@@ -1,0 +1,204 @@
+"""The hash-grid field's network on the CPU: two passes over the table forward and backward, matrix products in chunks.
+
+Letters: x position, y = encode(x), J = dy/dx; z = W1 y, m = [z > 0], h = m z, o = W2 h; the slope of o_0 is
+n = J^T r with its reach r = W1^T (m W2[0]). A gradient (o', n') of the loss comes back as
+    h' = W2^T o',  y' = W1^T (m h'),  b = J n'  (the gradient of r),
+    W1' = (m h') y^T + diag(W2[0]) Q,  W2' = o' h^T, and W2[0]' += rowsum(W1 Q),  Q = sum over s of m b^T,
+    table' = scatter of w y' + (n' . grad w) r, w the trilinear weights.
+Everything is feature-major. J is kept from the forward pass (3 W floats a position): reading it twice costs less than
+gathering from the table twice again. The hidden layer is not kept but made again.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from dreamfusion.ops import hash_kernels
+from dreamfusion.ops.backend import run_parallel, spans
+from dreamfusion.ops.hash_encode_numba import (
+    NO_DIRECTION,
+    feature_major,
+    flat,
+    grid_of,
+    inside,
+    interpolate,
+    levels_of,
+    scatter,
+    wanted,
+)
+from dreamfusion.ops.hash_grid_layout import HashGridLayout
+
+_compiled = njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
+_CHUNK = 2048  # positions a thread: their hidden layer, 64 units, takes 512 KB of the second cache
+
+
+def hash_field(
+    positions: Tensor,
+    table: Tensor,
+    hidden_weight: Tensor,
+    output_weight: Tensor,
+    layout: HashGridLayout,
+    with_slope: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """See `dreamfusion.ops.hash_field.hash_field`; positions need no gradient."""
+    output, slope = _HashField.apply(positions, table, hidden_weight, output_weight, layout, with_slope)
+    return output, slope
+
+
+class _HashField(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        positions: Tensor,
+        table: Tensor,
+        hidden_weight: Tensor,
+        output_weight: Tensor,
+        layout: HashGridLayout,
+        with_slope: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        ctx.set_materialize_grads(False)
+        ctx.layout = layout  # type: ignore[attr-defined]
+        clamped = positions.clamp(0, 1)
+        x = torch.from_numpy(feature_major(clamped))
+        # Where clamping moved a coordinate the slope is 0; empty: nowhere.
+        kept = positions.new_empty(0) if torch.equal(clamped, positions) else inside(positions).t()
+        if not with_slope:
+            y = interpolate(x.numpy(), NO_DIRECTION, table, layout).t()
+            ctx.save_for_backward(x, kept, table, hidden_weight, output_weight, y)
+            return _network(y, hidden_weight, output_weight, None).t(), None
+        y, jacobian = _interpolate_with_slope(x.numpy(), table, layout)
+        reach = torch.empty_like(y)
+        output = _network(y, hidden_weight, output_weight, reach)
+        slope = _pull(jacobian, reach)
+        if kept.numel():
+            slope *= kept
+        ctx.save_for_backward(x, kept, table, hidden_weight, output_weight, y, jacobian, reach)
+        return output.t(), slope.t()
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: FunctionCtx, along_output: Tensor | None, along_slope: Tensor | None
+    ) -> tuple[None, Tensor | None, Tensor | None, Tensor | None, None, None]:
+        x, kept, _, hidden_weight, output_weight, y, *bent = ctx.saved_tensors  # type: ignore[attr-defined]
+        need_table, need_weights = wanted(ctx, 1), wanted(ctx, 2) or wanted(ctx, 3)
+        to_output = (
+            y.new_zeros(len(output_weight), y.shape[1]) if along_output is None else along_output.t().contiguous()
+        )
+        v, bend, reach = NO_DIRECTION, None, y
+        if along_slope is not None:
+            jacobian, reach = bent
+            direction = along_slope.t() * kept if kept.numel() else along_slope.t().contiguous()
+            v, bend = direction.numpy(), _push(jacobian, direction) if need_weights else None
+        to_y, to_hidden, to_out = _network_gradient(y, hidden_weight, output_weight, to_output, bend, need_weights)
+        to_table = None
+        if need_table:
+            to_table = scatter(x.numpy(), v, to_y.numpy(), reach.numpy(), ctx.layout)  # type: ignore[attr-defined]
+        return None, to_table, to_hidden, to_out, None, None
+
+
+def _network(y: Tensor, hidden_weight: Tensor, output_weight: Tensor, reach: Tensor | None) -> Tensor:
+    """y (W, S) -> o (O, S); fills `reach` (W, S) with the gradient of o_0 to y."""
+    output = y.new_empty(len(output_weight), y.shape[1])
+    back = (hidden_weight * output_weight[0, :, None]).t().contiguous()  # (W, H)
+    room = y.new_empty(len(hidden_weight), _chunk())
+    for part in _chunks(y):
+        some = y[:, part]
+        hidden = torch.mm(hidden_weight, some, out=room[:, : some.shape[1]]).relu_()
+        torch.mm(output_weight, hidden, out=output[:, part])
+        if reach is not None:
+            torch.mm(back, hidden.sign_(), out=reach[:, part])
+    return output
+
+
+def _network_gradient(
+    y: Tensor, hidden_weight: Tensor, output_weight: Tensor, to_output: Tensor, bend: Tensor | None, need_weights: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """o' (O, S) and b (W, S) -> y' (W, S), W1' and W2' if they are needed."""
+    to_y = torch.empty_like(y)
+    to_hidden_weight, to_output_weight = torch.zeros_like(hidden_weight), torch.zeros_like(output_weight)
+    along = torch.zeros_like(hidden_weight)  # Q
+    forward, backward = hidden_weight.t().contiguous(), output_weight.t().contiguous()
+    room, to_room = y.new_empty(2, len(hidden_weight), _chunk())
+    for part in _chunks(y):
+        some, to_some = y[:, part], to_output[:, part]
+        hidden = torch.mm(hidden_weight, some, out=room[:, : some.shape[1]]).relu_()
+        if need_weights:
+            to_output_weight.addmm_(to_some, hidden.t())
+        active = hidden.sign_()
+        to_hidden = torch.mm(backward, to_some, out=to_room[:, : some.shape[1]]).mul_(active)
+        torch.mm(forward, to_hidden, out=to_y[:, part])
+        if need_weights:
+            to_hidden_weight.addmm_(to_hidden, some.t())
+            if bend is not None:
+                along.addmm_(active, bend[:, part].t())
+    if not need_weights:
+        return to_y, None, None
+    if bend is not None:
+        to_hidden_weight += output_weight[0, :, None] * along
+        to_output_weight[0] += (hidden_weight * along).sum(1)
+    return to_y, to_hidden_weight, to_output_weight
+
+
+def _chunks(y: Tensor) -> list[slice]:
+    return [slice(begin, begin + _chunk()) for begin in range(0, y.shape[1], _chunk())]
+
+
+def _chunk() -> int:
+    return _CHUNK * torch.get_num_threads()
+
+
+def _interpolate_with_slope(x: np.ndarray, table: Tensor, layout: HashGridLayout) -> tuple[Tensor, Tensor]:
+    """y (W, S) and J (3, W, S)."""
+    y, jacobian = torch.empty(layout.width, x.shape[1]), torch.empty(3, layout.width, x.shape[1])
+    out, slope, entries, grid, lanes = y.numpy(), jacobian.numpy(), flat(table), grid_of(layout), (0,) * layout.features
+    run_parallel(
+        lambda levels: hash_kernels.interpolate_with_slope(x, entries, grid, levels, lanes, out, slope),
+        levels_of(layout, x.shape[1]),
+    )
+    return y, jacobian
+
+
+def _pull(jacobian: Tensor, reach: Tensor) -> Tensor:
+    """J^T r: (3, W, S), (W, S) -> (3, S)."""
+    out = reach.new_zeros(3, reach.shape[1])
+    arrays = jacobian.numpy(), reach.numpy(), out.numpy()
+    run_parallel(lambda span: _pull_span(*arrays, *span), spans(reach.shape[1], reach.shape[1], hash_kernels.BLOCK))
+    return out
+
+
+def _push(jacobian: Tensor, direction: Tensor) -> Tensor:
+    """J v: (3, W, S), (3, S) -> (W, S)."""
+    out = torch.empty_like(jacobian[0])
+    arrays = jacobian.numpy(), direction.numpy(), out.numpy()
+    run_parallel(lambda span: _push_span(*arrays, *span), spans(out.shape[1], out.shape[1], hash_kernels.BLOCK))
+    return out
+
+
+@_compiled
+def _pull_span(jacobian: np.ndarray, reach: np.ndarray, out: np.ndarray, begin: int, end: int) -> None:
+    for start in range(begin, end, 1024):  # so that the sums stay in the cache
+        stop = min(start + 1024, end)
+        for f in range(reach.shape[0]):
+            row = reach[f, start:stop]
+            for d in range(3):
+                along, total = jacobian[d, f, start:stop], out[d, start:stop]
+                for s in range(stop - start):
+                    total[s] += along[s] * row[s]
+
+
+@_compiled
+def _push_span(jacobian: np.ndarray, direction: np.ndarray, out: np.ndarray, begin: int, end: int) -> None:
+    for start in range(begin, end, 1024):  # so that the direction stays in the cache
+        stop = min(start + 1024, end)
+        x, y, z = direction[0, start:stop], direction[1, start:stop], direction[2, start:stop]
+        for f in range(out.shape[0]):
+            row = out[f, start:stop]
+            along_x, along_y = jacobian[0, f, start:stop], jacobian[1, f, start:stop]
+            along_z = jacobian[2, f, start:stop]
+            for s in range(stop - start):
+                row[s] = along_x[s] * x[s] + along_y[s] * y[s] + along_z[s] * z[s]

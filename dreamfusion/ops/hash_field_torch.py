@@ -1,0 +1,37 @@
+"""The hash-grid field's network as a composition of single operations, on every device; the reference of the fused one.
+
+Differentiable as far as the encoding is: with the torch reference to any order.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dreamfusion.ops.hash_encode import hash_encode
+from dreamfusion.ops.hash_grid_layout import HashGridLayout
+
+
+def hash_field(
+    positions: Tensor,
+    table: Tensor,
+    hidden_weight: Tensor,
+    output_weight: Tensor,
+    layout: HashGridLayout,
+    with_slope: bool,
+    backend: str | None,
+) -> tuple[Tensor, Tensor | None]:
+    """See `dreamfusion.ops.hash_field.hash_field`; `backend` is the encoding's."""
+
+    def network(x: Tensor) -> Tensor:
+        return F.linear(torch.relu(F.linear(hash_encode(x, table, layout, backend), hidden_weight)), output_weight)
+
+    if not with_slope:
+        return network(positions), None
+    grad_wanted = torch.is_grad_enabled()
+    with torch.enable_grad():
+        x = positions if positions.requires_grad else positions.detach().requires_grad_()
+        output = network(x)
+        (slope,) = torch.autograd.grad(output[:, 0].sum(), x, create_graph=grad_wanted)
+    return (output, slope) if grad_wanted else (output.detach(), slope)

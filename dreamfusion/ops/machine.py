@@ -1,0 +1,75 @@
+"""What the machine itself can do, measured: the time of the random reads and of the arithmetic that an operation needs.
+
+The benchmark holds the kernels against these: nothing that reads these entries can be faster than reading them.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from dreamfusion.ops.hash_encode_torch import corner_entries
+from dreamfusion.ops.hash_grid_layout import HashGridLayout
+
+_compiled = njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
+
+
+class Gather:
+    """The reads of one encoding and nothing else: each corner's entry of two features, indices known beforehand."""
+
+    def __init__(self, positions: Tensor, layout: HashGridLayout) -> None:
+        """Positions (S, 3) in [0, 1]; levels in the order of the kernels."""
+        self._entries = np.stack([corner_entries(positions, layout, level) for level in range(layout.levels)])
+        self._begin = np.array((*layout.offsets, sum(layout.sizes)), np.int64)
+        self._table = np.ones(layout.parameter_count, np.float32).view(np.uint64)
+
+    def __call__(self) -> int:
+        """One pass over all reads, in this thread; the returned number means nothing."""
+        return int(_gather(self._entries, self._begin, self._table))
+
+
+class Multiply:
+    """A large square matrix product: the arithmetic that the machine reaches when nothing stands in its way."""
+
+    size = 768
+    flop = 2 * size**3
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self._a, self._b = torch.randn(2, self.size, self.size, generator=generator)
+
+    def __call__(self) -> Tensor:
+        return self._a @ self._b
+
+
+@_compiled
+def _gather(entries: np.ndarray, begin: np.ndarray, table: np.ndarray) -> np.uint64:
+    """Sum of the 8-byte entries at (L, S, 8) indices, so that the compiler cannot leave out a read."""
+    total = np.uint64(0)
+    for level in range(entries.shape[0]):
+        rows, values = entries[level], table[begin[level] : begin[level + 1]]
+        for s in range(rows.shape[0]):
+            for c in range(8):
+                total += values[np.uint64(rows[s, c])]
+    return total
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor() -> str:
+    """What the processor calls itself, as far as the system says."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,146 @@
+"""The fused field operation against the composition over the torch reference, in value, first and second derivative."""
+
+from itertools import product
+
+import pytest
+import torch
+
+from dreamfusion.ops import HashGridLayout, hash_field
+from dreamfusion.ops.backend import available
+
+pytestmark = pytest.mark.skipif("numba" not in available("hash_field", torch.device("cpu")), reason="no numba")
+SMALL = HashGridLayout(levels=5, log2_table_size=10, base_resolution=4, max_resolution=64)  # 2 dense, 3 hashed levels
+WIDE = HashGridLayout(levels=3, features=4, log2_table_size=9, base_resolution=5, max_resolution=40)
+FINE = HashGridLayout(levels=16, log2_table_size=14)
+DENSE = HashGridLayout(levels=2, log2_table_size=14, base_resolution=4, max_resolution=16)
+
+
+def scene(layout, count, hidden=16, outputs=4, seed=0):
+    """Positions with the corners of the box among them, a table, two weights, and gradients of output and slope."""
+    g = torch.Generator().manual_seed(seed)
+    positions = torch.rand(count, 3, generator=g)
+    corners = torch.tensor(list(product((0.0, 1.0), repeat=3)))[:count]
+    positions[: len(corners)] = corners
+    parameters = (
+        torch.randn(layout.parameter_count, generator=g).requires_grad_(),
+        torch.randn(hidden, layout.width, generator=g).requires_grad_(),
+        torch.randn(outputs, hidden, generator=g).requires_grad_(),
+    )
+    return positions, parameters, torch.randn(count, outputs, generator=g), torch.randn(count, 3, generator=g)
+
+
+def everything(layout, backend, count=400, with_slope=True, **sizes):
+    """Output, slope, and the gradients of random functionals: of the output alone, the slope alone, and both."""
+    positions, parameters, along_output, along_slope = scene(layout, count, **sizes)
+    output, slope = hash_field(positions, *parameters, layout, with_slope, backend)
+    losses = {"output": (output * along_output).sum()}
+    results = {"output": output}
+    if with_slope:
+        results["slope"] = slope
+        losses |= {"slope": (slope * along_slope).sum(), "both": losses["output"] + (slope * along_slope).sum()}
+    for name, loss in losses.items():
+        gradients = torch.autograd.grad(loss, parameters, retain_graph=True)
+        results |= {f"{name} to {i}": gradient for i, gradient in enumerate(gradients)}
+    return {name: value.detach() for name, value in results.items()}
+
+
+def assert_agree(fast, reference):
+    assert fast.keys() == reference.keys()
+    for name, expected in reference.items():
+        scale = float(expected.abs().max()) if expected.numel() else 1.0
+        torch.testing.assert_close(fast[name], expected, rtol=1e-4, atol=5e-6 * scale, msg=name)
+
+
+@pytest.mark.parametrize("count", [0, 1, 127, 129, 5000])
+def test_the_fused_field_matches_the_reference_for_any_number_of_positions(count):
+    assert_agree(everything(SMALL, "numba", count), everything(SMALL, "torch", count))
+
+
+@pytest.mark.parametrize("layout", [WIDE, FINE, DENSE], ids=["wide", "fine", "dense"])
+def test_the_fused_field_matches_the_reference_for_other_layouts(layout):
+    assert_agree(everything(layout, "numba"), everything(layout, "torch"))
+
+
+@pytest.mark.parametrize(("hidden", "outputs"), [(1, 1), (64, 4), (7, 9)])
+def test_the_fused_field_matches_the_reference_for_other_widths(hidden, outputs):
+    sizes = {"hidden": hidden, "outputs": outputs}
+    assert_agree(everything(SMALL, "numba", **sizes), everything(SMALL, "torch", **sizes))
+
+
+def test_without_the_slope_the_output_and_its_gradients_are_the_same():
+    plain = everything(SMALL, "numba", with_slope=False)
+    assert_agree(plain, everything(SMALL, "torch", with_slope=False))
+
+
+def test_positions_outside_are_clamped_and_their_slope_is_zero_there():
+    _, parameters, *_ = scene(SMALL, 1)
+    outside = torch.tensor([[-0.5, 0.3, 0.6], [0.2, 1.5, 7.0]])
+    output, slope = hash_field(outside, *parameters, SMALL, True, "numba")
+    expected, expected_slope = hash_field(outside, *parameters, SMALL, True, "torch")
+    torch.testing.assert_close(output, expected)
+    torch.testing.assert_close(slope, expected_slope, rtol=1e-4, atol=1e-4)
+    assert torch.equal(slope != 0, torch.tensor([[False, True, True], [True, False, False]]))
+    fast = torch.autograd.grad(slope.square().sum(), parameters)
+    for actual, wanted in zip(fast, torch.autograd.grad(expected_slope.square().sum(), parameters), strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+
+
+def test_threads_and_repetition_change_nothing_but_the_rounding_of_the_weights():
+    """The table's gradient goes level by level: the same bits. Matrix products may sum in another order."""
+    runs = []
+    for threads in (1, 1, 2, 3, 4):
+        torch.set_num_threads(threads)
+        runs.append(everything(SMALL, "numba", 20_000))
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+    for run in runs[2:]:
+        assert_agree(run, runs[0])
+
+
+def test_only_what_is_asked_for_is_computed(monkeypatch):
+    from dreamfusion.ops import hash_field_numba
+
+    def forbidden(*_):
+        raise AssertionError("computed")
+
+    positions, (table, hidden, out), *_ = scene(SMALL, 50)
+    output, slope = hash_field(positions, table, hidden, out, SMALL, True, "numba")
+    with monkeypatch.context() as m:
+        m.setattr(hash_field_numba, "scatter", forbidden)
+        torch.autograd.grad(slope.sum(), (hidden, out), retain_graph=True)
+    with monkeypatch.context() as m:
+        m.setattr(hash_field_numba, "_push", forbidden)
+        torch.autograd.grad(output.sum(), (table, hidden), retain_graph=True)
+        torch.autograd.grad(slope.sum(), table, retain_graph=True)
+        m.setattr(hash_field_numba, "_interpolate_with_slope", forbidden)
+        hash_field(positions, table, hidden, out, SMALL, False, "numba")
+
+
+def test_positions_that_need_a_gradient_take_the_composition():
+    positions, parameters, along_output, _ = scene(SMALL, 50)
+    positions.requires_grad_()
+    output, slope = hash_field(positions, *parameters, SMALL, True)
+    assert slope.shape == (50, 3)
+    (to_positions,) = torch.autograd.grad((output * along_output).sum(), positions)
+    assert to_positions.abs().max() > 0
+    with pytest.raises(TypeError, match=r"gradient of the positions needed; backend .numba. takes torch.float32"):
+        hash_field(positions, *parameters, SMALL, True, "numba")
+
+
+def test_a_third_derivative_is_refused():
+    positions, parameters, *_ = scene(SMALL, 5)
+    _, slope = hash_field(positions, *parameters, SMALL, True, "numba")
+    (gradient,) = torch.autograd.grad(slope.square().sum(), parameters[1], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_wrong_shapes_are_named():
+    positions, (table, hidden, out), *_ = scene(SMALL, 5)
+    with pytest.raises(ValueError, match=r"hash_field: hidden_weight has shape \(16, 9\), expected \(16, 10\)"):
+        hash_field(positions, table, hidden[:, 1:], out, SMALL)
+    with pytest.raises(ValueError, match=r"output_weight has shape \(4, 15\), expected \(4, 16\)"):
+        hash_field(positions, table, hidden, out[:, 1:], SMALL)
+    with pytest.raises(ValueError, match=r"table has shape \(7,\)"):
+        hash_field(positions, table[:7], hidden, out, SMALL)
+    with pytest.raises(ValueError, match=r"positions has shape \(5, 2\), expected \(5, 3\)"):
+        hash_field(positions[:, :2], table, hidden, out, SMALL)
