@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from dreamfusion.error import UserError
 
 _QUOTED = re.compile(r"""(['"])(?:(?!\1)[^\\]|\\.)*\1""", re.DOTALL)  # one quoted string of Hydra's grammar
-TEXTS = ("prompt=", "checkpoint=")  # settings whose value is text, whatever is in it
+TEXTS = ("prompt=", "checkpoint=", "run=")  # settings whose value is text, whatever is in it
 
 
 def register() -> None:
@@ -56,7 +56,7 @@ def quote_texts(arguments: Sequence[str]) -> list[str]:
 def _quoted(argument: str) -> str:
     key = next((key for key in TEXTS if argument.startswith(key)), None)
     value = argument.removeprefix(key or "")
-    if key is None or not value.strip() or argument == "checkpoint=null" or _QUOTED.fullmatch(value):
+    if key is None or not value.strip() or argument in ("checkpoint=null", "run=null") or _QUOTED.fullmatch(value):
         return argument
     # In a quoted string only the quote itself, the backslashes before it, and interpolations are special.
     escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
