@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,8 +84,8 @@ def find_runs(choice: str, runs: Path = RUNS) -> list[Path]:
     path = runs if choice == "all" else Path(choice).expanduser()
     if path.exists():
         tops = [path]
-    elif glob.has_magic(choice):
-        tops = [Path(found) for found in glob.glob(str(path), recursive=True)]
+    elif any(character in choice for character in "*?["):
+        tops = list(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
     else:
         tops = [found for found in runs.glob("*/*") if found.name.startswith(f"{choice}_")]
     found = sorted({run_of(checkpoint) for top in tops for checkpoint in top.glob("**/checkpoints/last.ckpt")})

@@ -65,7 +65,7 @@ def surface_color(scene: Scene, inset: float, lit: bool) -> Color:
     def color(positions: Tensor, normals: Tensor) -> Tensor:
         out = scene.field(positions - inset * normals)
         if not lit:
-            return out.albedo  # type: ignore[no-any-return]
+            return out.albedo
         return LAMBERTIAN(FieldOutput(out.density, out.albedo, normals), positions, light.expand_as(positions))
 
     return color

@@ -84,7 +84,8 @@ def _close_holes(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, n
     edges = faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
     codes, back = edges[:, 0] * len(vertices) + edges[:, 1], edges[:, 1] * len(vertices) + edges[:, 0]
     following = {int(a): int(b) for b, a in edges[~np.isin(back, codes)]}  # against the direction of the face
-    added, middles = [], []
+    added: list[list[int]] = []
+    middles: list[np.ndarray] = []
     while following:
         loop = [next(iter(following))]
         while (after := following.pop(loop[-1], None)) is not None and after != loop[0]:
