@@ -10,14 +10,27 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from dreamfusion.checkpoint import Scene
+from dreamfusion.export.carve import Density, carve, lowered
 from dreamfusion.export.isosurface import extract_mesh
 from dreamfusion.export.paint import Color, paint_texture, paint_vertices
 from dreamfusion.export.simplify import is_watertight
 from dreamfusion.export.threshold import find_threshold, max_density_per_ray
 from dreamfusion.renderer.shading import LAMBERTIAN
-from dreamfusion.types import FieldOutput, Mesh
+from dreamfusion.types import Cameras, FieldOutput, Mesh
 
-VIEWS, SIZE = 8, 64  # held-out cameras for the silhouette: how many, pixels a side
+VIEWS, SIZE = 16, 64  # held-out cameras for the silhouette: how many, pixels a side
+ELEVATIONS = (0.0, 25.0)  # degrees, of every other camera
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """The threshold whose silhouette agrees best with the renders, and these."""
+
+    threshold: float  # density, per scene unit
+    iou: float
+    lowered: float  # the threshold that goes with `carve`
+    cameras: Cameras
+    opacity: Tensor  # (B, 1, SIZE, SIZE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +50,13 @@ def extract_surface(scene: Scene, export: DictConfig) -> Surface:
         EmptyFieldError: the scene shows nothing.
     """
     fit = None if export.threshold != "auto" else fit_threshold(scene)
-    threshold = float(export.threshold) if fit is None else fit[0]
+    threshold = float(export.threshold) if fit is None else fit.threshold
+    density: Density = scene.field.density
+    if fit is not None and export.carve:
+        threshold = fit.lowered
+        density = carve(density, threshold, fit.cameras, fit.opacity)
     mesh = extract_mesh(
-        scene.field.density,
+        density,
         scene.field.radius,
         export.resolution,
         threshold,
@@ -54,7 +71,7 @@ def extract_surface(scene: Scene, export: DictConfig) -> Surface:
         mesh = paint_texture(mesh, color, export.texture, export.chunk)
     else:
         mesh = paint_vertices(mesh, color, export.chunk)
-    return Surface(mesh, threshold, None if fit is None else fit[1], watertight)
+    return Surface(mesh, threshold, None if fit is None else fit.iou, watertight)
 
 
 def surface_color(scene: Scene, inset: float, lit: bool) -> Color:
@@ -72,14 +89,16 @@ def surface_color(scene: Scene, inset: float, lit: bool) -> Color:
 
 
 @torch.no_grad()
-def fit_threshold(scene: Scene) -> tuple[float, float]:
-    """Threshold and silhouette IoU over cameras at azimuths and elevations between the previews'."""
+def fit_threshold(scene: Scene) -> Fit:
+    """The threshold, and what was rendered for it, from cameras between the previews' in azimuth and elevation."""
     azimuth = (torch.arange(VIEWS) + 0.5) * (360 / VIEWS)
-    cameras = scene.camera.view(azimuth, 25.0, SIZE, SIZE)
+    elevation = torch.tensor(ELEVATIONS).repeat(VIEWS // len(ELEVATIONS))
+    cameras = scene.camera.view(azimuth, elevation, SIZE, SIZE)
     out = scene.renderer(cameras, scene.field, scene.background)
-    density = scene.field.density(out.samples.positions)
-    fit = find_threshold(max_density_per_ray(out.samples.ray, density, len(out.directions)), out.opacity.reshape(-1))
-    return fit.threshold, fit.iou
+    density = max_density_per_ray(out.samples.ray, scene.field.density(out.samples.positions), len(out.directions))
+    opacity = out.opacity.reshape(-1)
+    fit = find_threshold(density, opacity)
+    return Fit(fit.threshold, fit.iou, lowered(fit.threshold, density, opacity), cameras, out.opacity)
 
 
 def placed(mesh: Mesh, size: float | None, up: str) -> Mesh:

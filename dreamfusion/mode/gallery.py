@@ -32,9 +32,11 @@ def entry_of(folder: Path) -> Entry:
     """What a run's folder holds; a part that is missing is left out."""
     try:
         config = OmegaConf.load(folder / "config.yaml")
+        if not isinstance(config, DictConfig):
+            raise ValueError(f"{folder / 'config.yaml'} holds no settings")
         leaves = dict(flat(OmegaConf.to_container(config)))
         settings = {key: str(value) for key, value in leaves.items() if key.split(".")[0] not in LEFT_OUT}
-        prompt = str(leaves.get("prompt") or folder.parent.name)
+        prompt = str(config.get("prompt") or folder.parent.name)
     except (OSError, OmegaConfBaseException, ValueError):  # a run of which only the weights are left
         settings, prompt = {}, folder.parent.name
     mesh, video = folder / "mesh.glb", folder / "turntable.mp4"

@@ -52,8 +52,8 @@ def test_another_color_differs_by_as_much_and_a_ball_elsewhere_does_not_agree(sc
 
 SETTINGS = OmegaConf.create(
     {
-        "resolution": 64, "threshold": "auto", "min_piece": 0.05, "smoothing": 2, "faces": 3000, "texture": 128,
-        "lit": False, "color_inset": 0.5, "chunk": 100000,
+        "resolution": 64, "threshold": "auto", "carve": True, "min_piece": 0.05, "smoothing": 2, "faces": 3000,
+        "texture": 128, "lit": False, "color_inset": 0.5, "chunk": 100000,
     }
 )  # fmt: skip
 

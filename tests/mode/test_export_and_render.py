@@ -1,5 +1,6 @@
 """The modes that need a checkpoint and nothing else: every format, any size, the newest run by default."""
 
+import html
 import json
 import shutil
 
@@ -7,7 +8,7 @@ import av
 import numpy as np
 import pytest
 import trimesh
-from runs import files
+from runs import PROMPT, files
 
 
 @pytest.fixture
@@ -94,6 +95,29 @@ def test_a_turntable_in_another_size(copied, launch, monkeypatch):
         assert (stream.width, stream.height, sum(1 for _ in video.decode(stream))) == (40, 40, 3)
 
 
+def test_stills_depth_normals_and_an_animation(copied, launch):
+    folder, run = copied
+    pictures = "mode.pictures=[webp,still,depth,normal]"
+    ended = launch(folder, "mode=render", pictures, "mode.size=24", "mode.frames=2", "mode.stills=2", "mode.lit=true")
+    assert ended.status == 0, ended.text
+    stills = {f"{kind}_{n:03d}.png" for kind in ("still", "depth", "normal") for n in range(2)}
+    assert files(run / "stills_24") == stills
+    assert (run / "turntable_24.webp").is_file()
+    assert not (run / "turntable_24.mp4").exists()
+
+
+def test_the_gallery_is_of_all_runs(copied, launch):
+    folder, run = copied
+    shutil.copytree(run, run.with_name("again"))
+    ended = launch(folder, "mode=gallery")
+    assert ended.status == 0, ended.text
+    assert "outputs/gallery.html: 2 runs" in ended.text
+    page = (folder / "outputs" / "gallery.html").read_text(encoding="utf-8")
+    assert page.count('<article class="card">') == 2
+    assert html.escape(PROMPT) in page
+    assert "<b>x</b>" not in page
+
+
 def test_the_contact_sheet_shows_the_newest_run_of_a_prompt(copied, launch):
     folder, _ = copied
     (folder / "outputs" / "train" / "a-cats-hat-b-x-b").rename(folder / "outputs" / "train" / "a-cat")
@@ -118,6 +142,8 @@ def test_the_contact_sheet_shows_the_newest_run_of_a_prompt(copied, launch):
         (["mode=export", "run=nowhere"], "no run at nowhere; type run=all"),
         (["mode=export", "experiment=smoke"], "mode=export got an unexpected keyword argument 'preview_every'"),
         (["mode=render", "mode.frames=0"], "mode.frames is 0; it must be at least 1"),
+        (["mode=render", "mode.pictures=[gif]"], "mode.pictures is ['gif']; it lists some of video, webp, still"),
+        (["mode=gallery", "mode.output=x.txt"], "mode.output is x.txt; it is the path of a page"),
         (["mode=render", "mode.size=0"], "mode.size is 0; it must be at least 1"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
