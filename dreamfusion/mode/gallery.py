@@ -14,7 +14,8 @@ from dreamfusion.export.gallery import Entry, write_gallery
 from dreamfusion.mode.export import read_summary
 
 log = logging.getLogger(__name__)
-LEFT_OUT = ("hydra", "mode", "prompt", "checkpoint", "run", "logger", "export")  # settings that change nothing in a picture
+# Settings that change nothing in a picture.
+LEFT_OUT = ("hydra", "mode", "prompt", "checkpoint", "run", "logger", "export")
 
 
 def run(cfg: DictConfig, output: str, title: str) -> Path:
