@@ -94,7 +94,7 @@ def test_the_gallery_shows_a_model_on_a_click_that_a_drag_turns(entries, tmp_pat
     assert colorful(before) > 0.03
     assert np.abs(before.astype(int) - after).mean() > 2
     browser.evaluate("document.querySelector('dialog').close()")
-    assert browser.evaluate("document.querySelector('model-viewer') === null")
+    browser.wait_for("document.querySelector('model-viewer') === null")
     assert browser.evaluate("window.alerted === undefined && document.querySelectorAll('h2')[1].children.length") == 0
     assert browser.problems == []
 
