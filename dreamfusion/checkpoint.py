@@ -77,6 +77,31 @@ def find_checkpoint(choice: str, *folders: Path) -> Path:
     return path
 
 
+def find_runs(choice: str, runs: Path = RUNS) -> list[Path]:
+    """The folders of finished runs that `choice` names, in the order of their names.
+
+    `all`: every one under `runs`; a run's folder, or one that holds runs; a glob of such folders; or a sweep, by the
+    time it was started at, as the names of its runs begin (2026-01-31_12-00-00).
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = runs if choice == "all" else Path(choice).expanduser()
+    if path.exists():
+        tops = [path]
+    elif any(character in choice for character in "*?["):
+        tops = list(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
+    else:
+        tops = [found for found in runs.glob("*/*") if found.name.startswith(f"{choice}_")]
+    found = sorted({run_of(checkpoint) for top in tops for checkpoint in top.glob("**/checkpoints/last.ckpt")})
+    if not found:
+        raise CheckpointError(
+            f"no run at {choice}; type run=all, a run's folder, a folder of runs, a glob such as "
+            f"run='{runs}/a-*/*', or a sweep's time"
+        )
+    return found
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The file's content, tensors on the CPU.
 

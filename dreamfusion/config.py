@@ -20,10 +20,10 @@ from omegaconf import DictConfig, OmegaConf
 from dreamfusion.error import UserError
 
 _QUOTED = re.compile(r"""(['"])(?:(?!\1)[^\\]|\\.)*\1""", re.DOTALL)  # one quoted string of Hydra's grammar
-TEXTS = ("prompt=", "checkpoint=", "prompts.file=")  # settings whose value is text, whatever is in it
+TEXTS = ("prompt=", "checkpoint=", "prompts.file=", "run=")  # settings whose value is text, whatever is in it
 STUDY = "multirun"  # the study of a multirun that is given no name
 # Settings that change nothing of what comes out: two runs that differ in these alone are one run.
-ASIDE = ("hydra", "study", "resume", "checkpoint", "logger", "objective", "prompts")
+ASIDE = ("hydra", "study", "resume", "checkpoint", "logger", "objective", "prompts", "run")
 
 
 def register() -> None:
@@ -100,7 +100,7 @@ def quote_texts(arguments: Sequence[str]) -> list[str]:
 def _quoted(argument: str) -> str:
     key = next((key for key in TEXTS if argument.startswith(key)), None)
     value = argument.removeprefix(key or "")
-    if key is None or not value.strip() or argument == "checkpoint=null" or _QUOTED.fullmatch(value):
+    if key is None or not value.strip() or argument in ("checkpoint=null", "run=null") or _QUOTED.fullmatch(value):
         return argument
     # In a quoted string only the quote itself, the backslashes before it, and interpolations are special.
     escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)

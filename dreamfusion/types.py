@@ -197,10 +197,16 @@ class Mesh:
     faces: np.ndarray  # (F, 3) int64
     normals: np.ndarray | None = None  # (V, 3) float32, unit
     colors: np.ndarray | None = None  # (V, 3) float32 in [0, 1]
+    uv: np.ndarray | None = None  # (V, 2) float32 in [0, 1], (0, 0) is the lower left corner of the texture
+    texture: np.ndarray | None = None  # (h, w, 3) uint8 display colours, first row at the top (v = 1)
 
     def __post_init__(self) -> None:
         _check(self, "vertices", self.vertices.shape, (None, 3))
         _check(self, "faces", self.faces.shape, (None, 3))
+        if self.uv is not None:
+            _check(self, "uv", self.uv.shape, (len(self.vertices), 2))
+        if self.texture is not None:
+            _check(self, "texture", self.texture.shape, (None, None, 3))
         for name in ("normals", "colors"):
             value = getattr(self, name)
             if value is not None:

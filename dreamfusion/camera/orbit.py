@@ -62,14 +62,16 @@ class Orbit:
         light = direction * uniform(self.light_distance)[:, None]
         return look_from(position, look_at, up, focal_to_fov(uniform(self.focal)), light, size, size)
 
-    def view(self, azimuth: Tensor, elevation: float, height: int, width: int) -> Cameras:
-        """Cameras at given azimuths (B,), at the middle of the distance and focal ranges: for previews and turntables.
+    def view(self, azimuth: Tensor, elevation: float | Tensor, height: int, width: int) -> Cameras:
+        """Cameras at given azimuths (B,) and elevations (one, or (B,)), in degrees: for previews and turntables.
 
-        The light stands above the camera's right shoulder, at the same place for each.
+        They stand in the middle of the distance and focal ranges. The light stands above the camera's right shoulder,
+        at the same place for each.
         """
         middle = torch.full_like(azimuth, sum(self.distance) / 2)
-        position = spherical(azimuth, torch.full_like(azimuth, elevation), middle)
-        light = spherical(azimuth + 30, torch.full_like(azimuth, min(elevation + 35, 89)), middle)
+        above = torch.as_tensor(elevation, dtype=azimuth.dtype).expand_as(azimuth)
+        position = spherical(azimuth, above, middle)
+        light = spherical(azimuth + 30, (above + 35).clamp(max=89), middle)
         fov = focal_to_fov(torch.full_like(azimuth, sum(self.focal) / 2))
         up = torch.tensor([0.0, 1.0, 0.0]).expand(len(azimuth), 3)
         return look_from(position, torch.zeros_like(position), up, fov, light, height, width)

@@ -8,12 +8,15 @@ from torch import Tensor
 from dreamfusion.types import Cameras, RayBundle
 
 
-def cast_rays(cameras: Cameras) -> RayBundle:
-    """`Cameras` (B) -> `RayBundle` (R = B*H*W), view-major, rows from the top, unit directions."""
+def cast_rays(cameras: Cameras, rows: slice = slice(None)) -> RayBundle:
+    """`Cameras` (B) -> `RayBundle` (R = B*H*W), view-major, rows from the top, unit directions.
+
+    `rows` takes a part of the rows of each image, and H is then their number.
+    """
     h, w = cameras.height, cameras.width
     device = cameras.fov.device
     tangent = torch.tan(torch.deg2rad(cameras.fov) / 2)  # (B,) of half the vertical field of view
-    y = 1 - (torch.arange(h, device=device) + 0.5) * (2 / h)  # (H,) up, in half heights
+    y = 1 - (torch.arange(h, device=device)[rows] + 0.5) * (2 / h)  # (H,) up, in half heights
     x = ((torch.arange(w, device=device) + 0.5) * (2 / w) - 1) * (w / h)  # (W,)
     grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
     in_camera = torch.stack([grid_x, grid_y, torch.zeros_like(grid_x)], dim=-1) * tangent[:, None, None, None]

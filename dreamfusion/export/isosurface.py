@@ -1,7 +1,7 @@
-"""From a density field to a closed, coloured triangle mesh (stage 14, before `writer.py`).
+"""From a density field to a closed triangle mesh (stage 14, before `paint.py` and `writer.py`).
 
 Marching cubes (Lorensen and Cline 1987, in the watertight variant of Lewiner et al. 2003 of scikit-image) on the grid
-of `occupancy.py`; then the visible pieces only, optional Taubin smoothing, normals, and colours asked at the vertices.
+of `occupancy.py`; then the visible pieces only, optional Taubin smoothing, fewer triangles, normals.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from skimage.measure import marching_cubes
 from torch import Tensor
 
 from dreamfusion.export.occupancy import SURFACE, sample_occupancy
+from dreamfusion.export.simplify import simplify
 from dreamfusion.types import Mesh
 
 TAUBIN_SHRINK, TAUBIN_INFLATE = 0.5, 0.53  # lambda and |mu| of Taubin 1995, Sec. 3.1: inflate slightly more than shrink
+TINY = 1e-20  # squared scene units: an area below this has no direction
 
 
 def extract_mesh(
     density: Callable[[Tensor], Tensor],
-    color: Callable[[Tensor], Tensor],
     radius: float,
     resolution: int,
     threshold: float,
@@ -30,14 +31,13 @@ def extract_mesh(
     chunk: int = 2**18,
     min_piece: float = 0.05,
     smoothing: int = 0,
-    color_inset: float = 0.5,
+    faces: int = 0,
     device: torch.device | str = "cpu",
 ) -> Mesh:
     """The surface where the density passes `threshold`, inside the sphere of `radius` around the origin.
 
     Args:
         density: positions (N, 3) -> density (N,), per scene unit.
-        color: positions (N, 3) -> colours (N, 3) in [0, 1].
         radius: of the scene, scene units; the surface is capped there so that it closes.
         resolution: grid cells along one side of the box [-radius, radius]^3.
         threshold: density of the surface, per scene unit; `find_threshold` chooses one.
@@ -45,8 +45,7 @@ def extract_mesh(
         min_piece: pieces of less than this share of the largest one's area are dropped; 1 keeps the largest alone,
             0 keeps all. Closed inner surfaces (the inside of a hollow shell) are never seen and always dropped.
         smoothing: rounds of Taubin smoothing, which removes grid ripples and keeps the volume; 0 = none.
-        color_inset: how far inside the surface the colour is asked, in grid cells: where a ray stops, not where it
-            first meets density, and where the training has seen the colour.
+        faces: about how many triangles to leave; 0 = all.
         device: where the positions are made, i.e. where the field lives.
 
     Raises:
@@ -57,14 +56,12 @@ def extract_mesh(
         raise ValueError(f"min_piece is {min_piece}; it is a share of the largest piece, allowed are 0 to 1")
     with torch.no_grad():
         occupancy = sample_occupancy(density, radius, resolution, threshold, chunk=chunk, device=device)
-        cell = 2.0 * radius / resolution
-        vertices, faces = _march(occupancy, origin=-radius, cell=cell)
-        vertices, faces = _keep_large_pieces(vertices, faces, min_piece)
-        if smoothing > 0:
-            vertices = _smooth(vertices, faces, smoothing)
-        normals = _vertex_normals(vertices, faces)
-        colors = _query_colors(color, vertices - color_inset * cell * normals, chunk, device)
-    return Mesh(vertices, faces, normals, colors)
+    vertices, triangles = _march(occupancy, origin=-radius, cell=2.0 * radius / resolution)
+    vertices, triangles = _keep_large_pieces(vertices, triangles, min_piece)
+    if smoothing > 0:
+        vertices = _smooth(vertices, triangles, smoothing)
+    vertices, triangles = simplify(vertices, triangles, faces)
+    return Mesh(vertices, triangles, _vertex_normals(vertices, triangles))
 
 
 def _march(occupancy: np.ndarray, origin: float, cell: float) -> tuple[np.ndarray, np.ndarray]:
@@ -105,12 +102,15 @@ def _smooth(vertices: np.ndarray, faces: np.ndarray, rounds: int) -> np.ndarray:
 
 
 def _vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Unit normals (V, 3), the mean over the faces that meet at the vertex."""
-    return np.asarray(trimesh.Trimesh(vertices, faces, process=False).vertex_normals, dtype=np.float32)
+    """Unit normals (V, 3), the mean over the faces that meet at the vertex, weighted by their areas.
 
-
-def _query_colors(
-    color: Callable[[Tensor], Tensor], positions: np.ndarray, chunk: int, device: torch.device | str
-) -> np.ndarray:
-    parts = [color(part.to(device)).float().cpu() for part in torch.from_numpy(positions).split(chunk)]
-    return torch.cat(parts).clamp(0.0, 1.0).numpy()
+    Where that is nothing (all have no area) the neighbours' mean stands in, and at last the way up.
+    """
+    a, b, c = (vertices[faces[:, i]].astype(np.float64) for i in range(3))
+    across = np.cross(b - a, c - a)
+    normals = np.stack([np.bincount(faces.reshape(-1), np.repeat(n, 3), len(vertices)) for n in across.T], axis=1)
+    length = np.linalg.norm(normals, axis=1)
+    for vertex in np.flatnonzero(length < TINY):
+        around = normals[faces[(faces == vertex).any(axis=1)]].sum(axis=(0, 1))
+        normals[vertex] = around if np.linalg.norm(around) >= TINY else (0.0, 1.0, 0.0)
+    return (normals / np.linalg.norm(normals, axis=1, keepdims=True)).astype(np.float32)

@@ -53,7 +53,7 @@ def write_page(page: RunPage, path: Path) -> None:
         "curves": _section("Curves", _curves(page.metrics)),
         "settings": _section("Settings", _definitions("settings", page.settings)),
         "files": _section("Files", _links(page.files, path.parent)),
-        "viewer": _viewer_script() if page.mesh is not None else "",
+        "viewer": viewer_script() if page.mesh is not None else "",
     }
     template = files("dreamfusion.export").joinpath("page.html").read_text(encoding="utf-8")
     # One pass, so that a prompt that reads {{viewer}} stays text.
@@ -125,7 +125,8 @@ def _embedded(path: Path) -> str:
     return f"data:{media_type};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
 
 
-def _viewer_script() -> str:
+def viewer_script() -> str:
+    """The 3D viewer as a script element."""
     script = files("dreamfusion.export").joinpath("assets/model-viewer-umd.min.js").read_text(encoding="utf-8")
     return f"<script>{script}</script>"
 

@@ -1,28 +1,46 @@
-"""From a scene to a mesh: threshold by silhouette, then surface and colours (stage 14 as a whole)."""
+"""From a scene to a mesh: threshold by silhouette, then surface, colours and size (stage 14 as a whole)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
 from dreamfusion.checkpoint import Scene
+from dreamfusion.export.carve import Density, carve, lowered
 from dreamfusion.export.isosurface import extract_mesh
+from dreamfusion.export.paint import Color, paint_texture, paint_vertices
+from dreamfusion.export.simplify import is_watertight
 from dreamfusion.export.threshold import find_threshold, max_density_per_ray
-from dreamfusion.types import Mesh
+from dreamfusion.renderer.shading import LAMBERTIAN
+from dreamfusion.types import Cameras, FieldOutput, Mesh
 
-VIEWS, SIZE = 8, 64  # held-out cameras for the silhouette: how many, pixels a side
+VIEWS, SIZE = 16, 64  # held-out cameras for the silhouette: how many, pixels a side
+ELEVATIONS = (0.0, 25.0)  # degrees, of every other camera
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """The threshold whose silhouette agrees best with the renders, and these."""
+
+    threshold: float  # density, per scene unit
+    iou: float
+    lowered: float  # the threshold that goes with `carve`
+    cameras: Cameras
+    opacity: Tensor  # (B, 1, SIZE, SIZE)
 
 
 @dataclass(frozen=True, eq=False)
 class Surface:
     """A mesh and how it was found."""
 
-    mesh: Mesh
+    mesh: Mesh  # scene units, y up, the front towards +z
     threshold: float  # density, per scene unit
     iou: float | None  # of its silhouette with the rendered one; None for a threshold that was given
+    watertight: bool  # before its vertices were doubled at the seams of the texture
 
 
 def extract_surface(scene: Scene, export: DictConfig) -> Surface:
@@ -32,32 +50,67 @@ def extract_surface(scene: Scene, export: DictConfig) -> Surface:
         EmptyFieldError: the scene shows nothing.
     """
     fit = None if export.threshold != "auto" else fit_threshold(scene)
-    threshold = float(export.threshold) if fit is None else fit[0]
-
-    def color(positions: Tensor) -> Tensor:
-        albedo: Tensor = scene.field(positions).albedo
-        return albedo
-
+    threshold = float(export.threshold) if fit is None else fit.threshold
+    density: Density = scene.field.density
+    if fit is not None and export.carve:
+        threshold = fit.lowered
+        density = carve(density, threshold, fit.cameras, fit.opacity)
     mesh = extract_mesh(
-        scene.field.density,
-        color,
+        density,
         scene.field.radius,
         export.resolution,
         threshold,
         chunk=export.chunk,
         min_piece=export.min_piece,
         smoothing=export.smoothing,
-        color_inset=export.color_inset,
+        faces=export.faces,
     )
-    return Surface(mesh, threshold, None if fit is None else fit[1])
+    watertight = is_watertight(mesh.vertices, mesh.faces)
+    color = surface_color(scene, export.color_inset * 2 * scene.field.radius / export.resolution, export.lit)
+    if export.texture > 0:
+        mesh = paint_texture(mesh, color, export.texture, export.chunk)
+    else:
+        mesh = paint_vertices(mesh, color, export.chunk)
+    return Surface(mesh, threshold, None if fit is None else fit.iou, watertight)
+
+
+def surface_color(scene: Scene, inset: float, lit: bool) -> Color:
+    """The scene's colour at a surface: its albedo `inset` scene units below, and with `lit` the light of a preview
+    (Poole et al. 2022, Eq. 7) from the front, above the right shoulder."""
+    light = scene.camera.view(torch.zeros(1), 15.0, 1, 1).light
+
+    def color(positions: Tensor, normals: Tensor) -> Tensor:
+        out = scene.field(positions - inset * normals)
+        if not lit:
+            return out.albedo
+        return LAMBERTIAN(FieldOutput(out.density, out.albedo, normals), positions, light.expand_as(positions))
+
+    return color
 
 
 @torch.no_grad()
-def fit_threshold(scene: Scene) -> tuple[float, float]:
-    """Threshold and silhouette IoU over cameras at azimuths and elevations between the previews'."""
+def fit_threshold(scene: Scene) -> Fit:
+    """The threshold, and what was rendered for it, from cameras between the previews' in azimuth and elevation."""
     azimuth = (torch.arange(VIEWS) + 0.5) * (360 / VIEWS)
-    cameras = scene.camera.view(azimuth, 25.0, SIZE, SIZE)
+    elevation = torch.tensor(ELEVATIONS).repeat(VIEWS // len(ELEVATIONS))
+    cameras = scene.camera.view(azimuth, elevation, SIZE, SIZE)
     out = scene.renderer(cameras, scene.field, scene.background)
-    density = scene.field.density(out.samples.positions)
-    fit = find_threshold(max_density_per_ray(out.samples.ray, density, len(out.directions)), out.opacity.reshape(-1))
-    return fit.threshold, fit.iou
+    density = max_density_per_ray(out.samples.ray, scene.field.density(out.samples.positions), len(out.directions))
+    opacity = out.opacity.reshape(-1)
+    fit = find_threshold(density, opacity)
+    return Fit(fit.threshold, fit.iou, lowered(fit.threshold, density, opacity), cameras, out.opacity)
+
+
+def placed(mesh: Mesh, size: float | None, up: str) -> Mesh:
+    """The mesh as a file has it: its longest side `size` long (None: as in the scene), and y or z up.
+
+    With z up the front looks to -y, as Blender and slicers have it.
+    """
+    vertices, normals = mesh.vertices, mesh.normals
+    if size is not None:
+        longest = float((vertices.max(0) - vertices.min(0)).max())
+        vertices = (vertices * (size / longest)).astype(np.float32)
+    if up == "z":
+        turn = np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]], np.float32)  # (x, y, z) -> (x, -z, y)
+        vertices, normals = vertices @ turn.T, None if normals is None else normals @ turn.T
+    return replace(mesh, vertices=vertices, normals=normals)

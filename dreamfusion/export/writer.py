@@ -1,32 +1,55 @@
-"""A `Mesh` to a file that other programs open: GLB, OBJ, PLY or STL by the suffix of the path (stage 15).
+"""A `Mesh` to a file that other programs open: GLB, OBJ, PLY, STL or USDZ by the suffix of the path (stage 15).
 
-All keep the scene's units and axes: y up, the front towards +z, as glTF has it.
+All keep the mesh's axes and its unit, which is the metre; STL alone counts in millimetres, as slicers do.
 """
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import trimesh
+from PIL import Image
 from trimesh.visual.material import PBRMaterial
 
 from dreamfusion import __version__
 from dreamfusion.export.atomic import replacing
+from dreamfusion.export.usd import usdz
 from dreamfusion.types import Mesh
 
-ROUGHNESS = 0.9  # matte: the albedo was trained under diffuse light only (Poole et al. 2022, Eq. 7)
+MILLIMETRES = 1000.0  # in a metre
+ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963  # glTF 2.0, 5.11.5: what a part of the buffer is for
 
 
-def write_mesh(mesh: Mesh, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write `mesh` in the format of the path's suffix, atomically, over a file that is there already.
+@dataclass(frozen=True)
+class Finish:
+    """How light meets the surface. Matte by default: the albedo was trained under diffuse light only (Poole et al.
+    2022, Eq. 7); one-sided, because a closed surface has a back that nobody sees."""
 
-    `metadata` (prompt, seed, ...) goes into `asset.extras` of a GLB and into comments at the head of an OBJ;
-    PLY and STL have no place for it. STL has no colours.
+    roughness: float = 0.9  # 0 = mirror, 1 = chalk
+    double_sided: bool = False
+    unlit: bool = False  # the colours hold the light already; viewers add none
+
+
+def write_mesh(
+    mesh: Mesh, path: Path, metadata: Mapping[str, str] | None = None, finish: Finish | None = None
+) -> list[Path]:
+    """Write `mesh` in the format of the path's suffix, atomically, over files that are there already.
+
+    `metadata` (prompt, seed, ...) goes into `asset.extras` of a GLB, into comments at the head of an OBJ and a PLY, and
+    into the layer of a USDZ; STL has no place for it, and no colours. A textured OBJ comes with a .mtl and a .png of
+    the same name beside it. PLY has vertex colours only; a texture becomes them.
+
+    Returns:
+        The files written, `path` first.
 
     Raises:
-        ValueError: a suffix that is none of the four, or a mesh without faces.
+        ValueError: a suffix that is none of the five, or a mesh without faces.
+        ImportError: USDZ without usd-core; says what to type.
     """
     encode = _ENCODERS.get(path.suffix.lower())
     if encode is None:
@@ -36,9 +59,12 @@ def write_mesh(mesh: Mesh, path: Path, metadata: Mapping[str, str] | None = None
         )
     if len(mesh.faces) == 0:
         raise ValueError(f"cannot write {path.name!r}: the mesh has no faces")
-    data = encode(mesh, dict(metadata or {}))
-    with replacing(path) as draft:
-        draft.write_bytes(data)
+    data = encode(mesh, dict(metadata or {}), finish or Finish(), path.stem)
+    written = [path.with_name(path.stem + suffix) if suffix else path for suffix in data]
+    for file, content in reversed(list(zip(written, data.values(), strict=True))):  # what is referred to comes first
+        with replacing(file) as draft:
+            draft.write_bytes(content)
+    return written
 
 
 def linear_from_srgb(colors: np.ndarray) -> np.ndarray:
@@ -46,40 +72,88 @@ def linear_from_srgb(colors: np.ndarray) -> np.ndarray:
     return np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
 
 
-def _glb(mesh: Mesh, metadata: dict[str, str]) -> bytes:
+def png(texture: np.ndarray) -> bytes:
+    """A texture (h, w, 3) uint8 as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(texture).save(file, "PNG")
+    return file.getvalue()
+
+
+def _glb(mesh: Mesh, metadata: dict[str, str], finish: Finish, _: str) -> dict[str, bytes]:
     """Vertex colours of glTF are linear (glTF 2.0, 3.7.2.1) while ours are display colours, so they are converted;
     as floats, since 8 bits of linear light show bands in the dark. trimesh itself writes 8 bits, hence the detour
-    over an attribute of our own name. The material is one-sided: the surface is closed, nobody sees its back.
+    over an attribute of our own name. Textures are display colours there too.
     """
-    material = PBRMaterial(baseColorFactor=[255, 255, 255, 255], metallicFactor=0.0, roughnessFactor=ROUGHNESS)
+    material = PBRMaterial(
+        baseColorFactor=[255, 255, 255, 255],
+        baseColorTexture=None if mesh.texture is None else Image.fromarray(mesh.texture),
+        metallicFactor=0.0,
+        roughnessFactor=finish.roughness,
+        doubleSided=finish.double_sided,
+    )
     surface = _surface(mesh)
-    surface.visual = trimesh.visual.TextureVisuals(material=material)
+    surface.visual = trimesh.visual.TextureVisuals(uv=mesh.uv, material=material)
     if mesh.colors is not None:
         surface.vertex_attributes["_linear_color"] = linear_from_srgb(mesh.colors).astype(np.float32)
 
-    def finish(tree: dict) -> None:
+    def complete(tree: dict) -> None:
         attributes = tree["meshes"][0]["primitives"][0]["attributes"]
         if "_linear_color" in attributes:
             attributes["COLOR_0"] = attributes.pop("_linear_color")
+        for accessor in attributes.values():
+            tree["bufferViews"][tree["accessors"][accessor]["bufferView"]]["target"] = ARRAY_BUFFER
+        indices = tree["accessors"][tree["meshes"][0]["primitives"][0]["indices"]]
+        tree["bufferViews"][indices["bufferView"]]["target"] = ELEMENT_ARRAY_BUFFER
         tree["meshes"][0]["name"] = tree["nodes"][0]["name"] = "dreamfusion"  # as the object is called in Blender
         tree["asset"] = {"version": "2.0", "generator": f"dreamfusion {__version__}", "extras": metadata}
+        if finish.unlit:
+            tree["materials"][0].setdefault("extensions", {})["KHR_materials_unlit"] = {}
+            tree["extensionsUsed"] = ["KHR_materials_unlit"]
 
-    return bytes(surface.export(file_type="glb", include_normals=True, tree_postprocessor=finish))
+    return {"": bytes(surface.export(file_type="glb", include_normals=True, tree_postprocessor=complete))}
 
 
-def _obj(mesh: Mesh, metadata: dict[str, str]) -> bytes:
-    """Colours as `v x y z r g b`, which MeshLab, Blender and most viewers read."""
+def _obj(mesh: Mesh, metadata: dict[str, str], finish: Finish, name: str) -> dict[str, bytes]:
+    """Vertex colours as `v x y z r g b`, which MeshLab, Blender and most viewers read; a texture over a .mtl."""
+    comments = "".join(f"# {line}\n" for line in _comments(metadata))
+    if mesh.uv is None or mesh.texture is None:
+        body = _colored(mesh).export(file_type="obj", include_normals=True, header=None)
+        return {"": (comments + body).encode()}
+    file = io.StringIO()
+    file.write(f"{comments}mtllib {name}.mtl\no dreamfusion\nusemtl {name}\n")
+    normals = np.zeros_like(mesh.vertices) if mesh.normals is None else mesh.normals
+    np.savetxt(file, mesh.vertices, "v %.6f %.6f %.6f")
+    np.savetxt(file, mesh.uv, "vt %.6f %.6f")
+    np.savetxt(file, normals, "vn %.4f %.4f %.4f")
+    np.savetxt(file, np.repeat(mesh.faces + 1, 3, axis=1), "f %d/%d/%d %d/%d/%d %d/%d/%d")
+    shine = f"Ns {1000 * (1 - finish.roughness) ** 2:.1f}\nillum {0 if finish.unlit else 1}"
+    material = f"{comments}newmtl {name}\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\n{shine}\nmap_Kd {name}.png\n"
+    return {"": file.getvalue().encode(), ".mtl": material.encode(), ".png": png(mesh.texture)}
+
+
+def _ply(mesh: Mesh, metadata: dict[str, str], _: Finish, __: str) -> dict[str, bytes]:
+    data = bytes(_colored(mesh).export(file_type="ply", vertex_normal=True))
+    magic, encoding, rest = data.split(b"\n", 2)
+    comments = [f"comment {line}".encode() for line in _comments(metadata)]
+    return {"": b"\n".join([magic, encoding, *comments, rest])}
+
+
+def _stl(mesh: Mesh, _: dict[str, str], __: Finish, ___: str) -> dict[str, bytes]:
+    surface = _surface(mesh)
+    surface.apply_scale(MILLIMETRES)
+    return {"": bytes(surface.export(file_type="stl"))}
+
+
+def _usdz(mesh: Mesh, metadata: dict[str, str], finish: Finish, _: str) -> dict[str, bytes]:
+    texture = None if mesh.texture is None else png(mesh.texture)
+    colors = None if mesh.colors is None else linear_from_srgb(mesh.colors).astype(np.float32)
+    comment = json.dumps({"generator": f"dreamfusion {__version__}", **metadata}, ensure_ascii=False)
+    return {"": usdz(mesh, colors, texture, comment, finish.roughness, finish.double_sided)}
+
+
+def _comments(metadata: Mapping[str, str]) -> list[str]:
     lines = [f"dreamfusion {__version__}", *(f"{key}: {value}" for key, value in metadata.items())]
-    header = "\n# ".join(" ".join(line.split()) for line in lines)  # a line break in a value would end the comment
-    return str(_colored(mesh).export(file_type="obj", include_normals=True, header=header)).encode()
-
-
-def _ply(mesh: Mesh, _: dict[str, str]) -> bytes:
-    return bytes(_colored(mesh).export(file_type="ply", vertex_normal=True))
-
-
-def _stl(mesh: Mesh, _: dict[str, str]) -> bytes:
-    return bytes(_surface(mesh).export(file_type="stl"))
+    return [" ".join(line.split()) for line in lines]  # a line break in a value would end the comment
 
 
 def _surface(mesh: Mesh) -> trimesh.Trimesh:
@@ -93,5 +167,11 @@ def _colored(mesh: Mesh) -> trimesh.Trimesh:
     return surface
 
 
-_ENCODERS: dict[str, Callable[[Mesh, dict[str, str]], bytes]] = {".glb": _glb, ".obj": _obj, ".ply": _ply, ".stl": _stl}
+_ENCODERS: dict[str, Callable[[Mesh, dict[str, str], Finish, str], dict[str, bytes]]] = {
+    ".glb": _glb,
+    ".obj": _obj,
+    ".ply": _ply,
+    ".stl": _stl,
+    ".usdz": _usdz,
+}
 FORMATS = tuple(suffix.lstrip(".") for suffix in _ENCODERS)

@@ -1,33 +1,81 @@
-"""`mode=export`: a mesh file from a run's checkpoint; needs neither guidance nor prompt."""
+"""`mode=export`: a mesh file from a run's checkpoint, or from those of many; needs neither guidance nor prompt."""
 
 from __future__ import annotations
 
+import json
 import logging
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from dreamfusion.checkpoint import Scene, find_checkpoint, load_scene
+from dreamfusion.checkpoint import Scene, find_checkpoint, find_runs, load_scene
 from dreamfusion.error import UserError, check_positive
-from dreamfusion.export.pipeline import Surface, extract_surface
-from dreamfusion.export.writer import FORMATS, write_mesh
+from dreamfusion.export.agreement import ENOUGH, Agreement, compare
+from dreamfusion.export.atomic import replacing
+from dreamfusion.export.occupancy import EmptyFieldError
+from dreamfusion.export.pipeline import Surface, extract_surface, placed
+from dreamfusion.export.video import write_image
+from dreamfusion.export.writer import FORMATS, Finish, write_mesh
 
 log = logging.getLogger(__name__)
+SUMMARY = "summary.json"  # of a run: what came out of it, for the gallery
 
 
-def run(cfg: DictConfig) -> Path:
-    """Write mesh.<format> into the run's folder and say what it is."""
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """A mesh file and how good it is."""
+
+    path: Path
+    surface: Surface
+    agreement: Agreement
+    seconds: float  # from the scene to the file, the comparison included
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """What the summary keeps, by name."""
+        figures = {
+            "triangles": len(self.surface.mesh.faces),
+            "watertight": int(self.surface.watertight),
+            "threshold": self.surface.threshold,
+            "mesh_iou": self.agreement.iou,
+            "color_difference": self.agreement.color_difference,
+            "export_seconds": self.seconds,
+            "mesh_megabytes": self.path.stat().st_size / 1e6,
+        }
+        return {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in figures.items()}
+
+
+def run(cfg: DictConfig) -> list[Path]:
+    """Write mesh.<format> into the run's folder, or into each of the runs that `run` names, and say what it is.
+
+    A run that shows nothing is named and passed over, unless it is the only one.
+    """
     check_export(cfg.export)
-    scene = load_scene(find_checkpoint(cfg.checkpoint or "latest"))
-    path, surface = export_scene(scene, cfg.export)
-    agreement = "" if surface.iou is None else f", silhouette IoU {surface.iou:.3f} with the renders"
-    log.info("%s: %d triangles%s", path, len(surface.mesh.faces), agreement)
-    return path
+    if cfg.run is None:
+        return [_export_one(find_checkpoint(cfg.checkpoint or "latest"), cfg.export)]
+    runs, written = find_runs(cfg.run), []
+    for number, folder in enumerate(runs, 1):
+        try:
+            written.append(_export_one(find_checkpoint(str(folder)), cfg.export))
+        except (EmptyFieldError, UserError) as error:
+            if len(runs) == 1:
+                raise
+            log.warning("%s: no mesh: %s", folder, error)
+        log.info("%d of %d runs", number, len(runs))
+    return written
 
 
-def export_scene(scene: Scene, export: DictConfig) -> tuple[Path, Surface]:
-    """Extract the mesh and write it beside the checkpoint's run."""
+def export_scene(scene: Scene, export: DictConfig) -> Exported:
+    """Extract the mesh, write it and its picture beside the scene's (mesh_check.png) into the checkpoint's run.
+
+    Raises:
+        EmptyFieldError: the scene shows nothing.
+    """
+    started = time.monotonic()
     surface = extract_surface(scene, export)
+    agreement = compare(scene, surface.mesh)
     path = scene.run / f"mesh.{export.format}"
     metadata = {
         "prompt": str(scene.config.prompt),
@@ -35,9 +83,45 @@ def export_scene(scene: Scene, export: DictConfig) -> tuple[Path, Surface]:
         "steps": str(scene.step),
         "threshold": f"{surface.threshold:.4g}",
         "silhouette_iou": "" if surface.iou is None else f"{surface.iou:.4f}",
+        "mesh_iou": f"{agreement.iou:.4f}",
+        "color_difference": f"{agreement.color_difference:.4f}",
+        "watertight": str(surface.watertight).lower(),
     }
-    write_mesh(surface.mesh, path, metadata)
-    return path, surface
+    finish = Finish(float(export.roughness), bool(export.double_sided), unlit=bool(export.lit))
+    write_mesh(placed(surface.mesh, export.size, export.up), path, metadata, finish)
+    write_image(agreement.sheet, scene.run / "mesh_check.png")
+    exported = Exported(path, surface, agreement, time.monotonic() - started)
+    note_summary(scene.run, exported.figures)
+    return exported
+
+
+def describe(exported: Exported) -> list[str]:
+    """What a person should know of the file, in a few words each."""
+    surface, agreement = exported.surface, exported.agreement
+    lines = [
+        f"{len(surface.mesh.faces)} triangles, {'watertight' if surface.watertight else 'not watertight'}",
+        f"silhouette IoU {agreement.iou:.3f} with the renders, colours differ by {agreement.color_difference:.3f}",
+        f"{exported.seconds:.0f} s",
+    ]
+    if surface.iou is not None:
+        lines.insert(1, f"surface at density {surface.threshold:.3g}")
+    return lines
+
+
+def note_summary(folder: Path, figures: dict[str, float]) -> None:
+    """Add figures to the run's summary.json."""
+    path = folder / SUMMARY
+    with replacing(path) as draft:
+        draft.write_text(json.dumps(read_summary(folder) | figures, indent=1) + "\n", encoding="utf-8")
+
+
+def read_summary(folder: Path) -> dict[str, float]:
+    """What came out of a run; empty where nothing was noted, or cannot be read."""
+    try:
+        content = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def check_export(export: DictConfig) -> None:
@@ -50,4 +134,28 @@ def check_export(export: DictConfig) -> None:
         raise UserError(f"export.min_piece is {export.min_piece}; it is a share of the largest piece, 0 to 1")
     if export.threshold != "auto" and not (isinstance(export.threshold, int | float) and export.threshold > 0):
         raise UserError(f"export.threshold is {export.threshold}; it is auto, or a density above 0")
+    if export.texture != 0 and not 16 <= export.texture <= 8192:
+        raise UserError(f"export.texture is {export.texture}; it is 0 (colours at the vertices), or 16 to 8192 texels")
+    if not 0 <= export.roughness <= 1:
+        raise UserError(f"export.roughness is {export.roughness}; it is 0 (mirror) to 1 (chalk)")
+    if export.faces < 0 or 0 < export.faces < 100:
+        raise UserError(f"export.faces is {export.faces}; it is 0 (all), or at least 100 triangles")
+    if export.size is not None and not (isinstance(export.size, int | float) and export.size > 0):
+        raise UserError(f"export.size is {export.size}; it is null, or the longest side in metres, such as 0.1")
+    if export.up not in ("y", "z"):
+        raise UserError(f"export.up is {export.up}; it is y or z")
     check_positive("export", chunk=export.chunk)
+
+
+def _export_one(checkpoint: Path, export: DictConfig) -> Path:
+    exported = export_scene(load_scene(checkpoint), export)
+    log.info("%s: %s", exported.path, ", ".join(describe(exported)))
+    if exported.agreement.iou < ENOUGH:
+        log.warning(
+            "the mesh is not quite what the renders show (silhouette IoU %.3f, %.2f is good): see %s; a scene in which "
+            "nothing is clearly solid has no clear surface: train for longer, or try export.threshold=NUMBER",
+            exported.agreement.iou,
+            ENOUGH,
+            exported.path.with_name("mesh_check.png"),
+        )
+    return exported.path

@@ -11,7 +11,7 @@ from dreamfusion.checkpoint import Scene
 from dreamfusion.export.occupancy import EmptyFieldError
 from dreamfusion.export.page import RunPage, write_page
 from dreamfusion.export.video import write_video
-from dreamfusion.mode.export import export_scene
+from dreamfusion.mode.export import export_scene, note_summary
 from dreamfusion.mode.render import turntable
 
 log = logging.getLogger(__name__)
@@ -23,14 +23,15 @@ def finish(scene: Scene, cfg: DictConfig, frames: int, size: int, seconds: float
     video = folder / "turntable.mp4"
     write_video(turntable(scene, frames, size), video)
     figures = {"steps": str(scene.step), "training": f"{seconds:.0f} s"}
+    note_summary(folder, {"steps": scene.step, "seconds": round(seconds, 1)})
     mesh: Path | None = None
     scores: dict[str, float] = {}
     try:
-        mesh, surface = export_scene(scene, cfg.export)
-        figures["triangles"] = f"{len(surface.mesh.faces):,}"
-        if surface.iou is not None:
-            scores["silhouette_iou"] = surface.iou
-            figures["silhouette IoU, mesh and renders"] = f"{surface.iou:.3f}"
+        exported = export_scene(scene, cfg.export)
+        mesh = exported.path
+        scores["silhouette_iou"] = exported.agreement.iou
+        figures["triangles"] = f"{len(exported.surface.mesh.faces):,}"
+        figures["silhouette IoU, mesh and renders"] = f"{exported.agreement.iou:.3f}"
     except EmptyFieldError as error:
         log.warning("no mesh: %s", error)
     previews = {f"step {int(p.stem)}": p for p in sorted((folder / "previews").glob("*.png"))}

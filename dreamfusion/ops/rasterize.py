@@ -99,6 +99,31 @@ def rasterize(mesh: RasterMesh, cameras: Cameras, supersample: int = 4) -> Raste
     )
 
 
+def texel_faces(uv: np.ndarray, faces: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which face each of size^2 samples of a texture lies in, and where: for baking a texture.
+
+    Args:
+        uv: (V, 2) in [0, 1], (0, 0) is the lower left corner of the texture.
+        faces: (F, 3) integers.
+        size: samples along a side.
+
+    Returns:
+        (size, size) int64 index of the face, -1 where there is none, first row at the top; and
+        (N, 3) barycentric coordinates of the N samples that lie in a face, in reading order.
+    """
+    vertices = np.concatenate([uv, np.zeros((len(uv), 1))], axis=1)
+    x, y = uv[:, 0].astype(np.float64) * size, (1.0 - uv[:, 1].astype(np.float64)) * size
+    _, face = visible(Screen(x, y, np.ones(len(uv))), _pack(RasterMesh(vertices, faces)), size, size)
+    row, column = np.nonzero(face >= 0)
+    corner = faces[face[row, column]]  # (N, 3)
+    (x0, x1, x2), (y0, y1, y2) = x[corner].T, y[corner].T
+    px, py = column + 0.5, row + 0.5
+    area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)  # not 0: a sample lies in the face
+    b0 = ((x1 - px) * (y2 - py) - (x2 - px) * (y1 - py)) / area
+    b1 = ((x2 - px) * (y0 - py) - (x0 - px) * (y2 - py)) / area
+    return face, np.stack([b0, b1, 1.0 - b0 - b1], axis=1)
+
+
 def _pack(mesh: RasterMesh) -> Surface:
     textures = [np.zeros((0, 0, 4), np.uint8) if m.texture is None else m.texture for m in mesh.materials]
     if mesh.uv is None:

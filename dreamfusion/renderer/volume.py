@@ -33,17 +33,18 @@ class Renderer(nn.Module):
         shading: Shading = ALBEDO,
         with_normal: bool = False,
         generator: torch.Generator | None = None,
+        rows: slice = slice(None),
     ) -> RenderOutput:
         """Images from B cameras; `generator` moves the samples and draws backgrounds, None is evaluation.
 
-        `with_normal` asks for normals even where the shading needs none.
+        `with_normal` asks for normals even where the shading needs none; `rows` renders only these of each image.
         """
-        rays = cast_rays(cameras)
+        rays = cast_rays(cameras, rows)
         samples = self.sample(rays, generator)
         with_normal = with_normal or shading.needs_normal
         out = field(samples.positions, with_normal=with_normal)
         weights = composite(out.density, samples)
-        per_view = cameras.height * cameras.width
+        per_view = len(rays) // len(cameras)
         light = cameras.light[samples.ray // per_view]
         color = shading(out, samples.positions, light)
         depth = (samples.t_start + samples.t_end)[:, None] / 2
@@ -52,7 +53,7 @@ class Renderer(nn.Module):
         behind = background(rays.directions, len(cameras), generator)
         opacity = sums[:, 4:5]
         images = torch.cat([sums[:, :3] + (1 - opacity) * behind, sums[:, 3:]], dim=-1)
-        images = images.view(len(cameras), cameras.height, cameras.width, -1).permute(0, 3, 1, 2)
+        images = images.view(len(cameras), -1, cameras.width, images.shape[-1]).permute(0, 3, 1, 2)
         return RenderOutput(
             rgb=images[:, :3],
             background=behind.detach().view(len(cameras), -1, 3).mean(dim=1),

@@ -25,12 +25,8 @@ def union(*fields):
     return lambda x: torch.stack([field(x) for field in fields]).amax(0)
 
 
-def grey(x: Tensor) -> Tensor:
-    return torch.full((len(x), 3), 0.5)
-
-
-def extract(density, color=grey, radius=1.0, resolution=64, threshold=THRESHOLD, **options) -> Mesh:
-    return extract_mesh(density, color, radius, resolution, threshold, **options)
+def extract(density, radius=1.0, resolution=64, threshold=THRESHOLD, **options) -> Mesh:
+    return extract_mesh(density, radius, resolution, threshold, **options)
 
 
 def as_trimesh(mesh: Mesh) -> trimesh.Trimesh:
@@ -116,23 +112,6 @@ def test_inside_of_a_hollow_shell_is_dropped() -> None:
     assert as_trimesh(shell).volume == pytest.approx(volume_of_ball(0.7), rel=0.01)
 
 
-def test_colors_are_those_of_the_field_at_the_vertices() -> None:
-    mesh = extract(ball(), color=lambda x: 0.5 + 0.5 * x, color_inset=0.0)
-    np.testing.assert_allclose(mesh.colors, 0.5 + 0.5 * mesh.vertices, atol=1e-6)
-
-
-def test_color_is_asked_the_inset_below_the_surface() -> None:
-    mesh = extract(ball(radius=0.6), color=lambda x: x.norm(dim=1, keepdim=True).expand(-1, 3), color_inset=2.0)
-    np.testing.assert_allclose(mesh.colors, 0.6 - 2.0 * (2.0 / 64), atol=1e-3)
-
-
-def test_colors_are_clamped_to_the_unit_range() -> None:
-    mesh = extract(ball(), color=lambda x: 10.0 * x)
-    assert mesh.colors is not None
-    assert mesh.colors.min() == 0.0
-    assert mesh.colors.max() == 1.0
-
-
 def test_chunk_size_does_not_change_the_mesh() -> None:
     whole, pieces = extract(ball(), resolution=32), extract(ball(), resolution=32, chunk=100)
     np.testing.assert_array_equal(whole.faces, pieces.faces)
@@ -200,6 +179,14 @@ def test_smoothing_removes_ripples_and_keeps_the_volume() -> None:
 
     assert spread(after) < 0.6 * spread(before)
     assert as_trimesh(after).volume == pytest.approx(as_trimesh(before).volume, rel=0.01)
+
+
+def test_decimation_leaves_the_asked_number_of_faces_and_the_ball_closed() -> None:
+    mesh = extract(ball(), faces=2000)
+    assert 1900 <= len(mesh.faces) <= 2000
+    assert as_trimesh(mesh).is_watertight
+    assert as_trimesh(mesh).volume == pytest.approx(volume_of_ball(0.6), rel=0.01)
+    np.testing.assert_allclose(np.linalg.norm(mesh.normals, axis=1), 1.0, atol=1e-5)
 
 
 def test_empty_field_names_the_densities_and_what_to_try() -> None:

@@ -1,12 +1,17 @@
 import json
+import shutil
 import struct
+import subprocess
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import trimesh
+from PIL import Image
 
-from dreamfusion.export.writer import linear_from_srgb, write_mesh
+from dreamfusion.export.writer import Finish, linear_from_srgb, write_mesh
 from dreamfusion.types import Mesh
 
 METADATA = {"prompt": 'a "cat"\nwith ☃', "seed": "0"}
@@ -53,11 +58,11 @@ def test_file_read_back_has_the_same_vertices_and_faces(tetrahedron: Mesh, tmp_p
     assert loaded.volume > 0.0
 
 
-def test_stl_read_back_has_the_same_triangles(tetrahedron: Mesh, tmp_path: Path) -> None:
+def test_stl_read_back_has_the_same_triangles_in_millimetres(tetrahedron: Mesh, tmp_path: Path) -> None:
     write_mesh(tetrahedron, tmp_path / "mesh.stl", METADATA)
     loaded = read(tmp_path / "mesh.stl")
-    np.testing.assert_allclose(loaded.triangles, tetrahedron.vertices[tetrahedron.faces], atol=1e-6)
-    np.testing.assert_allclose(loaded.bounds, [[-1, 0, -1], [1, 2, 1]], atol=1e-6)
+    np.testing.assert_allclose(loaded.triangles, 1000 * tetrahedron.vertices[tetrahedron.faces], rtol=1e-6)
+    np.testing.assert_allclose(loaded.bounds, [[-1000, 0, -1000], [1000, 2000, 1000]])
 
 
 @pytest.mark.parametrize("suffix", ["obj", "ply"])
@@ -115,6 +120,86 @@ def test_mesh_without_colors_and_normals_is_written(tetrahedron: Mesh, tmp_path:
     assert len(read(path).faces) == 4
 
 
+def test_ply_carries_the_metadata_in_comments(tetrahedron: Mesh, tmp_path: Path) -> None:
+    write_mesh(tetrahedron, tmp_path / "mesh.ply", METADATA)
+    header = (tmp_path / "mesh.ply").read_bytes().split(b"end_header")[0].decode()
+    assert 'comment prompt: a "cat" with ☃\n' in header
+
+
+@pytest.fixture
+def textured(tetrahedron: Mesh) -> Mesh:
+    """The tetrahedron with a texture that is red in its upper left quarter and green elsewhere."""
+    texture = np.full((16, 16, 3), (0, 255, 0), np.uint8)
+    texture[:8, :8] = (255, 0, 0)
+    uv = np.array([[0.1, 0.6], [0.4, 0.6], [0.1, 0.9], [0.9, 0.1]], np.float32)
+    return replace(tetrahedron, colors=None, uv=uv, texture=texture)
+
+
+@pytest.mark.parametrize("suffix", ["glb", "obj"])
+def test_texture_and_coordinates_read_back_are_the_same(textured: Mesh, tmp_path: Path, suffix: str) -> None:
+    written = write_mesh(textured, tmp_path / f"mesh.{suffix}")
+    loaded = read(tmp_path / f"mesh.{suffix}")
+    material = loaded.visual.material
+    image = material.baseColorTexture if suffix == "glb" else material.image
+    np.testing.assert_array_equal(np.asarray(image.convert("RGB")), textured.texture)
+    order = [int(np.linalg.norm(loaded.vertices - v, axis=1).argmin()) for v in textured.vertices]
+    np.testing.assert_allclose(loaded.visual.uv[order], textured.uv, atol=1e-6)
+    names = {"glb": ["mesh.glb"], "obj": ["mesh.obj", "mesh.mtl", "mesh.png"]}[suffix]
+    assert [path.name for path in written] == names
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+def test_finish_of_a_glb_is_what_was_asked_for(textured: Mesh, tmp_path: Path) -> None:
+    write_mesh(textured, tmp_path / "mesh.glb", finish=Finish(roughness=0.25, double_sided=True, unlit=True))
+    header = gltf_header(tmp_path / "mesh.glb")
+    (material,) = header["materials"]
+    assert material["doubleSided"] is True
+    assert material["pbrMetallicRoughness"]["roughnessFactor"] == 0.25
+    assert material["extensions"] == {"KHR_materials_unlit": {}}
+    assert header["extensionsUsed"] == ["KHR_materials_unlit"]
+
+
+def test_usdz_is_read_back_by_usd_itself(textured: Mesh, tmp_path: Path) -> None:
+    usd = pytest.importorskip("pxr.Usd", reason="usd-core is not installed: pip install 'dreamfusion[usd]'")
+    from pxr import UsdGeom, UsdShade
+
+    write_mesh(textured, tmp_path / "mesh.usdz", METADATA, Finish(roughness=0.5))
+    stage = usd.Stage.Open(str(tmp_path / "mesh.usdz"))
+    assert UsdGeom.GetStageUpAxis(stage) == "Y"
+    assert UsdGeom.GetStageMetersPerUnit(stage) == 1.0
+    assert json.loads(stage.GetMetadata("comment"))["prompt"] == METADATA["prompt"]
+    shape = UsdGeom.Mesh(stage.GetPrimAtPath("/dreamfusion/mesh"))
+    np.testing.assert_allclose(np.asarray(shape.GetPointsAttr().Get()), textured.vertices)
+    np.testing.assert_array_equal(np.asarray(shape.GetFaceVertexIndicesAttr().Get()), textured.faces.reshape(-1))
+    np.testing.assert_allclose(np.asarray(UsdGeom.PrimvarsAPI(shape).GetPrimvar("st").Get()), textured.uv)
+    material, _ = UsdShade.MaterialBindingAPI(shape).ComputeBoundMaterial()
+    assert UsdShade.Shader(stage.GetPrimAtPath(f"{material.GetPath()}/surface")).GetInput("roughness").Get() == 0.5
+    with zipfile.ZipFile(tmp_path / "mesh.usdz") as package:
+        picture = next(name for name in package.namelist() if name.endswith(".png"))
+        with package.open(picture) as file:
+            np.testing.assert_array_equal(np.asarray(Image.open(file)), textured.texture)
+
+
+VALIDATE = """
+const validator = require("gltf-validator"), fs = require("fs");
+validator.validateBytes(new Uint8Array(fs.readFileSync(process.argv[1])))
+  .then(report => console.log(JSON.stringify(report.issues)));
+"""
+
+
+@pytest.mark.parametrize("kind", ["textured", "colored", "bare", "unlit"])
+def test_khronos_validator_finds_nothing_in_a_glb(kind: str, textured: Mesh, tetrahedron: Mesh, tmp_path: Path) -> None:
+    node = shutil.which("node")
+    if node is None or subprocess.run([node, "-e", "require('gltf-validator')"], capture_output=True).returncode:
+        pytest.skip("gltf-validator is not installed: npm install gltf-validator, and NODE_PATH to its node_modules")
+    bare = Mesh(tetrahedron.vertices, tetrahedron.faces)
+    mesh = {"textured": textured, "unlit": textured, "colored": tetrahedron, "bare": bare}[kind]
+    write_mesh(mesh, tmp_path / "mesh.glb", METADATA, Finish(double_sided=True, unlit=kind == "unlit"))
+    said = subprocess.run([node, "-e", VALIDATE, tmp_path / "mesh.glb"], capture_output=True, text=True, check=True)
+    issues = json.loads(said.stdout)
+    assert (issues["numErrors"], issues["numWarnings"], issues["messages"]) == (0, 0, [])
+
+
 def test_same_mesh_gives_the_same_bytes(tetrahedron: Mesh, tmp_path: Path) -> None:
     for name in ("a.glb", "b.glb"):
         write_mesh(tetrahedron, tmp_path / name, METADATA)
@@ -144,7 +229,7 @@ def test_failed_write_keeps_the_old_file(tetrahedron: Mesh, tmp_path: Path, monk
 
 
 def test_unknown_suffix_lists_the_formats(tetrahedron: Mesh, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"suffix '\.fbx'; the formats are glb, obj, ply, stl"):
+    with pytest.raises(ValueError, match=r"suffix '\.fbx'; the formats are glb, obj, ply, stl, usdz"):
         write_mesh(tetrahedron, tmp_path / "mesh.fbx")
     assert not list(tmp_path.iterdir())
 

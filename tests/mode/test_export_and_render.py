@@ -1,11 +1,14 @@
 """The modes that need a checkpoint and nothing else: every format, any size, the newest run by default."""
 
+import html
+import json
 import shutil
 
 import av
+import numpy as np
 import pytest
 import trimesh
-from runs import files
+from runs import PROMPT, files
 
 
 @pytest.fixture
@@ -23,18 +26,63 @@ def without_guidance(monkeypatch):
     monkeypatch.setattr("dreamfusion.guidance.pocket.PocketPrior.__init__", refuse)
 
 
+MADE = {"obj": {"mesh.obj", "mesh.mtl", "mesh.png"}}
+FAST = ["export.resolution=24", "export.texture=64", "export.faces=500"]
+
+
 @pytest.mark.parametrize("export", ["glb", "obj", "ply", "stl"])
 def test_the_newest_run_is_exported_in_every_format(export, copied, launch, monkeypatch):
     without_guidance(monkeypatch)
     folder, run = copied
     (run / "mesh.glb").unlink()
     before = files(folder)
-    ended = launch(folder, "mode=export", f"export={export}", "export.resolution=24")
+    ended = launch(folder, "mode=export", f"export={export}", *FAST)
     assert ended.status == 0, ended.text
-    assert files(folder) - before == {(run / f"mesh.{export}").relative_to(folder).as_posix()}
-    mesh = trimesh.load(run / f"mesh.{export}", force="mesh", process=True)
+    made = MADE.get(export, {f"mesh.{export}"})
+    assert files(folder) - before == {(run / name).relative_to(folder).as_posix() for name in made}
+    mesh = trimesh.load(run / f"mesh.{export}", force="mesh", process=False)
     assert len(mesh.faces) > 100
-    assert f"mesh.{export}: {len(mesh.faces)} triangles" in ended.text
+    assert f"mesh.{export}: {len(mesh.faces)} triangles, watertight, surface at density" in ended.text
+    assert "silhouette IoU" in ended.text
+
+
+def test_a_printed_mesh_is_a_hundred_millimetres_long_and_stands_on_the_plate(copied, launch):
+    folder, run = copied
+    ended = launch(folder, "mode=export", "export=stl", "export.up=z", *FAST, f"checkpoint={run}")
+    assert ended.status == 0, ended.text
+    assert np.ptp(trimesh.load(run / "mesh.stl").vertices, axis=0).max() == pytest.approx(100, rel=1e-5)
+
+
+def test_many_runs_are_exported_at_once(copied, launch):
+    folder, run = copied
+    twin = run.with_name("2026-01-31_12-00-00_0")
+    shutil.copytree(run, twin)
+    for choice, number in (("all", 2), (run.parent.relative_to(folder), 2), ("outputs/train/*/*_0", 1),
+                           ("2026-01-31_12-00-00", 1), (run, 1)):  # fmt: skip
+        for mesh in (run / "mesh.ply", twin / "mesh.ply"):
+            mesh.unlink(missing_ok=True)
+        ended = launch(folder, "mode=export", "export=ply", "export.resolution=16", f"run={choice}")
+        assert ended.status == 0, ended.text
+        assert (run / "mesh.ply").is_file() + (twin / "mesh.ply").is_file() == number
+        assert f"{number} of {number} runs" in ended.text
+
+
+def test_a_broken_run_among_many_is_named_and_passed_over(copied, launch):
+    folder, run = copied
+    twin = run.with_name("a")
+    shutil.copytree(run, twin)
+    (twin / "checkpoints" / "last.ckpt").write_bytes(b"broken")
+    ended = launch(folder, "mode=export", "export=ply", "export.resolution=16", "run=all")
+    assert ended.status == 0, ended.text
+    assert "a: no mesh: " in ended.text
+    assert "is the file complete?" in ended.text
+    assert (run / "mesh.ply").is_file()
+
+
+def test_the_summary_of_a_run_holds_what_came_out(finished):
+    summary = json.loads((finished.run / "summary.json").read_text(encoding="utf-8"))
+    assert summary["steps"] == 2
+    assert {"seconds", "triangles", "mesh_iou", "color_difference", "watertight"} <= set(summary)
 
 
 def test_a_turntable_in_another_size(copied, launch, monkeypatch):
@@ -45,6 +93,29 @@ def test_a_turntable_in_another_size(copied, launch, monkeypatch):
     with av.open(str(run / "turntable_40.mp4")) as video:
         stream = video.streams.video[0]
         assert (stream.width, stream.height, sum(1 for _ in video.decode(stream))) == (40, 40, 3)
+
+
+def test_stills_depth_normals_and_an_animation(copied, launch):
+    folder, run = copied
+    pictures = "mode.pictures=[webp,still,depth,normal]"
+    ended = launch(folder, "mode=render", pictures, "mode.size=24", "mode.frames=2", "mode.stills=2", "mode.lit=true")
+    assert ended.status == 0, ended.text
+    stills = {f"{kind}_{n:03d}.png" for kind in ("still", "depth", "normal") for n in range(2)}
+    assert files(run / "stills_24") == stills
+    assert (run / "turntable_24.webp").is_file()
+    assert not (run / "turntable_24.mp4").exists()
+
+
+def test_the_gallery_is_of_all_runs(copied, launch):
+    folder, run = copied
+    shutil.copytree(run, run.with_name("again"))
+    ended = launch(folder, "mode=gallery")
+    assert ended.status == 0, ended.text
+    assert "outputs/gallery.html: 2 runs" in ended.text
+    page = (folder / "outputs" / "gallery.html").read_text(encoding="utf-8")
+    assert page.count('<article class="card">') == 2
+    assert html.escape(PROMPT) in page
+    assert "<b>x</b>" not in page
 
 
 def test_the_contact_sheet_shows_the_newest_run_of_a_prompt(copied, launch):
@@ -58,13 +129,21 @@ def test_the_contact_sheet_shows_the_newest_run_of_a_prompt(copied, launch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["mode=export", "export.format=fbx"], "export.format is fbx; the formats are glb, obj, ply, stl"),
+        (["mode=export", "export.format=fbx"], "export.format is fbx; the formats are glb, obj, ply, stl, usdz"),
         (["mode=export", "export.threshold=1e9"], "the field is empty at threshold 1e+09"),
         (["mode=export", "export.threshold=-1"], "export.threshold is -1; it is auto, or a density above 0"),
         (["mode=export", "export.resolution=0"], "export.resolution is 0; at least 8 cells a side"),
         (["mode=export", "export.min_piece=2"], "export.min_piece is 2; it is a share"),
+        (["mode=export", "export.texture=3"], "export.texture is 3; it is 0 (colours at the vertices), or 16 to 8192"),
+        (["mode=export", "export.faces=-1"], "export.faces is -1; it is 0 (all), or at least 100"),
+        (["mode=export", "export.size=-1"], "export.size is -1; it is null, or the longest side in metres"),
+        (["mode=export", "export.up=x"], "export.up is x; it is y or z"),
+        (["mode=export", "export.roughness=2"], "export.roughness is 2; it is 0 (mirror) to 1"),
+        (["mode=export", "run=nowhere"], "no run at nowhere; type run=all"),
         (["mode=export", "experiment=smoke"], "mode=export got an unexpected keyword argument 'preview_every'"),
         (["mode=render", "mode.frames=0"], "mode.frames is 0; it must be at least 1"),
+        (["mode=render", "mode.pictures=[gif]"], "mode.pictures is ['gif']; it lists some of video, webp, still"),
+        (["mode=gallery", "mode.output=x.txt"], "mode.output is x.txt; it is the path of a page"),
         (["mode=render", "mode.size=0"], "mode.size is 0; it must be at least 1"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",

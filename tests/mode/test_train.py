@@ -22,10 +22,12 @@ def test_a_run_leaves_its_files_in_the_prompts_folder_and_nothing_elsewhere(fini
         "config.yaml",
         "index.html",
         "mesh.glb",
+        "mesh_check.png",
         "metrics.csv",
         "previews/000001.png",
         "previews/000002.png",
         "result.json",
+        "summary.json",
         "turntable.mp4",
     }
     run = finished.run.relative_to(finished.folder).as_posix()
@@ -108,7 +110,7 @@ def test_a_run_that_is_done_is_only_summed_up_again(copied, launch):
         (["prompt=a cat", "trainer.accelerator=abacus"], "abacus"),
         (["prompt=a cat", "distillation.weighting=heavy"], "unknown weighting 'heavy'; type distillation.weighting="),
         (["prompt=a cat", "mode.turntable_frames=0"], "mode.turntable_frames is 0; it must be at least 1"),
-        (["prompt=a cat", "export.format=fbx"], "export.format is fbx; the formats are glb, obj, ply, stl"),
+        (["prompt=a cat", "export.format=fbx"], "export.format is fbx; the formats are glb, obj, ply, stl, usdz"),
         (["prompt=a cat", "renderer.steps=0"], "renderer.steps is 0; a ray needs at least 1"),
         (["prompt=a cat", "guidance.weights=nowhere"], "nowhere"),
         (["prompt=a cat", "+system.foo=1"], "unexpected keyword argument 'foo'"),

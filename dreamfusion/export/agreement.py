@@ -1,0 +1,68 @@
+"""Does the exported mesh look like the scene? Both from eight cameras, side by side (after `paint.py`).
+
+The cameras lie between those that chose the threshold. The mesh is drawn by `ops/rasterize.py`, from what the file
+holds: the texture or the vertex colours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from dreamfusion.background.solid import ConstantBackground
+from dreamfusion.checkpoint import Scene
+from dreamfusion.export.video import contact_sheet
+from dreamfusion.ops.rasterize import Material, RasterMesh, rasterize
+from dreamfusion.types import Mesh
+
+VIEWS, ELEVATION = 8, 10.0  # cameras around the object, and how high above the horizon, degrees
+SIZE = 128  # pixels a side
+VISIBLE = 0.5  # opacity from which a pixel belongs to a silhouette
+ENOUGH = 0.95  # IoU below which a mesh is not what was seen
+
+
+@dataclass(frozen=True, eq=False)
+class Agreement:
+    """How much the mesh and the renders have in common, over all views."""
+
+    iou: float  # of the silhouettes: pixels in both over pixels in either
+    worst_iou: float  # of a single view
+    color_difference: float  # mean absolute difference of the colours in [0, 1], where both are
+    sheet: np.ndarray  # (2 SIZE, VIEWS SIZE, 3) uint8: the scene above, the mesh below
+
+
+@torch.no_grad()
+def compare(scene: Scene, mesh: Mesh) -> Agreement:
+    """Render the scene and the mesh (in scene units, y up) from VIEWS azimuths.
+
+    The colours compared are albedo; those of a mesh that light is baked into differ by that light.
+    """
+    cameras = scene.camera.view(torch.arange(VIEWS) * (360.0 / VIEWS), ELEVATION, SIZE, SIZE)
+    out = scene.renderer(cameras, scene.field, ConstantBackground([0.0, 0.0, 0.0]))
+    opacity = out.opacity[:, 0].numpy()
+    seen = out.rgb.permute(0, 2, 3, 1).numpy()  # premultiplied with the opacity
+    drawn = rasterize(as_raster(mesh), cameras)
+    one, other = opacity > VISIBLE, drawn.alpha > VISIBLE
+    both, either = (one & other).sum((1, 2)), (one | other).sum((1, 2))
+    color = seen / np.maximum(opacity, 1e-6)[..., None]
+    difference = np.abs(color - drawn.albedo)[one & other]
+    above, below = seen + (1 - opacity)[..., None], drawn.albedo * drawn.alpha[..., None] + (1 - drawn.alpha)[..., None]
+    pictures = np.rint(np.concatenate([above, below]).clip(0, 1) * 255).astype(np.uint8)
+    return Agreement(
+        iou=float(both.sum() / max(either.sum(), 1)),
+        worst_iou=float((both / np.maximum(either, 1)).min()),
+        color_difference=float(difference.mean()) if difference.size else 1.0,
+        sheet=contact_sheet(list(pictures), VIEWS),
+    )
+
+
+def as_raster(mesh: Mesh) -> RasterMesh:
+    """The mesh as the rasteriser takes it; its texture becomes a material."""
+    texture = None
+    if mesh.texture is not None:
+        texture = np.concatenate([mesh.texture, np.full((*mesh.texture.shape[:2], 1), 255, np.uint8)], axis=2)
+    return RasterMesh(
+        mesh.vertices, mesh.faces, mesh.normals, mesh.colors, mesh.uv, materials=(Material(texture=texture),)
+    )

@@ -1,0 +1,112 @@
+"""The colours of a mesh, asked of the field: at its vertices, or at every texel of a texture (after `isosurface.py`).
+
+A texture holds details that are finer than the triangles. The mesh is cut into charts that lie flat in it (xatlas);
+every texel's samples are then asked of the field itself, at the place of the surface that they stand for: no renders
+are projected, so nothing is hidden from it, and no OpenGL is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+import xatlas
+from scipy.ndimage import distance_transform_edt
+from torch import Tensor
+
+from dreamfusion.ops.rasterize import texel_faces
+from dreamfusion.types import Mesh
+
+Color = Callable[[Tensor, Tensor], Tensor]  # positions (N, 3), unit outward normals (N, 3) -> colours (N, 3) in [0, 1]
+PADDING = 4  # texels between charts: bilinear lookups and the first levels of a mip map do not reach a neighbour
+SAMPLES = 2  # along each side of a texel
+CHARTS = 100  # of about the same area, at least: a smaller one is flattened sooner and bends less
+COST = 4.0  # of adding a triangle to a chart above which a new one begins (xatlas: 2); lower takes many times longer
+
+
+def paint_vertices(mesh: Mesh, color: Color, chunk: int = 2**18) -> Mesh:
+    """The mesh with a colour at each vertex; it needs normals. At most `chunk` points are asked at once."""
+    return replace(mesh, colors=_ask(color, mesh.vertices, _normals(mesh), chunk))
+
+
+def paint_texture(mesh: Mesh, color: Color, size: int, chunk: int = 2**18) -> Mesh:
+    """The mesh cut into charts, with a texture of `size` x `size` texels in place of vertex colours.
+
+    Vertices on a seam are doubled, one for each chart. A texel is the mean of the samples of it that lie in a chart;
+    texels that no chart touches take the colour of the nearest that one does, so that seams do not show.
+
+    Args:
+        mesh: with normals.
+        color: asked at about 2.5 `size`^2 points, at most `chunk` at once.
+        size: texels along a side, at least 16.
+
+    Raises:
+        ValueError: the size is too small.
+    """
+    if size < 16:
+        raise ValueError(f"the texture's size is {size}; at least 16 texels a side are needed")
+    flat = unwrap(mesh, size)
+    assert flat.uv is not None
+    face, barycentric = texel_faces(flat.uv, flat.faces, size * SAMPLES)
+    row, column = np.nonzero(face >= 0)
+    corners = flat.faces[face[row, column]]
+    texel = (row // SAMPLES) * size + column // SAMPLES
+    sums, count = np.zeros((size * size, 3)), np.bincount(texel, minlength=size * size)
+    for start in range(0, len(texel), chunk):
+        part = slice(start, start + chunk)
+        weights = barycentric[part, :, None].astype(np.float32)
+        positions = (flat.vertices[corners[part]] * weights).sum(1)
+        normals = (_normals(flat)[corners[part]] * weights).sum(1)
+        normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+        colors = _ask(color, positions, normals, chunk)
+        for axis in range(3):
+            sums[:, axis] += np.bincount(texel[part], colors[:, axis], size * size)
+    mean = sums / np.maximum(count, 1)[:, None]
+    filled = _padded(mean.reshape(size, size, 3), (count > 0).reshape(size, size))
+    return replace(flat, colors=None, texture=np.rint(filled * 255).astype(np.uint8))
+
+
+def unwrap(mesh: Mesh, size: int) -> Mesh:
+    """The mesh with `uv`: every chart lies flat in the unit square, apart from the others by PADDING texels of `size`.
+
+    Each new vertex is a copy of an old one, so shape and normals stay as they were.
+    """
+    a, b, c = (mesh.vertices[mesh.faces[:, i]].astype(np.float64) for i in range(3))
+    area = float(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2)
+    charts, packing = xatlas.ChartOptions(), xatlas.PackOptions()
+    charts.max_cost, charts.max_chart_area = COST, area / CHARTS
+    packing.resolution, packing.padding = size, PADDING
+    atlas = xatlas.Atlas()
+    atlas.add_mesh(np.ascontiguousarray(mesh.vertices, np.float32), np.ascontiguousarray(mesh.faces, np.uint32))
+    atlas.generate(charts, packing)
+    old, faces, uv = atlas[0]
+    return replace(
+        mesh,
+        vertices=mesh.vertices[old],
+        faces=faces.astype(np.int64),
+        normals=None if mesh.normals is None else mesh.normals[old],
+        colors=None if mesh.colors is None else mesh.colors[old],
+        uv=np.clip(uv, 0.0, 1.0).astype(np.float32),
+    )
+
+
+@torch.no_grad()
+def _ask(color: Color, positions: np.ndarray, normals: np.ndarray, chunk: int) -> np.ndarray:
+    pairs = zip(torch.from_numpy(positions).split(chunk), torch.from_numpy(normals).split(chunk), strict=True)
+    colors: np.ndarray = torch.cat([color(*pair).float().cpu() for pair in pairs]).clamp(0.0, 1.0).numpy()
+    return colors
+
+
+def _normals(mesh: Mesh) -> np.ndarray:
+    if mesh.normals is None:
+        raise ValueError("the mesh has no normals; a colour is asked below the surface, along them")
+    return mesh.normals
+
+
+def _padded(colors: np.ndarray, covered: np.ndarray) -> np.ndarray:
+    """Colours (h, w, 3) where every texel that is not covered has that of the nearest covered one."""
+    nearest = distance_transform_edt(~covered, return_distances=False, return_indices=True)
+    padded: np.ndarray = colors[tuple(nearest)]
+    return padded

@@ -1,0 +1,108 @@
+"""A `Mesh` as USDZ, what phones open in augmented reality: one package of a USD scene and its texture.
+
+Needs usd-core, the extra `usd`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamfusion.types import Mesh
+
+NAME = "dreamfusion"
+
+
+def usdz(
+    mesh: Mesh, colors: np.ndarray | None, texture: bytes | None, comment: str, roughness: float, double_sided: bool
+) -> bytes:
+    """The file: y up, in metres, with a preview surface.
+
+    Args:
+        mesh: vertices, faces, and normals and uv where it has them.
+        colors: (V, 3) float32 linear light, or None.
+        texture: a PNG file, or None.
+        comment: text that stands in the scene's metadata.
+        roughness: of the surface, 0 to 1.
+        double_sided: whether the inside is drawn.
+
+    Raises:
+        ImportError: usd-core is not installed; says what to type.
+    """
+    try:
+        from pxr import Sdf, Usd, UsdGeom, UsdShade, UsdUtils, Vt
+    except ImportError as error:
+        raise ImportError("usdz needs usd-core; type pip install 'dreamfusion[usd]', or export=glb") from error
+    with tempfile.TemporaryDirectory() as folder:
+        layer = str(Path(folder) / f"{NAME}.usdc")
+        stage = Usd.Stage.CreateNew(layer)
+        UsdGeom.SetStageUpAxis(stage, UsdGeom.Tokens.y)
+        UsdGeom.SetStageMetersPerUnit(stage, 1.0)
+        stage.SetMetadata("comment", comment)
+        root = UsdGeom.Xform.Define(stage, f"/{NAME}")
+        stage.SetDefaultPrim(root.GetPrim())
+        shape = UsdGeom.Mesh.Define(stage, f"/{NAME}/mesh")
+        shape.CreatePointsAttr(Vt.Vec3fArray.FromNumpy(np.ascontiguousarray(mesh.vertices, np.float32)))
+        shape.CreateFaceVertexCountsAttr(Vt.IntArray.FromNumpy(np.full(len(mesh.faces), 3, np.int32)))
+        shape.CreateFaceVertexIndicesAttr(Vt.IntArray.FromNumpy(mesh.faces.astype(np.int32).reshape(-1)))
+        shape.CreateExtentAttr(Vt.Vec3fArray.FromNumpy(np.stack([mesh.vertices.min(0), mesh.vertices.max(0)])))
+        shape.CreateSubdivisionSchemeAttr(UsdGeom.Tokens.none)
+        shape.CreateDoubleSidedAttr(double_sided)
+        if mesh.normals is not None:
+            shape.CreateNormalsAttr(Vt.Vec3fArray.FromNumpy(np.ascontiguousarray(mesh.normals, np.float32)))
+            shape.SetNormalsInterpolation(UsdGeom.Tokens.vertex)
+        primvars = UsdGeom.PrimvarsAPI(shape)
+        if colors is not None:
+            kind = Sdf.ValueTypeNames.Color3fArray
+            primvars.CreatePrimvar("displayColor", kind, UsdGeom.Tokens.vertex).Set(Vt.Vec3fArray.FromNumpy(colors))
+        if mesh.uv is not None:
+            kind = Sdf.ValueTypeNames.TexCoord2fArray
+            uv = Vt.Vec2fArray.FromNumpy(np.ascontiguousarray(mesh.uv, np.float32))
+            primvars.CreatePrimvar("st", kind, UsdGeom.Tokens.vertex).Set(uv)
+        if texture is not None:
+            (Path(folder) / "texture.png").write_bytes(texture)
+        material = UsdShade.Material.Define(stage, f"/{NAME}/material")
+        _surface(stage, material, "texture.png" if texture is not None else None, colors is not None, roughness)
+        UsdShade.MaterialBindingAPI.Apply(shape.GetPrim()).Bind(material)
+        stage.GetRootLayer().Save()
+        package = Path(folder) / f"{NAME}.usdz"
+        if not UsdUtils.CreateNewUsdzPackage(Sdf.AssetPath(layer), str(package)):
+            raise RuntimeError("usd-core could not make the package")
+        return package.read_bytes()
+
+
+def _surface(stage: Any, material: Any, texture: str | None, vertex_colors: bool, roughness: float) -> None:
+    """A UsdPreviewSurface whose colour is the texture, the vertices' or white."""
+    from pxr import Sdf, UsdShade
+
+    def shader(name: str, kind: str) -> Any:
+        made = UsdShade.Shader.Define(stage, f"/{NAME}/material/{name}")
+        made.CreateIdAttr(kind)
+        return made
+
+    types = Sdf.ValueTypeNames
+    surface = shader("surface", "UsdPreviewSurface")
+    surface.CreateInput("roughness", types.Float).Set(roughness)
+    surface.CreateInput("metallic", types.Float).Set(0.0)
+    color = surface.CreateInput("diffuseColor", types.Color3f)
+    material.CreateSurfaceOutput().ConnectToSource(surface.ConnectableAPI(), "surface")
+    if texture is not None:
+        reader = shader("uv", "UsdPrimvarReader_float2")
+        reader.CreateInput("varname", types.String).Set("st")
+        image = shader("texture", "UsdUVTexture")
+        image.CreateInput("file", types.Asset).Set(texture)
+        image.CreateInput("sourceColorSpace", types.Token).Set("sRGB")
+        reader.CreateOutput("result", types.Float2)
+        image.CreateInput("st", types.Float2).ConnectToSource(reader.ConnectableAPI(), "result")
+        image.CreateOutput("rgb", types.Float3)
+        color.ConnectToSource(image.ConnectableAPI(), "rgb")
+    elif vertex_colors:
+        reader = shader("color", "UsdPrimvarReader_float3")
+        reader.CreateInput("varname", types.String).Set("displayColor")
+        reader.CreateOutput("result", types.Float3)
+        color.ConnectToSource(reader.ConnectableAPI(), "result")
+    else:
+        color.Set((1.0, 1.0, 1.0))

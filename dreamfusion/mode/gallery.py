@@ -1,0 +1,62 @@
+"""`mode=gallery`: one page over many runs, to compare them; reads what the runs left behind, and computes nothing."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dreamfusion.checkpoint import find_runs
+from dreamfusion.error import UserError
+from dreamfusion.export.gallery import Entry, write_gallery
+from dreamfusion.mode.export import read_summary
+
+log = logging.getLogger(__name__)
+# Settings that change nothing in a picture.
+LEFT_OUT = ("hydra", "mode", "prompt", "checkpoint", "run", "logger", "export")
+
+
+def run(cfg: DictConfig, output: str, title: str) -> Path:
+    """Write the page of the runs that `run` names (all under outputs/train by default) to `output`."""
+    if Path(output).suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"mode.output is {output}; it is the path of a page, such as outputs/gallery.html")
+    path = Path(output)
+    entries = [entry_of(folder) for folder in find_runs(cfg.run or "all")]
+    write_gallery(entries, title, path)
+    log.info("%s: %d runs, %.1f MB", path, len(entries), path.stat().st_size / 1e6)
+    return path
+
+
+def entry_of(folder: Path) -> Entry:
+    """What a run's folder holds; a part that is missing is left out."""
+    try:
+        config = OmegaConf.load(folder / "config.yaml")
+        if not isinstance(config, DictConfig):
+            raise ValueError(f"{folder / 'config.yaml'} holds no settings")
+        leaves = dict(flat(OmegaConf.to_container(config)))
+        settings = {key: str(value) for key, value in leaves.items() if key.split(".")[0] not in LEFT_OUT}
+        prompt = str(config.get("prompt") or folder.parent.name)
+    except (OSError, OmegaConfBaseException, ValueError):  # a run of which only the weights are left
+        settings, prompt = {}, folder.parent.name
+    mesh, video = folder / "mesh.glb", folder / "turntable.mp4"
+    figures = {name.replace("_", " "): f"{value:,}" for name, value in read_summary(folder).items() if _counts(value)}
+    return Entry(
+        prompt=prompt,
+        mesh=mesh if mesh.is_file() else None,
+        video=video if video.is_file() else None,
+        settings=settings,
+        figures=figures,
+    )
+
+
+def flat(config: object, above: str = "") -> list[tuple[str, object]]:
+    """Nested containers as (dotted key, value) of their leaves; a list counts as a leaf."""
+    if not isinstance(config, dict):
+        return [(above, config)]
+    return [leaf for key, value in config.items() for leaf in flat(value, f"{above}.{key}" if above else str(key))]
+
+
+def _counts(value: object) -> bool:
+    return isinstance(value, int | float)

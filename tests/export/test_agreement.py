@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+import torch
+import trimesh
+from omegaconf import OmegaConf
+
+from dreamfusion.background.solid import ConstantBackground
+from dreamfusion.camera.orbit import Orbit
+from dreamfusion.checkpoint import Scene
+from dreamfusion.export.agreement import SIZE, VIEWS, compare
+from dreamfusion.export.pipeline import extract_surface, placed
+from dreamfusion.renderer.stratified import StratifiedRenderer
+from dreamfusion.types import Mesh
+
+COLOR = (0.8, 0.3, 0.1)
+
+
+@pytest.fixture
+def scene(ball, tmp_path):
+    orbit = Orbit([0, 0], [3, 3], [1.374, 1.374], 0.0, 0.0, 0.0, 0.0, [3, 3])
+    renderer = StratifiedRenderer(1.0, 128)
+    field = ball(density=80.0, size=0.6, color=COLOR)
+    return Scene(field, ConstantBackground([1, 1, 1]), renderer, orbit, OmegaConf.create({}), 1, tmp_path / "x.ckpt")
+
+
+def sphere(radius, color=COLOR, offset=(0, 0, 0)):
+    surface = trimesh.creation.icosphere(subdivisions=4, radius=radius)
+    vertices = np.asarray(surface.vertices + offset, np.float32)
+    colors = np.tile(np.float32(color), (len(vertices), 1))
+    return Mesh(vertices, np.asarray(surface.faces, np.int64), colors=colors)
+
+
+def test_the_ball_itself_agrees_in_outline_and_color(scene):
+    found = compare(scene, sphere(0.6))
+    assert found.iou > 0.98
+    assert found.worst_iou > 0.98
+    assert found.color_difference < 0.002
+    assert found.sheet.shape == (2 * SIZE, VIEWS * SIZE, 3)
+
+
+def test_a_smaller_ball_agrees_by_its_share_of_the_area(scene):
+    d = 3.0
+    share = (0.48**2 / (d**2 - 0.48**2)) / (0.6**2 / (d**2 - 0.6**2))  # discs of radius r / sqrt(d^2 - r^2)
+    assert compare(scene, sphere(0.48)).iou == pytest.approx(share, abs=0.02)
+
+
+def test_another_color_differs_by_as_much_and_a_ball_elsewhere_does_not_agree(scene):
+    assert compare(scene, sphere(0.6, (0.8, 0.6, 0.1))).color_difference == pytest.approx(0.1, abs=0.003)
+    aside = compare(scene, sphere(0.2, offset=(0, 0.9, 0)))
+    assert aside.iou < 0.1
+
+
+SETTINGS = OmegaConf.create(
+    {
+        "resolution": 64, "threshold": "auto", "carve": True, "min_piece": 0.05, "smoothing": 2, "faces": 3000,
+        "texture": 128, "lit": False, "color_inset": 0.5, "chunk": 100000,
+    }
+)  # fmt: skip
+
+
+def test_what_is_extracted_agrees_with_the_renders(scene):
+    surface = extract_surface(scene, SETTINGS)
+    assert surface.watertight
+    assert surface.mesh.texture.shape == (128, 128, 3)
+    found = compare(scene, surface.mesh)
+    assert found.iou > 0.95
+    assert found.color_difference < 0.005
+
+
+def test_baked_light_darkens_the_side_away_from_it_and_vertex_colors_do_without_texture(scene):
+    mesh = extract_surface(scene, OmegaConf.merge(SETTINGS, {"lit": True, "texture": 0})).mesh
+    light = scene.camera.view(torch.zeros(1), 15.0, 1, 1).light[0].numpy()
+    towards = light - mesh.vertices
+    cosine = (mesh.normals * towards).sum(1) / np.linalg.norm(towards, axis=1)
+    np.testing.assert_allclose(mesh.colors, np.float32(COLOR) * (0.1 + 0.9 * cosine.clip(0)[:, None]), atol=1e-4)
+    assert mesh.texture is None
+
+
+def test_a_placed_mesh_has_the_length_that_was_asked_for_and_stands_on_its_feet():
+    mesh = sphere(0.5, offset=(0.0, 0.3, 0.1))
+    stretched = Mesh(mesh.vertices * np.float32([1, 2, 1]), mesh.faces, mesh.vertices)
+    y_up = placed(stretched, 0.1, "y")
+    np.testing.assert_allclose(np.ptp(y_up.vertices, axis=0), [0.05, 0.1, 0.05], rtol=1e-3)
+    z_up = placed(stretched, 0.1, "z")
+    np.testing.assert_allclose(z_up.vertices, y_up.vertices[:, [0, 2, 1]] * [1, -1, 1], rtol=1e-5)
+    np.testing.assert_allclose(z_up.normals[:, 2], stretched.normals[:, 1])
+    assert trimesh.Trimesh(z_up.vertices, z_up.faces).volume > 0

@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+import torch
+
+from dreamfusion.export.carve import carve, lowered
+from dreamfusion.export.isosurface import extract_mesh
+
+AROUND = [0.0, 45.0, 90.0, 135.0, 180.0, 225.0, 270.0, 315.0]
+SIZE = 96
+
+
+def constant(x):
+    return torch.full((len(x),), 5.0)
+
+
+def discs(cameras, radius):
+    """The outline of a ball of `radius` at the origin in every camera: soft over two pixels, 1/2 on the outline."""
+    tangent = float(torch.tan(torch.deg2rad(cameras.fov[0]) / 2))
+    distance = float(cameras.distance[0])
+    rim = radius / (distance**2 - radius**2) ** 0.5 / tangent * SIZE / 2  # pixels
+    axis = torch.arange(SIZE) + 0.5 - SIZE / 2
+    away = (axis[:, None].square() + axis.square()).sqrt()
+    return ((rim - away) / 2 + 0.5).clamp(0, 1).expand(len(cameras), 1, SIZE, SIZE).contiguous()
+
+
+def test_fog_everywhere_is_cut_to_the_visual_hull_of_what_is_seen(cameras_at):
+    """Round in plan, from a ring of level cameras: at the height of the cameras the hull of a ball is the ball."""
+    cameras = cameras_at(AROUND, height=SIZE)
+    carved = carve(constant, 2.0, cameras, discs(cameras, 0.5))
+    mesh = extract_mesh(carved, 1.0, 64, 2.0)
+    level = np.abs(mesh.vertices[:, 1]) < 0.02
+    around = np.linalg.norm(mesh.vertices[level][:, [0, 2]], axis=1)
+    octagon = 0.5 / np.cos(np.pi / 8)  # the hull of eight directions is at most that wide
+    assert around.min() > 0.5 - 0.03
+    assert around.max() < octagon + 0.03
+    assert np.abs(mesh.vertices[:, 1]).max() == pytest.approx(0.5, abs=0.05)
+
+
+def test_where_all_is_opaque_the_density_stays_as_it_is(cameras_at):
+    cameras = cameras_at(AROUND, height=SIZE)
+    carved = carve(constant, 2.0, cameras, torch.ones(len(cameras), 1, SIZE, SIZE))
+    points = torch.rand(50, 3, generator=torch.Generator().manual_seed(0)) - 0.5
+    torch.testing.assert_close(carved(points), constant(points))
+
+
+def test_where_one_camera_looks_through_nothing_is_left(cameras_at):
+    cameras = cameras_at(AROUND, height=SIZE)
+    opacity = torch.ones(len(cameras), 1, SIZE, SIZE)
+    opacity[3] = 0
+    assert carve(constant, 2.0, cameras, opacity)(torch.zeros(1, 3)).item() < 0.01
+
+
+def test_an_opacity_of_one_half_is_the_surface_whatever_the_threshold(cameras_at):
+    cameras = cameras_at([0.0], height=SIZE)
+    half = torch.full((1, 1, SIZE, SIZE), 0.5)
+    for threshold in (0.1, 3.0):
+        assert carve(lambda x: constant(x) * 100, threshold, cameras, half)(torch.zeros(1, 3)).item() == pytest.approx(
+            threshold
+        )
+
+
+def test_the_lowered_threshold_is_passed_by_all_but_a_fiftieth_of_the_opaque_rays():
+    density = torch.arange(1.0, 1001.0)
+    opacity = (density > 500).float()
+    found = lowered(900.0, density, opacity)
+    assert (density[opacity > 0.5] > found).float().mean() == pytest.approx(0.98, abs=0.003)
+    assert lowered(3.0, density, opacity) == 3.0  # never raised
+    assert lowered(3.0, density, torch.zeros(1000)) == 3.0

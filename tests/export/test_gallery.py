@@ -1,0 +1,113 @@
+"""The page of many runs, and both pages as a real browser shows them."""
+
+import shutil
+
+import numpy as np
+import pytest
+import trimesh
+from browser import Browser
+from test_page import HOSTILE, Page
+
+from dreamfusion.export.gallery import Entry, differing, write_gallery
+from dreamfusion.export.page import RunPage, write_page
+from dreamfusion.export.video import write_video
+from dreamfusion.export.writer import write_mesh
+from dreamfusion.types import Mesh
+
+
+@pytest.fixture
+def entries(tmp_path):
+    """Two runs: a box with a different colour on each side, and one without a model and with a hostile prompt."""
+    box = trimesh.creation.box()
+    box.unmerge_vertices()
+    colors = (np.abs(box.face_normals) * 0.6 + (box.face_normals > 0.5) * 0.4).repeat(3, axis=0)
+    normals = box.face_normals.repeat(3, axis=0).astype(np.float32)
+    mesh = Mesh(np.float32(box.vertices), np.asarray(box.faces), normals, np.float32(colors))
+    write_mesh(mesh, tmp_path / "mesh.glb")
+    write_video([np.full((32, 32, 3), (200, 30, 30), np.uint8)] * 2, tmp_path / "turntable.mp4")
+    return [
+        Entry("a box", tmp_path / "mesh.glb", tmp_path / "turntable.mp4", {"seed": "0", "steps": "9"}, {"iou": "0.98"}),
+        Entry(HOSTILE, settings={"seed": HOSTILE, "steps": "9"}, figures={HOSTILE: HOSTILE}),
+    ]
+
+
+def test_only_settings_that_differ_are_shown():
+    assert differing([{"a": "1", "b": "2"}, {"a": "1", "b": "3", "c": "4"}]) == ["b", "c"]
+    assert differing([{"a": "1"}]) == []
+
+
+def test_a_card_for_each_run_and_a_hostile_prompt_stays_text(entries, tmp_path):
+    write_gallery(entries, HOSTILE, tmp_path / "g" / "gallery.html")
+    page = Page(tmp_path / "g" / "gallery.html")
+    assert len(page.attributes("article")) == 2
+    assert page.text["h1"] == HOSTILE
+    assert page.text["h2"] == "a box" + HOSTILE
+    assert "steps" not in page.text["dt"]
+    assert "iou" in page.text["dt"]
+    assert page.attributes("button")[1]["data-label"] == HOSTILE
+    assert len(page.attributes("img")) == 1
+    assert [attrs.get("id") for attrs in page.attributes("script")] == ["model-0", None, None]
+    sources = [attrs[name] for _, attrs in page.tags for name in ("src", "href") if name in attrs]
+    assert all(source.startswith("data:") for source in sources)
+    assert page.attributes("meta")[3]["content"].startswith("default-src 'none'")
+
+
+def test_a_gallery_of_nothing_is_an_error_and_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="needs a run"):
+        write_gallery([], "t", tmp_path / "gallery.html")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def browser(tmp_path):
+    made = Browser(tmp_path / "profile")
+    yield made
+    made.close()
+    shutil.rmtree(tmp_path / "profile", ignore_errors=True)
+
+
+def colorful(picture):
+    """Share of the pixels that are clearly neither grey nor pale."""
+    return float((np.ptp(picture.astype(int), axis=2) > 60).mean())
+
+
+def turn(browser, tmp_path, x, y):
+    """The picture of the model, and the one after a drag across it."""
+    browser.wait_for("document.querySelector('model-viewer')?.modelIsVisible === true")
+    browser.evaluate("document.querySelector('model-viewer').autoRotate = false")
+    browser.evaluate("new Promise(done => setTimeout(done, 700))")
+    before, orbit = browser.picture(), "document.querySelector('model-viewer').getCameraOrbit().theta"
+    angle = browser.evaluate(orbit)
+    browser.drag((x, y), (x + 150, y))
+    browser.wait_for(f"Math.abs({orbit} - {angle}) > 0.3")  # radians; it turns as fast as the machine draws
+    browser.evaluate("new Promise(done => setTimeout(done, 1500))")
+    return before, browser.picture()
+
+
+def test_the_gallery_shows_a_model_on_a_click_that_a_drag_turns(entries, tmp_path, browser):
+    write_gallery(entries, "Gallery", tmp_path / "gallery.html")
+    browser.open(tmp_path / "gallery.html")
+    browser.wait_for("document.readyState === 'complete' && document.querySelectorAll('.card').length === 2")
+    assert browser.evaluate("document.querySelector('model-viewer') === null")
+    browser.evaluate("document.querySelector('button[data-model]').click()")
+    before, after = turn(browser, tmp_path, 500, 450)
+    assert colorful(before) > 0.03
+    assert np.abs(before.astype(int) - after).mean() > 2
+    browser.evaluate("document.querySelector('dialog').close()")
+    browser.wait_for("document.querySelector('model-viewer') === null")
+    assert browser.evaluate("window.alerted === undefined && document.querySelectorAll('h2')[1].children.length") == 0
+    assert browser.problems == []
+
+
+def test_the_page_of_a_run_shows_its_model_that_a_drag_turns(entries, tmp_path, browser):
+    write_page(RunPage(HOSTILE, entries[0].mesh, entries[0].video), tmp_path / "index.html")
+    browser.open(tmp_path / "index.html")
+    browser.wait_for("document.readyState === 'complete'")
+    browser.wait_for("document.querySelector('model-viewer') !== null")
+    box = browser.evaluate(
+        "(b => [b.x + b.width / 2, b.y + b.height / 2])(document.querySelector('.model').getBoundingClientRect())"
+    )
+    before, after = turn(browser, tmp_path, *box)
+    assert colorful(before) > 0.02
+    assert np.abs(before.astype(int) - after).mean() > 1
+    assert browser.problems == []

@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from dreamfusion.export.agreement import as_raster
+from dreamfusion.export.paint import paint_texture, paint_vertices, unwrap
+from dreamfusion.ops.rasterize import rasterize
+from dreamfusion.types import Mesh
+
+SIZE = 128
+
+
+def place(x, normals):
+    """The colour of a place: (x + 1) / 2 of each coordinate."""
+    return 0.5 + 0.5 * x
+
+
+@pytest.fixture(scope="module")
+def ball():
+    surface = trimesh.creation.icosphere(subdivisions=4, radius=0.6)
+    vertices = np.asarray(surface.vertices, np.float32)
+    return Mesh(vertices, np.asarray(surface.faces, np.int64), (vertices / 0.6).astype(np.float32))
+
+
+def looked_up(mesh):
+    """The texture's colour (F, 3) at the middle of every face, and the middle itself."""
+    uv = mesh.uv[mesh.faces].mean(1)
+    height, width, _ = mesh.texture.shape
+    row = np.clip(((1 - uv[:, 1]) * height).astype(int), 0, height - 1)
+    column = np.clip((uv[:, 0] * width).astype(int), 0, width - 1)
+    return mesh.texture[row, column] / 255.0, mesh.vertices[mesh.faces].mean(1)
+
+
+def across(u, v):
+    """Twice the signed area between the vectors (..., 2) u and v."""
+    return u[..., 0] * v[..., 1] - u[..., 1] * v[..., 0]
+
+
+def test_vertex_colors_are_those_of_the_field_at_the_vertices(ball):
+    np.testing.assert_allclose(paint_vertices(ball, place).colors, 0.5 + 0.5 * ball.vertices, atol=1e-6)
+
+
+def test_colors_are_asked_with_the_normal_and_clamped(ball):
+    painted = paint_vertices(ball, lambda x, n: 10.0 * n)
+    np.testing.assert_allclose(painted.colors, np.clip(10.0 * ball.normals, 0, 1), atol=1e-6)
+
+
+def test_a_texel_has_the_color_of_the_place_it_lies_on(ball):
+    painted = paint_texture(ball, place, SIZE)
+    assert painted.texture.shape == (SIZE, SIZE, 3)
+    colors, middles = looked_up(painted)
+    texel = 2 * np.sqrt(4 * np.pi * 0.36) / SIZE  # its diagonal on the surface, were the texture full to a half
+    assert np.abs(colors - (0.5 + 0.5 * middles)).max() < texel + 1 / 255
+
+
+def test_charts_keep_the_shape_and_do_not_overlap(ball):
+    flat = unwrap(ball, SIZE)
+    assert flat.uv.min() >= 0
+    assert flat.uv.max() <= 1
+    np.testing.assert_allclose(
+        np.sort(flat.vertices[flat.faces].reshape(-1, 9), axis=0), np.sort(ball.vertices[ball.faces].reshape(-1, 9), 0)
+    )
+    a, b, c = (flat.uv[flat.faces[:, i]].astype(np.float64) for i in range(3))
+    areas = np.abs(across(b - a, c - a)) / 2
+    points = np.random.default_rng(0).uniform(size=(500, 2))
+    inside = np.zeros(len(points), int)
+    for p, q, r, area in zip(a, b, c, areas, strict=True):
+        if area > 1e-12:
+            sides = [across(v - u, points - u) for u, v in ((p, q), (q, r), (r, p))]
+            inside += (np.min(sides, 0) > 1e-9) | (np.max(sides, 0) < -1e-9)
+    assert inside.max() == 1
+    assert inside.mean() == pytest.approx(areas.sum(), abs=0.08)
+
+
+def test_seams_do_not_show_from_any_side(ball, cameras_at):
+    """A ball of one colour stays of one colour, to the last bit, whatever lies between the charts."""
+    painted = paint_texture(ball, lambda x, n: torch.full_like(x, 0.6), SIZE)
+    assert (painted.texture == 153).all()
+    smooth = paint_texture(ball, place, SIZE)
+    seen = rasterize(as_raster(smooth), cameras_at([0.0, 90.0, 200.0], height=48))
+    wanted = rasterize(as_raster(paint_vertices(ball, place)), cameras_at([0.0, 90.0, 200.0], height=48))
+    whole = (seen.alpha == 1) & (wanted.alpha == 1)
+    assert np.abs(seen.albedo - wanted.albedo)[whole].max() < 0.03
+
+
+def test_no_more_than_a_chunk_is_asked_at_once_and_it_changes_nothing(ball):
+    asked = []
+
+    def counted(x, n):
+        asked.append(len(x))
+        return place(x, n)
+
+    pieces = paint_texture(ball, counted, 32, chunk=100)
+    assert max(asked) <= 100
+    np.testing.assert_array_equal(pieces.texture, paint_texture(ball, place, 32).texture)
+
+
+def test_a_texture_too_small_and_a_mesh_without_normals_are_named(ball):
+    with pytest.raises(ValueError, match="the texture's size is 8; at least 16"):
+        paint_texture(ball, place, 8)
+    with pytest.raises(ValueError, match="has no normals"):
+        paint_vertices(Mesh(ball.vertices, ball.faces), place)
