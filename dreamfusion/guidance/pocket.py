@@ -90,12 +90,12 @@ class PocketPrior:
 
         A prompt is known if it names one of them, or if its sentence vector has a cosine of KNOWN to "a <name>".
         """
-        names, vectors = self._vocabulary
+        names = self._names
         if not names:
             return
         if any(re.search(rf"\b{re.escape(name)}\b", prompt, re.IGNORECASE) for name in names):
             return
-        cosine = vectors @ self.text_encoder.sentence([prompt])[0].cpu()
+        cosine = self._name_vectors @ self.text_encoder.sentence([prompt])[0].cpu()
         if cosine.max() >= KNOWN:
             return
         nearest = ", ".join(f'"a {names[i]}"' for i in cosine.topk(min(NEAREST, len(names))).indices.tolist())
@@ -144,11 +144,13 @@ class PocketPrior:
         return with_look(features, features.new_tensor(WHITE).expand(len(features), 2) if look is None else look)
 
     @cached_property
-    def _vocabulary(self) -> tuple[list[str], Tensor]:
-        """The names the prior saw, and their sentence vectors (N, 384); none if the folder does not say."""
+    def _names(self) -> list[str]:
+        """What the prior saw; nothing if the folder does not say."""
         file = self._folder / "vocabulary.txt"
         lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-        names = [line.strip() for line in lines if line.strip()]
-        if not names:
-            return names, torch.empty(0)
-        return names, self.text_encoder.sentence([f"a {name}" for name in names]).cpu()
+        return [line.strip() for line in lines if line.strip()]
+
+    @cached_property
+    def _name_vectors(self) -> Tensor:
+        """Sentence vectors (N, 384) of the names: seconds, and needed for strange prompts alone."""
+        return self.text_encoder.sentence([f"a {name}" for name in self._names]).cpu()
