@@ -46,7 +46,7 @@ class PocketPrior:
         self,
         weights: str | Path | None = None,
         camera_conditioning: bool = True,
-        guidance_scale: float = 2.0,
+        guidance_scale: float = 1.5,
         weighting: str = "reconstruction",
     ) -> None:
         """Read the weights.
