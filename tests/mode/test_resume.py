@@ -21,7 +21,9 @@ WHOLE = {
     "index.html",
     "mesh.glb",
     "metrics.csv",
+    "mesh_check.png",
     "result.json",
+    "summary.json",
     "turntable.mp4",
 }
 
