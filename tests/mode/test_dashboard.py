@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -33,7 +34,11 @@ def records(path):
         if BLOCK - at % BLOCK < HEAD:
             at += BLOCK - at % BLOCK
             continue
+        if at + HEAD > len(data):
+            return
         _, length, kind = struct.unpack("<IHB", data[at : at + HEAD])
+        if at + HEAD + length > len(data):
+            return  # still being written
         parts += data[at + HEAD : at + HEAD + length]
         at += HEAD + length
         if kind in (1, 4):  # whole, or the last part
@@ -43,6 +48,16 @@ def records(path):
             yield record
 
 
+def whole(path):
+    """The records of a run that has ended; its file is written by a process of its own, a moment later."""
+    deadline = time.monotonic() + 30
+    while True:
+        found = list(records(path))
+        if any(r.WhichOneof("record_type") == "exit" for r in found) or time.monotonic() > deadline:
+            return found
+        time.sleep(0.1)
+
+
 def items(updates):
     return {u.key or "/".join(u.nested_key): json.loads(u.value_json) for u in updates}
 
@@ -50,7 +65,7 @@ def items(updates):
 def read(path):
     """The one run in the file: its head, settings, history, summary and media files."""
     run = SimpleNamespace(head=None, config={}, history={}, summary={}, files=set())
-    for record in records(path):
+    for record in whole(path):
         kind = record.WhichOneof("record_type")
         if kind == "run":
             run.head = record.run
