@@ -75,13 +75,11 @@ def turn(browser, tmp_path, x, y):
     """The picture of the model, and the one after a drag across it."""
     browser.wait_for("document.querySelector('model-viewer')?.modelIsVisible === true")
     browser.evaluate("document.querySelector('model-viewer').autoRotate = false")
-    browser.evaluate("new Promise(done => setTimeout(done, 700))")
-    before, orbit = browser.picture(), "document.querySelector('model-viewer').getCameraOrbit().theta"
+    before, orbit = browser.still(), "document.querySelector('model-viewer').getCameraOrbit().theta"
     angle = browser.evaluate(orbit)
     browser.drag((x, y), (x + 150, y))
     browser.wait_for(f"Math.abs({orbit} - {angle}) > 0.3")  # radians; it turns as fast as the machine draws
-    browser.evaluate("new Promise(done => setTimeout(done, 1500))")
-    return before, browser.picture()
+    return before, browser.still()
 
 
 def test_the_gallery_shows_a_model_on_a_click_that_a_drag_turns(entries, tmp_path, browser):
