@@ -16,7 +16,7 @@ from PIL import Image
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--headless=new", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-first-run",
-         "--disable-gpu-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=1000,900",
+         "--disable-gpu-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=600,600",
          "--remote-debugging-pipe", "--hide-scrollbars", "--disable-dev-shm-usage"]  # fmt: skip
 PATIENCE = 300  # seconds; the model is drawn without a GPU, on a machine that may have other work
 
