@@ -184,7 +184,7 @@ def offline(monkeypatch, tmp_path):
 def test_without_weights_it_ends_at_once_and_says_what_was_tried_and_what_to_type(offline, monkeypatch):
     waits = []  # nothing is asked of a network, and nothing tried again later
     monkeypatch.setattr(time, "sleep", waits.append)
-    monkeypatch.setattr(socket.socket, "connect", lambda self, address: waits.append(address))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *address, **more: waits.append(address) or [])
     with pytest.raises(GuidanceError) as caught:
         StableDiffusionPrior()
     message = str(caught.value)
