@@ -15,7 +15,7 @@ test: $(READY)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/pytest
+	.venv/bin/pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal
 
 install: $(READY)
 

@@ -1,5 +1,6 @@
 """What several tests build on: one thread, scenes and priors known in closed form, cameras at given angles."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,18 @@ from dreamfusion.field.hashgrid import HashGridField
 from dreamfusion.types import FieldOutput
 
 CONF = Path(__file__).parents[1] / "conf"
+
+
+def pytest_configure(config):
+    """Compiled kernels of its own for each of pytest-xdist's workers, and one thread for the processes they start.
+
+    numba names the files of a function's variants by counting: two processes that compile different variants of one
+    function at the same moment write the same file, and the next one to read it would run the wrong machine code.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker:
+        os.environ["NUMBA_CACHE_DIR"] = str(Path(config.rootpath, ".pytest_cache", "numba", worker))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import socket
 
 import lightning as L
 import pytest
@@ -23,6 +22,7 @@ from dreamfusion.system import DreamFusion
 
 ORBIT = Orbit([-15, 75], [2.7, 3.3], [1.3, 1.4], 0.5, 0.1, 0.1, 0.1, [1, 2])
 RANKS, STEPS, VIEWS, SIZE, SEED = 2, 3, 2, 8, 0
+PATIENCE = 300  # seconds, for all steps; one process waits for ever for another that failed
 
 
 def make_system():
@@ -69,10 +69,14 @@ class Keep(L.Callback):
         self.kept["end"] = {name: value.clone() for name, value in system.state_dict().items()}
 
 
-def work(rank, port, folder):
-    """One of the processes that Lightning's own launcher, or torchrun, would start."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
+def work(rank, folder):
+    """One of the processes that Lightning's own launcher, or torchrun, would start.
+
+    They meet in a file: a port that is free when it is asked for may be another's when it is used.
+    """
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
     os.environ["WORLD_SIZE"] = str(RANKS)
+    torch.distributed.init_process_group("gloo", f"file://{folder / 'meeting'}", rank=rank, world_size=RANKS)
     torch.set_num_threads(1)
     tidy()
     keep = Keep()
@@ -89,16 +93,13 @@ def work(rank, port, folder):
 def ranks(tmp_path_factory):
     """What each of the processes kept."""
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["dreamfusion.mode.train", "dreamfusion.guidance.pocket"])
-    processes = [context.Process(target=work, args=(rank, port, folder)) for rank in range(RANKS)]
+    processes = [context.Process(target=work, args=(rank, folder), daemon=True) for rank in range(RANKS)]
     for process in processes:
         process.start()
     for process in processes:
-        process.join()
+        process.join(PATIENCE)
         assert process.exitcode == 0
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
 

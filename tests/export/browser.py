@@ -6,6 +6,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import time
 
@@ -15,8 +16,9 @@ from PIL import Image
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--headless=new", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-first-run",
-         "--disable-gpu-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=1000,900",
+         "--disable-gpu-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=600,600",
          "--remote-debugging-pipe", "--hide-scrollbars", "--disable-dev-shm-usage"]  # fmt: skip
+PATIENCE = 300  # seconds; the model is drawn without a GPU, on a machine that may have other work
 
 
 class Browser:
@@ -39,6 +41,7 @@ class Browser:
             preexec_fn=three_and_four,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         os.close(to_read)
         os.close(to_write)
@@ -49,7 +52,7 @@ class Browser:
             self.call(f"{domain}.enable")
 
     def close(self):
-        self._process.kill()
+        os.killpg(self._process.pid, signal.SIGKILL)  # it has processes of its own
         self._process.wait()
         os.close(self._read)
         os.close(self._write)
@@ -73,11 +76,19 @@ class Browser:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    def wait_for(self, script, seconds=120):
+    def wait_for(self, script, seconds=PATIENCE):
         end = time.monotonic() + seconds
         while not self.evaluate(script):
             assert time.monotonic() < end, f"{script} did not come true; {self.problems}"
             time.sleep(0.2)
+
+    def still(self, seconds=PATIENCE):
+        """The picture once it no longer changes."""
+        end, last = time.monotonic() + seconds, self.picture()
+        while not np.array_equal(now := self.picture(), last):
+            assert time.monotonic() < end, "the page does not come to rest"
+            last = now
+        return now
 
     def picture(self):
         data = base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
@@ -91,11 +102,13 @@ class Browser:
             self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y, **mouse)
         self.call("Input.dispatchMouseEvent", type="mouseReleased", x=end[0], y=end[1], **mouse)
 
-    def _message(self, seconds=120):
+    def _message(self, seconds=PATIENCE):
         while b"\0" not in self._buffer:
             ready, _, _ = select.select([self._read], [], [], seconds)
             assert ready, "the browser does not answer"
-            self._buffer += os.read(self._read, 1 << 20)
+            said = os.read(self._read, 1 << 20)
+            assert said, "the browser has ended"
+            self._buffer += said
         message, self._buffer = self._buffer.split(b"\0", 1)
         return json.loads(message)
 

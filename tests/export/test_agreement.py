@@ -18,7 +18,7 @@ COLOR = (0.8, 0.3, 0.1)
 @pytest.fixture
 def scene(ball, tmp_path):
     orbit = Orbit([0, 0], [3, 3], [1.374, 1.374], 0.0, 0.0, 0.0, 0.0, [3, 3])
-    renderer = StratifiedRenderer(1.0, 128)
+    renderer = StratifiedRenderer(1.0, 48)
     field = ball(density=80.0, size=0.6, color=COLOR)
     return Scene(field, ConstantBackground([1, 1, 1]), renderer, orbit, OmegaConf.create({}), 1, tmp_path / "x.ckpt")
 

@@ -1,18 +1,9 @@
-"""Cameras for the adapters' tests, and one thread for their small networks."""
+"""Cameras for the adapters' tests."""
 
 import pytest
 import torch
 
 from dreamfusion.types import Cameras
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    """Small networks lose more to waiting threads than they gain."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

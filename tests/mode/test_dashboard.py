@@ -50,7 +50,7 @@ def records(path):
 
 def whole(path):
     """The records of a run that has ended; its file is written by a process of its own, a moment later."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while True:
         found = list(records(path))
         if any(r.WhichOneof("record_type") == "exit" for r in found) or time.monotonic() > deadline:

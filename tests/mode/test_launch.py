@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from runs import ROOT, files
 
 CONF, LAUNCH = ROOT / "conf", ROOT / "launch.py"
+PATIENCE = 300  # seconds; a machine may have other work
 
 
 def test_help_is_quick_and_says_how_to_begin(tmp_path):
@@ -33,10 +35,10 @@ def test_ctrl_c_saves_and_the_command_it_prints_goes_on(launch, tmp_path):
     settings = ["experiment=smoke", "trainer.max_steps=100000", "mode.preview_every=0"]
     with (tmp_path / "log").open("w+") as log:
         command = [sys.executable, LAUNCH, "prompt=a cat", *settings]
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT)
-        wait_for(lambda: list(tmp_path.glob("outputs/train/a-cat/*/metrics.csv")), process)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+        with ended_at_last(subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT)) as process:
+            wait_for(lambda: list(tmp_path.glob("outputs/train/a-cat/*/metrics.csv")), process)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(PATIENCE) == 130
         log.seek(0)
         said = log.read()
     assert "Traceback" not in said
@@ -54,8 +56,18 @@ def test_ctrl_c_saves_and_the_command_it_prints_goes_on(launch, tmp_path):
     assert (run / "mesh.glb").is_file()
 
 
-def wait_for(condition, process, seconds=90):
-    end = time.monotonic() + seconds
+@contextmanager
+def ended_at_last(process):
+    """It does not outlive the test that started it."""
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(condition, process):
+    end = time.monotonic() + PATIENCE
     while not condition():
         assert process.poll() is None, "it ended too early"
         assert time.monotonic() < end, "it took too long"

@@ -5,8 +5,10 @@ import multiprocessing
 import os
 import random
 import runpy
+import signal
 import sys
-from contextlib import chdir
+import time
+from contextlib import chdir, suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from runs import ROOT, files
 
 COMMAND = ["-m", "prompt=a cat,a dog", "study=killed", "experiment=smoke", "trainer.max_steps=4"]
 COMMAND += ["mode.checkpoint_every=1", "mode.preview_every=0"]
+PATIENCE = 300  # seconds; a machine may have other work
 WHOLE = {
     "checkpoints/last.ckpt",
     "config.yaml",
@@ -44,6 +47,27 @@ def processes():
     return context
 
 
+def wait_for_writes(process, folder, count):
+    """Until the process has written so many times, or has ended: moments of a run on any machine, fast or slow."""
+    end, seen, writes = time.monotonic() + PATIENCE, stamps(folder), 0
+    while writes < count and process.is_alive():
+        assert time.monotonic() < end, "it writes nothing"
+        now = stamps(folder)
+        writes += now != seen
+        seen = now
+        time.sleep(0.01)
+
+
+def stamps(folder):
+    """When each file was written; one that goes while it is looked at is left out."""
+    found = {}
+    for parent, _, names in os.walk(folder):  # unlike rglob, it passes over a folder that is gone
+        for name in names:
+            with suppress(FileNotFoundError):
+                found[parent, name] = Path(parent, name).stat().st_mtime_ns
+    return found
+
+
 def finished(folder):
     return {path.parent: path.read_text() for path in folder.glob("outputs/studies/killed/*/*/result.json")}
 
@@ -51,13 +75,15 @@ def finished(folder):
 def test_workers_killed_at_random_moments_lose_nothing_that_was_finished(processes, tmp_path):
     chance, done, kills = random.Random(0), {}, 0
     for attempt in range(12):
-        process = processes.Process(target=command, args=(tmp_path,))
+        process = processes.Process(target=command, args=(tmp_path,), daemon=True)
         process.start()
-        process.join(chance.uniform(0.5, 5.0) if attempt < 4 else None)
-        if process.exitcode is None:
-            kills += 1
+        if attempt < 4:
+            wait_for_writes(process, tmp_path, chance.randint(1, 8) if attempt else 1)
+            process.join(chance.uniform(0.0, 0.2))
             process.kill()
-            process.join()
+        process.join(PATIENCE)
+        assert process.exitcode is not None, "it does not end"
+        kills += process.exitcode == -signal.SIGKILL
         now = finished(tmp_path)
         assert now.items() >= done.items()  # not even written again
         assert all(files(run) >= WHOLE for run in now)
