@@ -1,0 +1,117 @@
+"""`mode=view`: from a checkpoint and around a training, by a client over the wire; Ctrl-C ends it."""
+
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+
+import pytest
+from omegaconf import OmegaConf
+from runs import PROMPT, files
+from viewer import Viewer
+
+
+@pytest.fixture
+def port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@pytest.fixture
+def visit(port):
+    """Press Ctrl-C once a client has seen what it waits for; returns what went wrong, once the mode has ended."""
+    threads = []
+
+    def start(*wanted):
+        failed = []
+
+        def come():
+            try:
+                viewer = connected(port)
+                viewer.look(30)
+                viewer.wait_for(*wanted)
+                viewer.close()
+            except BaseException as error:
+                failed.append(error)
+            finally:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        threads.append(threading.Thread(target=come))
+        threads[-1].start()
+        return failed
+
+    yield start
+    for thread in threads:
+        thread.join()
+
+
+def connected(port, seconds=120):
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return Viewer(f"http://127.0.0.1:{port}")
+        except OSError:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    shutil.copytree(finished.folder, tmp_path / "copy")
+    return tmp_path / "copy", finished.run.relative_to(finished.folder)
+
+
+@pytest.mark.parametrize("choice", ["", "checkpoint", "run"])
+def test_the_newest_run_or_the_one_named_is_shown_until_ctrl_c(choice, copied, launch, visit, port):
+    folder, run = copied
+    before = files(folder)
+    failed = visit("BackgroundImageMessage", f"step 2, {run}")
+    ended = launch(folder, "mode=view", f"mode.port={port}", *([f"{choice}={run}"] if choice else []))
+    assert failed == []
+    assert (ended.status, ended.text) == (0, f"open http://127.0.0.1:{port}; Ctrl-C ends\nclosed\n")
+    assert files(folder) == before
+
+
+def test_with_a_prompt_it_trains_and_leaves_what_a_training_leaves(launch, finished, visit, port, tmp_path):
+    failed = visit("guidance scale", "BackgroundImageMessage", "step 2, outputs/train/")
+    ended = launch(tmp_path, "mode=view", f"prompt={PROMPT}", "experiment=smoke", f"mode.port={port}")
+    assert failed == []
+    assert ended.status == 0, ended.text
+    assert ended.text.startswith(f"open http://127.0.0.1:{port}; Ctrl-C ends\n")
+    assert ended.text.endswith("closed\n")
+    (run,) = tmp_path.glob("outputs/train/*/*")
+    assert files(run) == files(finished.run)
+    # It goes on without a window: its settings are those of mode=train.
+    assert OmegaConf.load(run / "config.yaml") == OmegaConf.load(finished.run / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["prompt=a cat", "checkpoint=latest"],
+            "there is a prompt, a cat, which begins a run",
+        ),
+        (["prompt=a cat", "study=pets"], "mode=view shows one run: no -m, study or prompts.file"),
+        (["prompts.file=x.txt"], "mode=view shows one run: no -m, study or prompts.file"),
+        (["prompt=a cat", "trainer.devices=2"], "trainer.devices is 2; mode=view trains in one process"),
+        (["prompt=a cat", "seed=-1"], "seed is -1; it must be a whole number"),
+        (["checkpoint=nowhere"], "no checkpoint at nowhere; type checkpoint=latest"),
+        (["run=outputs/train"], "run=outputs/train names 2 runs; a window shows one, such as run=outputs/train/"),
+        (["mode.sharp=0"], "mode.sharp is 0; it must be at least 1"),
+        (["mode.port=70000"], "mode.port is 70000; it must be from 1 to 65535, or 0 for any free one"),
+        (["mode.host=192.0.2.1"], "mode.host is 192.0.2.1, which is no address of this machine"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_bad_settings_are_one_line_and_leave_nothing_behind(arguments, message, copied, launch):
+    folder, run = copied
+    shutil.copytree(folder / run, folder / run.with_name("again"))
+    before = files(folder)
+    ended = launch(folder, "mode=view", *arguments)
+    assert (ended.status, ended.text.count("\n")) == (1, 1), ended.text
+    assert ended.text.startswith("error: ")
+    assert message in ended.text
+    assert files(folder) == before
