@@ -18,7 +18,7 @@ from dreamfusion.camera.data import CameraStream
 from dreamfusion.checkpoint import Scene, find_checkpoint, find_runs, load_scene
 from dreamfusion.error import UserError, check_positive
 from dreamfusion.export.occupancy import EmptyFieldError
-from dreamfusion.export.writer import write_mesh
+from dreamfusion.export.writer import glb_metadata, write_mesh
 from dreamfusion.mode.export import check_export, describe, export_scene
 from dreamfusion.mode.train import Outputs, check, dream, settings_refused, shortened
 from dreamfusion.view.desk import Desk
@@ -102,7 +102,15 @@ def export(scene: Scene, settings: DictConfig, window: Window) -> None:
     window.notify("mesh", text)
     with tempfile.TemporaryDirectory() as folder:  # whatever format was asked for, and at the scene's size
         (glb,) = write_mesh(exported.surface.mesh, Path(folder) / "mesh.glb")
-        window.show_mesh(glb.read_bytes(), visible=True)
+        window.show_mesh(glb.read_bytes(), 1.0, visible=True)
+
+
+def show_exported(scene: Scene, window: Window) -> None:
+    """The run's mesh.glb as a layer, hidden at first, where it is of the same step."""
+    path = scene.run / "mesh.glb"
+    told = glb_metadata(path)
+    if told.get("steps") == str(scene.step) and told.get("up") == "y":
+        window.show_mesh(path.read_bytes(), 1 / float(told["metres_per_unit"]), visible=False)
 
 
 @contextmanager
@@ -125,6 +133,7 @@ def _stay(window: Window, desk: Desk, sizes: Sizes, scene: Scene, settings: Dict
 
     window.on_export = export_now
     window.say(status)
+    show_exported(scene, window)
     try:
         while True:
             studio.serve()

@@ -107,9 +107,9 @@ class Window:
         for client in self._server.get_clients().values():
             client.add_notification(title, body, auto_close_seconds=20.0)
 
-    def show_mesh(self, glb: bytes, visible: bool) -> None:
-        """The mesh as a layer, in scene units; with `visible` it takes the scene's place."""
-        self._mesh = self._server.scene.add_glb("/mesh", glb, visible=visible)
+    def show_mesh(self, glb: bytes, scale: float, visible: bool) -> None:
+        """The mesh as a layer, `scale` scene units to its own; with `visible` it takes the scene's place."""
+        self._mesh = self._server.scene.add_glb("/mesh", glb, scale=scale, visible=visible)
         self.mesh.disabled = False
         self.mesh.value = visible  # type: ignore[misc]  # mypy does not see the setter
         if visible:

@@ -6,11 +6,18 @@ import signal
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import trimesh
 from omegaconf import OmegaConf
 from runs import PROMPT, files
 from viewer import Viewer
+
+from dreamfusion.export.writer import glb_metadata, write_mesh
+from dreamfusion.mode.view import show_exported
+from dreamfusion.types import Mesh
 
 
 @pytest.fixture
@@ -67,7 +74,7 @@ def copied(finished, tmp_path):
 def test_the_newest_run_or_the_one_named_is_shown_until_ctrl_c(choice, copied, launch, visit, port):
     folder, run = copied
     before = files(folder)
-    failed = visit("BackgroundImageMessage", f"step 2, {run}")
+    failed = visit("BackgroundImageMessage", "GlbMessage", f"step 2, {run}")
     ended = launch(folder, "mode=view", f"mode.port={port}", *([f"{choice}={run}"] if choice else []))
     assert failed == []
     assert (ended.status, ended.text) == (0, f"open http://127.0.0.1:{port}; Ctrl-C ends\nclosed\n")
@@ -85,6 +92,33 @@ def test_with_a_prompt_it_trains_and_leaves_what_a_training_leaves(launch, finis
     assert files(run) == files(finished.run)
     # It goes on without a window: its settings are those of mode=train.
     assert OmegaConf.load(run / "config.yaml") == OmegaConf.load(finished.run / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("steps", "up", "scale"), [("2", "y", 4.0), ("1", "y", None), ("2", "z", None)], ids=["same", "older", "turned"]
+)
+def test_a_mesh_of_the_same_step_is_shown_as_large_as_the_scene(steps, up, scale, tmp_path):
+    corners = np.eye(4, 3, dtype=np.float32)
+    faces = np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [0, 3, 2]])
+    told = {"steps": steps, "up": up, "metres_per_unit": "0.25"}
+    (path,) = write_mesh(Mesh(corners, faces), tmp_path / "mesh.glb", told)
+    shown = []
+    window = SimpleNamespace(show_mesh=lambda glb, scale, visible: shown.append((glb, scale, visible)))
+    show_exported(SimpleNamespace(run=tmp_path, step=2), window)
+    assert shown == ([(path.read_bytes(), scale, False)] if scale else [])
+
+
+def test_an_exported_mesh_says_how_large_it_is(copied, launch):
+    folder, run = copied
+    before = glb_metadata(folder / run / "mesh.glb")
+    first = max(trimesh.load_mesh(folder / run / "mesh.glb").extents)
+    settings = ["export.resolution=32", "export.texture=0", "export.faces=2000"]
+    assert launch(folder, "mode=export", "export.size=0.25", *settings).status == 0
+    after = glb_metadata(folder / run / "mesh.glb")
+    longest = max(trimesh.load_mesh(folder / run / "mesh.glb").extents)
+    assert longest == pytest.approx(0.25, rel=1e-4)
+    assert (before["metres_per_unit"], before["up"], after["steps"]) == ("1", "y", "2")
+    assert float(after["metres_per_unit"]) == pytest.approx(0.25 / first, rel=0.02)
 
 
 @pytest.mark.parametrize(
