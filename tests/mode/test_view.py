@@ -19,6 +19,8 @@ from dreamfusion.export.writer import glb_metadata, write_mesh
 from dreamfusion.mode.view import show_exported
 from dreamfusion.types import Mesh
 
+PATIENCE = 300  # seconds, on a machine that many share
+
 
 @pytest.fixture
 def port():
@@ -27,35 +29,43 @@ def port():
 
 
 @pytest.fixture
-def visit(port):
-    """Press Ctrl-C once a client has seen what it waits for; returns what went wrong, once the mode has ended."""
-    threads = []
+def visited(launch, port):
+    """Launch, and press Ctrl-C once a client has seen what it waits for; the client's error is the test's."""
 
-    def start(*wanted):
-        failed = []
+    def run(wanted, *arguments):
+        failed, lock, running = [], threading.Lock(), [True]
 
         def come():
             try:
                 viewer = connected(port)
                 viewer.look(30)
-                viewer.wait_for(*wanted)
+                viewer.wait_for(*wanted, seconds=PATIENCE)
                 viewer.close()
             except BaseException as error:
                 failed.append(error)
+            with lock:
+                if running[0]:  # else it would hit the test itself
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        visitor = threading.Thread(target=come)
+        visitor.start()
+        try:
+            try:
+                ended = launch(*arguments, f"mode.port={port}")
             finally:
-                os.kill(os.getpid(), signal.SIGINT)
+                with lock:
+                    running[0] = False
+        except KeyboardInterrupt:
+            ended = None
+        visitor.join()
+        assert failed == [], ended
+        return ended
 
-        threads.append(threading.Thread(target=come))
-        threads[-1].start()
-        return failed
-
-    yield start
-    for thread in threads:
-        thread.join()
+    return run
 
 
-def connected(port, seconds=120):
-    end = time.monotonic() + seconds
+def connected(port):
+    end = time.monotonic() + PATIENCE
     while True:
         try:
             return Viewer(f"http://127.0.0.1:{port}")
@@ -71,20 +81,18 @@ def copied(finished, tmp_path):
 
 
 @pytest.mark.parametrize("choice", ["", "checkpoint", "run"])
-def test_the_newest_run_or_the_one_named_is_shown_until_ctrl_c(choice, copied, launch, visit, port):
+def test_the_newest_run_or_the_one_named_is_shown_until_ctrl_c(choice, copied, visited, port):
     folder, run = copied
     before = files(folder)
-    failed = visit("BackgroundImageMessage", "GlbMessage", f"step 2, {run}")
-    ended = launch(folder, "mode=view", f"mode.port={port}", *([f"{choice}={run}"] if choice else []))
-    assert failed == []
+    wanted = ["BackgroundImageMessage", "GlbMessage", f"step 2, {run}"]
+    ended = visited(wanted, folder, "mode=view", *([f"{choice}={run}"] if choice else []))
     assert (ended.status, ended.text) == (0, f"open http://127.0.0.1:{port}; Ctrl-C ends\nclosed\n")
     assert files(folder) == before
 
 
-def test_with_a_prompt_it_trains_and_leaves_what_a_training_leaves(launch, finished, visit, port, tmp_path):
-    failed = visit("guidance scale", "BackgroundImageMessage", "step 2, outputs/train/")
-    ended = launch(tmp_path, "mode=view", f"prompt={PROMPT}", "experiment=smoke", f"mode.port={port}")
-    assert failed == []
+def test_with_a_prompt_it_trains_and_leaves_what_a_training_leaves(visited, finished, port, tmp_path):
+    wanted = ["guidance scale", "BackgroundImageMessage", "step 2, outputs/train/"]
+    ended = visited(wanted, tmp_path, "mode=view", f"prompt={PROMPT}", "experiment=smoke")
     assert ended.status == 0, ended.text
     assert ended.text.startswith(f"open http://127.0.0.1:{port}; Ctrl-C ends\n")
     assert ended.text.endswith("closed\n")
