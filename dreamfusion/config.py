@@ -21,6 +21,7 @@ from dreamfusion.error import UserError
 
 _QUOTED = re.compile(r"""(['"])(?:(?!\1)[^\\]|\\.)*\1""", re.DOTALL)  # one quoted string of Hydra's grammar
 TEXTS = ("prompt=", "checkpoint=", "prompts.file=", "run=")  # settings whose value is text, whatever is in it
+OWN_FOLDER = {"train": "train", "view": "train", "sample": "sample"}  # of outputs/, by the mode that begins a run there
 STUDY = "multirun"  # the study of a multirun that is given no name
 # Settings that change nothing of what comes out: two runs that differ in these alone are one run.
 ASIDE = ("hydra", "study", "resume", "checkpoint", "logger", "objective", "prompts", "run")
@@ -57,9 +58,9 @@ def run_folder(mode: str, prompt: object, checkpoint: str | None, name: str, stu
 
     No folder is made for a run that ends at once, because it has no prompt.
     """
-    if mode not in ("train", "sample") or checkpoint is not None or prompt is None or not str(prompt).strip():
+    if mode not in OWN_FOLDER or checkpoint is not None or prompt is None or not str(prompt).strip():
         return "."
-    group = mode if study is None else f"studies/{slug(study)}"
+    group = OWN_FOLDER[mode] if study is None else f"studies/{slug(study)}"
     return f"{group}/{slug(str(prompt))}/{name}"
 
 

@@ -9,10 +9,17 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from priors import GaussianPrior
 
+from dreamfusion.background.learned import LearnedBackground
 from dreamfusion.camera.orbit import focal_to_fov, look_from, spherical
 from dreamfusion.config import quote_texts, register
+from dreamfusion.distillation.sds import SDS
 from dreamfusion.field.base import Field
 from dreamfusion.field.hashgrid import HashGridField
+from dreamfusion.loss import Regularizer
+from dreamfusion.prompting.view_dependent import ViewDependentPrompting
+from dreamfusion.renderer.lighting import Lighting
+from dreamfusion.renderer.occupancy import OccupancyRenderer
+from dreamfusion.system import DreamFusion
 from dreamfusion.types import FieldOutput
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -79,6 +86,29 @@ def tiny_field():
         if strong:
             torch.nn.init.normal_(field.table, std=0.5)
         return field
+
+    return make
+
+
+@pytest.fixture
+def make_system(tiny_field, gaussian_prior):
+    def make(seed=0, **changes):
+        prior, prompting = gaussian_prior(), ViewDependentPrompting()
+        settings = {
+            "field": tiny_field(strong=True),
+            "background": LearnedBackground(frequencies=2, hidden=8, layers=1, random_share=0.5),
+            # A refresh every other step, of a random part of the cells from step 2 on.
+            "renderer": OccupancyRenderer(1.0, 8, 24, threshold=0.01, decay=0.9, update_every=2, warmup=2),
+            "prompting": prompting,
+            "distillation": SDS(prior, max_timestep=[[0, 0.98], [1, 0.5]]),
+            "text_table": prompting.encode(prior, "a cat"),
+            "config": {"prompt": "a cat", "field": {"radius": 1.0}},
+            "lighting": Lighting(albedo_until=0.2, lit=0.8, textureless=0.5, ambient=0.1),
+            "regularizer": Regularizer(orientation=[[0, 0.0], [1, 0.1]], opacity=0.01),
+            "table_learning_rate": 0.01, "network_learning_rate": 0.001, "learning_rate_end": 0.1,
+            "warmup_steps": 2, "views": 2, "size": [[0, 6], [1, 10]], "seed": seed,
+        }  # fmt: skip
+        return DreamFusion(**(settings | changes))
 
     return make
 

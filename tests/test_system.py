@@ -3,69 +3,14 @@
 import lightning as L
 import pytest
 import torch
+from training import ORBIT, STEPS, assert_same, state, train
 
-from dreamfusion.background.learned import LearnedBackground
 from dreamfusion.callback import Checkpoints, StopOnInterrupt
-from dreamfusion.camera.data import CameraData
-from dreamfusion.camera.orbit import Orbit
-from dreamfusion.checkpoint import read_checkpoint
-from dreamfusion.console import tidy
-from dreamfusion.distillation.sds import SDS
 from dreamfusion.error import UserError
 from dreamfusion.loss import Regularizer, total
-from dreamfusion.prompting.view_dependent import ViewDependentPrompting
 from dreamfusion.randomness import Stream, step_generator
 from dreamfusion.renderer.lighting import Lighting
-from dreamfusion.renderer.occupancy import OccupancyRenderer
-from dreamfusion.system import DreamFusion, with_look
-
-ORBIT = Orbit([-15, 75], [2.7, 3.3], [1.3, 1.4], 0.5, 0.1, 0.1, 0.1, [1, 2])
-STEPS = 6
-
-
-@pytest.fixture
-def make_system(tiny_field, gaussian_prior):
-    def make(seed=0, **changes):
-        prior, prompting = gaussian_prior(), ViewDependentPrompting()
-        settings = {
-            "field": tiny_field(strong=True),
-            "background": LearnedBackground(frequencies=2, hidden=8, layers=1, random_share=0.5),
-            # A refresh every other step, of a random part of the cells from step 2 on.
-            "renderer": OccupancyRenderer(1.0, 8, 24, threshold=0.01, decay=0.9, update_every=2, warmup=2),
-            "prompting": prompting,
-            "distillation": SDS(prior, max_timestep=[[0, 0.98], [1, 0.5]]),
-            "text_table": prompting.encode(prior, "a cat"),
-            "config": {"prompt": "a cat", "field": {"radius": 1.0}},
-            "lighting": Lighting(albedo_until=0.2, lit=0.8, textureless=0.5, ambient=0.1),
-            "regularizer": Regularizer(orientation=[[0, 0.0], [1, 0.1]], opacity=0.01),
-            "table_learning_rate": 0.01, "network_learning_rate": 0.001, "learning_rate_end": 0.1,
-            "warmup_steps": 2, "views": 2, "size": [[0, 6], [1, 10]], "seed": seed,
-        }  # fmt: skip
-        return DreamFusion(**(settings | changes))
-
-    return make
-
-
-def make_trainer(folder, *callbacks, steps=STEPS):
-    tidy()
-    return L.Trainer(
-        accelerator="cpu",
-        max_steps=steps,
-        max_epochs=-1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        callbacks=list(callbacks),
-    )
-
-
-def train(system, folder, *callbacks, resume=None, steps=STEPS):
-    trainer = make_trainer(folder, *callbacks, steps=steps)
-    data = CameraData(ORBIT, system.views, system.size, steps, system.seed)
-    trainer.fit(system, data, ckpt_path=resume, weights_only=True)
-    return trainer
+from dreamfusion.system import with_look
 
 
 class StopAfter(L.Callback):
@@ -76,30 +21,6 @@ class StopAfter(L.Callback):
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         self.stop.interrupted |= trainer.global_step == self.steps - 1
-
-
-def assert_same(a, b, where=""):
-    """Bit-equal, through dicts, lists and tensors."""
-    assert type(a) is type(b), where
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_same(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for index, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, f"{where}[{index}]")
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    else:
-        assert a == b, where
-
-
-def state(path):
-    content = read_checkpoint(path)
-    return {
-        name: content[name] for name in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "config")
-    }
 
 
 class SaveAt(L.Callback):

@@ -108,9 +108,13 @@ def placed(mesh: Mesh, size: float | None, up: str) -> Mesh:
     """
     vertices, normals = mesh.vertices, mesh.normals
     if size is not None:
-        longest = float((vertices.max(0) - vertices.min(0)).max())
-        vertices = (vertices * (size / longest)).astype(np.float32)
+        vertices = (vertices * (size / longest_side(mesh))).astype(np.float32)
     if up == "z":
         turn = np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]], np.float32)  # (x, y, z) -> (x, -z, y)
         vertices, normals = vertices @ turn.T, None if normals is None else normals @ turn.T
     return replace(mesh, vertices=vertices, normals=normals)
+
+
+def longest_side(mesh: Mesh) -> float:
+    """Of the box around the mesh, along its axes."""
+    return float((mesh.vertices.max(0) - mesh.vertices.min(0)).max())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,17 @@ def write_mesh(
         with replacing(file) as draft:
             draft.write_bytes(content)
     return written
+
+
+def glb_metadata(path: Path) -> dict[str, str]:
+    """What `write_mesh` was told of a GLB; empty for other files, and where there is none."""
+    try:
+        with path.open("rb") as file:
+            magic, _, _, length, _ = struct.unpack("<4sIIII", file.read(20))  # glTF 2.0, 4.4: header, first chunk
+            found = json.loads(file.read(length))["asset"].get("extras", {}) if magic == b"glTF" else {}
+    except (OSError, ValueError, KeyError, struct.error):
+        return {}
+    return {str(name): str(value) for name, value in found.items()}
 
 
 def linear_from_srgb(colors: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from dreamfusion.error import UserError, check_positive
 from dreamfusion.export.agreement import ENOUGH, Agreement, compare
 from dreamfusion.export.atomic import replacing
 from dreamfusion.export.occupancy import EmptyFieldError
-from dreamfusion.export.pipeline import Surface, extract_surface, placed
+from dreamfusion.export.pipeline import Surface, extract_surface, longest_side, placed
 from dreamfusion.export.video import write_image
 from dreamfusion.export.writer import FORMATS, Finish, write_mesh
 
@@ -88,7 +88,9 @@ def export_scene(scene: Scene, export: DictConfig) -> Exported:
         "watertight": str(surface.watertight).lower(),
     }
     finish = Finish(float(export.roughness), bool(export.double_sided), unlit=bool(export.lit))
-    write_mesh(placed(surface.mesh, export.size, export.up), path, metadata, finish)
+    mesh = placed(surface.mesh, export.size, export.up)
+    metadata |= {"up": str(export.up), "metres_per_unit": f"{longest_side(mesh) / longest_side(surface.mesh):.6g}"}
+    write_mesh(mesh, path, metadata, finish)
     write_image(agreement.sheet, scene.run / "mesh_check.png")
     exported = Exported(path, surface, agreement, time.monotonic() - started)
     note_summary(scene.run, exported.figures)

@@ -126,8 +126,10 @@ def _is_usable(checkpoint: Path) -> bool:
     return True
 
 
-def dream(cfg: DictConfig, folder: Path, outputs: Outputs, resume: Path | None = None) -> Path:
-    """A run in `folder`, from its beginning or from the checkpoint `resume` on."""
+def dream(
+    cfg: DictConfig, folder: Path, outputs: Outputs, resume: Path | None = None, watchers: Sequence[L.Callback] = ()
+) -> Path:
+    """A run in `folder`, from its beginning or from the checkpoint `resume` on; `watchers` see its steps last."""
     stopwatch = Stopwatch()
     checkpoints = Checkpoints(folder / "checkpoints" / "last.ckpt", outputs.checkpoint_every)
     stop = StopOnInterrupt()
@@ -143,7 +145,7 @@ def dream(cfg: DictConfig, folder: Path, outputs: Outputs, resume: Path | None =
         judges = instantiate(cfg.pruning)(folder=folder, measure=score)
         trainer: L.Trainer = instantiate(cfg.trainer)(
             logger=loggers,
-            callbacks=[stopwatch, Progress(), stop, previews, pictures, checkpoints, Figures(), *judges],
+            callbacks=[stopwatch, Progress(), stop, previews, pictures, checkpoints, Figures(), *judges, *watchers],
             default_root_dir=folder,
             enable_checkpointing=False,
         )

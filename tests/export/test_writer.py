@@ -11,7 +11,7 @@ import pytest
 import trimesh
 from PIL import Image
 
-from dreamfusion.export.writer import Finish, linear_from_srgb, write_mesh
+from dreamfusion.export.writer import Finish, glb_metadata, linear_from_srgb, write_mesh
 from dreamfusion.types import Mesh
 
 METADATA = {"prompt": 'a "cat"\nwith ☃', "seed": "0"}
@@ -103,6 +103,14 @@ def test_glb_carries_the_metadata(tetrahedron: Mesh, tmp_path: Path) -> None:
     asset = gltf_header(tmp_path / "mesh.glb")["asset"]
     assert asset["version"] == "2.0"
     assert asset["extras"] == METADATA
+    assert glb_metadata(tmp_path / "mesh.glb") == METADATA
+
+
+@pytest.mark.parametrize("content", [None, b"", b"glTF", b"glTF" + bytes(16), b"solid" * 9], ids=str)
+def test_what_is_no_glb_has_no_metadata(content: bytes | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "mesh.glb").write_bytes(content)
+    assert glb_metadata(tmp_path / "mesh.glb") == {}
 
 
 def test_obj_carries_the_metadata_in_comments_only(tetrahedron: Mesh, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Headless Chromium over its debugging pipe: open a page from the file system, press, drag, look, listen."""
+"""Headless Chromium over its debugging pipe: open a page of this machine, press, drag, look, listen."""
 
 import base64
 import io
@@ -16,15 +16,15 @@ from PIL import Image
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--headless=new", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-first-run",
-         "--disable-gpu-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=600,600",
+         "--disable-gpu-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
          "--remote-debugging-pipe", "--hide-scrollbars", "--disable-dev-shm-usage"]  # fmt: skip
 PATIENCE = 300  # seconds; the model is drawn without a GPU, on a machine that may have other work
 
 
 class Browser:
-    """One page in a browser without a network; `problems` are the errors of its console."""
+    """One page in a browser without a network: `problems` of its console, `requests` it made."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, size=(600, 600)):
         program = next(filter(None, map(shutil.which, PROGRAMS)), None)
         if program is None:
             pytest.skip("Chromium is not installed")
@@ -36,7 +36,7 @@ class Browser:
                 os.dup2(source, target)
 
         self._process = subprocess.Popen(
-            [program, *FLAGS, f"--user-data-dir={folder}"],
+            [program, *FLAGS, "--window-size={},{}".format(*size), f"--user-data-dir={folder}"],
             pass_fds=(3, 4) if {to_read, to_write} <= {3, 4} else (3, 4, to_read, to_write),
             preexec_fn=three_and_four,
             stdout=subprocess.DEVNULL,
@@ -45,10 +45,10 @@ class Browser:
         )
         os.close(to_read)
         os.close(to_write)
-        self._number, self._buffer, self._session, self.problems = 0, b"", None, []
+        self._number, self._buffer, self._session, self.problems, self.requests = 0, b"", None, [], []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log"):
+        for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
     def close(self):
@@ -68,8 +68,9 @@ class Browser:
         assert "error" not in answer, answer
         return answer["result"]
 
-    def open(self, path):
-        self.call("Page.navigate", url=path.resolve().as_uri())
+    def open(self, place):
+        """A file, or an address."""
+        self.call("Page.navigate", url=place if isinstance(place, str) else place.resolve().as_uri())
 
     def evaluate(self, script):
         found = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
@@ -114,6 +115,8 @@ class Browser:
 
     def _note(self, event):
         params = event.get("params", {})
+        if event.get("method") in ("Network.requestWillBeSent", "Network.webSocketCreated"):
+            self.requests.append(params["request"]["url"] if "request" in params else params["url"])
         if event.get("method") == "Runtime.exceptionThrown":
             self.problems.append(params["exceptionDetails"]["text"])
         if event.get("method") == "Log.entryAdded" and params["entry"]["level"] == "error":

@@ -1,0 +1,168 @@
+"""`mode=view`: a scene in the browser, from a checkpoint or while it is trained; nothing is rendered for nobody."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from dreamfusion.camera.data import CameraStream
+from dreamfusion.checkpoint import Scene, find_checkpoint, find_runs, load_scene
+from dreamfusion.error import UserError, check_positive
+from dreamfusion.export.occupancy import EmptyFieldError
+from dreamfusion.export.writer import glb_metadata, write_mesh
+from dreamfusion.mode.export import check_export, describe, export_scene
+from dreamfusion.mode.train import Outputs, check, dream, settings_refused, shortened
+from dreamfusion.view.desk import Desk
+from dreamfusion.view.studio import Sizes, Studio
+from dreamfusion.view.watch import Watch
+from dreamfusion.view.window import Window
+
+log = logging.getLogger(__name__)
+STILL = 0.25  # seconds without a move, after which a camera is still
+WAIT = 60.0  # seconds; whatever happens wakes the window before
+
+
+def run(
+    cfg: DictConfig,
+    host: str,
+    port: int,
+    coarse: int,
+    sharp: int,
+    every: int,
+    preview_every: int,
+    preview_size: int,
+    checkpoint_every: int,
+    turntable_frames: int,
+    turntable_size: int,
+    score_views: int,
+) -> Path:
+    """Open the window, and with a prompt train in it; ends with Ctrl-C. Returns the folder of the run.
+
+    The other settings than the first five are mode=train's.
+
+    Raises:
+        UserError: a setting that a part refuses, or one of those that make many runs.
+        SystemExit: with status 130, after a Ctrl-C that ended a training.
+    """
+    check_positive("mode", coarse=coarse, sharp=sharp, every=every)
+    _check_alone(cfg)
+    desk, sizes = Desk(STILL, every), Sizes(coarse, sharp)
+    if cfg.prompt is None:
+        check_export(cfg.export)
+        scene = load_scene(_find(cfg))
+        with _opened(host, port, desk, str(scene.config.prompt)) as window:
+            _stay(window, desk, sizes, scene, cfg.export)
+        return scene.run
+    outputs = Outputs(preview_every, preview_size, checkpoint_every, turntable_frames, turntable_size, score_views)
+    check(cfg)
+    with settings_refused():
+        cameras = training_cameras(cfg)
+    folder = shortened(Path(HydraConfig.get().runtime.output_dir))
+    with _opened(host, port, desk, str(cfg.prompt)) as window:
+        watch = Watch(window, desk, sizes, cameras, lambda scene: export(scene, cfg.export, window))
+        dream(unwatched(cfg), folder, outputs, watchers=[watch])
+        _stay(window, desk, sizes, load_scene(folder / "checkpoints" / "last.ckpt"), cfg.export)
+    return folder
+
+
+def unwatched(cfg: DictConfig) -> DictConfig:
+    """The settings of the same run without a window: what its files tell, and what goes on from its checkpoint."""
+    settings = cfg.copy()
+    names = [field.name for field in fields(Outputs)]
+    settings.mode = {"_target_": "dreamfusion.mode.train.run", "_partial_": True, **{n: cfg.mode[n] for n in names}}
+    return settings
+
+
+def training_cameras(cfg: DictConfig) -> CameraStream:
+    """The cameras of every step of the run with these settings."""
+    return CameraStream(
+        instantiate(cfg.camera), cfg.system.views, cfg.system.size, cfg.trainer.max_steps, int(cfg.seed)
+    )
+
+
+def export(scene: Scene, settings: DictConfig, window: Window) -> None:
+    """`mode=export` of a scene, whose mesh then takes its place in the window; what cannot be made is said there."""
+    window.say("making the mesh")
+    try:
+        exported = export_scene(scene, settings)
+    except (EmptyFieldError, UserError, OSError, ImportError) as error:
+        window.notify("no mesh", str(error))
+        return
+    text = f"{exported.path}: {', '.join(describe(exported))}"
+    log.info("%s", text)
+    window.notify("mesh", text)
+    with tempfile.TemporaryDirectory() as folder:  # whatever format was asked for, and at the scene's size
+        (glb,) = write_mesh(exported.surface.mesh, Path(folder) / "mesh.glb")
+        window.show_mesh(glb.read_bytes(), 1.0, visible=True)
+
+
+def show_exported(scene: Scene, window: Window) -> None:
+    """The run's mesh.glb as a layer, hidden at first, where it is of the same step."""
+    path = scene.run / "mesh.glb"
+    told = glb_metadata(path)
+    if told.get("steps") == str(scene.step) and told.get("up") == "y":
+        window.show_mesh(path.read_bytes(), 1 / float(told["metres_per_unit"]), visible=False)
+
+
+@contextmanager
+def _opened(host: str, port: int, desk: Desk, title: str) -> Iterator[Window]:
+    window = Window(host, port, desk, title)
+    try:
+        yield window
+    finally:
+        window.close()
+
+
+def _stay(window: Window, desk: Desk, sizes: Sizes, scene: Scene, settings: DictConfig) -> None:
+    """Serve a scene that no longer changes, until Ctrl-C."""
+    studio = Studio(window, desk, sizes, scene, training_cameras(scene.config), lambda: scene.step)
+    status = f"step {scene.step}, {scene.run}"
+
+    def export_now() -> None:
+        export(scene, settings, window)
+        window.say(status)
+
+    window.on_export = export_now
+    window.say(status)
+    show_exported(scene, window)
+    try:
+        while True:
+            studio.serve()
+            studio.wait(WAIT)
+    except KeyboardInterrupt:
+        log.info("closed")
+
+
+def _find(cfg: DictConfig) -> Path:
+    """The checkpoint that `checkpoint` or `run` names, the newest without either.
+
+    Raises:
+        UserError: there is none, or there are several.
+    """
+    if cfg.run is None:
+        return find_checkpoint(cfg.checkpoint or "latest")
+    runs = find_runs(cfg.run)
+    if len(runs) > 1:
+        raise UserError(f"run={cfg.run} names {len(runs)} runs; a window shows one, such as run={runs[-1]}")
+    return find_checkpoint(str(runs[0]))
+
+
+def _check_alone(cfg: DictConfig) -> None:
+    """Raises: UserError: a setting that makes many runs, or a run of many processes, or both a new and an old run."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN or cfg.study is not None or cfg.prompts.file is not None:
+        raise UserError('mode=view shows one run: no -m, study or prompts.file; type mode=view prompt="a cat"')
+    if cfg.prompt is not None and (cfg.checkpoint is not None or cfg.run is not None):
+        raise UserError(
+            f"there is a prompt, {cfg.prompt}, which begins a run, and a checkpoint or run to open; type one of the two"
+        )
+    if cfg.prompt is not None and OmegaConf.select(cfg, "trainer.devices") not in (1, "auto"):
+        raise UserError(f"trainer.devices is {cfg.trainer.devices}; mode=view trains in one process: trainer.devices=1")

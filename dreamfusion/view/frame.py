@@ -1,0 +1,87 @@
+"""A client's camera -> a picture of the scene, with depths by which the window puts meshes in front or behind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dreamfusion.camera.orbit import look_from, spherical
+from dreamfusion.camera.rays import cast_rays
+from dreamfusion.export.video import as_uint8
+from dreamfusion.field.base import Field
+from dreamfusion.renderer.shading import Shading
+from dreamfusion.renderer.volume import Renderer
+from dreamfusion.types import Cameras
+
+RAYS = 2**13  # rendered before a look at whether the picture is still wanted: about 0.1 s on a CPU
+FAR = 160.0  # scene units; as far as the window's depths go
+
+
+class Visible(Protocol):
+    """What can be looked at: a scene from a checkpoint, or a system in training."""
+
+    @property
+    def field(self) -> Field: ...
+    @property
+    def background(self) -> nn.Module: ...
+    @property
+    def renderer(self) -> Renderer: ...
+
+
+@dataclass(frozen=True)
+class View:
+    """A client's camera; plain numbers, so that two of them can be compared."""
+
+    position: tuple[float, float, float]
+    forward: tuple[float, float, float]  # unit
+    down: tuple[float, float, float]  # unit, perpendicular to it
+    fov: float  # vertical, radians
+    height: int  # pixels of the window
+    width: int
+
+    def cameras(self, longest: int) -> Cameras:
+        """The camera with at most `longest` pixels along the longer side; the light is that of the previews, above the
+        camera's right shoulder."""
+        shrink = min(1.0, longest / max(self.height, self.width))
+        height, width = (max(1, round(side * shrink)) for side in (self.height, self.width))
+        position, forward = torch.tensor([self.position]), torch.tensor([self.forward])
+        fov = torch.tensor([math.degrees(self.fov)])
+        seen = look_from(position, position + forward, -torch.tensor([self.down]), fov, position, height, width)
+        light = spherical(seen.azimuth + 30, (seen.elevation + 35).clamp(max=89), seen.distance)
+        return Cameras(seen.camera_to_world, fov, seen.azimuth, seen.elevation, seen.distance, light, height, width)
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A picture over the scene's own background."""
+
+    rgb: np.ndarray  # (H, W, 3) uint8
+    depth: np.ndarray  # (H, W) float32, along the camera's axis, scene units; FAR where one looks through
+
+
+@torch.no_grad()
+def render_frame(
+    scene: Visible, camera: Cameras, shading: Shading, is_stale: Callable[[], bool] | None = None
+) -> Frame | None:
+    """The picture, in strips; None if it was no longer wanted (`is_stale`) before the last of them.
+
+    Nothing is drawn at random and nothing in the scene changes: a training that is watched stays the one it was.
+    """
+    rows = max(1, RAYS // camera.width)
+    strips: list[tuple[np.ndarray, Tensor]] = []
+    for top in range(0, camera.height, rows):
+        if top > 0 and is_stale is not None and is_stale():
+            return None
+        part = slice(top, min(top + rows, camera.height))
+        out = scene.renderer(camera, scene.field, scene.background, shading, rows=part)
+        opacity = out.opacity[0, 0]
+        along = (cast_rays(camera, part).directions @ -camera.camera_to_world[0, :, 2]).view_as(opacity)
+        depth = out.depth[0, 0] / opacity.clamp(min=1e-6) * along
+        strips.append((as_uint8(out.rgb)[0], torch.where(opacity > 0.5, depth, torch.full_like(depth, FAR)).cpu()))
+    return Frame(np.concatenate([rgb for rgb, _ in strips]), torch.cat([depth for _, depth in strips]).numpy())

@@ -1,0 +1,76 @@
+"""The owner's side of the window: make the pictures that are due, and do what was asked, between two steps."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from dreamfusion.camera.data import CameraStream
+from dreamfusion.view.desk import Desk
+from dreamfusion.view.frame import Visible, render_frame
+from dreamfusion.view.window import Window
+
+CAMERA_STEPS = 12  # whose cameras are shown
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Pixels along the longer side of a picture."""
+
+    coarse: int  # while the camera moves
+    sharp: int  # when it is still
+
+
+class Studio:
+    """A scene, the cameras it is trained from, and the window it is shown in."""
+
+    def __init__(
+        self,
+        window: Window,
+        desk: Desk,
+        sizes: Sizes,
+        scene: Visible,
+        cameras: CameraStream,
+        step: Callable[[], int],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """`step` tells how far the training of the scene is."""
+        self.window, self.desk, self.sizes = window, desk, sizes
+        self.scene, self.cameras, self.step, self.device = scene, cameras, step, device
+        self._cameras_of = -1  # the step whose cameras are shown
+        window.stand_at(cameras.orbit.view(torch.tensor([30.0]), 15.0, 1, 1))
+        window.on_cameras = self._show_cameras
+        desk.renew()
+
+    def serve(self, seconds: float = math.inf) -> None:
+        """Work off what was asked and what is due; a picture that is begun after `seconds` waits for the next time."""
+        end = time.monotonic() + seconds
+        self.desk.act()
+        while (job := self.desk.due(self.step())) is not None:
+            camera = job.view.cameras(self.sizes.sharp if job.sharp else self.sizes.coarse).to(self.device)
+            # A coarse picture is finished whatever comes: else nothing would be seen while somebody turns the scene.
+            frame = render_frame(
+                self.scene, camera, self.window.shading, partial(self.desk.is_stale, job) if job.sharp else None
+            )
+            if frame is not None:
+                self.window.show(job.client, frame)
+                self.desk.done(job, self.step())
+            self.desk.act()
+            if time.monotonic() > end:
+                return
+        if self.window.cameras.value and self.step() - self._cameras_of >= self.desk.every:
+            self._show_cameras(True)
+
+    def wait(self, seconds: float) -> None:
+        """Until there is something to do."""
+        self.desk.wait(self.step(), seconds)
+
+    def _show_cameras(self, shown: bool) -> None:
+        self._cameras_of = step = self.step()
+        steps = range(max(0, step - CAMERA_STEPS), step) if shown else range(0)
+        self.window.show_cameras([self.cameras.batch(past) for past in steps])

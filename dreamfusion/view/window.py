@@ -1,0 +1,227 @@
+"""The window: viser's server, what is seen in it, and the widgets beside it, whose callbacks leave notes on a desk."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+
+import numpy as np
+import viser
+from viser import transforms
+
+from dreamfusion.renderer.shading import ALBEDO, LAMBERTIAN, TEXTURELESS, Shading
+from dreamfusion.types import Cameras
+from dreamfusion.view.address import free_port, is_loopback, url
+from dreamfusion.view.desk import Desk
+from dreamfusion.view.frame import Frame, View
+
+log = logging.getLogger(__name__)
+SHADINGS = {"albedo": ALBEDO, "lit": LAMBERTIAN, "textureless": TEXTURELESS}
+CAMERA_COLOR = (230, 120, 30)
+SLIDER_TICKS = 100  # of the guidance scale
+QUALITY = 90  # JPEG, of the pictures
+
+
+class LocalServer(viser.ViserServer):
+    """viser's server without its tunnel: nothing leaves this machine because somebody pressed a button."""
+
+    def request_share_url(self, verbose: bool = True) -> str | None:
+        """There is none."""
+        return None
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What the widgets of a training do; called by the owner of the scene."""
+
+    pause: Callable[[], bool]  # the other way around than before; returns whether it is paused now
+    save: Callable[[], None]
+    scale: Callable[[float], None]
+
+
+class Window:
+    """What clients see, and what they press."""
+
+    def __init__(self, host: str, port: int, desk: Desk, title: str) -> None:
+        """Serve at `host` and `port`, or the next port that is free, and say where.
+
+        Raises:
+            UserError: an address that cannot be served at.
+        """
+        found = free_port(host, port)
+        logging.getLogger("websockets").setLevel(logging.WARNING)  # not each connection
+        with _quiet():
+            self._server = LocalServer(host, found, label=title, verbose=False)
+        self.url = url(host, self._server.get_port())
+        self._desk, self._gui = desk, self._server.gui
+        self.shading: Shading = ALBEDO
+        self.on_export: Callable[[], None] = lambda: None
+        self.on_cameras: Callable[[bool], None] = lambda shown: None
+        self._mesh: viser.GlbHandle | None = None
+        self._frustums: list[viser.CameraFrustumHandle] = []
+        self._training: list[viser.GuiInputHandle | viser.GuiButtonHandle] = []
+        self._gui.configure_theme(show_logo=False, show_share_button=False, control_width="medium")
+        self._server.scene.set_up_direction("+y")
+        self._add_widgets()
+        self._meet_clients()
+        moved = "" if port in (0, found) else f" (port {port} is in use)"
+        log.info("open %s%s; Ctrl-C ends", self.url, moved)
+        if not is_loopback(host):
+            log.warning("whoever reaches %s of this machine can look, and press the buttons", host)
+
+    def close(self) -> None:
+        """End the server; its clients see that the connection is lost."""
+        with _quiet():
+            self._server.stop()
+
+    def stand_at(self, cameras: Cameras) -> None:
+        """New clients begin where the first of `cameras` stands."""
+        start = self._server.initial_camera
+        start.position = _triple(cameras.camera_to_world[0, :, 3].numpy())
+        start.look_at = (0.0, 0.0, 0.0)
+        start.fov = float(np.deg2rad(cameras.fov[0].item()))
+
+    def show(self, client: int, frame: Frame) -> None:
+        """A picture for a client, behind whose surface what is farther away disappears."""
+        handle = self._server.get_clients().get(client)
+        if handle is not None:
+            depth = frame.depth if self.layers else None
+            handle.scene.set_background_image(frame.rgb, "jpeg", jpeg_quality=QUALITY, depth=depth)
+            handle.flush()
+
+    @property
+    def layers(self) -> bool:
+        """Whether something else than the scene is shown."""
+        return self.cameras.value or self.mesh.value
+
+    def say(self, text: str) -> None:
+        """The line above the widgets."""
+        if self.status.content != text:
+            self.status.content = text
+
+    def notify(self, title: str, body: str) -> None:
+        """A note at the corner of every client."""
+        for client in self._server.get_clients().values():
+            client.add_notification(title, body, auto_close_seconds=20.0)
+
+    def show_mesh(self, glb: bytes, scale: float, visible: bool) -> None:
+        """The mesh as a layer, `scale` scene units to its own; with `visible` it takes the scene's place."""
+        self._mesh = self._server.scene.add_glb("/mesh", glb, scale=scale, visible=visible)
+        self.mesh.disabled = False
+        self.mesh.value = visible  # type: ignore[misc]  # mypy does not see the setter
+        if visible:
+            self.scene.value = False  # type: ignore[misc]
+            self._cover(True)
+
+    def show_cameras(self, cameras: list[Cameras]) -> None:
+        """Frustums, in place of those before; none with an empty list."""
+        every = [(batch, view) for batch in cameras for view in range(len(batch))]
+        with self._server.atomic():
+            for handle in self._frustums[len(every) :]:
+                handle.remove()
+            self._frustums = [self._frustum(i, *camera) for i, camera in enumerate(every)]
+
+    def add_training(self, scale: float, controls: Controls) -> None:
+        """The widgets of a training."""
+        pause = self._gui.add_button("pause", order=1)
+        save = self._gui.add_button("save", order=2)
+        limit = max(10.0, 3 * scale)
+        slider = self._gui.add_slider("guidance scale", 0.0, limit, limit / SLIDER_TICKS, scale, order=4)
+        self._training = [pause, save, slider]
+
+        def turn() -> None:
+            pause.label = "continue" if controls.pause() else "pause"
+
+        pause.on_click(lambda _: self._desk.ask(turn))
+        save.on_click(lambda _: self._desk.ask(controls.save))
+        slider.on_update(lambda _: self._desk.ask(lambda: controls.scale(slider.value)))
+
+    def end_training(self) -> None:
+        """Without these again."""
+        for widget in self._training:
+            widget.remove()
+        self._training = []
+
+    def _add_widgets(self) -> None:
+        self.status = self._gui.add_markdown("loading", order=0)
+        export = self._gui.add_button("export", order=3)
+        self.scene = self._gui.add_checkbox("scene", True, order=5)
+        self.mesh = self._gui.add_checkbox("mesh", False, disabled=True, order=6)
+        self.cameras = self._gui.add_checkbox("training cameras", False, order=7)
+        self.light = self._gui.add_dropdown("light", tuple(SHADINGS), order=8)
+        export.on_click(lambda _: self._desk.ask(lambda: self.on_export()))
+        self.scene.on_update(lambda _: self._desk.ask(lambda: self._cover(not self.scene.value)))
+        self.mesh.on_update(lambda _: self._desk.ask(self._toggle_mesh))
+        self.cameras.on_update(lambda _: self._desk.ask(self._toggle_cameras))
+        self.light.on_update(lambda _: self._desk.ask(self._shade))
+
+    def _meet_clients(self) -> None:
+        """Cameras are noted on the server's own thread, in the order in which they come."""
+
+        async def meet(client: viser.ClientHandle) -> None:
+            async def look(camera: viser.CameraHandle) -> None:
+                self._desk.look(client.client_id, view_of(camera))
+
+            client.camera.on_update(look)
+            await look(client.camera)
+
+        async def part(client: viser.ClientHandle) -> None:
+            self._desk.leave(client.client_id)
+
+        self._server.on_client_connect(meet)
+        self._server.on_client_disconnect(part)
+
+    def _cover(self, covered: bool) -> None:
+        self._desk.cover(covered)
+        if covered:
+            for client in self._server.get_clients().values():
+                client.scene.set_background_image(None)
+
+    def _toggle_mesh(self) -> None:
+        if self._mesh is not None:
+            self._mesh.visible = self.mesh.value
+        self._desk.renew()  # with depths, or without
+
+    def _toggle_cameras(self) -> None:
+        self.on_cameras(self.cameras.value)
+        self._desk.renew()
+
+    def _shade(self) -> None:
+        self.shading = SHADINGS[self.light.value]
+        self._desk.renew()
+
+    def _frustum(self, number: int, cameras: Cameras, view: int) -> viser.CameraFrustumHandle:
+        right, up, back, position = cameras.camera_to_world[view].T.double().numpy()
+        turn = transforms.SO3.from_matrix(np.stack([right, -up, -back], axis=1))
+        return self._server.scene.add_camera_frustum(
+            f"/cameras/{number}",
+            float(np.deg2rad(cameras.fov[view].item())),
+            cameras.width / cameras.height,
+            scale=0.15,
+            thickness=0.008,
+            color=CAMERA_COLOR,
+            wxyz=turn.wxyz,
+            position=position,
+        )
+
+
+def view_of(camera: viser.CameraHandle) -> View:
+    """A client's camera in our words."""
+    axes = transforms.SO3(camera.wxyz).as_matrix()  # columns right, down, forward: OpenCV's, in the scene
+    position, forward, down = (_triple(vector) for vector in (camera.position, axes[:, 2], axes[:, 1]))
+    return View(position, forward, down, float(camera.fov), int(camera.image_height), int(camera.image_width))
+
+
+def _triple(vector: np.ndarray) -> tuple[float, float, float]:
+    x, y, z = vector.tolist()
+    return x, y, z
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what viser prints of itself; where the window is, we say."""
+    with redirect_stdout(io.StringIO()):
+        yield

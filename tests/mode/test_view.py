@@ -1,0 +1,159 @@
+"""`mode=view`: from a checkpoint and around a training, by a client over the wire; Ctrl-C ends it."""
+
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import trimesh
+from omegaconf import OmegaConf
+from runs import PROMPT, files
+from viewer import Viewer
+
+from dreamfusion.export.writer import glb_metadata, write_mesh
+from dreamfusion.mode.view import show_exported
+from dreamfusion.types import Mesh
+
+PATIENCE = 300  # seconds, on a machine that many share
+
+
+@pytest.fixture
+def port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@pytest.fixture
+def visited(launch, port):
+    """Launch, and press Ctrl-C once a client has seen what it waits for; the client's error is the test's."""
+
+    def run(wanted, *arguments):
+        failed, lock, running = [], threading.Lock(), [True]
+
+        def come():
+            try:
+                viewer = connected(port)
+                viewer.look(30)
+                viewer.wait_for(*wanted, seconds=PATIENCE)
+                viewer.close()
+            except BaseException as error:
+                failed.append(error)
+            with lock:
+                if running[0]:  # else it would hit the test itself
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        visitor = threading.Thread(target=come)
+        visitor.start()
+        try:
+            try:
+                ended = launch(*arguments, f"mode.port={port}")
+            finally:
+                with lock:
+                    running[0] = False
+        except KeyboardInterrupt:
+            ended = None
+        visitor.join()
+        assert failed == [], ended
+        return ended
+
+    return run
+
+
+def connected(port):
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return Viewer(f"http://127.0.0.1:{port}")
+        except OSError:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    shutil.copytree(finished.folder, tmp_path / "copy")
+    return tmp_path / "copy", finished.run.relative_to(finished.folder)
+
+
+@pytest.mark.parametrize("choice", ["", "checkpoint", "run"])
+def test_the_newest_run_or_the_one_named_is_shown_until_ctrl_c(choice, copied, visited, port):
+    folder, run = copied
+    before = files(folder)
+    wanted = ["BackgroundImageMessage", "GlbMessage", f"step 2, {run}"]
+    ended = visited(wanted, folder, "mode=view", *([f"{choice}={run}"] if choice else []))
+    assert (ended.status, ended.text) == (0, f"open http://127.0.0.1:{port}; Ctrl-C ends\nclosed\n")
+    assert files(folder) == before
+
+
+def test_with_a_prompt_it_trains_and_leaves_what_a_training_leaves(visited, finished, port, tmp_path):
+    wanted = ["guidance scale", "BackgroundImageMessage", "step 2, outputs/train/"]
+    ended = visited(wanted, tmp_path, "mode=view", f"prompt={PROMPT}", "experiment=smoke")
+    assert ended.status == 0, ended.text
+    assert ended.text.startswith(f"open http://127.0.0.1:{port}; Ctrl-C ends\n")
+    assert ended.text.endswith("closed\n")
+    (run,) = tmp_path.glob("outputs/train/*/*")
+    assert files(run) == files(finished.run)
+    # It goes on without a window: its settings are those of mode=train.
+    assert OmegaConf.load(run / "config.yaml") == OmegaConf.load(finished.run / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("steps", "up", "scale"), [("2", "y", 4.0), ("1", "y", None), ("2", "z", None)], ids=["same", "older", "turned"]
+)
+def test_a_mesh_of_the_same_step_is_shown_as_large_as_the_scene(steps, up, scale, tmp_path):
+    corners = np.eye(4, 3, dtype=np.float32)
+    faces = np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [0, 3, 2]])
+    told = {"steps": steps, "up": up, "metres_per_unit": "0.25"}
+    (path,) = write_mesh(Mesh(corners, faces), tmp_path / "mesh.glb", told)
+    shown = []
+    window = SimpleNamespace(show_mesh=lambda glb, scale, visible: shown.append((glb, scale, visible)))
+    show_exported(SimpleNamespace(run=tmp_path, step=2), window)
+    assert shown == ([(path.read_bytes(), scale, False)] if scale else [])
+
+
+def test_an_exported_mesh_says_how_large_it_is(copied, launch):
+    folder, run = copied
+    before = glb_metadata(folder / run / "mesh.glb")
+    first = max(trimesh.load_mesh(folder / run / "mesh.glb").extents)
+    settings = ["export.resolution=32", "export.texture=0", "export.faces=2000"]
+    assert launch(folder, "mode=export", "export.size=0.25", *settings).status == 0
+    after = glb_metadata(folder / run / "mesh.glb")
+    longest = max(trimesh.load_mesh(folder / run / "mesh.glb").extents)
+    assert longest == pytest.approx(0.25, rel=1e-4)
+    assert (before["metres_per_unit"], before["up"], after["steps"]) == ("1", "y", "2")
+    assert float(after["metres_per_unit"]) == pytest.approx(0.25 / first, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["prompt=a cat", "checkpoint=latest"],
+            "there is a prompt, a cat, which begins a run",
+        ),
+        (["prompt=a cat", "study=pets"], "mode=view shows one run: no -m, study or prompts.file"),
+        (["prompts.file=x.txt"], "mode=view shows one run: no -m, study or prompts.file"),
+        (["prompt=a cat", "trainer.devices=2"], "trainer.devices is 2; mode=view trains in one process"),
+        (["prompt=a cat", "seed=-1"], "seed is -1; it must be a whole number"),
+        (["checkpoint=nowhere"], "no checkpoint at nowhere; type checkpoint=latest"),
+        (["run=outputs/train"], "run=outputs/train names 2 runs; a window shows one, such as run=outputs/train/"),
+        (["mode.sharp=0"], "mode.sharp is 0; it must be at least 1"),
+        (["mode.port=70000"], "mode.port is 70000; it must be from 1 to 65535, or 0 for any free one"),
+        (["mode.host=192.0.2.1"], "mode.host is 192.0.2.1, which is no address of this machine"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_bad_settings_are_one_line_and_leave_nothing_behind(arguments, message, copied, launch):
+    folder, run = copied
+    shutil.copytree(folder / run, folder / run.with_name("again"))
+    before = files(folder)
+    ended = launch(folder, "mode=view", *arguments)
+    assert (ended.status, ended.text.count("\n")) == (1, 1), ended.text
+    assert ended.text.startswith("error: ")
+    assert message in ended.text
+    assert files(folder) == before

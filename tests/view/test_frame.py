@@ -1,0 +1,85 @@
+"""A picture of a ball known in closed form, from a client's camera."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from dreamfusion.background.solid import ConstantBackground
+from dreamfusion.camera.orbit import Orbit
+from dreamfusion.renderer.shading import ALBEDO, LAMBERTIAN
+from dreamfusion.renderer.stratified import StratifiedRenderer
+from dreamfusion.view import frame
+from dreamfusion.view.frame import FAR, View, render_frame
+
+ORBIT = Orbit([0, 0], [3, 3], [1.374, 1.374], 0.0, 0.0, 0.0, 0.0, [3, 3])
+FRONT = View((0.0, 0.0, 3.0), (0.0, 0.0, -1.0), (0.0, -1.0, 0.0), math.radians(40), 600, 800)
+
+
+@pytest.fixture
+def scene(ball):
+    return SimpleNamespace(
+        field=ball(500.0, size=0.5, color=(1.0, 0.0, 0.0)),
+        background=ConstantBackground([0.0, 0.0, 1.0]),
+        renderer=StratifiedRenderer(1.0, 400),
+    )
+
+
+@pytest.mark.parametrize(("azimuth", "elevation"), [(0.0, 0.0), (30.0, 15.0), (200.0, -40.0), (90.0, 80.0)])
+def test_a_clients_camera_is_the_orbits_camera_at_the_same_place(azimuth, elevation):
+    wanted = ORBIT.view(torch.tensor([azimuth]), elevation, 30, 40)
+    _, up, back, position = (tuple(axis.tolist()) for axis in wanted.camera_to_world[0].T)
+    forward, down = tuple(-x for x in back), tuple(-x for x in up)
+    seen = View(position, forward, down, math.radians(wanted.fov.item()), 600, 800).cameras(40)
+    assert (seen.height, seen.width) == (30, 40)
+    for name in ("camera_to_world", "fov", "elevation", "distance", "light"):
+        torch.testing.assert_close(getattr(seen, name), getattr(wanted, name), atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "longest", "size"),
+    [(600, 800, 80, (60, 80)), (800, 600, 80, (80, 60)), (30, 40, 80, (30, 40)), (1, 5000, 80, (1, 80))],
+)
+def test_a_picture_has_the_windows_shape_and_never_more_pixels_than_it(height, width, longest, size):
+    camera = View(FRONT.position, FRONT.forward, FRONT.down, FRONT.fov, height, width).cameras(longest)
+    assert (camera.height, camera.width) == size
+
+
+def test_the_ball_is_as_far_away_as_it_is_and_beside_it_is_the_background(scene):
+    seen = render_frame(scene, FRONT.cameras(80), ALBEDO)
+    assert seen.rgb.shape == (60, 80, 3)
+    assert seen.rgb[30, 40].tolist() == [255, 0, 0]
+    assert seen.rgb[0, 0].tolist() == [0, 0, 255]
+    # 3 - 0.5, and within the first samples behind the surface, 2 / 400 apart
+    assert seen.depth[30, 40] == pytest.approx(2.5, abs=0.01)
+    assert seen.depth[0, 0] == FAR
+    # Along the axis of the camera, not along the ray: a ray at angle a meets the ball at t with
+    # t^2 - 6 t cos a + 9 - 0.25 = 0, and the depth is t cos a.
+    tangent = math.tan(math.radians(20)) * (30 - 20.5) / 30
+    cosine = 1 / math.hypot(1.0, tangent, math.tan(math.radians(20)) / 60)
+    t = 3 * cosine - math.sqrt(9 * cosine**2 - 8.75)
+    assert seen.depth[20, 40] == pytest.approx(t * cosine, abs=0.01)
+
+
+def test_strips_join_without_a_seam(scene, monkeypatch):
+    whole = render_frame(scene, FRONT.cameras(40), LAMBERTIAN)
+    monkeypatch.setattr(frame, "RAYS", 7 * 40)
+    parts = render_frame(scene, FRONT.cameras(40), LAMBERTIAN)
+    np.testing.assert_array_equal(parts.rgb, whole.rgb)
+    np.testing.assert_array_equal(parts.depth, whole.depth)
+
+
+def test_a_picture_that_is_no_longer_wanted_is_given_up_after_its_strip(scene, monkeypatch):
+    monkeypatch.setattr(frame, "RAYS", 40)
+    answers = iter([False, False, True])
+    assert render_frame(scene, FRONT.cameras(40), ALBEDO, lambda: next(answers)) is None
+    assert next(answers, None) is None
+
+
+def test_rendering_draws_nothing_at_random(scene):
+    before = torch.get_rng_state()
+    first, second = (render_frame(scene, FRONT.cameras(40), ALBEDO) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    np.testing.assert_array_equal(first.rgb, second.rgb)

@@ -1,0 +1,200 @@
+"""A training that is watched, against the same one that is not."""
+
+from dataclasses import replace
+
+import lightning as L
+import numpy as np
+import pytest
+from training import ORBIT, STEPS, assert_same, state, train
+
+from dreamfusion.callback import Checkpoints, StopOnInterrupt, Stopwatch
+from dreamfusion.camera.data import CameraStream
+from dreamfusion.renderer.shading import LAMBERTIAN
+from dreamfusion.view.desk import Desk
+from dreamfusion.view.frame import View
+from dreamfusion.view.studio import Sizes
+from dreamfusion.view.watch import Watch
+from dreamfusion.view.window import Window
+
+HERE = View((0.0, 0.0, 3.0), (0.0, 0.0, -1.0), (0.0, -1.0, 0.0), 0.7, 30, 40)
+SIZES = Sizes(coarse=8, sharp=16)
+
+
+class Recorder(Window):
+    """A window that keeps what it shows."""
+
+    def __init__(self, desk):
+        super().__init__("127.0.0.1", 0, desk, "a cat")
+        self.shown, self.said, self.frustums = [], [], []
+
+    def show(self, client, frame):
+        self.shown.append(frame.rgb)
+        super().show(client, frame)
+
+    def show_cameras(self, cameras):
+        self.frustums.append(cameras)
+        super().show_cameras(cameras)
+
+    def say(self, text):
+        self.said.append(text)
+        super().say(text)
+
+
+class Visitor(L.Callback):
+    """Does something in the window before each step."""
+
+    def __init__(self, visit):
+        self.visit = visit
+
+    def on_train_batch_start(self, trainer, system, batch, batch_idx):
+        self.visit(trainer.global_step, trainer, system)
+
+
+@pytest.fixture
+def desk():
+    return Desk(still=0.0, every=2)
+
+
+@pytest.fixture
+def window(desk):
+    window = Recorder(desk)
+    yield window
+    window.close()
+
+
+@pytest.fixture
+def watched(desk, window, make_system, tmp_path):
+    """Train in the window while `visit(step, trainer, system)` comes by; returns the checkpoint."""
+
+    def run(visit, export=None, **changes):
+        system = make_system(**changes)
+        cameras = CameraStream(ORBIT, system.views, system.size, STEPS, system.seed)
+        checkpoints, stop = Checkpoints(tmp_path / "watched.ckpt", 0), StopOnInterrupt()
+        watch = Watch(window, desk, SIZES, cameras, export)
+        checkpoints.save(train(system, tmp_path, Stopwatch(), stop, Visitor(visit), checkpoints, watch))
+        return tmp_path / "watched.ckpt"
+
+    return run
+
+
+def unwatched(make_system, folder, **changes):
+    path = folder / "unwatched.ckpt"
+    Checkpoints(path, 0).save(train(make_system(**changes), folder))
+    return path
+
+
+def test_a_watched_training_is_bit_for_bit_the_unwatched_one(watched, make_system, window, desk, tmp_path):
+    def visit(step, trainer, system):
+        desk.look(1, replace(HERE, position=(0.1 * step, 0.0, 3.0)))
+        desk.look(2, HERE)
+        window.shading = LAMBERTIAN if step % 2 else window.shading
+        if step == 1:
+            desk.ask(lambda: window.on_cameras(True))
+        if step == 3:
+            press(window, "save")
+
+    watched_state = state(watched(visit))
+    assert len(window.shown) > 2 * STEPS
+    assert len(np.unique([image.mean() for image in window.shown])) > STEPS  # of a scene that moves and changes
+    assert len(window.frustums[0]) == 2  # of both steps so far
+    assert_same(watched_state, state(unwatched(make_system, tmp_path)))
+
+
+def test_nobody_there_nothing_rendered(watched, window, monkeypatch):
+    def no(*_):
+        raise AssertionError("rendered for nobody")
+
+    monkeypatch.setattr("dreamfusion.view.studio.render_frame", no)
+    watched(lambda *_: None)
+    assert window.shown == []
+    assert not any(said.startswith("step") for said in window.said)
+
+
+def test_paused_it_goes_on_serving_at_the_same_step_until_somebody_goes_on(watched, window, desk, monkeypatch):
+    said, served, steps = [], [], []
+
+    def say(text):
+        if text.startswith("paused"):
+            said.append(text)
+            desk.look(1, replace(HERE, position=(0.5, 0.0, 3.0)))
+
+    def show(client, frame):
+        if said and not served:
+            served.append(steps[-1])
+            press(window, "continue")
+
+    monkeypatch.setattr(window, "say", say)
+    monkeypatch.setattr(window, "show", show)
+
+    def visit(step, trainer, system):
+        steps.append(step)
+        if step == 2:
+            press(window, "pause")
+
+    watched(visit)
+    assert said == [f"paused at step 3 of {STEPS}"]
+    assert served == [2]  # after it had begun, and before any further step
+    assert steps == list(range(STEPS))
+
+
+def test_ctrl_c_ends_a_pause_and_the_training(watched, window, monkeypatch, desk, make_system, tmp_path):
+    stops = []
+
+    def say(text):
+        if text.startswith("paused"):
+            stops[0].interrupted = True
+
+    monkeypatch.setattr(window, "say", say)
+
+    def visit(step, trainer, system):
+        stops[:] = [callback for callback in trainer.callbacks if isinstance(callback, StopOnInterrupt)]
+        if step == 2:
+            press(window, "pause")
+
+    assert state(watched(visit))["global_step"] < STEPS
+
+
+def test_the_slider_changes_the_scale_from_the_next_step_on_and_in_the_checkpoint(watched, window, desk):
+    scales = []
+
+    def visit(step, trainer, system):
+        scales.append(system.distillation.guidance_scale(system.progress))
+        if step == 2:
+            press(window, "guidance scale", 7.5)
+
+    path = watched(visit, config={"prompt": "a cat", "distillation": {"guidance_scale": None}})
+    assert scales == [2.0] * 3 + [7.5] * 3  # the prior's own before; step 2 is followed by the note
+    assert state(path)["config"]["distillation"]["guidance_scale"] == 7.5
+
+
+def test_export_saves_first_and_takes_the_scene_of_the_step(watched, window, monkeypatch):
+    saved = []
+    monkeypatch.setattr("dreamfusion.view.watch.load_scene", lambda path: state(path)["global_step"])
+
+    def visit(step, trainer, system):
+        if step == 2:
+            press(window, "export")
+
+    watched(visit, export=saved.append)
+    assert saved == [3]
+
+
+def test_after_the_training_its_widgets_are_gone(watched, window):
+    watched(lambda *_: None)
+    assert button(window, "export")
+    assert not any(button(window, label) for label in ("pause", "save", "guidance scale"))
+
+
+def button(window, label):
+    """The widget of that label, as the server has it."""
+    handles = window._gui._gui_input_handle_from_uuid.values()
+    return next((handle for handle in handles if handle.label == label), None)
+
+
+def press(window, label, value=None):
+    """What a client's press or drag sets off; called at once, in this thread."""
+    handle = button(window, label)
+    if value is not None:
+        handle._impl.value = value
+    for callback in handle._impl.update_cb:
+        callback(None)
