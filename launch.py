@@ -11,10 +11,12 @@ from omegaconf import DictConfig
 
 from dreamfusion.config import quote_command_line, register
 from dreamfusion.error import one_line_errors
+from dreamfusion.startup import quick_help, quick_start
 
 
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
 def main(cfg: DictConfig) -> object:
+    quick_start()
     from dreamfusion.mode.dispatch import run_mode
 
     return run_mode(cfg)
@@ -22,6 +24,7 @@ def main(cfg: DictConfig) -> object:
 
 if __name__ == "__main__":
     register()
+    quick_help()
     quote_command_line()
     with one_line_errors():
         main()

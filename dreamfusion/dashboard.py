@@ -14,7 +14,6 @@ from typing import Any
 
 import lightning as L
 import torch
-import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 from torch import Tensor
 
@@ -92,6 +91,8 @@ class PreviewPictures(L.Callback):
 def show_end(loggers: Sequence[Logger], folder: Path, scores: Mapping[str, float], pruned: str | None) -> None:
     """The turntable, the mesh and the scores of the run in `folder` to Weights & Biases."""
     for logger in _weights_and_biases(loggers):
+        import wandb  # here and below: half a second that most runs have no use for
+
         media: dict[str, object] = {}
         if (folder / "turntable.mp4").is_file():
             media["turntable"] = wandb.Video(str(folder / "turntable.mp4"), format="mp4")
@@ -104,6 +105,8 @@ def show_end(loggers: Sequence[Logger], folder: Path, scores: Mapping[str, float
 
 def show_study(study: str, folder: Path, rows: Sequence[Sequence[str]], project: str) -> None:
     """The study's table, a head and a row for each run, as a W&B run of its own in the study's group."""
+    import wandb
+
     mode = wandb_mode()
     with wandb.init(
         project=project, group=study, name=f"{study}: all runs", job_type="report", dir=folder.absolute(), mode=mode

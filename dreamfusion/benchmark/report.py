@@ -117,7 +117,8 @@ def _ratio_bars(rows: Sequence[Row]) -> tuple[str, float]:
 
     parts = ['<text y="-8" font-weight="bold">Times our time (logarithmic; the line is 1)</text>']
     for i, (row, name, spread) in enumerate(bars):
-        label = html.escape(f"{row.operation}, {row.setting.get('table', '')} · {name}")
+        what = f"{row.operation}, {row.setting['table']}" if "table" in row.setting else row.operation
+        label = html.escape(f"{what} · {name}")
         color = COLORS[5] if name == "limit" else COLORS[0]
         parts.append(f'<text x="{WIDTH - 6}" y="{15 * i + 11}" text-anchor="end">{label}</text>')
         parts.append(

@@ -19,6 +19,7 @@ from trimesh.visual.material import PBRMaterial
 
 from dreamfusion import __version__
 from dreamfusion.export.atomic import replacing
+from dreamfusion.export.settings import FORMATS
 from dreamfusion.export.usd import usdz
 from dreamfusion.types import Mesh
 
@@ -179,11 +180,7 @@ def _colored(mesh: Mesh) -> trimesh.Trimesh:
     return surface
 
 
-_ENCODERS: dict[str, Callable[[Mesh, dict[str, str], Finish, str], dict[str, bytes]]] = {
-    ".glb": _glb,
-    ".obj": _obj,
-    ".ply": _ply,
-    ".stl": _stl,
-    ".usdz": _usdz,
-}
-FORMATS = tuple(suffix.lstrip(".") for suffix in _ENCODERS)
+_Encode = Callable[[Mesh, dict[str, str], Finish, str], dict[str, bytes]]
+_ENCODERS: dict[str, _Encode] = dict(
+    zip((f".{name}" for name in FORMATS), (_glb, _obj, _ply, _stl, _usdz), strict=True)
+)

@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from dreamfusion.guidance.prior import Prior
+from dreamfusion.startup import uncollected
 
 _KEPT: dict[str, Prior] = {}  # at most one
 
@@ -21,5 +22,6 @@ def resident(guidance: DictConfig) -> Prior:
     key = OmegaConf.to_yaml(guidance, resolve=True)
     if key not in _KEPT:
         _KEPT.clear()  # before the new one is made
-        _KEPT[key] = instantiate(guidance)
+        with uncollected():
+            _KEPT[key] = instantiate(guidance)
     return _KEPT[key]

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from dreamfusion.config import resumed
 from dreamfusion.console import tidy
 from dreamfusion.error import UserError, file_error
+from dreamfusion.startup import settle
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ def run_mode(cfg: DictConfig) -> object:
         if HydraConfig.get().runtime.choices["mode"] == "train" and cfg.checkpoint is not None:
             cfg = continued(cfg, HydraConfig.get().overrides.task)
         mode = instantiate(cfg.mode)
+        settle()
         _check_settings(mode, cfg)
         return mode(cfg)
     except (InstantiationException, UserError, EmptyFieldError, GuidanceError, OSError) as error:

@@ -28,11 +28,10 @@ from dreamfusion.checkpoint import CheckpointError, load_scene, read_checkpoint,
 from dreamfusion.config import plain, study_of
 from dreamfusion.dashboard import Figures, PreviewPictures, show_end
 from dreamfusion.error import INTERRUPTED, UserError, check_positive
+from dreamfusion.export.settings import check_export
 from dreamfusion.guidance.resident import resident
 from dreamfusion.logger import close
-from dreamfusion.mode.export import check_export
 from dreamfusion.mode.prompt_list import run_list
-from dreamfusion.mode.summary import finish
 from dreamfusion.ops.allocator import keep_large_blocks
 from dreamfusion.progress import Progress
 from dreamfusion.score import prior_score
@@ -164,6 +163,8 @@ def dream(
             pruned = next((judge.reason for judge in judges if judge.reason), None)
             scores = {"prior_score": score()}
             if pruned is None:
+                from dreamfusion.mode.summary import finish  # here: a second of imports that no step waits for
+
                 scene = load_scene(checkpoints.path)
                 scores |= finish(scene, cfg, outputs.turntable_frames, outputs.turntable_size, stopwatch.seconds)
             else:

@@ -12,15 +12,18 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from dreamfusion.ops import pairs
 from dreamfusion.ops.hash_grid_layout import PRIMES
+from dreamfusion.ops.trilinear import add_curvature, add_slope, expand, weigh, weigh_slope
 
 Array = np.ndarray
 _compiled = njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
 
 BLOCK = 128  # points; their indices, weights and fractions take 10 KB
 _PRIME_Y, _PRIME_Z = np.uint32(PRIMES[1]), np.uint32(PRIMES[2])
+_FAR = 1 << 18  # numbers of a level: 1 MB
 _HALF = np.float32(0.5)
-_ZERO, _ONE = np.float32(0), np.float32(1)
+_ZERO = np.float32(0)
 _NEXT = np.uint64(1)
 
 
@@ -50,15 +53,15 @@ def interpolate(
         for start in range(0, points, BLOCK):
             count = min(BLOCK, points - start)
             _locate(x, start, count, grid, level, entries.size // features, cell, fraction, index)
-            _weigh(fraction, v, start, count, grid.scale[level], weight)
+            _ask(entries, index, count, features)
+            weigh(fraction, v, start, count, grid.scale[level], weight)
             for j in range(count):
                 for f in range(0, features, 2):
-                    even, odd = _ZERO, _ZERO
+                    total = np.uint64(pairs.NOTHING)
                     for c in range(8):
                         k = np.uint64(index[c, j]) * np.uint64(features) + np.uint64(f)
-                        even += weight[c, j] * entries[k]
-                        odd += weight[c, j] * entries[k + _NEXT]
-                    rows[f, start + j], rows[f + 1, start + j] = even, odd
+                        total = pairs.add_read(total, weight[c, j], entries, k)
+                    rows[f, start + j], rows[f + 1, start + j] = pairs.split(total)
     return float(touched)
 
 
@@ -76,14 +79,15 @@ def interpolate_with_slope(
         for start in range(0, points, BLOCK):
             count = min(BLOCK, points - start)
             _locate(x, start, count, grid, level, entries.size // features, cell, fraction, index)
+            _ask(entries, index, count, features)
             for f in range(0, features, 2):
                 for j in range(count):
                     for c in range(8):
                         k = np.uint64(index[c, j]) * np.uint64(features) + np.uint64(f)
                         even[c, j], odd[c, j] = entries[k], entries[k + _NEXT]
                 row = level * features + f
-                _expand(even, fraction, start, count, scale, out[row], slope[:, row])
-                _expand(odd, fraction, start, count, scale, out[row + 1], slope[:, row + 1])
+                expand(even, fraction, start, count, scale, out[row], slope[:, row])
+                expand(odd, fraction, start, count, scale, out[row + 1], slope[:, row + 1])
     return float(touched)
 
 
@@ -106,23 +110,23 @@ def scatter(
         for start in range(0, points, BLOCK):
             count = min(BLOCK, points - start)
             _locate(x, start, count, grid, level, entries.size // features, cell, fraction, index)
-            _weigh(fraction, v[:0], start, count, grid.scale[level], weight)
+            _ask(entries, index, count, features)
+            weigh(fraction, v[:0], start, count, grid.scale[level], weight)
             if v.size != 0:
-                _weigh_slope(fraction, v, start, count, grid.scale[level], slope)
+                weigh_slope(fraction, v, start, count, grid.scale[level], slope)
             for j in range(count):
                 for f in range(0, features, 2):
-                    even, odd = rows[f, start + j], rows[f + 1, start + j]
+                    pull = pairs.join(rows[f, start + j], rows[f + 1, start + j])
                     if v.size == 0:
                         for c in range(8):
                             k = np.uint64(index[c, j]) * np.uint64(features) + np.uint64(f)
-                            entries[k] += weight[c, j] * even
-                            entries[k + _NEXT] += weight[c, j] * odd
+                            pairs.add_to(entries, k, pairs.scaled(weight[c, j], pull))
                     else:
-                        bend_even, bend_odd = bends[f, start + j], bends[f + 1, start + j]
+                        bent = pairs.join(bends[f, start + j], bends[f + 1, start + j])
                         for c in range(8):
                             k = np.uint64(index[c, j]) * np.uint64(features) + np.uint64(f)
-                            entries[k] += weight[c, j] * even + slope[c, j] * bend_even
-                            entries[k + _NEXT] += weight[c, j] * odd + slope[c, j] * bend_odd
+                            both = pairs.plus(pairs.scaled(weight[c, j], pull), pairs.scaled(slope[c, j], bent))
+                            pairs.add_to(entries, k, both)
 
 
 @_compiled
@@ -150,6 +154,7 @@ def position_gradient(
         for start in range(begin, end, BLOCK):
             count = min(BLOCK, end - start)
             _locate(x, start, count, grid, level, entries.size // features, cell, fraction, index)
+            _ask(entries, index, count, features)
             for j in range(count):
                 for f in range(0, features, 2):
                     even, odd = rows[f, start + j], rows[f + 1, start + j]
@@ -158,9 +163,9 @@ def position_gradient(
                         total = entries[k] * even + entries[k + _NEXT] * odd
                         corner[c, j] = total if f == 0 else corner[c, j] + total
             if v.size == 0:
-                _add_slope(corner, fraction, start, count, grid.scale[level], out)
+                add_slope(corner, fraction, start, count, grid.scale[level], out)
             else:
-                _add_curvature(corner, fraction, v, start, count, grid.scale[level], out)
+                add_curvature(corner, fraction, v, start, count, grid.scale[level], out)
     return float(touched)
 
 
@@ -175,6 +180,16 @@ def _touch(entries: Array, reads: int) -> np.float32:
         for k in range(0, entries.size, 16):
             total += entries[k]
     return total
+
+
+@_compiled
+def _ask(entries: Array, index: Array, count: int, features: int) -> None:
+    """Ask for a block's entries ahead of their use, if the level is too large for the second cache."""
+    if entries.size > _FAR:
+        for c in range(8):
+            row = index[c]
+            for j in range(count):
+                pairs.prefetch(entries, np.uint64(row[j]) * np.uint64(features))
 
 
 @_compiled
@@ -227,93 +242,3 @@ def _locate(
             for j in range(count):
                 k = np.uint32(x0[j] + step)
                 row[j] = min(k, np.uint32(k - size))  # the far face wraps round: below `size` the difference is huge
-
-
-@_compiled
-def _weigh(fraction: Array, v: Array, start: int, count: int, scale: np.float32, weight: Array) -> None:
-    """Trilinear weights of the corners; with `v` their derivatives along v."""
-    if v.size != 0:
-        _weigh_slope(fraction, v, start, count, scale, weight)
-        return
-    for j in range(count):
-        x1, y1, z1 = fraction[0, j], fraction[1, j], fraction[2, j]
-        x0, y0, z0 = _ONE - x1, _ONE - y1, _ONE - z1
-        weight[0, j] = x0 * y0 * z0
-        weight[1, j] = x1 * y0 * z0
-        weight[2, j] = x0 * y1 * z0
-        weight[3, j] = x1 * y1 * z0
-        weight[4, j] = x0 * y0 * z1
-        weight[5, j] = x1 * y0 * z1
-        weight[6, j] = x0 * y1 * z1
-        weight[7, j] = x1 * y1 * z1
-
-
-@_compiled
-def _weigh_slope(fraction: Array, v: Array, start: int, count: int, scale: np.float32, weight: Array) -> None:
-    """Derivatives of the trilinear weights along v: v . grad w_c."""
-    for j in range(count):
-        x1, y1, z1 = fraction[0, j], fraction[1, j], fraction[2, j]
-        x0, y0, z0 = _ONE - x1, _ONE - y1, _ONE - z1
-        vx, vy, vz = scale * v[0, start + j], scale * v[1, start + j], scale * v[2, start + j]
-        weight[0, j] = -vx * y0 * z0 - vy * x0 * z0 - vz * x0 * y0
-        weight[1, j] = vx * y0 * z0 - vy * x1 * z0 - vz * x1 * y0
-        weight[2, j] = -vx * y1 * z0 + vy * x0 * z0 - vz * x0 * y1
-        weight[3, j] = vx * y1 * z0 + vy * x1 * z0 - vz * x1 * y1
-        weight[4, j] = -vx * y0 * z1 - vy * x0 * z1 + vz * x0 * y0
-        weight[5, j] = vx * y0 * z1 - vy * x1 * z1 + vz * x1 * y0
-        weight[6, j] = -vx * y1 * z1 + vy * x0 * z1 + vz * x0 * y1
-        weight[7, j] = vx * y1 * z1 + vy * x1 * z1 + vz * x1 * y1
-
-
-@_compiled
-def _expand(
-    corner: Array, fraction: Array, start: int, count: int, scale: np.float32, value: Array, slope: Array
-) -> None:
-    """The trilinear interpolation of the corner values, and its gradient."""
-    values = value[start : start + count]
-    along_x, along_y, along_z = slope[0, start:], slope[1, start:], slope[2, start:]
-    for j in range(count):
-        x1, y1, z1 = fraction[0, j], fraction[1, j], fraction[2, j]
-        c0, c1, c2, c3 = corner[0, j], corner[1, j], corner[2, j], corner[3, j]
-        c4, c5, c6, c7 = corner[4, j], corner[5, j], corner[6, j], corner[7, j]
-        x00, x10, x01, x11 = c1 - c0, c3 - c2, c5 - c4, c7 - c6
-        y00, y10, y01, y11 = c0 + x1 * x00, c2 + x1 * x10, c4 + x1 * x01, c6 + x1 * x11
-        near, far = y00 + y1 * (y10 - y00), y01 + y1 * (y11 - y01)
-        values[j] = near + z1 * (far - near)
-        x_near, x_far = x00 + y1 * (x10 - x00), x01 + y1 * (x11 - x01)
-        along_x[j] = scale * (x_near + z1 * (x_far - x_near))
-        along_y[j] = scale * (y10 - y00 + z1 * (y11 - y01 - (y10 - y00)))
-        along_z[j] = scale * (far - near)
-
-
-@_compiled
-def _add_slope(corner: Array, fraction: Array, start: int, count: int, scale: np.float32, out: Array) -> None:
-    """out += the gradient of the trilinear interpolation of the corner values."""
-    for j in range(count):
-        x1, y1, z1 = fraction[0, j], fraction[1, j], fraction[2, j]
-        x0, y0, z0 = _ONE - x1, _ONE - y1, _ONE - z1
-        c0, c1, c2, c3 = corner[0, j], corner[1, j], corner[2, j], corner[3, j]
-        c4, c5, c6, c7 = corner[4, j], corner[5, j], corner[6, j], corner[7, j]
-        k = start + j
-        out[0, k] += scale * (((c1 - c0) * y0 + (c3 - c2) * y1) * z0 + ((c5 - c4) * y0 + (c7 - c6) * y1) * z1)
-        out[1, k] += scale * (((c2 - c0) * x0 + (c3 - c1) * x1) * z0 + ((c6 - c4) * x0 + (c7 - c5) * x1) * z1)
-        out[2, k] += scale * (((c4 - c0) * x0 + (c5 - c1) * x1) * y0 + ((c6 - c2) * x0 + (c7 - c3) * x1) * y1)
-
-
-@_compiled
-def _add_curvature(
-    corner: Array, fraction: Array, v: Array, start: int, count: int, scale: np.float32, out: Array
-) -> None:
-    """out += H v, H the second derivatives of the trilinear interpolation (its diagonal is zero)."""
-    for j in range(count):
-        x1, y1, z1 = fraction[0, j], fraction[1, j], fraction[2, j]
-        c0, c1, c2, c3 = corner[0, j], corner[1, j], corner[2, j], corner[3, j]
-        c4, c5, c6, c7 = corner[4, j], corner[5, j], corner[6, j], corner[7, j]
-        xy = (c3 - c2 - c1 + c0) * (_ONE - z1) + (c7 - c6 - c5 + c4) * z1
-        xz = (c5 - c4 - c1 + c0) * (_ONE - y1) + (c7 - c6 - c3 + c2) * y1
-        yz = (c6 - c4 - c2 + c0) * (_ONE - x1) + (c7 - c5 - c3 + c1) * x1
-        k = start + j
-        vx, vy, vz = scale * scale * v[0, k], scale * scale * v[1, k], scale * scale * v[2, k]
-        out[0, k] += vy * xy + vz * xz
-        out[1, k] += vx * xy + vz * yz
-        out[2, k] += vx * xz + vy * yz

@@ -1,0 +1,119 @@
+"""Two neighbouring float32 of an array as one 8-byte load, addition and store, and reads ahead: what numba cannot say.
+
+For `hash_kernels.py`. The compiler alone loads the two features of an entry one by one, in half of the width.
+numba's cache of the kernels does not see a change of this file: touch hash_kernels.py after one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+_FAST = ("fast",)
+_I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+_PAIR = ir.VectorType(ir.FloatType(), 2)
+NOTHING = 0  # the pair of two zeros
+
+
+@intrinsic
+def add_read(context: Any, total: Any, weight: Any, array: Any, k: Any) -> Any:
+    """total + weight * (array[k], array[k + 1]); a pair is held in a uint64."""
+
+    def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
+        total_, weight_, array_, k_ = values
+        read = _load(builder, _address(ctx, builder, signature.args[2], array_, k_))
+        grown = builder.fadd(builder.bitcast(total_, _PAIR), _times(builder, weight_, read), _FAST)
+        return builder.bitcast(grown, _I64)
+
+    return types.uint64(types.uint64, types.float32, array, k), generate
+
+
+@intrinsic
+def split(context: Any, pair: Any) -> Any:
+    """A pair as a tuple of two numbers."""
+
+    def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
+        numbers = [builder.extract_element(builder.bitcast(values[0], _PAIR), _I32(lane)) for lane in range(2)]
+        return ctx.make_tuple(builder, signature.return_type, numbers)
+
+    return types.UniTuple(types.float32, 2)(pair), generate
+
+
+@intrinsic
+def join(context: Any, even: Any, odd: Any) -> Any:
+    """Two numbers as a pair."""
+
+    def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.bitcast(_join(builder, *values), _I64)
+
+    return types.uint64(types.float32, types.float32), generate
+
+
+@intrinsic
+def scaled(context: Any, weight: Any, pair: Any) -> Any:
+    """weight * pair."""
+
+    def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.bitcast(_times(builder, values[0], builder.bitcast(values[1], _PAIR)), _I64)
+
+    return types.uint64(types.float32, types.uint64), generate
+
+
+@intrinsic
+def plus(context: Any, a: Any, b: Any) -> Any:
+    """a + b, of pairs."""
+
+    def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
+        left, right = (builder.bitcast(value, _PAIR) for value in values)
+        return builder.bitcast(builder.fadd(left, right, _FAST), _I64)
+
+    return types.uint64(types.uint64, types.uint64), generate
+
+
+@intrinsic
+def add_to(context: Any, array: Any, k: Any, pair: Any) -> Any:
+    """array[k : k + 2] += pair."""
+
+    def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
+        array_, k_, pair_ = values
+        address = _address(ctx, builder, signature.args[0], array_, k_)
+        grown = builder.fadd(_load(builder, address), builder.bitcast(pair_, _PAIR), _FAST)
+        builder.store(grown, address, align=4)
+        return ctx.get_dummy_value()
+
+    return types.void(array, k, types.uint64), generate
+
+
+@intrinsic
+def prefetch(context: Any, array: Any, k: Any) -> Any:
+    """Ask for the cache line of array[k], without waiting for it."""
+
+    def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
+        byte = builder.bitcast(_address(ctx, builder, signature.args[0], *values), _I8.as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
+        call = builder.module.declare_intrinsic("llvm.prefetch", [_I8.as_pointer()], kind)
+        builder.call(call, [byte, _I32(0), _I32(3), _I32(1)])  # to read; keep in all caches; data
+        return ctx.get_dummy_value()
+
+    return types.void(array, k), generate
+
+
+def _address(ctx: Any, builder: Any, kind: Any, array: Any, k: Any) -> Any:
+    data = ctx.make_array(kind)(ctx, builder, array).data
+    return builder.bitcast(builder.gep(data, [k]), _PAIR.as_pointer())
+
+
+def _load(builder: Any, address: Any) -> Any:
+    return builder.load(address, align=4)
+
+
+def _times(builder: Any, weight: Any, pair: Any) -> Any:
+    return builder.fmul(_join(builder, weight, weight), pair, _FAST)
+
+
+def _join(builder: Any, even: Any, odd: Any) -> Any:
+    pair = builder.insert_element(ir.Constant(_PAIR, ir.Undefined), even, _I32(0))
+    return builder.insert_element(pair, odd, _I32(1))

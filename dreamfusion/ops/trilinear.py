@@ -1,0 +1,106 @@
+"""Trilinear interpolation in the cells of a block of points: weights, values and derivatives, for `hash_kernels.py`.
+
+Corner c of a cell lies a step along d from its first where bit d of c is set; `fraction` (3, BLOCK) is where in the
+cell a point is, `scale` cells to a unit of x. numba's cache of the kernels does not see a change of this file: touch
+hash_kernels.py after one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+Array = np.ndarray
+_compiled = njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
+
+_ONE = np.float32(1)
+
+
+@_compiled
+def weigh(fraction: Array, v: Array, start: int, count: int, scale: np.float32, weight: Array) -> None:
+    """Trilinear weights of the corners; with `v` their derivatives along v."""
+    if v.size != 0:
+        weigh_slope(fraction, v, start, count, scale, weight)
+        return
+    for j in range(count):
+        x1, y1, z1 = fraction[0, j], fraction[1, j], fraction[2, j]
+        x0, y0, z0 = _ONE - x1, _ONE - y1, _ONE - z1
+        weight[0, j] = x0 * y0 * z0
+        weight[1, j] = x1 * y0 * z0
+        weight[2, j] = x0 * y1 * z0
+        weight[3, j] = x1 * y1 * z0
+        weight[4, j] = x0 * y0 * z1
+        weight[5, j] = x1 * y0 * z1
+        weight[6, j] = x0 * y1 * z1
+        weight[7, j] = x1 * y1 * z1
+
+
+@_compiled
+def weigh_slope(fraction: Array, v: Array, start: int, count: int, scale: np.float32, weight: Array) -> None:
+    """Derivatives of the trilinear weights along v: v . grad w_c."""
+    for j in range(count):
+        x1, y1, z1 = fraction[0, j], fraction[1, j], fraction[2, j]
+        x0, y0, z0 = _ONE - x1, _ONE - y1, _ONE - z1
+        vx, vy, vz = scale * v[0, start + j], scale * v[1, start + j], scale * v[2, start + j]
+        weight[0, j] = -vx * y0 * z0 - vy * x0 * z0 - vz * x0 * y0
+        weight[1, j] = vx * y0 * z0 - vy * x1 * z0 - vz * x1 * y0
+        weight[2, j] = -vx * y1 * z0 + vy * x0 * z0 - vz * x0 * y1
+        weight[3, j] = vx * y1 * z0 + vy * x1 * z0 - vz * x1 * y1
+        weight[4, j] = -vx * y0 * z1 - vy * x0 * z1 + vz * x0 * y0
+        weight[5, j] = vx * y0 * z1 - vy * x1 * z1 + vz * x1 * y0
+        weight[6, j] = -vx * y1 * z1 + vy * x0 * z1 + vz * x0 * y1
+        weight[7, j] = vx * y1 * z1 + vy * x1 * z1 + vz * x1 * y1
+
+
+@_compiled
+def expand(
+    corner: Array, fraction: Array, start: int, count: int, scale: np.float32, value: Array, slope: Array
+) -> None:
+    """The trilinear interpolation of the corner values, and its gradient."""
+    values = value[start : start + count]
+    along_x, along_y, along_z = slope[0, start:], slope[1, start:], slope[2, start:]
+    for j in range(count):
+        x1, y1, z1 = fraction[0, j], fraction[1, j], fraction[2, j]
+        c0, c1, c2, c3 = corner[0, j], corner[1, j], corner[2, j], corner[3, j]
+        c4, c5, c6, c7 = corner[4, j], corner[5, j], corner[6, j], corner[7, j]
+        x00, x10, x01, x11 = c1 - c0, c3 - c2, c5 - c4, c7 - c6
+        y00, y10, y01, y11 = c0 + x1 * x00, c2 + x1 * x10, c4 + x1 * x01, c6 + x1 * x11
+        near, far = y00 + y1 * (y10 - y00), y01 + y1 * (y11 - y01)
+        values[j] = near + z1 * (far - near)
+        x_near, x_far = x00 + y1 * (x10 - x00), x01 + y1 * (x11 - x01)
+        along_x[j] = scale * (x_near + z1 * (x_far - x_near))
+        along_y[j] = scale * (y10 - y00 + z1 * (y11 - y01 - (y10 - y00)))
+        along_z[j] = scale * (far - near)
+
+
+@_compiled
+def add_slope(corner: Array, fraction: Array, start: int, count: int, scale: np.float32, out: Array) -> None:
+    """out += the gradient of the trilinear interpolation of the corner values."""
+    for j in range(count):
+        x1, y1, z1 = fraction[0, j], fraction[1, j], fraction[2, j]
+        x0, y0, z0 = _ONE - x1, _ONE - y1, _ONE - z1
+        c0, c1, c2, c3 = corner[0, j], corner[1, j], corner[2, j], corner[3, j]
+        c4, c5, c6, c7 = corner[4, j], corner[5, j], corner[6, j], corner[7, j]
+        k = start + j
+        out[0, k] += scale * (((c1 - c0) * y0 + (c3 - c2) * y1) * z0 + ((c5 - c4) * y0 + (c7 - c6) * y1) * z1)
+        out[1, k] += scale * (((c2 - c0) * x0 + (c3 - c1) * x1) * z0 + ((c6 - c4) * x0 + (c7 - c5) * x1) * z1)
+        out[2, k] += scale * (((c4 - c0) * x0 + (c5 - c1) * x1) * y0 + ((c6 - c2) * x0 + (c7 - c3) * x1) * y1)
+
+
+@_compiled
+def add_curvature(
+    corner: Array, fraction: Array, v: Array, start: int, count: int, scale: np.float32, out: Array
+) -> None:
+    """out += H v, H the second derivatives of the trilinear interpolation (its diagonal is zero)."""
+    for j in range(count):
+        x1, y1, z1 = fraction[0, j], fraction[1, j], fraction[2, j]
+        c0, c1, c2, c3 = corner[0, j], corner[1, j], corner[2, j], corner[3, j]
+        c4, c5, c6, c7 = corner[4, j], corner[5, j], corner[6, j], corner[7, j]
+        xy = (c3 - c2 - c1 + c0) * (_ONE - z1) + (c7 - c6 - c5 + c4) * z1
+        xz = (c5 - c4 - c1 + c0) * (_ONE - y1) + (c7 - c6 - c3 + c2) * y1
+        yz = (c6 - c4 - c2 + c0) * (_ONE - x1) + (c7 - c5 - c3 + c1) * x1
+        k = start + j
+        vx, vy, vz = scale * scale * v[0, k], scale * scale * v[1, k], scale * scale * v[2, k]
+        out[0, k] += vy * xy + vz * xz
+        out[1, k] += vx * xy + vz * yz
+        out[2, k] += vx * xz + vy * yz
