@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from dreamfusion.config import resumed
 from dreamfusion.console import tidy
 from dreamfusion.error import UserError, file_error
+from dreamfusion.kind import check_kinds
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ def run_mode(cfg: DictConfig) -> object:
 
     tidy()
     try:
+        check_kinds(cfg)
         if HydraConfig.get().runtime.choices["mode"] == "train" and cfg.checkpoint is not None:
             cfg = continued(cfg, HydraConfig.get().overrides.task)
         mode = instantiate(cfg.mode)
