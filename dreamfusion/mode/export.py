@@ -10,7 +10,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from dreamfusion.checkpoint import Scene, find_checkpoint, find_runs, load_scene
+from dreamfusion.checkpoint import Scene, find_checkpoint, find_runs, load_scene, many
 from dreamfusion.error import UserError, check_positive
 from dreamfusion.export.agreement import ENOUGH, Agreement, compare
 from dreamfusion.export.atomic import replacing
@@ -20,6 +20,7 @@ from dreamfusion.export.video import write_image
 from dreamfusion.export.writer import FORMATS, Finish, write_mesh
 
 log = logging.getLogger(__name__)
+FINEST = 1024  # cells a side: twice the 512 that were measured take about eight times their memory
 SUMMARY = "summary.json"  # of a run: what came out of it, for the gallery
 
 
@@ -34,12 +35,14 @@ class Exported:
 
     @property
     def figures(self) -> dict[str, float]:
-        """What the summary keeps, by name."""
+        """What the summary and the loggers keep, by name."""
         figures = {
             "triangles": len(self.surface.mesh.faces),
             "watertight": int(self.surface.watertight),
             "threshold": self.surface.threshold,
-            "mesh_iou": self.agreement.iou,
+            **({} if self.surface.iou is None else {"threshold_iou": self.surface.iou}),
+            "silhouette_iou": self.agreement.iou,
+            "silhouette_iou_worst": self.agreement.worst_iou,
             "color_difference": self.agreement.color_difference,
             "export_seconds": self.seconds,
             "mesh_megabytes": self.path.stat().st_size / 1e6,
@@ -48,14 +51,15 @@ class Exported:
 
 
 def run(cfg: DictConfig) -> list[Path]:
-    """Write mesh.<format> into the run's folder, or into each of the runs that `run` names, and say what it is.
+    """Write mesh.<format> into the run's folder, or into those that `run` or `study` names, and say what it is.
 
     A run that shows nothing is named and passed over, unless it is the only one.
     """
     check_export(cfg.export)
-    if cfg.run is None:
+    choice = many(cfg)
+    if choice is None:
         return [_export_one(find_checkpoint(cfg.checkpoint or "latest"), cfg.export)]
-    runs, written = find_runs(cfg.run), []
+    runs, written = find_runs(choice), []
     for number, folder in enumerate(runs, 1):
         try:
             written.append(_export_one(find_checkpoint(str(folder)), cfg.export))
@@ -82,8 +86,8 @@ def export_scene(scene: Scene, export: DictConfig) -> Exported:
         "seed": str(scene.config.seed),
         "steps": str(scene.step),
         "threshold": f"{surface.threshold:.4g}",
-        "silhouette_iou": "" if surface.iou is None else f"{surface.iou:.4f}",
-        "mesh_iou": f"{agreement.iou:.4f}",
+        "threshold_iou": "" if surface.iou is None else f"{surface.iou:.4f}",
+        "silhouette_iou": f"{agreement.iou:.4f}",
         "color_difference": f"{agreement.color_difference:.4f}",
         "watertight": str(surface.watertight).lower(),
     }
@@ -104,7 +108,9 @@ def describe(exported: Exported) -> list[str]:
         f"{exported.seconds:.0f} s",
     ]
     if surface.iou is not None:
-        lines.insert(1, f"surface at density {surface.threshold:.3g}")
+        lines.insert(
+            1, f"surface at density {surface.threshold:.3g} (silhouette IoU {surface.iou:.3f} by density alone)"
+        )
     return lines
 
 
@@ -128,8 +134,8 @@ def check_export(export: DictConfig) -> None:
     """Raises: UserError: a setting that no mesh can have; asked before the minutes of a training run."""
     if export.format not in FORMATS:
         raise UserError(f"export.format is {export.format}; the formats are {', '.join(FORMATS)}")
-    if export.resolution < 8:
-        raise UserError(f"export.resolution is {export.resolution}; at least 8 cells a side are needed")
+    if not 8 <= export.resolution <= FINEST:
+        raise UserError(f"export.resolution is {export.resolution}; it is 8 to {FINEST} cells a side")
     if not 0 <= export.min_piece <= 1:
         raise UserError(f"export.min_piece is {export.min_piece}; it is a share of the largest piece, 0 to 1")
     if export.threshold != "auto" and not (isinstance(export.threshold, int | float) and export.threshold > 0):
@@ -142,6 +148,8 @@ def check_export(export: DictConfig) -> None:
         raise UserError(f"export.faces is {export.faces}; it is 0 (all), or at least 100 triangles")
     if export.size is not None and not (isinstance(export.size, int | float) and export.size > 0):
         raise UserError(f"export.size is {export.size}; it is null, or the longest side in metres, such as 0.1")
+    if export.smoothing < 0:
+        raise UserError(f"export.smoothing is {export.smoothing}; it is a number of rounds, 0 for none")
     if export.up not in ("y", "z"):
         raise UserError(f"export.up is {export.up}; it is y or z")
     check_positive("export", chunk=export.chunk)
