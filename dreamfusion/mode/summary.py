@@ -24,7 +24,7 @@ def finish(
     folder = scene.run
     video = folder / "turntable.mp4"
     write_video(turntable(scene, frames, size), video)
-    figures = {"steps": str(scene.step), "training": f"{seconds:.0f} s", "prior's score": f"{prior_score:.3f}"}
+    figures = {"steps": str(scene.step), "training": f"{seconds:.0f} s", "prior score": f"{prior_score:.3f}"}
     mesh: Path | None = None
     found: dict[str, float] = {"steps": scene.step, "seconds": round(seconds, 1), "prior_score": round(prior_score, 4)}
     try:
