@@ -49,8 +49,8 @@ def one_line_errors() -> Iterator[None]:
         raise SystemExit(f"error: {error}") from None
     except BrokenProcessPool:
         raise SystemExit(
-            "error: a worker of the launcher was killed, which ends the others; perhaps memory was short: fewer workers "
-            "need less. The same command again skips the finished runs and goes on with the rest"
+            "error: a worker of the launcher was killed, which ends the others; perhaps memory was short, of which "
+            "fewer workers need less. The same command again skips the finished runs and goes on with the rest"
         ) from None
     except OSError as error:
         raise SystemExit(f"error: {file_error(error)}") from None
