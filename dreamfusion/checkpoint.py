@@ -18,7 +18,7 @@ from dreamfusion.camera.orbit import Orbit
 from dreamfusion.error import UserError
 from dreamfusion.field.base import Field
 from dreamfusion.renderer.volume import Renderer
-from dreamfusion.study import STUDIES
+from dreamfusion.study import STUDIES, study_folder
 
 RUNS = Path("outputs/train")
 PARTS = ("field", "background", "renderer")  # what a scene is made of, and a checkpoint holds the weights of
@@ -77,27 +77,36 @@ def find_checkpoint(choice: str, *folders: Path) -> Path:
     return path
 
 
-def find_runs(choice: str, runs: Path = RUNS) -> list[Path]:
-    """The folders of finished runs that `choice` names, in the order of their names.
+def many(cfg: DictConfig) -> str | None:
+    """What `find_runs` is asked for: `run`, or the folder of `study`; None for a single run."""
+    if cfg.run is not None:
+        return str(cfg.run)
+    return None if cfg.study is None else str(study_folder(str(cfg.study)))
 
-    `all`: every one under `runs`; a run's folder, or one that holds runs; a glob of such folders; or a sweep, by the
-    time it was started at, as the names of its runs begin (2026-01-31_12-00-00).
+
+def find_runs(choice: str, runs: Path = RUNS, studies: Path = STUDIES) -> list[Path]:
+    """The folders of runs with a checkpoint that `choice` names, in the order of their names.
+
+    `all`: every one under `runs` and `studies`; a run's folder, or one that holds runs; a glob of such folders; or the
+    name of a study.
 
     Raises:
         CheckpointError: there is none.
     """
-    path = runs if choice == "all" else Path(choice).expanduser()
-    if path.exists():
+    path = Path(choice).expanduser()
+    if choice == "all":
+        tops = [runs, studies]
+    elif choice.strip() and path.exists():
         tops = [path]
     elif any(character in choice for character in "*?["):
         tops = list(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
     else:
-        tops = [found for found in runs.glob("*/*") if found.name.startswith(f"{choice}_")]
+        tops = [study_folder(choice, studies)] if choice.strip() else []
     found = sorted({run_of(checkpoint) for top in tops for checkpoint in top.glob("**/checkpoints/last.ckpt")})
     if not found:
         raise CheckpointError(
             f"no run at {choice}; type run=all, a run's folder, a folder of runs, a glob such as "
-            f"run='{runs}/a-*/*', or a sweep's time"
+            f"run='{runs}/a-*/*', or the name of a study"
         )
     return found
 

@@ -1,6 +1,6 @@
 """What a study's dashboard shows beside the losses: gradient by noise level, speed, memory, pictures, video and mesh.
 
-The numbers go to every logger; the media to Weights & Biases alone.
+The numbers go to every logger, at the end the scores as well; the media to Weights & Biases alone.
 """
 
 from __future__ import annotations
@@ -88,8 +88,12 @@ class PreviewPictures(L.Callback):
                 logger.log_image("preview", [str(sheet)], step=trainer.global_step)
 
 
-def show_end(loggers: Sequence[Logger], folder: Path, scores: Mapping[str, float], pruned: str | None) -> None:
-    """The turntable, the mesh and the scores of the run in `folder` to Weights & Biases."""
+def show_end(
+    loggers: Sequence[Logger], folder: Path, step: int, figures: Mapping[str, float], pruned: str | None
+) -> None:
+    """What came out of the run in `folder`: the figures to every logger, turntable and mesh to Weights & Biases."""
+    for logger in loggers:
+        logger.log_metrics(dict(figures), step)
     for logger in _weights_and_biases(loggers):
         import wandb  # here and below: half a second that most runs have no use for
 
@@ -100,7 +104,7 @@ def show_end(loggers: Sequence[Logger], folder: Path, scores: Mapping[str, float
             media["mesh"] = wandb.Object3D(str(folder / "mesh.glb"))
         if media and pruned is None:
             logger.experiment.log(media)
-        logger.experiment.summary.update(dict(scores) | {"pruned": pruned or ""})
+        logger.experiment.summary.update(dict(figures) | {"pruned": pruned or ""})
 
 
 def show_study(study: str, folder: Path, rows: Sequence[Sequence[str]], project: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
 from hydra.errors import CompactHydraException, OverrideParseException
@@ -46,6 +47,11 @@ def one_line_errors() -> Iterator[None]:
         ) from None
     except (CompactHydraException, OmegaConfBaseException, UserError) as error:
         raise SystemExit(f"error: {error}") from None
+    except BrokenProcessPool:
+        raise SystemExit(
+            "error: a worker of the launcher was killed, which ends the others; perhaps memory was short, of which "
+            "fewer workers need less. The same command again skips the finished runs and goes on with the rest"
+        ) from None
     except OSError as error:
         raise SystemExit(f"error: {file_error(error)}") from None
     except KeyboardInterrupt:

@@ -31,6 +31,10 @@ class Schedule:
         if places != sorted(places):
             raise ValueError(f"a schedule's pairs are sorted by progress, got progress in the order {places}")
 
+    @property
+    def lowest(self) -> float:
+        return min(value for _, value in self.points)
+
     def __call__(self, progress: float) -> float:
         """The value at `progress`.
 

@@ -25,6 +25,7 @@ from dreamfusion.export.atomic import replacing
 log = logging.getLogger(__name__)
 STUDIES = Path("outputs/studies")
 RESULT = "result.json"
+SCORES = ("prior_score", "silhouette_iou", "color_difference")  # of a run's figures, those that compare runs
 WITHOUT = {"silhouette_iou": 0.0}  # scores of a run that has no mesh
 
 

@@ -51,11 +51,19 @@ class DreamFusion(L.LightningModule):
         The learning rates fall linearly to `learning_rate_end` of themselves over the run, after a linear warm-up.
 
         Raises:
-            ValueError: fewer than one view a step, or a size that is no schedule.
+            ValueError: a step without a view or a pixel, or a learning rate that is none.
         """
         super().__init__()
         if views < 1:
             raise ValueError(f"system.views is {views}; a step needs at least 1 camera")
+        if schedule(size).lowest < 1:
+            raise ValueError(f"system.size is {size}; a view needs at least 1 pixel a side: type system.size=64")
+        if min(table_learning_rate, network_learning_rate) <= 0 or learning_rate_end < 0:
+            raise ValueError(
+                f"system.table_learning_rate is {table_learning_rate}, system.network_learning_rate "
+                f"{network_learning_rate}, system.learning_rate_end {learning_rate_end}; "
+                "the first two are above 0, the last, a factor, is not below"
+            )
         self.field, self.background, self.renderer = field, background, renderer
         self.prompting, self.distillation = prompting, distillation
         self.text_table, self.config = text_table, config

@@ -9,10 +9,13 @@ from torch import Tensor, nn
 
 
 class ConstantBackground(nn.Module):
-    """The same colour always."""
+    """The same colour always, sRGB in [0, 1]."""
 
     def __init__(self, color: Sequence[float]) -> None:
         super().__init__()
+        values = list(color) if isinstance(color, Sequence) and not isinstance(color, str) else [color]
+        if len(values) != 3 or not all(isinstance(value, int | float) and 0 <= value <= 1 for value in values):
+            raise ValueError(f"background.color is {color}; it is three numbers in [0, 1]: background.color=[1,1,1]")
         self.color: Tensor
         self.register_buffer("color", torch.tensor(list(color), dtype=torch.float32))
 

@@ -29,8 +29,10 @@ class Orbit:
 
     def __post_init__(self) -> None:
         for name in ("elevation", "distance", "focal", "light_distance"):
-            bounds = list(getattr(self, name))
-            if len(bounds) != 2 or bounds[0] > bounds[1]:
+            given = getattr(self, name)
+            bounds = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+            numbers = all(isinstance(bound, int | float) for bound in bounds)
+            if not numbers or len(bounds) != 2 or bounds[0] > bounds[1]:
                 raise ValueError(f"camera.{name} is {bounds}; expected [low, high], low not above high")
         if not 0 <= self.uniform_area <= 1:
             raise ValueError(f"camera.uniform_area is {self.uniform_area}, expected a share in [0, 1]")

@@ -49,7 +49,7 @@ class SDS:
             rescale: how far `rescale_clean` undoes the contrast that guidance adds, 0 (off) to 1.
 
         Raises:
-            ValueError: an unknown weighting or a rescale outside [0, 1].
+            ValueError: an unknown weighting, a rescale outside [0, 1], or a range of timesteps that is none.
         """
         self.prior = prior
         self.guidance_scale = schedule(prior.guidance_scale if guidance_scale is None else guidance_scale)
@@ -63,6 +63,8 @@ class SDS:
             )
         if not 0 <= rescale <= 1:
             raise ValueError(f"rescale is {rescale}, expected 0 (off) to 1; type distillation.rescale=0.5")
+        for progress in sorted({place for one in (self.min_timestep, self.max_timestep) for place, _ in one.points}):
+            self._timestep_range(progress)  # it is linear between these
 
     def to(self, device: torch.device | str) -> Self:
         """Move the prior."""
@@ -100,15 +102,20 @@ class SDS:
 
     def _draw_timestep(self, count: int, progress: float, generator: torch.Generator) -> Tensor:
         """(count,) int64, uniform over the fractions [min, max) of T that `progress` allows."""
+        low, high = self._timestep_range(progress)
+        total = len(self.prior.alphas_cumprod)
+        fraction = low + (high - low) * torch.rand(count, generator=generator, device=generator.device)
+        return (fraction * total).long().clamp(max=total - 1)
+
+    def _timestep_range(self, progress: float) -> tuple[float, float]:
+        """Raises: ValueError: no fractions of T, or the first above the second."""
         low, high = self.min_timestep(progress), self.max_timestep(progress)
         if not 0 <= low <= high <= 1:
             raise ValueError(
                 f"the timestep range at progress {progress} is [{low}, {high}], expected 0 <= min <= max <= 1; "
                 "see distillation.min_timestep and distillation.max_timestep"
             )
-        total = len(self.prior.alphas_cumprod)
-        fraction = low + (high - low) * torch.rand(count, generator=generator, device=generator.device)
-        return (fraction * total).long().clamp(max=total - 1)
+        return low, high
 
     def _guided(
         self, noisy: Tensor, timestep: Tensor, abar: Tensor, conditioning: Conditioning, progress: float

@@ -1,7 +1,8 @@
 """Many runs on one page: pictures, prompts, what differs, what came out, and each model to turn on a click.
 
 One file that opens from a folder with no network: thumbnails, models and the viewer are embedded, and the page's
-content security policy forbids it to ask for anything else. A model is text until it is clicked.
+content security policy forbids it to ask for anything else. A model is text until it is clicked; those that would make
+the page too large to open are a link to the run's own page instead.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import base64
 import html
 import io
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from urllib.parse import quote
 
 import av
 from PIL import Image
@@ -23,6 +26,7 @@ from dreamfusion.export.atomic import replacing
 from dreamfusion.export.page import viewer_script
 
 THUMBNAIL = 320  # pixels a side, at most
+EMBEDDED = 200_000_000  # bytes of models in a page, at most: a hundred of the default size
 QUALITY = 85  # of a thumbnail as JPEG
 
 
@@ -35,6 +39,7 @@ class Entry:
     video: Path | None = None  # MP4 of the turntable; its first frame is the thumbnail
     settings: Mapping[str, str] = field(default_factory=dict)  # all of them; the page shows those that differ
     figures: Mapping[str, str] = field(default_factory=dict)  # what came out: seconds, scores, ...
+    page: Path | None = None  # the run's own, to link
 
 
 def write_gallery(entries: Sequence[Entry], title: str, path: Path) -> None:
@@ -47,10 +52,13 @@ def write_gallery(entries: Sequence[Entry], title: str, path: Path) -> None:
     if not entries:
         raise ValueError("a gallery needs a run")
     shown = differing([entry.settings for entry in entries])
-    cards, models = [], []
+    cards, models, room = [], [], EMBEDDED
     for number, entry in enumerate(entries):
-        cards.append(_card(number, entry, shown))
-        if entry.mesh is not None:
+        size = 0 if entry.mesh is None else entry.mesh.stat().st_size
+        fits = 0 < size <= room
+        cards.append(_card(number, entry, shown, fits, path.parent))
+        if fits and entry.mesh is not None:
+            room -= size
             data = base64.b64encode(entry.mesh.read_bytes()).decode("ascii")
             models.append(f'<script type="text/plain" id="model-{number}">{data}</script>')
     parts = {
@@ -73,15 +81,21 @@ def differing(settings: Sequence[Mapping[str, str]]) -> list[str]:
     return [name for name in names if len({one.get(name) for one in settings}) > 1]
 
 
-def _card(number: int, entry: Entry, shown: Sequence[str]) -> str:
+def _card(number: int, entry: Entry, shown: Sequence[str], embedded: bool, folder: Path) -> str:
     label = html.escape(entry.prompt)
     picture = "" if entry.video is None else f'<img src="{_thumbnail(entry.video)}" alt="">'
-    hint = "Turn" if entry.mesh is not None else "No model"
-    disabled = "" if entry.mesh is not None else " disabled"
+    address = "" if entry.page is None else f"./{quote(Path(os.path.relpath(entry.page, folder)).as_posix())}"
+    button = f'<button type="button" data-model="model-{number}" data-label="{label}"'
+    if embedded:
+        top = f"{button}>{picture}<span>Turn</span></button>"
+    elif address and entry.mesh is not None:
+        top = f'<a class="top" href="{address}">{picture}<span>Open</span></a>'
+    else:
+        top = f"{button} disabled>{picture}<span>No model</span></button>"
+    heading = f'<a href="{address}">{label}</a>' if address else label
     rows = [(name, entry.settings[name]) for name in shown if name in entry.settings]
     return (
-        f'<article class="card"><button type="button" data-model="model-{number}" data-label="{label}"{disabled}>'
-        f"{picture}<span>{hint}</span></button><h2>{label}</h2>{_rows('settings', rows)}"
+        f'<article class="card">{top}<h2>{heading}</h2>{_rows("settings", rows)}'
         f"{_rows('figures', list(entry.figures.items()))}</article>"
     )
 

@@ -12,11 +12,12 @@ from torch import Tensor
 from dreamfusion.checkpoint import Scene
 from dreamfusion.export.carve import Density, carve, lowered
 from dreamfusion.export.isosurface import extract_mesh
+from dreamfusion.export.occupancy import EmptyFieldError
 from dreamfusion.export.paint import Color, paint_texture, paint_vertices
 from dreamfusion.export.simplify import is_watertight
 from dreamfusion.export.threshold import find_threshold, max_density_per_ray
 from dreamfusion.renderer.shading import LAMBERTIAN
-from dreamfusion.types import Cameras, FieldOutput, Mesh
+from dreamfusion.types import Cameras, FieldOutput, Mesh, RenderOutput
 
 VIEWS, SIZE = 16, 64  # held-out cameras for the silhouette: how many, pixels a side
 ELEVATIONS = (0.0, 25.0)  # degrees, of every other camera
@@ -47,7 +48,7 @@ def extract_surface(scene: Scene, export: DictConfig) -> Surface:
     """The scene's mesh as the export group configures it.
 
     Raises:
-        EmptyFieldError: the scene shows nothing.
+        EmptyFieldError: the scene shows nothing, or nothing but fog; says the opacity that was seen.
     """
     fit = None if export.threshold != "auto" else fit_threshold(scene)
     threshold = float(export.threshold) if fit is None else fit.threshold
@@ -55,16 +56,21 @@ def extract_surface(scene: Scene, export: DictConfig) -> Surface:
     if fit is not None and export.carve:
         threshold = fit.lowered
         density = carve(density, threshold, fit.cameras, fit.opacity)
-    mesh = extract_mesh(
-        density,
-        scene.field.radius,
-        export.resolution,
-        threshold,
-        chunk=export.chunk,
-        min_piece=export.min_piece,
-        smoothing=export.smoothing,
-        faces=export.faces,
-    )
+    try:
+        mesh = extract_mesh(
+            density,
+            scene.field.radius,
+            export.resolution,
+            threshold,
+            chunk=export.chunk,
+            min_piece=export.min_piece,
+            smoothing=export.smoothing,
+            faces=export.faces,
+        )
+    except EmptyFieldError as error:
+        _, out = render_around(scene)
+        least, most = float(out.opacity.min()), float(out.opacity.max())
+        raise EmptyFieldError(f"{error}; the opacity of the renders is {least:.3g} to {most:.3g}") from error
     watertight = is_watertight(mesh.vertices, mesh.faces)
     color = surface_color(scene, export.color_inset * 2 * scene.field.radius / export.resolution, export.lit)
     if export.texture > 0:
@@ -90,15 +96,21 @@ def surface_color(scene: Scene, inset: float, lit: bool) -> Color:
 
 @torch.no_grad()
 def fit_threshold(scene: Scene) -> Fit:
-    """The threshold, and what was rendered for it, from cameras between the previews' in azimuth and elevation."""
-    azimuth = (torch.arange(VIEWS) + 0.5) * (360 / VIEWS)
-    elevation = torch.tensor(ELEVATIONS).repeat(VIEWS // len(ELEVATIONS))
-    cameras = scene.camera.view(azimuth, elevation, SIZE, SIZE)
-    out = scene.renderer(cameras, scene.field, scene.background)
+    """The threshold, and what was rendered for it."""
+    cameras, out = render_around(scene)
     density = max_density_per_ray(out.samples.ray, scene.field.density(out.samples.positions), len(out.directions))
     opacity = out.opacity.reshape(-1)
     fit = find_threshold(density, opacity)
     return Fit(fit.threshold, fit.iou, lowered(fit.threshold, density, opacity), cameras, out.opacity)
+
+
+@torch.no_grad()
+def render_around(scene: Scene) -> tuple[Cameras, RenderOutput]:
+    """The scene from cameras between the previews' in azimuth and elevation."""
+    azimuth = (torch.arange(VIEWS) + 0.5) * (360 / VIEWS)
+    elevation = torch.tensor(ELEVATIONS).repeat(VIEWS // len(ELEVATIONS))
+    cameras = scene.camera.view(azimuth, elevation, SIZE, SIZE)
+    return cameras, scene.renderer(cameras, scene.field, scene.background)
 
 
 def placed(mesh: Mesh, size: float | None, up: str) -> Mesh:

@@ -34,8 +34,17 @@ class HashGridField(Field):
         blob_radius: float,
         density_scale: float = 1.0,
     ) -> None:
-        """The blob adds `blob_density * (1 - |x| / blob_radius)` before the activation (softplus)."""
+        """The blob adds `blob_density * (1 - |x| / blob_radius)` before the activation (softplus).
+
+        Raises:
+            ValueError: a length or a number of units that is not above 0.
+        """
         super().__init__()
+        if min(radius, blob_radius, density_scale) <= 0 or hidden < 1:
+            raise ValueError(
+                f"field.radius is {radius}, field.blob_radius {blob_radius}, field.density_scale {density_scale}, "
+                f"field.hidden {hidden}; all are above 0"
+            )
         self.radius, self.blob_density, self.blob_radius = radius, blob_density, blob_radius
         self.density_scale = density_scale
         self.layout = HashGridLayout(levels, features, log2_table_size, base_resolution, max_resolution)

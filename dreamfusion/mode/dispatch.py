@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from dreamfusion.config import resumed
 from dreamfusion.console import tidy
 from dreamfusion.error import UserError, file_error
+from dreamfusion.kind import check_kinds
 from dreamfusion.startup import settle
 
 log = logging.getLogger(__name__)
@@ -30,11 +31,14 @@ def run_mode(cfg: DictConfig) -> object:
         SystemExit: with the message of an error that the user can put right.
         UserError: the same in a multirun, whose other runs go on.
     """
+    from torch import OutOfMemoryError
+
     from dreamfusion.export.occupancy import EmptyFieldError
     from dreamfusion.guidance.prior import GuidanceError
 
     tidy()
     try:
+        check_kinds(cfg)
         if HydraConfig.get().runtime.choices["mode"] == "train" and cfg.checkpoint is not None:
             cfg = continued(cfg, HydraConfig.get().overrides.task)
         mode = instantiate(cfg.mode)
@@ -45,12 +49,21 @@ def run_mode(cfg: DictConfig) -> object:
         reason = error.__cause__ if isinstance(error, InstantiationException) else error
         if not isinstance(reason, ValueError | TypeError | OSError | ImportError | GuidanceError):
             raise
-        hydra = HydraConfig.get()
-        _remove_empty(Path(hydra.runtime.output_dir))
-        message = file_error(reason) if isinstance(reason, OSError) else str(reason)
-        if hydra.mode == RunMode.MULTIRUN:
-            raise UserError(message) from error
-        raise SystemExit(f"error: {message}") from error
+        raise _ending(file_error(reason) if isinstance(reason, OSError) else str(reason)) from error
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError | OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise _ending(
+            "there is not enough memory; lower system.size, system.views, field.log2_table_size, export.resolution or "
+            "mode.size"
+        ) from error
+
+
+def _ending(message: str) -> Exception | SystemExit:
+    """What ends the run, and in a multirun nothing but this run; a folder that was made for nothing goes."""
+    hydra = HydraConfig.get()
+    _remove_empty(Path(hydra.runtime.output_dir))
+    return UserError(message) if hydra.mode == RunMode.MULTIRUN else SystemExit(f"error: {message}")
 
 
 def continued(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:

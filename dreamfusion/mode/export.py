@@ -10,7 +10,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from dreamfusion.checkpoint import Scene, find_checkpoint, find_runs, load_scene
+from dreamfusion.checkpoint import Scene, find_checkpoint, find_runs, load_scene, many
 from dreamfusion.error import UserError
 from dreamfusion.export.agreement import ENOUGH, Agreement, compare
 from dreamfusion.export.atomic import replacing
@@ -35,12 +35,14 @@ class Exported:
 
     @property
     def figures(self) -> dict[str, float]:
-        """What the summary keeps, by name."""
+        """What the summary and the loggers keep, by name."""
         figures = {
             "triangles": len(self.surface.mesh.faces),
             "watertight": int(self.surface.watertight),
             "threshold": self.surface.threshold,
-            "mesh_iou": self.agreement.iou,
+            **({} if self.surface.iou is None else {"threshold_iou": self.surface.iou}),
+            "silhouette_iou": self.agreement.iou,
+            "silhouette_iou_worst": self.agreement.worst_iou,
             "color_difference": self.agreement.color_difference,
             "export_seconds": self.seconds,
             "mesh_megabytes": self.path.stat().st_size / 1e6,
@@ -49,14 +51,15 @@ class Exported:
 
 
 def run(cfg: DictConfig) -> list[Path]:
-    """Write mesh.<format> into the run's folder, or into each of the runs that `run` names, and say what it is.
+    """Write mesh.<format> into the run's folder, or into those that `run` or `study` names, and say what it is.
 
     A run that shows nothing is named and passed over, unless it is the only one.
     """
     check_export(cfg.export)
-    if cfg.run is None:
+    choice = many(cfg)
+    if choice is None:
         return [_export_one(find_checkpoint(cfg.checkpoint or "latest"), cfg.export)]
-    runs, written = find_runs(cfg.run), []
+    runs, written = find_runs(choice), []
     for number, folder in enumerate(runs, 1):
         try:
             written.append(_export_one(find_checkpoint(str(folder)), cfg.export))
@@ -83,8 +86,8 @@ def export_scene(scene: Scene, export: DictConfig) -> Exported:
         "seed": str(scene.config.seed),
         "steps": str(scene.step),
         "threshold": f"{surface.threshold:.4g}",
-        "silhouette_iou": "" if surface.iou is None else f"{surface.iou:.4f}",
-        "mesh_iou": f"{agreement.iou:.4f}",
+        "threshold_iou": "" if surface.iou is None else f"{surface.iou:.4f}",
+        "silhouette_iou": f"{agreement.iou:.4f}",
         "color_difference": f"{agreement.color_difference:.4f}",
         "watertight": str(surface.watertight).lower(),
     }
@@ -107,7 +110,9 @@ def describe(exported: Exported) -> list[str]:
         f"{exported.seconds:.0f} s",
     ]
     if surface.iou is not None:
-        lines.insert(1, f"surface at density {surface.threshold:.3g}")
+        lines.insert(
+            1, f"surface at density {surface.threshold:.3g} (silhouette IoU {surface.iou:.3f} by density alone)"
+        )
     return lines
 
 

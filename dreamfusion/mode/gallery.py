@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dreamfusion.checkpoint import find_runs
+from dreamfusion.checkpoint import find_runs, many
+from dreamfusion.config import ASIDE
 from dreamfusion.error import UserError
 from dreamfusion.export.gallery import Entry, write_gallery
 from dreamfusion.mode.export import read_summary
 
 log = logging.getLogger(__name__)
-# Settings that change nothing in a picture.
-LEFT_OUT = ("hydra", "mode", "prompt", "checkpoint", "run", "logger", "export")
+LEFT_OUT = {*ASIDE, "mode", "prompt", "export"} - {"study"}  # settings that change nothing in a picture
+FIRST = ("prior_score", "silhouette_iou", "color_difference", "seconds")  # of the figures, the others come after these
 
 
 def run(cfg: DictConfig, output: str, title: str) -> Path:
-    """Write the page of the runs that `run` names (all under outputs/train by default) to `output`."""
+    """Write the page of the runs that `run` or `study` names, all by default, to `output`."""
     if Path(output).suffix.lower() not in (".html", ".htm"):
         raise UserError(f"mode.output is {output}; it is the path of a page, such as outputs/gallery.html")
-    path = Path(output)
-    entries = [entry_of(folder) for folder in find_runs(cfg.run or "all")]
-    write_gallery(entries, title, path)
-    log.info("%s: %d runs, %.1f MB", path, len(entries), path.stat().st_size / 1e6)
+    path, runs = Path(output), find_runs(many(cfg) or "all")
+    gallery(runs, title, path)
+    log.info("%s: %d runs, %.1f MB", path, len(runs), path.stat().st_size / 1e6)
     return path
+
+
+def gallery(runs: Sequence[Path], title: str, path: Path) -> None:
+    """The page of the runs in these folders."""
+    write_gallery([entry_of(folder) for folder in runs], title, path)
 
 
 def entry_of(folder: Path) -> Entry:
@@ -40,12 +46,15 @@ def entry_of(folder: Path) -> Entry:
         prompt = str(config.get("prompt") or folder.parent.name)
     except (OSError, OmegaConfBaseException, ValueError):  # a run of which only the weights are left
         settings, prompt = {}, folder.parent.name
-    mesh, video = folder / "mesh.glb", folder / "turntable.mp4"
-    figures = {name.replace("_", " "): f"{value:,}" for name, value in read_summary(folder).items() if _counts(value)}
+    mesh, video, page = (folder / name for name in ("mesh.glb", "turntable.mp4", "index.html"))
+    summary = read_summary(folder)
+    names = [name for name in FIRST if name in summary] + [name for name in summary if name not in FIRST]
+    figures = {name.replace("_", " "): f"{summary[name]:,}" for name in names if _counts(summary[name])}
     return Entry(
         prompt=prompt,
         mesh=mesh if mesh.is_file() else None,
         video=video if video.is_file() else None,
+        page=page if page.is_file() else None,
         settings=settings,
         figures=figures,
     )

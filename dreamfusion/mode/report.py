@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from dreamfusion.error import UserError
 from dreamfusion.export.atomic import replacing
 from dreamfusion.logger import wandb_mode
+from dreamfusion.mode.gallery import gallery
 from dreamfusion.study import STUDIES, Result, differing, read_study, study_folder, unfinished
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ LONGEST = 40  # characters of a prompt or setting in the Markdown table
 
 
 def run(cfg: DictConfig) -> Path:
-    """Write report.csv and report.md into the study's folder, and print the latter.
+    """Write report.csv, report.md and gallery.html into the study's folder, and print the second.
 
     Raises:
         UserError: no study is named, or there is none of that name.
@@ -32,7 +33,7 @@ def run(cfg: DictConfig) -> Path:
 
 
 def report(study: str, studies: Path = STUDIES, logger: DictConfig | None = None) -> Path:
-    """The two files of `run` for the study of that name; returns its folder.
+    """The three files of `run` for the study of that name; returns its folder.
 
     If the runs are logged to Weights & Biases, as the settings `logger` say, the table goes there as well.
     """
@@ -43,7 +44,11 @@ def report(study: str, studies: Path = STUDIES, logger: DictConfig | None = None
     text = markdown(study, rows, [path.relative_to(folder) for path in unfinished(study, studies)])
     with replacing(folder / "report.md") as draft:
         draft.write_text(text, encoding="utf-8")
-    log.info("\n%s\n  %s\n  %s", text.rstrip(), folder / "report.md", folder / "report.csv")
+    files = [folder / "report.md", folder / "report.csv"]
+    if shown := [result.path for result in results if (result.path / "config.yaml").is_file()]:
+        files.append(folder / "gallery.html")
+        gallery(shown, study, files[-1])
+    log.info("\n%s%s", text.rstrip(), "".join(f"\n  {file}" for file in files))
     if logger is not None and logger._target_ == "dreamfusion.logger.wandb" and wandb_mode() != "disabled":
         from dreamfusion.dashboard import show_study  # which takes its time to import
 

@@ -17,23 +17,25 @@ from dreamfusion.mode.render import turntable
 log = logging.getLogger(__name__)
 
 
-def finish(scene: Scene, cfg: DictConfig, frames: int, size: int, seconds: float) -> dict[str, float]:
-    """Write everything that a person opens, into the run's folder; returns the run's scores by name."""
+def finish(
+    scene: Scene, cfg: DictConfig, frames: int, size: int, seconds: float, prior_score: float
+) -> dict[str, float]:
+    """Write everything that a person opens, into the run's folder; returns what came out of it, by name."""
     folder = scene.run
     video = folder / "turntable.mp4"
     write_video(turntable(scene, frames, size), video)
-    figures = {"steps": str(scene.step), "training": f"{seconds:.0f} s"}
-    note_summary(folder, {"steps": scene.step, "seconds": round(seconds, 1)})
+    figures = {"steps": str(scene.step), "training": f"{seconds:.0f} s", "prior score": f"{prior_score:.3f}"}
     mesh: Path | None = None
-    scores: dict[str, float] = {}
+    found: dict[str, float] = {"steps": scene.step, "seconds": round(seconds, 1), "prior_score": round(prior_score, 4)}
     try:
         exported = export_scene(scene, cfg.export)
         mesh = exported.path
-        scores["silhouette_iou"] = exported.agreement.iou
+        found |= exported.figures
         figures["triangles"] = f"{len(exported.surface.mesh.faces):,}"
         figures["silhouette IoU, mesh and renders"] = f"{exported.agreement.iou:.3f}"
     except EmptyFieldError as error:
         log.warning("no mesh: %s", error)
+    note_summary(folder, found)
     previews = {f"step {int(p.stem)}": p for p in sorted((folder / "previews").glob("*.png"))}
     shown = dict(list(previews.items())[-4:])
     files = [p for p in (mesh, video, folder / "checkpoints" / "last.ckpt", folder / "config.yaml") if p is not None]
@@ -53,7 +55,7 @@ def finish(scene: Scene, cfg: DictConfig, frames: int, size: int, seconds: float
     for path in (mesh, video, folder / "index.html", folder):
         if path is not None:
             log.info("  %s", path)
-    return scores
+    return found
 
 
 def settings(cfg: DictConfig) -> dict[str, str]:

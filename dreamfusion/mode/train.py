@@ -35,7 +35,7 @@ from dreamfusion.mode.prompt_list import run_list
 from dreamfusion.ops.allocator import keep_large_blocks
 from dreamfusion.progress import Progress
 from dreamfusion.score import prior_score
-from dreamfusion.study import RESULT, Result, claimed, flat, objective, read_result, write_result
+from dreamfusion.study import RESULT, SCORES, Result, claimed, flat, objective, read_result, write_result
 from dreamfusion.system import DreamFusion
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,9 @@ class Outputs:
     def __post_init__(self) -> None:
         counts = ("preview_size", "turntable_frames", "turntable_size", "score_views")
         check_positive("mode", **{name: getattr(self, name) for name in counts})
+        for name in ("preview_every", "checkpoint_every"):
+            if getattr(self, name) < 0:
+                raise UserError(f"mode.{name} is {getattr(self, name)}; it is a number of steps, or 0 for never")
 
 
 def run(
@@ -161,15 +164,16 @@ def dream(
             raise SystemExit(INTERRUPTED)
         if trainer.is_global_zero:
             pruned = next((judge.reason for judge in judges if judge.reason), None)
-            scores = {"prior_score": score()}
+            figures = {"prior_score": score()}
             if pruned is None:
                 from dreamfusion.mode.summary import finish  # here: a second of imports that no step waits for
 
-                scene = load_scene(checkpoints.path)
-                scores |= finish(scene, cfg, outputs.turntable_frames, outputs.turntable_size, stopwatch.seconds)
+                shown = outputs.turntable_frames, outputs.turntable_size, stopwatch.seconds, figures["prior_score"]
+                figures = finish(load_scene(checkpoints.path), cfg, *shown) | figures
             else:
                 log.info("%s: ended at step %d: %s\n  %s", cfg.prompt, trainer.global_step, pruned, folder)
-            show_end(loggers, folder, scores, pruned)
+            show_end(loggers, folder, trainer.global_step, figures, pruned)
+            scores = {name: figures[name] for name in SCORES if name in figures}
             write_result(
                 Result(str(cfg.prompt), cfg.seed, trainer.global_step, stopwatch.seconds, scores, flat(cfg), pruned),
                 folder,
@@ -204,7 +208,9 @@ def settings_refused() -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, TypeError, MisconfigurationException) as error:
+    except MisconfigurationException as error:
+        raise UserError(f"{error}; on any machine there are trainer.accelerator=cpu trainer.devices=1") from error
+    except (ValueError, TypeError) as error:
         raise UserError(str(error)) from error
 
 

@@ -17,7 +17,7 @@ class PlainPrompting:
 
     def __init__(self, negative: str = "") -> None:
         """`negative` is what guidance pushes away from; "" is plain classifier-free guidance."""
-        self.negative = negative
+        self.negative = str(negative)  # 3 is a text as well
 
     def texts(self, prompt: str) -> list[str]:
         """The one text."""

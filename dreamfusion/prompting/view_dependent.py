@@ -42,7 +42,7 @@ class ViewDependentPrompting:
         """
         if not 0 <= front <= back <= 180:
             raise ValueError(f"front is {front} and back is {back} degrees, expected 0 <= front <= back <= 180")
-        self.negative = negative
+        self.negative = str(negative)  # 3 is a text as well
         self.overhead_elevation, self.front, self.back = overhead_elevation, front, back
         self.templates = dict(templates) if templates is not None else {v: f"{{prompt}}, {v} view" for v in VIEWS}
         if set(self.templates) != set(VIEWS):

@@ -26,6 +26,10 @@ class OccupancyRenderer(Renderer):
         super().__init__()
         if steps < 1:
             raise ValueError(f"renderer.steps is {steps}; a ray needs at least 1")
+        if min(resolution, update_every) < 1:
+            raise ValueError(
+                f"renderer.resolution is {resolution}, renderer.update_every {update_every}; both are at least 1"
+            )
         self.radius, self.step = radius, 2 * radius / steps
         self.threshold, self.decay, self.update_every, self.warmup = threshold, decay, update_every, warmup
         box = torch.tensor([-radius] * 3 + [radius] * 3)

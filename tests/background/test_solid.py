@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from dreamfusion.background.solid import ConstantBackground, RandomBackground
@@ -8,6 +9,12 @@ RAYS = torch.nn.functional.normalize(torch.randn(4000 * 2, 3, generator=torch.Ge
 def test_a_constant_background_is_its_colour_everywhere():
     color = ConstantBackground([0.2, 0.4, 0.6])(RAYS[:6], 2, torch.Generator())
     torch.testing.assert_close(color, torch.tensor([0.2, 0.4, 0.6]).expand(6, 3))
+
+
+@pytest.mark.parametrize("color", ["red", [0, 1], [0, 1, 2], 0.5])
+def test_a_colour_is_three_numbers(color):
+    with pytest.raises(ValueError, match=r"background.color is .*; it is three numbers in"):
+        ConstantBackground(color)
 
 
 def test_a_random_background_is_one_colour_a_view_in_the_given_shares(seeded):

@@ -139,6 +139,8 @@ def test_preview_cameras_stand_in_the_middle_of_the_ranges():
     [
         ({"distance": [3, 2]}, r"camera.distance is \[3, 2\]; expected \[low, high\]"),
         ({"focal": [1, 2, 3]}, r"camera.focal is \[1, 2, 3\]; expected \[low, high\]"),
+        ({"distance": 3}, r"camera.distance is \[3\]; expected \[low, high\]"),
+        ({"elevation": "x"}, r"camera.elevation is \['x'\]; expected \[low, high\]"),
         ({"elevation": [-10, 91]}, "allowed are -90 to 90 degrees"),
         ({"distance": [0, 1]}, "must be above 0"),
         ({"uniform_area": 1.5}, "camera.uniform_area is 1.5, expected a share"),

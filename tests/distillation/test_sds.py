@@ -254,10 +254,17 @@ def test_bad_options_say_what_to_type(option, message):
         SDS(GaussianPrior(), **option)
 
 
-def test_an_empty_timestep_range_is_named():
-    sds = SDS(GaussianPrior(), min_timestep=0.6, max_timestep=0.5)
-    with pytest.raises(ValueError, match=r"timestep range at progress 0.0 is \[0.6, 0.5\]"):
-        sds(image(1), conditioning([0.0], [0.0]), 0.0, seeded())
+@pytest.mark.parametrize(
+    ("low", "high", "place"),
+    [
+        (0.6, 0.5, r"0.0 is \[0.6, 0.5\]"),
+        (0.02, 2.0, r"0.0 is \[0.02, 2.0\]"),
+        ([[0.0, 0.1], [1.0, 0.9]], [[0.0, 0.9], [0.5, 0.4]], r"0.5 is \[0.5, 0.4\]"),  # crossing on the way
+    ],
+)
+def test_an_empty_timestep_range_is_named_before_the_first_step(low, high, place):
+    with pytest.raises(ValueError, match=f"timestep range at progress {place}"):
+        SDS(GaussianPrior(), min_timestep=low, max_timestep=high)
 
 
 def test_weights_at_a_known_noise_level():

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from dreamfusion.background.solid import ConstantBackground
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.checkpoint import Scene
 from dreamfusion.export.agreement import SIZE, VIEWS, compare
+from dreamfusion.export.occupancy import EmptyFieldError
 from dreamfusion.export.pipeline import extract_surface, placed
 from dreamfusion.renderer.stratified import StratifiedRenderer
 from dreamfusion.types import Mesh
@@ -65,6 +68,17 @@ def test_what_is_extracted_agrees_with_the_renders(scene):
     found = compare(scene, surface.mesh)
     assert found.iou > 0.95
     assert found.color_difference < 0.005
+
+
+def test_a_scene_full_of_fog_or_empty_is_named_with_the_opacity_that_was_seen(scene, ball):
+    fog = replace(scene, field=ball(density=80.0, size=2.0))
+    with pytest.raises(EmptyFieldError, match=r"full at threshold 20: .* the opacity of the renders is 0 to 1$"):
+        extract_surface(fog, OmegaConf.merge(SETTINGS, {"threshold": 20.0}))
+    with pytest.raises(EmptyFieldError, match=r"empty at threshold 200: .* the opacity of the renders is 0 to 1$"):
+        extract_surface(scene, OmegaConf.merge(SETTINGS, {"threshold": 200.0}))
+    nothing = replace(scene, field=ball(density=0.1, size=0.6))
+    with pytest.raises(EmptyFieldError, match=r"the largest opacity over 65536 rays is 0\.1"):
+        extract_surface(nothing, SETTINGS)
 
 
 def test_baked_light_darkens_the_side_away_from_it_and_vertex_colors_do_without_texture(scene):

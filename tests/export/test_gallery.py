@@ -1,6 +1,7 @@
 """The page of many runs, and both pages as a real browser shows them."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import trimesh
 from browser import Browser
 from test_page import HOSTILE, Page
 
+from dreamfusion.export import gallery
 from dreamfusion.export.gallery import Entry, differing, write_gallery
 from dreamfusion.export.page import RunPage, write_page
 from dreamfusion.export.video import write_video
@@ -50,6 +52,19 @@ def test_a_card_for_each_run_and_a_hostile_prompt_stays_text(entries, tmp_path):
     sources = [attrs[name] for _, attrs in page.tags for name in ("src", "href") if name in attrs]
     assert all(source.startswith("data:") for source in sources)
     assert page.attributes("meta")[3]["content"].startswith("default-src 'none'")
+
+
+def test_models_beyond_the_room_of_a_page_are_links_to_the_runs_own_pages(entries, tmp_path, monkeypatch):
+    size = entries[0].mesh.stat().st_size
+    monkeypatch.setattr(gallery, "EMBEDDED", 2 * size)
+    runs = [replace(entries[0], page=tmp_path / f"run {n}" / "index.html") for n in range(3)]
+    write_gallery(runs, "t", tmp_path / "g" / "gallery.html")
+    page = Page(tmp_path / "g" / "gallery.html")
+    models = [attrs["data-model"] for attrs in page.attributes("button") if "data-model" in attrs]
+    assert models == ["model-0", "model-1"]
+    links = [attrs["href"] for attrs in page.attributes("a") if attrs.get("class") == "top"]
+    assert links == ["./../run%202/index.html"]
+    assert len(page.attributes("a")) == 4  # and each prompt is a link
 
 
 def test_a_gallery_of_nothing_is_an_error_and_leaves_nothing(tmp_path):

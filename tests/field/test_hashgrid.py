@@ -116,3 +116,9 @@ def test_the_density_is_zero_outside_the_bounding_ball_and_positive_inside(tiny_
     field = tiny_field(radius=1.4)
     positions = torch.tensor([[1.39, 0, 0], [0, 0, 1.41], [1.0, 1.0, 0.5], [0.9, 0.9, 0.5]])
     assert (field.density(positions) > 0).tolist() == [True, False, False, True]
+
+
+@pytest.mark.parametrize("name", ["radius", "blob_radius", "density_scale", "hidden"])
+def test_a_field_without_an_extent_is_refused(name, tiny_field):
+    with pytest.raises(ValueError, match=f"field.{name} is 0|field.{name} 0"):
+        tiny_field(**{name: 0})

@@ -107,7 +107,8 @@ def test_a_study_is_complete_in_the_offline_files_of_its_runs(offline, launch, t
         media = {name.removeprefix("files/") for name in files(path.parent) if "/media/" in name}
         assert {name.rsplit(".", 1)[1] for name in media} == {"mp4", "glb", "png"}
         assert media <= run.files
-        assert 0 <= run.summary["silhouette_iou"] <= 1
+        assert 0 <= run.summary["silhouette_iou"] == run.history["silhouette_iou"] <= 1
+        assert 0 <= run.history["threshold_iou"] <= 1
         assert run.summary["prior_score"] <= 1
         assert earlier_id(path.parents[2]) == run.head.run_id
     (table,) = (read(path) for path in study.glob("wandb/offline-run-*/run-*.wandb"))

@@ -43,6 +43,7 @@ def test_the_newest_run_is_exported_in_every_format(export, copied, launch, monk
     mesh = trimesh.load(run / f"mesh.{export}", force="mesh", process=False)
     assert len(mesh.faces) > 100
     assert f"mesh.{export}: {len(mesh.faces)} triangles, watertight, surface at density" in ended.text
+    assert "by density alone" in ended.text
     assert "silhouette IoU" in ended.text
 
 
@@ -55,13 +56,14 @@ def test_a_printed_mesh_is_a_hundred_millimetres_long_and_stands_on_the_plate(co
 
 def test_many_runs_are_exported_at_once(copied, launch):
     folder, run = copied
-    twin = run.with_name("2026-01-31_12-00-00_0")
+    twin = folder / "outputs" / "studies" / "my-pets" / "a-cat" / "0123abcd"
     shutil.copytree(run, twin)
-    for choice, number in (("all", 2), (run.parent.relative_to(folder), 2), ("outputs/train/*/*_0", 1),
-                           ("2026-01-31_12-00-00", 1), (run, 1)):  # fmt: skip
+    (folder / "My pets").mkdir()
+    for choice, number in (("run=all", 2), ("run=outputs/train", 1), ("run=outputs/*/*/a-*", 1), ("run=my-pets", 1),
+                           ("study=My pets", 1), (f"run={run}", 1)):  # fmt: skip
         for mesh in (run / "mesh.ply", twin / "mesh.ply"):
             mesh.unlink(missing_ok=True)
-        ended = launch(folder, "mode=export", "export=ply", "export.resolution=16", f"run={choice}")
+        ended = launch(folder, "mode=export", "export=ply", "export.resolution=16", choice)
         assert ended.status == 0, ended.text
         assert (run / "mesh.ply").is_file() + (twin / "mesh.ply").is_file() == number
         assert f"{number} of {number} runs" in ended.text
@@ -82,7 +84,7 @@ def test_a_broken_run_among_many_is_named_and_passed_over(copied, launch):
 def test_the_summary_of_a_run_holds_what_came_out(finished):
     summary = json.loads((finished.run / "summary.json").read_text(encoding="utf-8"))
     assert summary["steps"] == 2
-    assert {"seconds", "triangles", "mesh_iou", "color_difference", "watertight"} <= set(summary)
+    assert {"seconds", "triangles", "prior_score", "silhouette_iou", "threshold_iou", "watertight"} <= set(summary)
 
 
 def test_a_turntable_in_another_size(copied, launch, monkeypatch):
@@ -108,7 +110,7 @@ def test_stills_depth_normals_and_an_animation(copied, launch):
 
 def test_the_gallery_is_of_all_runs(copied, launch):
     folder, run = copied
-    shutil.copytree(run, run.with_name("again"))
+    shutil.copytree(run, folder / "outputs" / "studies" / "x" / "a-cat" / "again")
     ended = launch(folder, "mode=gallery")
     assert ended.status == 0, ended.text
     assert "outputs/gallery.html: 2 runs" in ended.text
@@ -116,6 +118,8 @@ def test_the_gallery_is_of_all_runs(copied, launch):
     assert page.count('<article class="card">') == 2
     assert html.escape(PROMPT) in page
     assert "<b>x</b>" not in page
+    assert f'href="./{run.relative_to(folder / "outputs")}/index.html"' in page
+    assert launch(folder, "mode=gallery", "study=x").text.startswith("outputs/gallery.html: 1 runs")
 
 
 def test_the_contact_sheet_shows_the_newest_run_of_a_prompt(copied, launch):
@@ -132,7 +136,10 @@ def test_the_contact_sheet_shows_the_newest_run_of_a_prompt(copied, launch):
         (["mode=export", "export.format=fbx"], "export.format is fbx; the formats are glb, obj, ply, stl, usdz"),
         (["mode=export", "export.threshold=1e9"], "the field is empty at threshold 1e+09"),
         (["mode=export", "export.threshold=-1"], "export.threshold is -1; it is auto, or a density above 0"),
-        (["mode=export", "export.resolution=0"], "export.resolution is 0; at least 8 cells a side"),
+        (["mode=export", "export.resolution=0"], "export.resolution is 0; it is 8 to 1024 cells a side"),
+        (["mode=export", "export.resolution=fine"], "export.resolution is fine; it is a whole number: type export."),
+        (["mode=export", "export.smoothing=-1"], "export.smoothing is -1; it is a number of rounds, 0 for none"),
+        (["mode=export", "export=stl", "export.min_piece=x"], "export.min_piece is x; it is a number"),
         (["mode=export", "export.min_piece=2"], "export.min_piece is 2; it is a share"),
         (["mode=export", "export.texture=3"], "export.texture is 3; it is 0 (colours at the vertices), or 16 to 8192"),
         (["mode=export", "export.faces=-1"], "export.faces is -1; it is 0 (all), or at least 100"),

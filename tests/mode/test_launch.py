@@ -1,5 +1,6 @@
 """The program as its own process: help, Ctrl-C, and a logger."""
 
+import json
 import re
 import shlex
 import shutil
@@ -75,9 +76,13 @@ def wait_for(condition, process):
 
 
 def test_tensorboard_writes_beside_the_csv(launch, tmp_path):
-    pytest.importorskip("tensorboard")
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     ended = launch(tmp_path, "prompt=a cat", "experiment=smoke", "logger=tensorboard", "mode.preview_every=0")
     assert ended.status == 0, ended.text
     (run,) = tmp_path.glob("outputs/train/a-cat/*")
     assert any(name.startswith("tensorboard/events.out") for name in files(run))
     assert (run / "metrics.csv").is_file()
+    written = accumulator.EventAccumulator(str(run / "tensorboard")).Reload()
+    scores = json.loads((run / "result.json").read_text())["scores"]
+    for name, score in scores.items():
+        assert [(one.step, one.value) for one in written.Scalars(name)] == [(2, pytest.approx(score, abs=1e-4))]

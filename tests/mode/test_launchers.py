@@ -13,9 +13,9 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def needs(package, extra):
+def needs(package, extra, also=""):
     found = importlib.util.find_spec(package) is not None
-    return pytest.mark.skipif(not found, reason=f"{package} is not installed: pip install -e '.[{extra}]'")
+    return pytest.mark.skipif(not found, reason=f"{package} is not installed: pip install -e '.[{extra}]'{also}")
 
 
 @pytest.fixture(autouse=True)
@@ -44,10 +44,13 @@ def test_submitit_runs_a_study_as_jobs(launch, tmp_path):
     run_by("submitit_local", launch, tmp_path, "hydra.launcher.cpus_per_task=1", prompts=["a cat"])
 
 
-@needs("hydra_plugins.hydra_ray_launcher", "ray")
+@needs("ray", "ray")
+@needs("hydra_plugins.hydra_ray_launcher", "ray", " && pip install --no-deps hydra-ray-launcher")
 @pytest.mark.filterwarnings("default")  # Ray's own
-def test_ray_runs_a_study_on_a_cluster(launch, tmp_path):
+def test_ray_runs_a_study_on_a_cluster(launch, tmp_path, monkeypatch):
     import ray
+
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else 15: beside other tests a worker then hardly gets to run
 
     try:
         run_by("ray", launch, tmp_path, "+hydra.launcher.ray.init.num_cpus=1", prompts=["a cat"])

@@ -51,6 +51,18 @@ def test_the_markdown_table_links_the_runs_and_names_the_unfinished_ones(study):
     assert lines[-1] == "- a-dog/4"
 
 
+def test_the_gallery_page_of_a_study_links_its_runs(study, tmp_path):
+    assert not (study / "gallery.html").exists()  # its runs have left no settings, so there is nothing to show
+    for name in ("a-cat/1", "pipe/3"):
+        (study / name / "config.yaml").write_text(f"prompt: {name}\n")
+        (study / name / "index.html").touch()
+    report("weird", tmp_path)
+    page = (study / "gallery.html").read_text(encoding="utf-8")
+    assert page.count('<article class="card">') == 2
+    assert "<h1>weird</h1>" in page
+    assert '<a href="./a-cat/1/index.html">a-cat/1</a>' in page
+
+
 def test_a_report_needs_the_name_of_a_study(launch, tmp_path):
     ended = launch(tmp_path, "mode=report")
     assert ended.status == 1

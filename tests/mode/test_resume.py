@@ -95,6 +95,6 @@ def test_workers_killed_at_random_moments_lose_nothing_that_was_finished(process
     for run in done:
         assert {name for name in files(run) if not name.startswith(".")} == WHOLE
         with (run / "metrics.csv").open(newline="") as file:
-            assert [row["step"] for row in csv.DictReader(file)] == ["0", "1", "2", "3"]
+            assert [row["step"] for row in csv.DictReader(file)] == ["0", "1", "2", "3", "4"]
     report = (tmp_path / "outputs" / "studies" / "killed" / "report.md").read_text()
     assert "2 finished runs, 0 unfinished." in report

@@ -2,6 +2,7 @@
 
 import csv
 import html
+import json
 import shutil
 
 import pytest
@@ -48,7 +49,17 @@ def test_the_settings_of_a_run_can_be_read_again(finished):
 
 
 def test_every_step_has_its_row(finished):
-    assert steps_in(finished.run / "metrics.csv") == [0, 1]
+    assert steps_in(finished.run / "metrics.csv") == [0, 1, 2]
+
+
+def test_the_last_row_has_what_came_out(finished):
+    with (finished.run / "metrics.csv").open(newline="") as file:
+        last = list(csv.DictReader(file))[-1]
+    scores = json.loads((finished.run / "result.json").read_text())["scores"]
+    assert scores.keys() == {"prior_score", "silhouette_iou", "color_difference"}
+    for name, score in scores.items():
+        assert float(last[name]) == score
+    assert 0 < float(last["threshold_iou"]) <= 1
 
 
 def test_the_console_says_each_thing_once_and_ends_with_what_was_made(finished):
@@ -75,7 +86,7 @@ def test_a_run_goes_on_from_its_checkpoint_alone_with_its_own_settings(copied, l
     before = files(folder)
     ended = launch(folder, f"checkpoint={run.relative_to(folder)}", "trainer.max_steps=3")
     assert ended.status == 0, ended.text
-    assert steps_in(run / "metrics.csv") == [0, 1, 2]
+    assert steps_in(run / "metrics.csv") == [0, 1, 2, 3]
     new = {path.split("/", 4)[4] for path in files(folder) - before}
     assert new == {"previews/000003.png"}
     settings = OmegaConf.load(run / "config.yaml")
@@ -90,7 +101,7 @@ def test_a_run_that_is_done_is_only_summed_up_again(copied, launch):
     assert ended.status == 0, ended.text
     assert "is at step 2 already; to train on, add trainer.max_steps=4" in ended.text
     assert (run / "mesh.glb").is_file()
-    assert steps_in(run / "metrics.csv") == [0, 1]
+    assert steps_in(run / "metrics.csv") == [0, 1, 2]
     assert OmegaConf.load(run / "config.yaml").mode.turntable_frames == 2  # mode=train asks for nothing new
 
 
@@ -105,7 +116,18 @@ def test_a_run_that_is_done_is_only_summed_up_again(copied, launch):
         (["prompt=a cat", "seed=-1"], "seed is -1; it must be a whole number from 0 to 4294967295"),
         (["prompt=a cat", "trainer.max_steps=0"], "trainer.max_steps is 0; it must be at least 1"),
         (["prompt=a cat", "system.views=0"], "system.views is 0"),
-        (["prompt=a cat", "system.size=large"], "finite numbers, got 'large'"),
+        (["prompt=a cat", "system.size=large"], "system.size is large; it is a whole number: type system.size=64"),
+        (["prompt=a cat", "system.size=0"], "system.size is 0; a view needs at least 1 pixel"),
+        (["prompt=a cat", "system.table_learning_rate=-1"], "system.table_learning_rate is -1"),
+        (["prompt=a cat", "system.lighting.lit=x"], "system.lighting.lit is x; it is a number: type system.lighting"),
+        (["prompt=a cat", "resume=perhaps"], "resume is perhaps; it is true or false: type resume=true"),
+        (["prompt=a cat", "distillation.min_timestep=2"], "the timestep range at progress 0.0 is [2.0, 0.98]"),
+        (["prompt=a cat", "field.radius=0"], "field.radius is 0"),
+        (
+            ["prompt=a cat", "mode.preview_every=-1"],
+            "mode.preview_every is -1; it is a number of steps, or 0 for never",
+        ),
+        (["prompt=a cat", "experiment=foo"], "Could not find 'experiment/foo'"),
         (["prompt=a cat", "camera.distance=[3,2]"], "camera.distance is [3, 2]"),
         (["prompt=a cat", "trainer.accelerator=abacus"], "abacus"),
         (["prompt=a cat", "distillation.weighting=heavy"], "unknown weighting 'heavy'; type distillation.weighting="),
@@ -144,6 +166,14 @@ def test_an_unknown_option_lists_the_known_ones(option, launch, tmp_path):
     assert ended.text.startswith("error: ")
     assert f"Available options in '{group}'" in ended.text
     assert "Traceback" not in ended.text
+
+
+def test_too_little_memory_is_one_line_that_says_what_to_lower(launch, tmp_path, monkeypatch):
+    monkeypatch.setattr("dreamfusion.mode.train.assemble", lambda _: torch.empty(2**60))
+    ended = launch(tmp_path, "prompt=a cat")
+    assert (ended.status, ended.text.count("\n")) == (1, 1)
+    assert ended.text.startswith("error: there is not enough memory; lower system.size")
+    assert not list(tmp_path.glob("outputs/*/*"))
 
 
 def test_a_broken_checkpoint_is_one_line_and_stays_as_it_is(copied, launch):

@@ -109,3 +109,8 @@ def test_bad_options_are_named(option, message):
 def test_an_empty_prompt_says_what_to_type(prompting):
     with pytest.raises(ValueError, match='type prompt="a cat"'):
         prompting.texts("  ")
+
+
+@pytest.mark.parametrize("prompting", [PlainPrompting, ViewDependentPrompting])
+def test_a_negative_prompt_that_hydra_reads_as_a_number_is_a_text(prompting):
+    assert prompting(negative=3).negative == "3"
