@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dreamfusion.guidance.prior import Prior, alpha_sigma, clean_from_noise, guide, predict_both
+from dreamfusion.guidance.prior import Prior, alpha_sigma, clean_from_noise, guided
 from dreamfusion.schedule import ScheduleLike, schedule
 from dreamfusion.types import Conditioning, GuidanceOutput
 
@@ -121,8 +121,8 @@ class SDS:
         self, noisy: Tensor, timestep: Tensor, abar: Tensor, conditioning: Conditioning, progress: float
     ) -> tuple[Tensor, Tensor]:
         """eps_hat and the clean image that belongs to it; the text and the negative in one batch of 2B."""
-        noise_text, noise_null = predict_both(self.prior, noisy, timestep, conditioning)
-        noise_hat = guide(noise_text, noise_null, self.guidance_scale(progress))
+        scale = self.guidance_scale(progress)
+        noise_hat, noise_text = guided(self.prior, noisy, timestep, conditioning, scale)
         denoised = clean_from_noise(noise_hat, noisy, abar)
         if self.rescale > 0:
             denoised = rescale_clean(denoised, clean_from_noise(noise_text, noisy, abar), self.rescale)

@@ -130,6 +130,18 @@ def predict_both(prior: Prior, noisy: Tensor, timestep: Tensor, conditioning: Co
     return noise_text, noise_null
 
 
+def guided(
+    prior: Prior, noisy: Tensor, timestep: Tensor, conditioning: Conditioning, scale: float
+) -> tuple[Tensor, Tensor]:
+    """eps_hat of `guide` and the eps for the text alone. At scale 1 they are one: the negative is not asked for."""
+    if scale == 1:
+        known = torch.ones_like(timestep, dtype=torch.bool)
+        noise_text = prior.predict_noise(noisy, timestep, conditioning.text, conditioning.cameras, known)
+        return noise_text, noise_text
+    noise_text, noise_null = predict_both(prior, noisy, timestep, conditioning)
+    return guide(noise_text, noise_null, scale), noise_text
+
+
 def guide(noise_text: Tensor, noise_null: Tensor, scale: float) -> Tensor:
     """Classifier-free guidance, the one convention of this project (Ho & Salimans 2022, as in diffusers).
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dreamfusion.guidance.prior import Prior, clean_from_noise, guide, predict_both
+from dreamfusion.guidance.prior import Prior, clean_from_noise, guided
 from dreamfusion.types import Conditioning
 
 
@@ -20,11 +20,11 @@ def sample_images(prior: Prior, conditioning: Conditioning, start: Tensor, scale
         conditioning: of B views.
         start: pure noise of the prior's latent shape, see `start_noise`, (B, C, h, w).
         scale: of classifier-free guidance, see `guide`.
-        steps: network evaluations, each on 2B images.
+        steps: network evaluations, each on 2B images (on B where the scale is 1).
     """
 
     def predict_clean(noisy: Tensor, timestep: Tensor) -> Tensor:
-        noise_hat = guide(*predict_both(prior, noisy, timestep, conditioning), scale)
+        noise_hat, _ = guided(prior, noisy, timestep, conditioning, scale)
         return clean_from_noise(noise_hat, noisy, prior.alphas_cumprod[timestep])
 
     return prior.decode(ddim_sample(predict_clean, start, prior.alphas_cumprod, steps, clip=prior.pixel_space))

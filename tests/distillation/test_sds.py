@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dreamfusion.distillation.sds import SDS, WEIGHTINGS, guide, rescale_clean, resize, weight
+from dreamfusion.distillation.sds import SDS, WEIGHTINGS, rescale_clean, resize, weight
+from dreamfusion.guidance.prior import guide
 from dreamfusion.types import Cameras, Conditioning, TextEmbedding
 
 T = 1000
@@ -179,7 +180,7 @@ def test_guidance_between_two_equal_texts_changes_nothing_at_any_scale():
 
 def test_text_and_negative_go_in_one_batch_and_the_negative_half_has_no_camera():
     prior = GaussianPrior()
-    SDS(prior)(image(3), conditioning([1.0, 2.0, 3.0], [-1.0, -2.0, -3.0]), 0.0, seeded())
+    SDS(prior, guidance_scale=2.0)(image(3), conditioning([1.0, 2.0, 3.0], [-1.0, -2.0, -3.0]), 0.0, seeded())
     ((noisy, timestep, text, cameras, known),) = prior.calls
     assert text.states.flatten().tolist() == [1, 2, 3, -1, -2, -3]
     assert known.tolist() == [True] * 3 + [False] * 3
@@ -187,6 +188,19 @@ def test_text_and_negative_go_in_one_batch_and_the_negative_half_has_no_camera()
     torch.testing.assert_close(noisy[:3], noisy[3:])
     torch.testing.assert_close(timestep[:3], timestep[3:])
     assert not noisy.requires_grad
+
+
+def test_at_scale_one_the_negative_is_not_asked_for_and_nothing_else_changes():
+    gradients = []
+    for scale in (1.0, 1.0 + 1e-6):
+        prior, rgb = GaussianPrior(), image(3)
+        told = conditioning([1.0, 2.0, 3.0], [-1.0, -2.0, -3.0])
+        SDS(prior, guidance_scale=scale)(rgb, told, 0.0, seeded()).loss.backward()
+        gradients.append(rgb.grad)
+        ((noisy, _, _, _, known),) = prior.calls
+        assert len(noisy) == (3 if scale == 1 else 6)
+        assert known[:3].all()
+    torch.testing.assert_close(*gradients)
 
 
 def test_the_same_seed_gives_the_same_gradient_and_another_seed_another():
