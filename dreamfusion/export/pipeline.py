@@ -22,6 +22,8 @@ from dreamfusion.types import Cameras, FieldOutput, Mesh, RenderOutput
 VIEWS, SIZE = 16, 64  # held-out cameras for the silhouette: how many, pixels a side
 ELEVATIONS = (0.0, 25.0)  # degrees, of every other camera
 
+DEPTHS, OUTSIDE = 6, 0.25  # samples of a colour; the share of its depth that lies before the surface
+
 
 @dataclass(frozen=True, eq=False)
 class Fit:
@@ -72,24 +74,36 @@ def extract_surface(scene: Scene, export: DictConfig) -> Surface:
         least, most = float(out.opacity.min()), float(out.opacity.max())
         raise EmptyFieldError(f"{error}; the opacity of the renders is {least:.3g} to {most:.3g}") from error
     watertight = is_watertight(mesh.vertices, mesh.faces)
-    color = surface_color(scene, export.color_inset * 2 * scene.field.radius / export.resolution, export.lit)
+    color, chunk = surface_color(scene, export.color_depth, export.lit), -(-export.chunk // DEPTHS)
     if export.texture > 0:
-        mesh = paint_texture(mesh, color, export.texture, export.chunk)
+        mesh = paint_texture(mesh, color, export.texture, chunk)
     else:
-        mesh = paint_vertices(mesh, color, export.chunk)
+        mesh = paint_vertices(mesh, color, chunk)
     return Surface(mesh, threshold, None if fit is None else fit.iou, watertight)
 
 
-def surface_color(scene: Scene, inset: float, lit: bool) -> Color:
-    """The scene's colour at a surface: its albedo `inset` scene units below, and with `lit` the light of a preview
-    (Poole et al. 2022, Eq. 7) from the front, above the right shoulder."""
+def surface_color(scene: Scene, depth: float, lit: bool) -> Color:
+    """The scene's colour at a surface: its albedo composited along the normal as a ray from outside sees it (Poole et
+    al. 2022, Eq. 5), down to `depth` scene units; with `lit` in the light of a preview (Eq. 7) from the front, above
+    the right shoulder.
+
+    One point would tell of an albedo that no render ever showed alone.
+    """
     light = scene.camera.view(torch.zeros(1), 15.0, 1, 1).light
+    step = (1 + OUTSIDE) * depth / DEPTHS
+    below = (torch.arange(DEPTHS) + 0.5) * step - OUTSIDE * depth
 
     def color(positions: Tensor, normals: Tensor) -> Tensor:
-        out = scene.field(positions - inset * normals)
+        points = positions[:, None] - below[:, None] * normals[:, None]
+        out = scene.field(points.view(-1, 3))
+        optical = out.density.view(-1, DEPTHS) * step
+        passed = torch.exp(-(optical.cumsum(1) - optical))
+        # The bound gives a place where there is nothing the plain mean.
+        weight = passed * (1 - torch.exp(-optical)) + 1e-6
+        albedo = (weight[..., None] * out.albedo.view(-1, DEPTHS, 3)).sum(1) / weight.sum(1, keepdim=True)
         if not lit:
-            return out.albedo
-        return LAMBERTIAN(FieldOutput(out.density, out.albedo, normals), positions, light.expand_as(positions))
+            return albedo
+        return LAMBERTIAN(FieldOutput(weight.sum(1), albedo, normals), positions, light.expand_as(positions))
 
     return color
 

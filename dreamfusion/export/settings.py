@@ -35,4 +35,6 @@ def check_export(export: DictConfig) -> None:
         raise UserError(f"export.smoothing is {export.smoothing}; it is a number of rounds, 0 for none")
     if export.up not in ("y", "z"):
         raise UserError(f"export.up is {export.up}; it is y or z")
+    if not 0 <= export.color_depth <= 0.5:
+        raise UserError(f"export.color_depth is {export.color_depth}; it is 0 (at the surface) to 0.5 scene units")
     check_positive("export", chunk=export.chunk)

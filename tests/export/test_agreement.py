@@ -11,9 +11,10 @@ from dreamfusion.camera.orbit import Orbit
 from dreamfusion.checkpoint import Scene
 from dreamfusion.export.agreement import SIZE, VIEWS, compare
 from dreamfusion.export.occupancy import EmptyFieldError
-from dreamfusion.export.pipeline import extract_surface, placed
+from dreamfusion.export.pipeline import extract_surface, placed, surface_color
+from dreamfusion.field.base import Field
 from dreamfusion.renderer.stratified import StratifiedRenderer
-from dreamfusion.types import Mesh
+from dreamfusion.types import FieldOutput, Mesh
 
 COLOR = (0.8, 0.3, 0.1)
 
@@ -56,7 +57,7 @@ def test_another_color_differs_by_as_much_and_a_ball_elsewhere_does_not_agree(sc
 SETTINGS = OmegaConf.create(
     {
         "resolution": 64, "threshold": "auto", "carve": True, "min_piece": 0.05, "smoothing": 2, "faces": 3000,
-        "texture": 128, "lit": False, "color_inset": 0.5, "chunk": 100000,
+        "texture": 128, "lit": False, "color_depth": 0.06, "chunk": 100000,
     }
 )  # fmt: skip
 
@@ -68,6 +69,26 @@ def test_what_is_extracted_agrees_with_the_renders(scene):
     found = compare(scene, surface.mesh)
     assert found.iou > 0.95
     assert found.color_difference < 0.005
+
+
+def test_a_color_is_what_a_ray_from_outside_sees_of_the_layers_below(scene):
+    """A red skin 0.02 thick of density s over blue: red shows through by 1 - exp(-0.02 s), the samples lie at +-0.005
+    about it."""
+
+    class Layers(Field):
+        radius = 1.0
+
+        def forward(self, positions, with_normal=False):
+            distance = positions.norm(dim=1)
+            red = (distance > 0.58)[:, None] * torch.tensor([1.0, -1.0, -1.0]) + torch.tensor([0.0, 1.0, 1.0])
+            return FieldOutput(50.0 * (distance < 0.6), red.clamp(0, 1) * torch.tensor([1.0, 0.0, 1.0]), None)
+
+    normal = torch.nn.functional.normalize(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), dim=1)
+    seen = surface_color(replace(scene, field=Layers()), 0.048, lit=False)(0.6 * normal, normal)
+    through = np.exp(-50 * 0.02)
+    end = np.exp(-50 * 0.05)
+    expected = [(1 - through) / (1 - end), 0, (through - end) / (1 - end)]
+    np.testing.assert_allclose(seen.numpy(), np.tile(expected, (50, 1)), atol=1e-3)
 
 
 def test_a_scene_full_of_fog_or_empty_is_named_with_the_opacity_that_was_seen(scene, ball):
