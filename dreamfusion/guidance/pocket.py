@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dreamfusion.guidance.prior import GuidanceError, noise_from_prediction
-from dreamfusion.pocket.model import CAMERA_FEATURES, WHITE, PocketModel, camera_features, with_look
+from dreamfusion.pocket.model import CAMERA_FEATURES, WHITE, PocketModel, camera_features, sentence_features, with_look
 from dreamfusion.pocket.text import TextEncoder
 from dreamfusion.types import Cameras, TextEmbedding
 
@@ -46,8 +46,9 @@ class PocketPrior:
         self,
         weights: str | Path | None = None,
         camera_conditioning: bool = True,
-        guidance_scale: float = 1.5,
+        guidance_scale: float = 1.0,
         weighting: str = "reconstruction",
+        variant: int = 0,
     ) -> None:
         """Read the weights.
 
@@ -56,9 +57,10 @@ class PocketPrior:
                 taken from the package if the folder has none; without a `vocabulary.txt` no prompt is called unknown.
             camera_conditioning: tell the network where the camera stands; False is its "camera unknown".
             guidance_scale, weighting: what the distillation takes where it is given none.
+            variant: which model of those that go by the name asked for, from 0: "a chair" is one of several chairs.
 
         Raises:
-            GuidanceError: no complete prior in the folder.
+            GuidanceError: no complete prior in the folder, or a negative variant.
         """
         self.guidance_scale, self.weighting = guidance_scale, weighting
         self.camera_conditioning = camera_conditioning
@@ -70,6 +72,9 @@ class PocketPrior:
                     "of the package, or give the folder that `python launch.py mode=pretrain` wrote"
                 )
         self.model = PocketModel.load(self._folder).eval().requires_grad_(False)
+        if variant < 0:
+            raise GuidanceError(f"guidance.variant={variant}, expected 0 or more: which of the models of a name")
+        self.variant = variant
         own = self._folder / "text_encoder"
         self.text_encoder = TextEncoder.load(own if own.is_dir() else WEIGHTS / "text_encoder")
         self.resolution: int = self.model.resolution
@@ -89,7 +94,11 @@ class PocketPrior:
         """Log a warning that names the nearest things the prior saw, if the prompt is far from all of them.
 
         A prompt is known if it names one of them, or if its sentence vector has a cosine of KNOWN to "a <name>".
+
+        Raises:
+            GuidanceError: it has fewer models of what the prompt names than `variant` asks for.
         """
+        self._check_variant(prompt)
         names = self._names
         if not names:
             return
@@ -121,8 +130,9 @@ class PocketPrior:
     ) -> Tensor:
         """See `Prior.predict_noise`; a camera outside what the network saw is told as the nearest that it saw."""
         camera = self._camera(cameras, camera_known, noisy)
+        states = text.states.to(self._dtype)
         clean = self.model(
-            noisy.to(self._dtype), timestep, text.states.to(self._dtype), text.mask, camera.to(self._dtype)
+            noisy.to(self._dtype), timestep, states, text.mask, camera.to(self._dtype), variant=self.variant
         )
         return noise_from_prediction("sample", clean.float(), noisy, self.alphas_cumprod[timestep])
 
@@ -142,6 +152,18 @@ class PocketPrior:
             return features
         look = None if cameras is None else cameras.look
         return with_look(features, features.new_tensor(WHITE).expand(len(features), 2) if look is None else look)
+
+    def _check_variant(self, prompt: str) -> None:
+        if self.variant == 0 or self.model.sketch is None:
+            return
+        text, sketch = self.encode_text([prompt]), self.model.drawer
+        (meant,) = sketch.named(sentence_features(text.states, text.mask), 0).tolist()
+        name = sketch.called[meant]
+        known = len(sketch.variants(name))
+        if self.variant >= known:
+            raise GuidanceError(
+                f'guidance.variant={self.variant}, but the prior knows {known} of "{name}"; type 0 to {known - 1}'
+            )
 
     @cached_property
     def _names(self) -> list[str]:

@@ -92,7 +92,7 @@ def held_out_losses(prior: PocketPrior, data: RenderBatches, size: int) -> dict[
         batch = replace(batch, camera=with_look(batch.camera, torch.zeros_like(batch.camera[:, -2:])))
     text = CaptionCache(prior.text_encoder)(batch.captions).to(device)
     with _fast(device):
-        errors = errors_by_level(prior.model, text, batch)
+        errors, _ = errors_by_level(prior.model, text, batch)
     return {f"t{level}": float(error.mean()) for level, error in errors.items()}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -15,8 +14,10 @@ from omegaconf import DictConfig
 
 from dreamfusion.error import UserError
 from dreamfusion.ops.precision import native_bfloat16
+from dreamfusion.pocket.card import TRAINING
 from dreamfusion.pocket.model import PocketModel
 
+CODES = "sketch.codes"  # a row for each model
 log = logging.getLogger(__name__)
 
 
@@ -49,7 +50,8 @@ def run(
     from dreamfusion.pocket import WEIGHTS
     from dreamfusion.pocket.averaging import AveragedCheckpoints
     from dreamfusion.pocket.batches import RenderBatches
-    from dreamfusion.pocket.card import TRAINING, write_card
+    from dreamfusion.pocket.card import write_card
+    from dreamfusion.pocket.naming import fit_names
     from dreamfusion.pocket.renders import RenderSet, render_libraries
     from dreamfusion.pocket.text import TextEncoder
 
@@ -69,14 +71,14 @@ def run(
         cameras_each=cameras_each,
     )
     log.info("%d models under %d names", len(data.models), len(data.names))
+    module = module(subjects=data.subjects)
     target = Path(folder)
     checkpoint = target / "checkpoints" / "last.ckpt"
     history = target / f"before_{TRAINING}"  # of the weights that this training began from
     if start is not None and not checkpoint.is_file():
-        begin_from(module.model, Path(start))
-        if (Path(start) / TRAINING).is_file():
-            target.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(Path(start) / TRAINING, history)
+        seen = begin_from(module.model, Path(start))
+        target.mkdir(parents=True, exist_ok=True)
+        history.write_text(json.dumps(seen))
     before = json.loads(history.read_text()) if history.is_file() else {"images": 0, "sketch_images": 0}
     if before["sketch_images"]:
         module.sketch_steps = 0  # it was alone already
@@ -88,13 +90,18 @@ def run(
             before["sketch_images"] + sketch_steps * batch_size,
             losses,
             subjects=[data.renders.items[i] for i in data.models],
-            called=data.called,
+            called=[data.called[i] for i in data.models],
             views=data.renders.views,
             parameters=sum(p.numel() for p in module.parameters()),
             prompts=module.sheet_prompts,
         )
 
-    module.attach(TextEncoder.load(WEIGHTS / "text_encoder"), target, describe)
+    encoder = TextEncoder.load(WEIGHTS / "text_encoder")
+    if not checkpoint.is_file():
+        drawer = module.model.drawer
+        right = fit_names(drawer.classify, encoder, {n: drawer.names.index(c) for n, c in data.spoken().items()})
+        log.info("%.2f %% of all captions name the right thing", 100 * right)
+    module.attach(encoder, target, describe)
     if checkpoint.is_file():
         data.start_step = torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)["global_step"]
         log.info("resuming at step %d", data.start_step)
@@ -119,7 +126,7 @@ def run(
 
 
 def read_names(path: Path) -> dict[str, str]:
-    """Lines `name` or `name = library name, library name` -> {library name: name it is learned under}."""
+    """Lines `name` or `name = library name, library name 3` -> {library name: name it is learned under}, in order."""
     called = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         name, _, own = line.partition("=")
@@ -128,14 +135,34 @@ def read_names(path: Path) -> dict[str, str]:
     return called
 
 
-def begin_from(model: PocketModel, folder: Path) -> None:
-    """Take over the parts of a folder of weights that fit; the others start at random."""
+def begin_from(model: PocketModel, folder: Path) -> dict[str, int]:
+    """Take over the parts of a folder of weights that fit, the models' codes by name; the others start at random.
+
+    Returns how many images what was taken over has seen, as training.json says.
+    """
     try:
-        trained = PocketModel.load(folder).state_dict()
-        unknown = model.load_state_dict(trained, strict=False).unexpected_keys
-    except (FileNotFoundError, RuntimeError) as error:
-        raise UserError(f"mode.start={folder} does not fit mode.module.unet: {error}") from error
-    log.info("beginning from %s, without %s", folder, ", ".join(unknown) or "leaving anything out")
+        start = PocketModel.load(folder)
+    except (FileNotFoundError, RuntimeError, ValueError) as error:
+        raise UserError(f"mode.start={folder} holds no weights to begin from: {error}") from error
+    trained, own = start.state_dict(), model.state_dict()
+    if start.sketch is not None:
+        known = {name: row for row, name in enumerate(start.sketch.config.subjects)}
+        wanted = model.drawer.config.subjects
+        rows = [(row, known[name]) for row, name in enumerate(wanted) if name in known]
+        codes = own[CODES].clone()
+        for row, source in rows:
+            codes[row] = trained[CODES][source]
+        trained[CODES] = codes
+        log.info("%d of %d models have a code already", len(rows), len(wanted))
+    fitting = {key: value for key, value in trained.items() if key in own and own[key].shape == value.shape}
+    if not fitting:
+        raise UserError(f"mode.start={folder} fits no part of mode.module.unet and mode.module.sketch")
+    model.load_state_dict(fitting, strict=False)
+    left = sorted({key.split(".")[0] for key in own.keys() - fitting.keys()})
+    log.info("beginning from %s; new are parts of: %s", folder, ", ".join(left) or "none")
+    told = folder / TRAINING
+    seen: dict[str, int] = json.loads(told.read_text()) if told.is_file() else {"images": 0, "sketch_images": 0}
+    return seen if "sketch" not in left else {**seen, "sketch_images": 0}
 
 
 def _precision(choice: str) -> Any:

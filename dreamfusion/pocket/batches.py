@@ -6,7 +6,7 @@ The drawing is a pure function of (seed, step): an interrupted training goes on 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,9 +16,10 @@ from torch.utils.data import IterableDataset
 
 from dreamfusion.pocket.captions import COLORS, caption, recolor, view_words
 from dreamfusion.pocket.model import camera_features, with_look
-from dreamfusion.pocket.renders import RenderSet
+from dreamfusion.pocket.renders import RenderSet, Subject
 
 OWN_NAME = 0.25
+FURTHER = 0.7  # of the models under one name, each is drawn this much as often as the one before
 
 
 @dataclass(frozen=True)
@@ -39,18 +40,20 @@ class Batch:
     images: Tensor  # (B, 3, r, r) in [-1, 1]
     captions: list[str]
     camera: Tensor  # (B, 12) with the look in its last two places
-    drawings: Tensor  # (B, 4, r, r): albedo times opacity, and opacity, in [0, 1]
-    subjects: list[str]  # captions of what is drawn; the images of one follow one another, the same number of each
+    drawings: Tensor  # (B, 7, r, r): albedo times opacity, opacity, in [0, 1], and unit normals times opacity
+    subjects: list[str]  # captions (B) of what is drawn
+    subject: Tensor  # (G,) index in `RenderBatches.subjects` of each model; its B / G images follow one another
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        images, camera, drawings = (t.to(device) for t in (self.images, self.camera, self.drawings))
-        return replace(self, images=images, camera=camera, drawings=drawings)
+        tensors = {name: getattr(self, name).to(device) for name in ("images", "camera", "drawings", "subject")}
+        return replace(self, **tensors)
 
 
 class RenderBatches(IterableDataset[Batch]):
     """Endless batches of renders from `start_step` on; the last `held_out` views of each model are never drawn.
 
-    `names` says which library names to learn, and under which plain name ("sitting cat" as "cat"); None is all.
+    `names` says which library names to learn, and under which plain name ("sitting cat" as "cat"); None is all. A
+    number behind a library name picks one of several models of that name (see `subject_names`).
     A share `OWN_NAME` of the captions keeps the library's name.
     """
 
@@ -72,19 +75,27 @@ class RenderBatches(IterableDataset[Batch]):
         self.renders, self.batch_size, self.seed, self.held_out = renders, batch_size, seed, held_out
         self.look = look or Look()
         self.start_step = 0
-        called = {item.name: item.name for item in renders.items} if names is None else names
-        self.models = np.array([i for i, item in enumerate(renders.items) if item.name in called])
-        if not len(self.models):
-            raise ValueError(
-                f"none of the {len(called)} wanted names is among the {len(renders.items)} rendered models"
-            )
-        self.called = called
-        counts = Counter(called[renders.items[i].name] for i in self.models)
+        subjects = subject_names(renders.items)
+        self.called = _called(renders.items, subjects, names)
+        self.models = np.array(list(self.called))
+        self.subjects = {subjects[i]: name for i, name in self.called.items()}
+        self.names = sorted(set(self.called.values()))
+        counts = Counter(self.called.values())
         # A name's share is count^(1 - rarity) times its emphasis: names with many models do not drown the others.
-        shares = {name: count**-rarity * (emphasis or {}).get(name, 1.0) for name, count in counts.items()}
-        weight = [shares[called[renders.items[i].name]] for i in self.models]
+        shares = {name: count ** (1 - rarity) * (emphasis or {}).get(name, 1.0) for name, count in counts.items()}
+        rank: Counter[str] = Counter()
+        weight = []
+        for name in self.called.values():
+            weight.append(shares[name] * FURTHER ** rank[name] / sum(FURTHER**r for r in range(counts[name])))
+            rank[name] += 1
         self.probability = np.array(weight) / np.sum(weight)
-        self.names = sorted(counts)
+
+    def spoken(self) -> dict[str, str]:
+        """What captions call the models -> the name that it stands for; a library's name that is itself learned under a
+        name stands for that.
+        """
+        own = {self.renders.items[model].name: name for model, name in self.called.items()}
+        return {**own, **{name: name for name in self.names}}
 
     def __iter__(self) -> Iterator[Batch]:
         step = self.start_step
@@ -130,8 +141,7 @@ class RenderBatches(IterableDataset[Batch]):
             if i % cameras_each == 0:
                 color = str(rng.choice(list(COLORS))) if rng.random() < self.look.recolored else None
                 own = set_.items[m].name
-                name = own if rng.random() < OWN_NAME else self.called[own]
-                subjects.append(caption(rng, name, color, view_words(float(az), float(el))))
+                name = own if rng.random() < OWN_NAME else self.called[int(m)]
             albedo = set_.albedo[m, v].astype(np.float32) / 255
             alpha = set_.alpha[m, v].astype(np.float32)[..., None] / 255
             if color is not None:
@@ -140,11 +150,15 @@ class RenderBatches(IterableDataset[Batch]):
             grey = self._background(rng)
             images.append(image * alpha + grey * (1 - alpha))
             looks.append((grey * 2 - 1, kind))
-            drawings.append(np.concatenate([albedo * alpha, alpha], axis=2))
+            normal = set_.normal[m, v].astype(np.float32) / 127.5 - 1
+            drawings.append(np.concatenate([albedo * alpha, alpha, normal * alpha], axis=2))
+            subjects.append(caption(rng, name, color, view_words(float(az), float(el))))
             captions.append(caption(rng, name, color if kind >= 0 else None, view_words(float(az), float(el))))
         pixels, painted = (_channels_first(pictures) for pictures in (images, drawings))
         camera = camera_features(*(torch.from_numpy(a.astype(np.float32)) for a in (azimuth, elevation, distance)))
-        return Batch(pixels * 2 - 1, captions, with_look(camera, torch.tensor(looks)), painted, subjects)
+        order = list(self.called)
+        subject = torch.tensor([order.index(int(m)) for m in models[::cameras_each]])
+        return Batch(pixels * 2 - 1, captions, with_look(camera, torch.tensor(looks)), painted, subjects, subject)
 
     def _light(
         self, rng: np.random.Generator, albedo: np.ndarray, normal: np.ndarray, az: float, el: float
@@ -161,6 +175,32 @@ class RenderBatches(IterableDataset[Batch]):
     def _background(self, rng: np.random.Generator) -> float:
         """Grey level in [0, 1]."""
         return 1.0 if rng.random() < self.look.white_background else float(rng.random())
+
+
+def subject_names(items: Sequence[Subject]) -> list[str]:
+    """A name of its own for each model: the library's, numbered from 1 in their order where several have it."""
+    counts = Counter(item.name for item in items)
+    seen: Counter[str] = Counter()
+    names = []
+    for item in items:
+        seen[item.name] += 1
+        names.append(item.name if counts[item.name] == 1 else f"{item.name} {seen[item.name]}")
+    return names
+
+
+def _called(items: Sequence[Subject], subjects: Sequence[str], names: dict[str, str] | None) -> dict[int, str]:
+    """Which models to learn, by index, and the name that each is learned under; a name's models in the order given."""
+    if names is None:
+        return {i: item.name for i, item in enumerate(items)}
+    order = {own: place for place, own in enumerate(names)}
+    wanted = []
+    for i, (item, subject) in enumerate(zip(items, subjects, strict=True)):
+        own = subject if subject in names else item.name
+        if own in names:
+            wanted.append((order[own], i, names[own]))
+    if not wanted:
+        raise ValueError(f"none of the {len(names)} wanted names is among the {len(items)} rendered models")
+    return {i: name for _, i, name in sorted(wanted)}
 
 
 def _channels_first(pictures: list[np.ndarray]) -> Tensor:

@@ -50,6 +50,13 @@ def caption(rng: np.random.Generator, name: str, color: str | None, view: str, v
     return f"{text}, {view}" if rng.random() < view_share else text
 
 
+def captions_of(name: str) -> list[str]:
+    """Every caption of a name that `caption` can draw: bare, and with its article, of any colour and from any side."""
+    views = ("front view", "side view", "back view", "overhead view")
+    things = [with_article(name), *(with_article(f"{color} {name}") for color in COLORS)]
+    return [name, *things, *(f"{thing}, {view}" for thing in things for view in views)]
+
+
 def recolor(albedo: np.ndarray, alpha: np.ndarray, color: str) -> np.ndarray:
     """Albedo (H, W, 3) in [0, 1] tinted: its luminance relative to the object's mean shades the named colour."""
     luminance = albedo @ np.array([0.299, 0.587, 0.114], dtype=np.float32)

@@ -28,19 +28,21 @@ It is what `guidance=pocket` of dreamfusion distils; it is too small to be a pic
   backgrounds. `vocabulary.txt` lists the names, `ATTRIBUTION.md` every model with its author and licence.
 - **Network**: diffusers' `UNet2DConditionModel` on pixel-unshuffled images, cosine schedule, predicts the clean image;
   told the text (token states and sentence vector), the camera (azimuth, elevation, distance), the grey level behind the
-  object and the kind of light. Beside it a sketch (`sketch/`): text -> 16^3 volume of features -> composited along the
-  camera's rays -> a drawing and feature maps that the UNet starts from.
+  object and the kind of light. Beside it a sketch (`sketch/`): each model has a code, learned along; a linear
+  classifier says which model the words name, its code grows into a 32^3 volume of features, these are composited along
+  the camera's rays, and albedo, opacity and normals are drawn from what the rays see. The UNet starts from there.
 - **Text encoder**: sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0), unchanged but for fp16; of the weights with
   sha256 53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db.
 
-Held-out views, mean squared error of the predicted clean image (pixels in [-1, 1]) by timestep of 1000:
+Held-out views, mean squared error of the predicted clean image (pixels in [-1, 1]) by timestep of 1000, the sketch being
+told which model each shows:
 
 {losses}
 
 `samples.png`: {prompts}; each from the front, the right, the back and the left.
 
-**Limits.** It knows these objects and no others: no scenes, no styles, no relations between things. Rare names are
-rough.
+**Limits.** It knows these objects and no others: no scenes, no styles, no relations between things. A prompt shows one
+model; where several have the name, `guidance.variant` chooses. Rare names are rough.
 """
 
 
@@ -51,7 +53,7 @@ def write_card(
     losses: Mapping[int, float],
     *,
     subjects: Sequence[Subject],
-    called: Mapping[str, str],
+    called: Sequence[str],
     views: int,
     parameters: int,
     prompts: Sequence[str],
@@ -59,16 +61,16 @@ def write_card(
     """README.md, ATTRIBUTION.md, vocabulary.txt and training.json into a folder of weights.
 
     `images` is how many the whole network was trained on, `sketch_images` how many the sketch alone before that.
-    `subjects` are the models that were learned, `called` their library names' plainer ones, `losses` by timestep.
+    `subjects` are the models that were learned, `called` the names they were learned under, `losses` by timestep.
     """
-    names = sorted({called[s.name] for s in subjects} | {s.name for s in subjects})
+    names = sorted({*called, *(s.name for s in subjects)})
     table = "| timestep | error |\n|--:|--:|\n" + "\n".join(f"| {t} | {loss:.4f} |" for t, loss in losses.items())
     card = CARD.format(
         parameters=parameters / 1e6,
         images=images,
         sketch_images=sketch_images,
         models=len(subjects),
-        names=len({called[s.name] for s in subjects}),
+        names=len(set(called)),
         views=views,
         losses=table,
         prompts=", ".join(prompts),

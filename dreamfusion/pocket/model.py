@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,9 +64,10 @@ class PocketModel(nn.Module):
         self.takes_sentence = unet.config.projection_class_embeddings_input_dim == CAMERA_FEATURES + WIDTH
 
     @classmethod
-    def create(cls, unet: dict[str, Any], unshuffle: int = 4) -> PocketModel:
+    def create(cls, unet: dict[str, Any], subjects: dict[str, str], unshuffle: int = 4, **sketch: int) -> PocketModel:
         """A new network with random weights: diffusers' UNet2DConditionModel, `unet` its arguments, on patches of
-        `unshuffle` pixels a side.
+        `unshuffle` pixels a side; beside it a sketch of the models `subjects`, each with the name it goes by;
+        `sketch` are its widths.
         """
         from diffusers import UNet2DConditionModel
 
@@ -85,16 +85,21 @@ class PocketModel(nn.Module):
             resnet_time_scale_shift="scale_shift",
             **unet,
         )
+        nn.init.zeros_(network.conv_out.weight)  # the estimate is the drawing at first
+        nn.init.zeros_(network.conv_out.bias)
         # By keyword: diffusers writes only what was given so into config.json.
-        sketch = Sketch(
+        drawer = Sketch(
+            subjects=list(subjects),  # two lists: diffusers sorts the keys of what it writes
+            called=list(subjects.values()),
             text=WIDTH,
             camera=CAMERA_FEATURES,
             channels=tuple(network.config.block_out_channels),
             layers_per_block=network.config.layers_per_block,
             finest=network.config.sample_size,
             resolution=RESOLUTION,
+            **sketch,
         )
-        return cls(network, {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "sample"}, sketch)
+        return cls(network, {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "sample"}, drawer)
 
     @classmethod
     def load(cls, folder: Path) -> PocketModel:
@@ -132,16 +137,30 @@ class PocketModel(nn.Module):
                 half.half().save_pretrained(str(folder / name))
         DDIMScheduler.from_config(self.scheduler).save_pretrained(str(folder / "scheduler"))
 
-    def draw(self, text_states: Tensor, text_mask: Tensor, camera: Tensor) -> Drawing:
-        """What the sketch has to say: (G,16,384), (G,16), (B,12) -> B drawings, G of them or B/G cameras a text.
+    def draw(
+        self, text_states: Tensor, text_mask: Tensor, camera: Tensor, subject: Tensor | None = None, variant: int = 0
+    ) -> Drawing:
+        """What the sketch has to say: (B,16,384), (B,16), (B,12) -> B drawings. The look is not told to it: it draws
+        plain albedo.
 
-        The look is not told to it: it draws plain albedo.
+        `subject` (G,) says which models are to be drawn, B / G images of each, one after the other; without, each image
+        shows the model that its text names, the `variant`-th of that name.
         """
+        sketch = self.drawer
         sentence = sentence_features(text_states, text_mask).to(camera.dtype)
+        if subject is None:
+            subject = sketch.named(sentence, variant)
+            if (subject == subject[0]).all():  # the views of one prompt: one volume for all of them
+                subject = subject[:1]
+        drawing: Drawing = sketch(sketch.grow(subject), sentence, with_look(camera, camera.new_zeros(len(camera), 2)))
+        return drawing
+
+    @property
+    def drawer(self) -> Any:
+        """The sketch of a network that has one."""
         if self.sketch is None:
             raise RuntimeError("this network has no sketch")
-        drawing: Drawing = self.sketch(sentence, with_look(camera, camera.new_zeros(len(camera), 2)))
-        return drawing
+        return self.sketch
 
     def forward(
         self,
@@ -151,10 +170,11 @@ class PocketModel(nn.Module):
         text_mask: Tensor,
         camera: Tensor,
         drawing: Drawing | None = None,
+        variant: int = 0,
     ) -> Tensor:
         """(B,3,64,64), (B,), (B,16,384), (B,16) bool, (B,12) -> x0 (B,3,64,64), not clipped.
 
-        `drawing` is `draw`'s of the same text and camera, if there is one already.
+        `drawing` is `draw`'s of the same text and camera, if there is one already; `variant` is for `draw`.
         """
         label, residuals, bottom = camera, None, None
         if self.takes_sentence:
@@ -163,7 +183,7 @@ class PocketModel(nn.Module):
         if self.sketch is not None:
             known = camera[:, CAMERA_KNOWN]
             if drawing is None:
-                drawing = self._draw_where(known > 0, text_states, text_mask, camera)
+                drawing = self._draw_where(known > 0, text_states, text_mask, camera, variant)
             drawing = drawing.where(known)
             drawn = drawing.over(camera[:, -2])
             residuals, bottom = self.sketch.residuals(drawing.features)
@@ -180,16 +200,18 @@ class PocketModel(nn.Module):
         clean = F.pixel_shuffle(clean, self.unshuffle)
         if drawn is None:
             return clean
-        # The noisier the image, the more of the estimate is the drawing: the UNet says what is different.
-        noise_share = (1 - self.alphas_cumprod[timestep])[:, None, None, None]
-        return clean + noise_share.to(clean.dtype) * drawn.to(clean.dtype)
+        # The UNet says what is different from the drawing: its few channels a patch need not carry the pixels' detail.
+        return clean + drawn.to(clean.dtype)
 
-    def _draw_where(self, known: Tensor, text_states: Tensor, text_mask: Tensor, camera: Tensor) -> Drawing:
+    def _draw_where(
+        self, known: Tensor, text_states: Tensor, text_mask: Tensor, camera: Tensor, variant: int
+    ) -> Drawing:
         """`draw` for the images whose camera is known, blank for the others."""
         if known.all() or not known.any():
-            return self.draw(text_states, text_mask, camera)
-        drawing = self.draw(text_states[known], text_mask[known], camera[known])
-        return replace(drawing, rgba=_place(drawing.rgba, known), features=_place(drawing.features, known))
+            return self.draw(text_states, text_mask, camera, variant=variant)
+        drawing = self.draw(text_states[known], text_mask[known], camera[known], variant=variant)
+        parts = (drawing.rgba, drawing.normal, drawing.features)
+        return type(drawing)(*(_place(part, known) for part in parts))
 
 
 def _place(rows: Tensor, where: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 Letters: x_t = alpha x0 + sigma noise (cosine schedule); the network predicts x0; SNR = alpha^2 / sigma^2.
 Loss of the UNet: min(SNR + 1, 6) / 2 * |x0_hat - x0|^2, the truncated weighting of the v objective (Salimans & Ho
-2022, sec. 4; Hang et al. 2023 for the cap). Loss of the sketch: its drawing against the render's albedo and opacity.
+2022, sec. 4; Hang et al. 2023 for the cap). Loss of the sketch: its drawing against the render's albedo, opacity and
+normals.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from dreamfusion.types import TextEmbedding
 
 log = logging.getLogger(__name__)
 Describe = Callable[[Path, int, int, dict[int, float]], None]
+NORMAL_WEIGHT = 0.25  # beside the loss of the drawing
 NOISE_LEVELS = (200, 450, 700, 900)  # timesteps of 1000 at which validation is reported
 
 
@@ -38,6 +40,7 @@ class PocketPretraining(L.LightningModule):
 
     def __init__(
         self,
+        subjects: dict[str, str],
         unet: dict[str, Any],
         unshuffle: int,
         learning_rate: float,
@@ -52,18 +55,24 @@ class PocketPretraining(L.LightningModule):
         sketch_steps: int = 0,
         sketch_learning_rate: float = 2e-3,
         sketch_weight: float = 1.0,
+        code_learning_rate: float = 5.0,
+        sketch: dict[str, int] | None = None,
         cooldown: tuple[int, int] | None = None,
     ) -> None:
         """Choose the network and how it is trained.
 
         Args:
+            subjects: the models that get a code, as `RenderBatches.subjects` has them.
+            unet, unshuffle, sketch: see `PocketModel.create`.
+            code_learning_rate: of the models' codes, as a multiple of the others': a code is drawn rarely.
             sketch_steps: the first steps, which train the sketch alone at `sketch_learning_rate`: it sees several times
                 as many images a second. Later its loss is added to the UNet's with `sketch_weight`.
             cooldown: (begin, end), steps between which the learning rate falls to zero.
             high_noise: h; timesteps have the density (1 + h) u^h over u = t / T: 0 is uniform, 1 leans to noise.
         """
         super().__init__()
-        self.model = PocketModel.create(dict(unet), unshuffle)
+        self.model = PocketModel.create(dict(unet), subjects, unshuffle, **(sketch or {}))
+        self.code_learning_rate = code_learning_rate
         self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
         self.high_noise, self.text_dropout, self.camera_dropout = high_noise, text_dropout, camera_dropout
         self.sketch_steps, self.sketch_learning_rate = sketch_steps, sketch_learning_rate
@@ -81,18 +90,17 @@ class PocketPretraining(L.LightningModule):
         self.captions, self.folder, self.describe = CaptionCache(encoder), folder, describe
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        drawing = self._draw(batch)
-        sketch_loss = (drawing.rgba - batch.drawings).square().mean() * 4  # as of pixels in [-1, 1]
-        self.log("sketch_loss", sketch_loss, prog_bar=True)
-        if self.global_step < self.sketch_steps:
-            return sketch_loss
-        loss = self._denoising_loss(batch, drawing)
-        self.log("loss", loss, prog_bar=True)
-        return loss + self.sketch_weight * sketch_loss
-
-    def _draw(self, batch: Batch) -> Drawing:
         text = self._encode(batch.subjects)
-        return self.model.draw(text.states, text.mask, batch.camera)
+        drawing = self.model.draw(text.states, text.mask, batch.camera, batch.subject)
+        rgba, normal = batch.drawings.split([4, 3], dim=1)
+        drawing_loss, normal_loss = drawing_error(drawing, rgba).mean(), (drawing.normal - normal).square().mean()
+        self.log("sketch_loss", drawing_loss, prog_bar=True)
+        loss = drawing_loss + NORMAL_WEIGHT * normal_loss
+        if self.global_step < self.sketch_steps:
+            return loss
+        denoising_loss = self._denoising_loss(batch, drawing)
+        self.log("loss", denoising_loss, prog_bar=True)
+        return denoising_loss + self.sketch_weight * loss
 
     def _denoising_loss(self, batch: Batch, drawing: Drawing) -> Tensor:
         draws = torch.Generator().manual_seed(hash((self.seed, self.global_step)) % 2**63)
@@ -112,10 +120,9 @@ class PocketPretraining(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss at fixed noise levels on held-out views, a sample sheet, and the weights as they stand (averaged)."""
-        drawing = self._draw(batch)
-        sketch_loss = (drawing.rgba - batch.drawings).square().mean() * 4
-        self.log("validation/mse_sketch", sketch_loss, prog_bar=True, batch_size=len(batch.captions))
-        errors = errors_by_level(self.model, self._encode(batch.captions), batch)
+        text = self._encode(batch.captions)
+        errors, drawing = errors_by_level(self.model, text, batch)
+        self.log("validation/mse_sketch", drawing.mean(), prog_bar=True, batch_size=len(drawing))
         for level, error in errors.items():
             self.log(f"validation/mse_t{level}", error.mean(), prog_bar=level == 900, batch_size=len(error))
         if self.trainer.sanity_checking:
@@ -155,7 +162,7 @@ class PocketPretraining(L.LightningModule):
         drawings = []
         for prompts, camera in self._sheet_rows():
             text = self._encode(prompts)
-            drawings.append(self.model.draw(text.states, text.mask, camera).over(torch.ones_like(camera[:, 0])))
+            drawings.append(self.model.draw(text.states, text.mask, camera).over(torch.ones_like(camera[:, 0])).float())
         return _sheet(torch.cat(drawings))
 
     def _sheet_rows(self) -> Iterator[tuple[list[str], Tensor]]:
@@ -172,11 +179,15 @@ class PocketPretraining(L.LightningModule):
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
 
     def configure_optimizers(self) -> Any:
+        codes = self.model.drawer.codes
+        others = [p for p in self.model.parameters() if p.requires_grad and p is not codes]
         optimizer = torch.optim.AdamW(
-            self.model.parameters(),
+            [
+                {"params": others, "weight_decay": self.weight_decay},
+                {"params": [codes], "weight_decay": 0.0, "lr": self.learning_rate * self.code_learning_rate},
+            ],
             lr=self.learning_rate,
             betas=(0.9, 0.99),
-            weight_decay=self.weight_decay,
             fused=True,
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
@@ -215,17 +226,35 @@ class PocketPretraining(L.LightningModule):
 
 
 @torch.no_grad()
-def errors_by_level(model: PocketModel, text: TextEmbedding, batch: Batch) -> dict[int, Tensor]:
-    """Squared error (B,) of the clean estimate at each of NOISE_LEVELS, under the same noise for every network."""
-    errors = {}
-    for level in NOISE_LEVELS:
-        noise = torch.randn(batch.images.shape, generator=torch.Generator().manual_seed(level)).to(batch.images.device)
-        timestep = torch.full((len(noise),), level, device=noise.device)
-        parts = torch.arange(len(noise), device=noise.device).split(32)
-        errors[level] = torch.cat(
-            [denoising_error(model, batch.images[i], text[i], batch.camera[i], timestep[i], noise[i]) for i in parts]
-        )
-    return errors
+def errors_by_level(
+    model: PocketModel, text: TextEmbedding, batch: Batch, told: bool = True
+) -> tuple[dict[int, Tensor], Tensor]:
+    """Squared error (B,) of the clean estimate at each of NOISE_LEVELS, under the same noise for every network, and of
+    the drawing (zeros for networks without a sketch).
+
+    `told` says whether the sketch is told which model each image shows, or has to take the one that the words name.
+    """
+    errors: dict[int, list[Tensor]] = {level: [] for level in NOISE_LEVELS}
+    of_drawings = []
+    for part in torch.arange(len(batch.images), device=batch.images.device).split(32):
+        clean, camera = batch.images[part], batch.camera[part]
+        drawing = None
+        if model.sketch is not None:
+            states, mask = text[part].states, text[part].mask
+            drawing = model.draw(states, mask, camera, batch.subject[part] if told else None)
+            of_drawings.append(drawing_error(drawing, batch.drawings[part, :4]))
+        for level, found in errors.items():
+            generator = torch.Generator().manual_seed(level)
+            noise = torch.randn(batch.images.shape, generator=generator).to(clean.device)[part]
+            timestep = torch.full((len(part),), level, device=clean.device)
+            found.append(denoising_error(model, clean, text[part], camera, timestep, noise, drawing))
+    nothing = [batch.images.new_zeros(len(batch.images))]
+    return {level: torch.cat(found) for level, found in errors.items()}, torch.cat(of_drawings or nothing)
+
+
+def drawing_error(drawing: Drawing, rgba: Tensor) -> Tensor:
+    """Mean squared error of albedo and opacity of each image, (B,), as of pixels in [-1, 1]."""
+    return 4 * (drawing.rgba.float() - rgba).square().mean(dim=(1, 2, 3))
 
 
 def denoising_error(

@@ -1,18 +1,19 @@
 """A drawing of what the text asks for, seen from the camera, made before the UNet looks at the noisy image.
 
-A UNet told text and camera only as vectors has to learn each object anew from every side. This generator makes a small
-volume of features from the text alone, looks into it along the camera's own rays (as HoloGAN, Nguyen-Phuoc et al.
-2019, turns its features; with the compositing of NeRF for occlusion), and draws colour and opacity from what is seen:
-what it learns of an object from one side is there for the other sides.
+A UNet told text and camera only as vectors has to learn each object anew from every side. Here each model of the
+training set has a code, learned along with the network (an auto-decoder: Park et al. 2019, DeepSDF), and a linear
+classifier says which models a text names. The code grows into a volume of features, the camera's own rays are
+composited through it (as in NeRF), and colour, opacity and normals are drawn from what they see: what is learned of an
+object from one side is there for the other sides.
 
 The features enter the UNet where a ControlNet's would (Zhang et al. 2023): added to the skip connections and to the
-middle block. Letters: G texts, V cameras a text, B = G V; N voxels a side, also rays a side and samples a ray.
+middle block. Letters: M models, G volumes, B images; N voxels a side, also rays a side and samples a ray.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -22,10 +23,11 @@ from torch.nn import functional as F
 
 from dreamfusion.ops.look import look
 
-VOXELS = 16
+GROWTH = 4  # voxels of the volume a side for each of a model's code
 REACH = 1.1  # scene units from the middle to a face of the volume, and half of the rays' way through it
 OUTSIDE = 2.0  # a coordinate that is in no volume
 FOV = 40.0  # degrees, of all training renders
+FOG = -3.0  # density before the softplus that a new volume has everywhere: the gradient reaches all depths
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,12 +35,13 @@ class Drawing:
     """What a sketch has to say of B images."""
 
     rgba: Tensor  # (B, 4, r, r): albedo times opacity, and opacity, about in [0, 1]
+    normal: Tensor  # (B, 3, r, r): world-space unit normals times opacity
     features: Tensor  # (B, C, n, n)
 
     def where(self, known: Tensor) -> Drawing:
         """Blank and silent in the images of which `known` (B,) is 0."""
         known = known[:, None, None, None]
-        return replace(self, rgba=self.rgba * known, features=self.features * known)
+        return Drawing(self.rgba * known, self.normal * known, self.features * known)
 
     def over(self, background: Tensor) -> Tensor:
         """(B,) grey levels -> images (B, 3, r, r), both in [-1, 1]: the drawing in plain albedo."""
@@ -47,69 +50,98 @@ class Drawing:
 
 
 class Sketch(ModelMixin, ConfigMixin):
-    """Sentence vector and camera -> drawing -> residuals for a UNet."""
+    """Code of a model, camera and words -> drawing -> residuals for a UNet."""
 
     @register_to_config
     def __init__(
         self,
+        subjects: list[str],
+        called: list[str],
         text: int,
         camera: int,
         channels: tuple[int, ...],
         layers_per_block: int = 1,
         finest: int = 8,
         resolution: int = 64,
-        hidden: int = 512,
-        latent: int = 80,
-        heads: int = 4,
-        width: int = 64,
+        voxels: int = 32,
+        code: int = 16,
+        coarse: int = 64,
+        middle: int = 32,
+        seen: int = 16,
+        width: int = 48,
+        hidden: int = 256,
     ) -> None:
-        """`channels` of the UNet's levels, the `finest` pixels a side first; `latent` channels of the 4^3 voxels that
-        the volume grows from.
+        """`subjects`: the M models that have a code; `called`: the name each goes by, a name's variants in order. The
+        volume of `voxels` a side grows from the `code` channels through `coarse` and `middle` ones to `seen`, the
+        density among them. `channels` are those of the UNet's levels, the `finest` pixels a side first.
         """
         super().__init__()
-        self.layers_per_block, self.heads, self.finest = layers_per_block, heads, finest
-        self.embed = nn.Sequential(nn.Linear(text, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
-        self.seed = nn.Linear(hidden, latent * 4**3)
+        self.voxels = voxels
+        side = voxels // GROWTH
+        self.layers_per_block, self.finest = layers_per_block, finest
+        self.called, self.names = called, list(dict.fromkeys(called))
+        self.classify = nn.Linear(text, len(self.names)).requires_grad_(False)  # fitted by `naming.fit_names`
+        self._kept: tuple[Tensor, Tensor] | None = None
+        self.codes = nn.Parameter(0.1 * torch.randn(len(subjects), code, side, side, side))
         self.volume = nn.Sequential(
-            _Refine(latent, nn.Conv3d),
-            nn.ConvTranspose3d(latent, 48, 2, stride=2),
-            _Refine(48, nn.Conv3d),
+            nn.Conv3d(code, coarse, 3, padding=1),
+            _Refine(coarse, nn.Conv3d),
+            nn.ConvTranspose3d(coarse, middle, 2, stride=2),
+            _Refine(middle, nn.Conv3d),
             nn.SiLU(),
-            nn.ConvTranspose3d(48, 8 * heads, 2, stride=2),
+            nn.ConvTranspose3d(middle, seen, 2, stride=2),
+            nn.SiLU(),
+            nn.Conv3d(seen, seen, 3, padding=1),
         )
+        with torch.no_grad():
+            self.volume[-1].bias[0] = FOG  # type: ignore[operator]
+        self.embed = nn.Sequential(nn.Linear(text, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
         self.tone = nn.Linear(camera + hidden, 2 * width)
-        self.gather = nn.Conv2d(9 * heads, width, 3, padding=1)
+        self.gather = nn.Conv2d(seen + 1, width, 3, padding=1)
         self.refine = _Refine(width, nn.Conv2d)
-        patch = resolution // VOXELS
-        self.paint = nn.Conv2d(width, 4 * patch**2, 1)
-        fold = (VOXELS // finest) ** 2
+        self.paint = nn.Conv2d(width, 7 * (resolution // voxels) ** 2, 1)
+        fold = (voxels // finest) ** 2
         self.out = nn.ModuleList(_silent(width * fold, channel) for channel in channels)
         self.bottom = _silent(width * fold, channels[-1])
-        for layer in (self.embed[0], self.embed[2], self.seed):  # so that texts are told apart from the first step on
+        for layer in (self.embed[0], self.embed[2]):  # so that texts are told apart from the first step on
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # type: ignore[arg-type]
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
-    def forward(self, text: Tensor, camera: Tensor) -> Drawing:
-        """(G, D), (G V, 12), the cameras of a text one after the other -> drawings of G V images."""
-        subject = self.embed(text)
-        volume = self.volume(self.seed(subject).view(len(text), -1, 4, 4, 4))
-        points = ray_points(camera).view(len(text), -1, VOXELS, 3)
-        # Thin fog at first: the gradient reaches all depths.
-        fog = volume.new_zeros(volume.shape[1]).view(self.heads, -1)
-        fog[:, 0] = -2.0
-        volume = volume.permute(0, 2, 3, 4, 1).float() + fog.flatten()
-        seen = look(volume, points.float(), self.heads).to(camera.dtype)
-        seen = seen.view(len(camera), VOXELS, VOXELS, -1).permute(0, 3, 1, 2)
-        # What a thing is like all over, its colour first of all, is learned sooner from here than through the volume.
-        subject = subject.repeat_interleave(len(camera) // len(text), dim=0)
-        scale, shift = self.tone(torch.cat([camera, subject], dim=1))[..., None, None].chunk(2, dim=1)
+    def variants(self, name: str) -> list[int]:
+        """The models that go by a name, by index."""
+        return [index for index, called in enumerate(self.called) if called == name]
+
+    def named(self, text: Tensor, variant: int) -> Tensor:
+        """Sentence vectors (B, D) -> the model (B,) that each names; of several, the `variant`-th or the last."""
+        chosen = [self.variants(self.names[name]) for name in self.classify(text).argmax(dim=1).tolist()]
+        return torch.tensor([models[min(variant, len(models) - 1)] for models in chosen], device=text.device)
+
+    def grow(self, subject: Tensor) -> Tensor:
+        """Indices of models (G,) -> their volumes (G, N, N, N, C), indexed z, y, x.
+
+        A frozen sketch keeps the last ones: the views of a prompt ask for the same at every step.
+        """
+        frozen = not self.codes.requires_grad
+        if frozen and self._kept is not None and torch.equal(self._kept[0], subject):
+            return self._kept[1]
+        volume: Tensor = self.volume(self.codes[subject]).permute(0, 2, 3, 4, 1).float().contiguous()
+        self._kept = (subject, volume) if frozen else None
+        return volume
+
+    def forward(self, volume: Tensor, text: Tensor, camera: Tensor) -> Drawing:
+        """(G, N, N, N, C), (B, D), (B, 12) -> B drawings; B / G cameras of each volume, one after the other."""
+        points = ray_points(camera, self.voxels).view(len(volume), -1, self.voxels, 3)
+        seen = look(volume, points.float(), heads=1).to(camera.dtype)
+        seen = seen.view(len(camera), self.voxels, self.voxels, -1).permute(0, 3, 1, 2)
+        # The words' part, their colour first of all; which model they name is the volume's.
+        scale, shift = self.tone(torch.cat([camera, self.embed(text)], dim=1))[..., None, None].chunk(2, dim=1)
         features = self.refine(F.silu(self.gather(seen) * (1 + scale) + shift))
-        rgba = F.pixel_shuffle(self.paint(F.silu(features)), math.isqrt(self.paint.out_channels // 4))
-        return Drawing(rgba, features)
+        painted = F.pixel_shuffle(self.paint(F.silu(features)), math.isqrt(self.paint.out_channels // 7))
+        return Drawing(painted[:, :4], painted[:, 4:], features)
 
     def residuals(self, features: Tensor) -> tuple[list[Tensor], Tensor]:
         """-> what is added to the skip connections, in the encoder's order, and to the middle block."""
-        folded = F.pixel_unshuffle(features, VOXELS // self.finest)
+        folded = F.pixel_unshuffle(features, self.voxels // self.finest)
         told = [out(F.avg_pool2d(folded, 2**level)) for level, out in enumerate(self.out)]
         none = torch.zeros((), dtype=features.dtype, device=features.device)  # the downsampled copies are told already
         residuals = [told[0]]
@@ -118,11 +150,11 @@ class Sketch(ModelMixin, ConfigMixin):
         return residuals, self.bottom(F.avg_pool2d(folded, 2 ** (len(told) - 1)))
 
 
-def ray_points(camera: Tensor) -> Tensor:
-    """Camera features (B, 12) of `model.camera_features` -> points (B, N^2 rays, N, 3) in the volume's [-1, 1]; outside
-    of it those that are farther than REACH from the middle.
+def ray_points(camera: Tensor, voxels: int) -> Tensor:
+    """Camera features (B, 12) of `model.camera_features` -> points (B, N^2 rays, N, 3), N = `voxels`.
 
-    Rays go through the middles of N x N parts of the image, rows from the top; samples lie in planes across the view.
+    In the volume's [-1, 1]; outside of it those that are farther than REACH from the middle. Rays go through the
+    middles of N x N parts of the image, rows from the top; samples lie in planes across the view.
     """
     sin_az, cos_az, sin_el, cos_el = (camera[:, i] for i in (0, 1, 4, 5))
     distance = camera[:, 8] * 0.3 + 3
@@ -130,7 +162,7 @@ def ray_points(camera: Tensor) -> Tensor:
     back = torch.stack([cos_el * sin_az, sin_el, cos_el * cos_az], dim=-1)
     right = torch.stack([cos_az, zero, -sin_az], dim=-1)
     up = torch.cross(back, right, dim=-1)
-    steps = (torch.arange(VOXELS, device=camera.device, dtype=camera.dtype) + 0.5) * (2 / VOXELS) - 1
+    steps = (torch.arange(voxels, device=camera.device, dtype=camera.dtype) + 0.5) * (2 / voxels) - 1
     slope = steps * math.tan(math.radians(FOV / 2))
     direction = (
         slope[None, None, :, None] * right[:, None, None] - slope[None, :, None, None] * up[:, None, None]

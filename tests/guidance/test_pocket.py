@@ -23,6 +23,7 @@ TINY = {
     "attention_head_dim": 8,
     "cross_attention_dim": 16,
 }
+SMALL = {"voxels": 16, "code": 4, "coarse": 16, "middle": 8, "seen": 8, "width": 16, "hidden": 16}  # of the sketch
 CONF = Path(__file__).parents[2] / "conf" / "guidance" / "pocket.yaml"
 
 
@@ -31,7 +32,7 @@ def folder(tmp_path_factory):
     """A tiny random network beside the package's own text encoder and vocabulary."""
     folder = tmp_path_factory.mktemp("pocket")
     torch.manual_seed(0)
-    PocketModel.create(TINY).save(folder)
+    PocketModel.create(TINY, {"cat": "cat", "dog": "dog"}, **SMALL).save(folder)
     for part in ("text_encoder", "vocabulary.txt"):
         (folder / part).symlink_to(WEIGHTS / part)
     return folder
@@ -139,6 +140,13 @@ def test_a_foreign_prompt_gets_one_warning_with_the_nearest_things_and_the_way_o
 def test_a_folder_without_a_prior_names_what_is_missing(tmp_path):
     with pytest.raises(GuidanceError, match=r"unet is missing; leave guidance.weights=null"):
         PocketPrior(tmp_path)
+
+
+def test_a_variant_beyond_what_it_knows_is_named_with_the_number(folder):
+    with pytest.raises(GuidanceError, match=r'variant=1, but the prior knows 1 of "(cat|dog)"; type 0 to 0'):
+        PocketPrior(folder, variant=1).warn_if_unknown("a cat")
+    with pytest.raises(GuidanceError, match=r"guidance.variant=-1, expected 0 or more"):
+        PocketPrior(folder, variant=-1)
 
 
 def test_the_configuration_and_the_constructor_agree_on_the_defaults():

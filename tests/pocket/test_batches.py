@@ -5,7 +5,7 @@ import pytest
 import torch
 from sets import load_set
 
-from dreamfusion.pocket.batches import Look, RenderBatches
+from dreamfusion.pocket.batches import Look, RenderBatches, subject_names
 from dreamfusion.pocket.captions import COLORS
 from dreamfusion.pocket.model import camera_features
 
@@ -62,7 +62,7 @@ def test_a_names_share_grows_with_its_models_and_its_emphasis(renders):
 def name_shares(data):
     shares = dict.fromkeys(data.names, 0.0)
     for model, probability in zip(data.models, data.probability, strict=True):
-        shares[data.called[data.renders.items[model].name]] += probability
+        shares[data.called[model]] += probability
     return shares
 
 
@@ -73,6 +73,36 @@ def test_only_wanted_names_are_learned_under_the_name_they_are_given(renders):
     assert words == {"box", "striped box", "cat"}
     with pytest.raises(ValueError, match="none of the 1 wanted names is among the 4 rendered models"):
         RenderBatches(renders, 8, 0, names={"dragon": "dragon"})
+
+
+def test_a_number_picks_one_of_several_models_of_a_name(renders):
+    assert subject_names(renders.items) == ["red ball", "striped box 1", "striped box 2", "cat"]
+    data = RenderBatches(renders, 8, 0, names={"striped box 2": "box"})
+    assert data.subjects == {"striped box 2": "box"} and data.models.tolist() == [2]
+
+
+def test_of_several_models_the_first_named_is_drawn_most(renders):
+    data = RenderBatches(renders, 8, 0, names={"striped box 2": "box", "striped box 1": "box"})
+    assert list(data.subjects) == ["striped box 2", "striped box 1"]
+    assert data.probability.tolist() == pytest.approx([1 / 1.7, 0.7 / 1.7])
+
+
+def test_a_batch_says_which_model_its_images_show(renders):
+    data = RenderBatches(renders, 8, 0, cameras_each=4)
+    for batch in (data.draw(0), data.draw(1)):
+        assert len(batch.subject) == 2
+        for place, captions in zip(batch.subject, (batch.subjects[:4], batch.subjects[4:]), strict=True):
+            name = list(data.subjects.values())[place]
+            assert all(name in caption for caption in captions)
+
+
+def test_drawings_are_albedo_opacity_and_normals_without_background(renders):
+    data = RenderBatches(renders, 4, 0, {"red ball": "red ball"}, look=PLAIN, cameras_each=4)
+    batch = data.draw(0)
+    rgba, normal = batch.drawings.split([4, 3], dim=1)
+    torch.testing.assert_close(rgba[:, :3] + 1 - rgba[:, 3:], (batch.images + 1) / 2)
+    length = normal.norm(dim=1)
+    torch.testing.assert_close(length, rgba[:, 3], atol=0.01, rtol=0)
 
 
 def test_a_plain_picture_is_the_render_over_white(renders):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dreamfusion.pocket import WEIGHTS
-from dreamfusion.pocket.model import CAMERA_FEATURES, PocketModel, camera_features
+from dreamfusion.pocket.model import CAMERA_FEATURES, PocketModel, camera_features, with_look
 from dreamfusion.pocket.text import TOKENS, WIDTH
 
 TINY = {
@@ -16,12 +16,13 @@ TINY = {
     "attention_head_dim": 8,
     "norm_num_groups": 8,
 }
+SMALL = {"voxels": 16, "code": 4, "coarse": 16, "middle": 8, "seen": 8, "width": 16, "hidden": 16}  # of the sketch
 
 
 @pytest.fixture(scope="module")
 def tiny():
     torch.manual_seed(0)
-    return PocketModel.create(TINY).eval().requires_grad_(False)
+    return PocketModel.create(TINY, {"cat": "cat", "dog": "dog"}, **SMALL).eval().requires_grad_(False)
 
 
 @pytest.fixture
@@ -48,9 +49,8 @@ def test_the_weights_of_the_package_load_and_take_noise_away(inputs):
     noisy, _, states, mask, camera = inputs
     clean = torch.full((2, 3, 64, 64), 0.5)
     abar = model.alphas_cumprod[200]
-    estimate = model(
-        abar.sqrt() * clean + (1 - abar).sqrt() * noisy, torch.full((2,), 200), states * 0, mask, camera * 0
-    )
+    empty = with_look(camera * 0, torch.tensor([[0.5, 0.0]] * 2))  # nothing but the background, and that is told
+    estimate = model(abar.sqrt() * clean + (1 - abar).sqrt() * noisy, torch.full((2,), 200), states * 0, mask, empty)
     assert (estimate - clean).square().mean() < 0.05 * (1 - abar) / abar
 
 

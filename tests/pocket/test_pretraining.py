@@ -3,6 +3,8 @@
 import csv
 import json
 import logging
+import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
-from test_model import TINY
+from test_model import SMALL, TINY
 
 from dreamfusion.error import UserError
 from dreamfusion.guidance.pocket import PocketPrior
@@ -31,6 +33,10 @@ CONF = Path(__file__).parents[2] / "conf"
 PROMPTS = ["a cat", "a red ball"]
 
 
+def named(*subjects):
+    return {subject: subject for subject in subjects}
+
+
 @pytest.fixture
 def train(renders_folder, tmp_path):
     """Runs `mode=pretrain` up to a step, in a folder; returns the checkpoint that it leaves."""
@@ -46,7 +52,21 @@ def train(renders_folder, tmp_path):
         **changes,
     ):
         torch.manual_seed(7)
-        module = PocketPretraining(TINY, 4, 3e-3, 3, 0.01, 0.5, 0.1, 0.2, PROMPTS, sheet_scale=2.0, sketch_steps=alone)
+        module = partial(
+            PocketPretraining,
+            unet=TINY,
+            unshuffle=8,
+            learning_rate=3e-3,
+            warmup_steps=3,
+            weight_decay=0.01,
+            high_noise=0.5,
+            text_dropout=0.1,
+            camera_dropout=0.2,
+            sheet_prompts=PROMPTS,
+            sheet_scale=2.0,
+            sketch_steps=alone,
+            sketch=SMALL,
+        )
         often = {"batch_size": 4, "validation_size": 6, "validation_every": 1000, **changes}
         pretrain.run(
             OmegaConf.create({"seed": 0}),
@@ -154,7 +174,7 @@ def test_the_folder_it_leaves_is_a_prior_with_its_vocabulary_and_a_sheet(train, 
 def test_the_sketch_learns_alone_first_and_then_with_the_unet(train, tmp_path):
     alone = train(4, alone=4)["current_model_state"]
     torch.manual_seed(7)
-    fresh = PocketModel.create(TINY, 4).state_dict()
+    fresh = PocketModel.create(TINY, named(*"abcd"), 8, **SMALL).state_dict()
     moved = {name.split(".")[0] for name in fresh if not torch.equal(fresh[name], alone[f"model.{name}"])}
     assert moved == {"sketch"}
     together = train(8, alone=4)["current_model_state"]
@@ -170,13 +190,38 @@ def test_weights_that_are_begun_from_bring_their_history(train, tmp_path):
     train(6, "second", validation_every=3)  # interrupted, and gone on with
     seen = json.loads((tmp_path / "second" / "weights" / "training.json").read_text())
     assert seen == {"images": 16 + 24, "sketch_images": 8}
-    with pytest.raises(UserError, match=r"mode.start=.*gone does not fit"):
+    with pytest.raises(UserError, match=r"mode.start=.*gone holds no weights"):
         train(3, "third", start=str(tmp_path / "gone"))
+
+
+def test_codes_are_taken_over_by_the_names_of_their_models(tmp_path):
+    torch.manual_seed(0)
+    PocketModel.create(TINY, named("cat", "dog"), 8, **SMALL).save(tmp_path)
+    start = PocketModel.load(tmp_path).sketch
+    model = PocketModel.create(TINY, named("horse", "dog", "cat"), 8, **SMALL)
+    fresh = model.sketch.codes[0].clone()
+    pretrain.begin_from(model, tmp_path)
+    for own, other in ((2, 0), (1, 1)):
+        assert torch.equal(model.sketch.codes[own], start.codes[other])
+    assert torch.equal(model.sketch.codes[0], fresh)
+    assert torch.equal(model.sketch.paint.weight, start.paint.weight)
+
+
+def test_weights_without_a_sketch_give_the_network_and_leave_the_sketch_to_learn(tmp_path):
+    model = PocketModel.create(TINY, named("cat"), 8, **SMALL)
+    model.save(tmp_path)
+    shutil.rmtree(tmp_path / "sketch")
+    (tmp_path / "training.json").write_text(json.dumps({"images": 640, "sketch_images": 64}))
+    other = PocketModel.create(TINY, named("cat"), 8, **SMALL)
+    codes = other.sketch.codes.clone()
+    assert pretrain.begin_from(other, tmp_path) == {"images": 640, "sketch_images": 0}
+    assert torch.equal(other.unet.conv_in.weight, model.unet.conv_in.weight.half().float())
+    assert torch.equal(other.sketch.codes, codes)
 
 
 def test_the_learning_rate_warms_up_twice_and_cools_down():
     module = PocketPretraining(
-        TINY, 4, 1e-3, 10, 0.0, 0.0, 0.0, 0.0, [], sheet_scale=1.0,
+        named("a"), TINY, 8, 1e-3, 10, 0.0, 0.0, 0.0, 0.0, [], sheet_scale=1.0,
         sketch_steps=100, sketch_learning_rate=3e-3, cooldown=(300, 400),
     )  # fmt: skip
     factors = [module._learning_rate_factor(step) for step in (0, 9, 99, 100, 109, 300, 350, 400, 500)]
@@ -198,13 +243,13 @@ def test_the_network_that_the_configuration_makes_can_be_written(tmp_path):
     small = ["block_out_channels=[16,16,16]", "attention_head_dim=8", "norm_num_groups=8", "cross_attention_dim=16"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", ["mode=pretrain", *(f"mode.module.unet.{change}" for change in small)])
-    module = instantiate(cfg.mode.module)
+    module = instantiate(cfg.mode.module)(subjects=named("a"))
     module.model.save(tmp_path)
     assert PocketModel.load(tmp_path).unet.config.block_out_channels == [16, 16, 16]
 
 
 def test_training_without_a_text_encoder_says_what_to_call():
-    module = PocketPretraining(TINY, 4, 1e-3, 1, 0.0, 0.0, 0.0, 0.0, [], sheet_scale=1.0)
+    module = PocketPretraining(named("a"), TINY, 8, 1e-3, 1, 0.0, 0.0, 0.0, 0.0, [], sheet_scale=1.0)
     with pytest.raises(RuntimeError, match="attach"):
         module._encode(["a cat"])
 

@@ -8,7 +8,11 @@ import torch
 
 from dreamfusion.pocket.model import PocketModel, camera_features
 from dreamfusion.pocket.renders import stratified_cameras
-from dreamfusion.pocket.sketch import OUTSIDE, REACH, VOXELS, Drawing, Sketch, ray_points
+from dreamfusion.pocket.sketch import OUTSIDE, REACH, Drawing, Sketch, ray_points
+
+VOXELS = 16
+
+SMALL = {"voxels": VOXELS, "code": 4, "coarse": 16, "middle": 8, "seen": 8, "width": 16, "hidden": 16}
 
 TINY = {
     "block_out_channels": [16, 16, 32],
@@ -29,14 +33,18 @@ def inputs():
     return noisy, torch.tensor([100, 900]), states, torch.ones(2, 16, dtype=torch.bool), camera
 
 
-def tiny_sketch(text=2):
+def tiny_sketch(subjects=("a", "b"), text=2):
     torch.manual_seed(0)
-    return Sketch(text=text, camera=12, channels=(16, 16, 32), hidden=32, latent=16, width=32)
+    return Sketch(subjects=list(subjects), called=list(subjects), text=text, camera=12, channels=(16, 16, 32), **SMALL)
+
+
+def tiny_model(unshuffle=8):
+    return PocketModel.create(TINY, {"z 1": "z", "b": "b", "z 2": "z"}, unshuffle=unshuffle, **SMALL)
 
 
 def test_residuals_of_a_new_sketch_are_silent():
     sketch = tiny_sketch()
-    residuals, bottom = sketch.residuals(torch.randn(1, 32, VOXELS, VOXELS))
+    residuals, bottom = sketch.residuals(torch.randn(1, 16, VOXELS, VOXELS))
     assert not any(r.any() for r in residuals) and not bottom.any()
 
 
@@ -44,7 +52,7 @@ def test_rays_are_those_of_the_renders_camera():
     """Projected by the camera that rendered the pictures, the samples of a ray fall on its part of the image."""
     cameras = stratified_cameras(6, 64, np.random.default_rng(0))
     features = camera_features(cameras.azimuth, cameras.elevation, cameras.distance)
-    points = ray_points(features)
+    points = ray_points(features, VOXELS)
     assert points.shape == (6, VOXELS**2, VOXELS, 3)
     inside = points[..., 0] != OUTSIDE
     assert inside.any(dim=(1, 2)).all()
@@ -61,12 +69,27 @@ def test_rays_are_those_of_the_renders_camera():
     assert ((depth[..., 1:] > depth[..., :-1]) | ~inside[..., 1:] | ~inside[..., :-1]).all()
 
 
-def test_cameras_of_one_text_share_its_volume():
+def test_cameras_of_one_model_share_its_volume():
     sketch = tiny_sketch().eval()
-    text, camera = torch.randn(2, 2), torch.cat([inputs()[4], inputs()[4]])
-    together = sketch(text, camera)
-    apart = sketch(text.repeat_interleave(2, 0), camera)
+    text, camera = torch.randn(4, 2), torch.cat([inputs()[4], inputs()[4]])
+    volume = sketch.grow(torch.tensor([1, 0]))
+    together = sketch(volume, text, camera)
+    apart = sketch(volume.repeat_interleave(2, 0), text, camera)
     torch.testing.assert_close(together.rgba, apart.rgba, atol=1e-5, rtol=1e-4)
+
+
+def test_a_frozen_sketch_grows_a_volume_once_and_one_in_training_anew():
+    sketch = tiny_sketch()
+    one, other = torch.tensor([1]), torch.tensor([0])
+    with torch.no_grad():
+        before = sketch.grow(one)
+        sketch.codes += 1
+        assert not torch.equal(sketch.grow(one), before)
+    sketch.requires_grad_(False)
+    kept = sketch.grow(one)
+    assert sketch.grow(one) is kept
+    assert not torch.equal(sketch.grow(other), kept)
+    assert torch.equal(sketch.grow(one), kept)
 
 
 def test_it_learns_a_thing_from_one_side_and_knows_it_from_the_opposite_one():
@@ -74,29 +97,43 @@ def test_it_learns_a_thing_from_one_side_and_knows_it_from_the_opposite_one():
     sketch = tiny_sketch()
     angle = torch.tensor([-30.0, -15.0, 0.0, 15.0, 30.0, 180.0])
     camera = camera_features(angle, torch.zeros(6), torch.full((6,), 3.0))
-    rays = ray_points(camera).view(6, VOXELS, VOXELS, VOXELS, 3)
+    rays = ray_points(camera, VOXELS).view(6, VOXELS, VOXELS, VOXELS, 3)
     thing = (rays - torch.tensor([0.4, 0.0, 0.0])).abs().amax(-1) < 0.25
     target = thing.any(-1).float().repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None].expand(-1, 4, -1, -1)
-    optimizer = torch.optim.Adam(sketch.parameters(), lr=3e-3)
-    for _ in range(150):
-        loss = (sketch(torch.ones(1, 2), camera[:5]).rgba - target[:5]).square().mean()
+    optimizer = torch.optim.Adam(sketch.parameters(), lr=5e-3)
+    text, subject = torch.ones(6, 2), torch.tensor([0])
+    for _ in range(60):
+        loss = (sketch(sketch.grow(subject), text[:5], camera[:5]).rgba - target[:5]).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    opacity = sketch(torch.ones(1, 2), camera).rgba[:, 3].detach()
+    opacity = sketch(sketch.grow(subject), text, camera).rgba[:, 3].detach()
     assert loss < 0.02
     assert opacity[2, :, 32:].mean() > 3 * opacity[2, :, :32].clamp(min=0).mean()
     assert opacity[5, :, :32].mean() > 2 * opacity[5, :, 32:].clamp(min=0).mean()
 
 
+def test_the_words_choose_the_name_and_the_variant_one_of_its_models():
+    model = tiny_model().eval().requires_grad_(False)
+    _, _, states, mask, camera = inputs()
+    model.sketch.classify.weight.zero_()
+    model.sketch.classify.bias.copy_(torch.tensor([2.0, 1.0]))
+    assert model.sketch.names == ["z", "b"]
+    assert model.sketch.variants("z") == [0, 2] and model.sketch.variants("b") == [1]
+    for variant, subject in enumerate([0, 2, 2]):
+        drawn = model.draw(states, mask, camera, variant=variant)
+        told = model.draw(states, mask, camera, torch.tensor([subject]))
+        assert torch.equal(drawn.rgba, told.rgba)
+
+
 def test_a_drawing_over_a_background():
     rgba = torch.tensor([0.3, 0.2, 0.1, 0.5]).view(1, 4, 1, 1)
-    over = Drawing(rgba, rgba).over(torch.tensor([1.0])).flatten()  # white behind: colour + (1 - opacity)
+    over = Drawing(rgba, rgba[:, :3], rgba).over(torch.tensor([1.0])).flatten()  # white behind: colour + (1 - opacity)
     torch.testing.assert_close(over * 0.5 + 0.5, torch.tensor([0.8, 0.7, 0.6]))
 
 
 def test_an_unknown_camera_silences_it():
-    model = PocketModel.create(TINY, unshuffle=8)
+    model = tiny_model()
     noisy, timestep, states, mask, camera = inputs()
     torch.nn.init.normal_(model.sketch.out[0].weight, std=0.1)
     told = model(noisy, timestep, states, mask, camera)
@@ -109,9 +146,11 @@ def test_an_unknown_camera_silences_it():
 
 @pytest.mark.parametrize("unshuffle", [4, 8])
 def test_both_patch_sizes_survive_saving_and_loading(tmp_path, unshuffle):
-    model = PocketModel.create(TINY, unshuffle=unshuffle)
+    model = tiny_model(unshuffle)
     torch.nn.init.normal_(model.sketch.out[0].weight, std=0.1)
     model.save(tmp_path)
     loaded = PocketModel.load(tmp_path)
     assert loaded.unshuffle == unshuffle
+    assert loaded.sketch.config.subjects == ["z 1", "b", "z 2"]  # in the order of the codes
+    assert loaded.sketch.called == ["z", "b", "z"]
     torch.testing.assert_close(loaded(*inputs()), model(*inputs()), atol=2e-2, rtol=2e-2)

@@ -1,0 +1,57 @@
+"""Which name a text means: a linear classifier over the frozen text encoder's sentence vectors.
+
+The encoder never changes and the captions of a name are known, so it is fitted once, before training, and not by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dreamfusion.pocket.captions import captions_of
+from dreamfusion.pocket.model import sentence_features
+from dreamfusion.pocket.text import TextEncoder
+
+BATCH = 256  # captions encoded at once
+DECAY = 1e-4  # weight decay of the logistic regression: near names keep a margin, far prompts are no sure thing
+ITERATIONS = 60
+
+
+def fit_names(classify: nn.Linear, encoder: TextEncoder, called: Mapping[str, int]) -> float:
+    """Fit `classify` to the captions of each name in `called`, whose value is its output; returns the share it gets
+    right.
+
+    Multinomial logistic regression, each output weighing the same, however many names it has.
+    """
+    texts = [(caption, output) for name, output in called.items() for caption in captions_of(name)]
+    features = torch.cat(
+        [_features(encoder, [t for t, _ in texts[i : i + BATCH]]) for i in range(0, len(texts), BATCH)]
+    )
+    outputs = torch.tensor([output for _, output in texts])
+    share = 1 / torch.bincount(outputs, minlength=classify.out_features).clamp(min=1)[outputs].float()
+    weight = torch.zeros_like(classify.weight, requires_grad=True)
+    bias = torch.zeros_like(classify.bias, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = (
+            F.cross_entropy(F.linear(features, weight, bias), outputs, reduction="none") * share
+        ).sum() / share.sum()
+        loss = loss + DECAY * weight.square().sum() / 2
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    with torch.no_grad():
+        classify.weight.copy_(weight)
+        classify.bias.copy_(bias)
+        return float((F.linear(features, weight, bias).argmax(1) == outputs).float().mean())
+
+
+def _features(encoder: TextEncoder, texts: list[str]) -> Tensor:
+    parts = [encoder(texts[i : i + BATCH]) for i in range(0, len(texts), BATCH)]
+    return torch.cat([sentence_features(part.states, part.mask) for part in parts])
