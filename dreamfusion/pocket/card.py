@@ -34,8 +34,8 @@ It is what `guidance=pocket` of dreamfusion distils; it is too small to be a pic
 - **Text encoder**: sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0), unchanged but for fp16; of the weights with
   sha256 53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db.
 
-Held-out views, mean squared error of the predicted clean image (pixels in [-1, 1]) by timestep of 1000, the sketch being
-told which model each shows:
+Held-out views, mean squared error of the predicted clean image (pixels in [-1, 1]) by timestep of 1000, the sketch
+being told which model each shows:
 
 {losses}
 
