@@ -39,7 +39,7 @@ class PocketPrior:
     """
 
     name = "pocket"
-    sample_scale = 1.5
+    sample_scale = 1.0
     pixel_space = True
 
     def __init__(
