@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from dataclasses import dataclass
@@ -13,15 +12,14 @@ from omegaconf import DictConfig
 from dreamfusion.checkpoint import Scene, find_checkpoint, find_runs, load_scene, many
 from dreamfusion.error import UserError
 from dreamfusion.export.agreement import ENOUGH, Agreement, compare
-from dreamfusion.export.atomic import replacing
 from dreamfusion.export.occupancy import EmptyFieldError
 from dreamfusion.export.pipeline import Surface, extract_surface, longest_side, placed
 from dreamfusion.export.settings import check_export
+from dreamfusion.export.summary import note_summary
 from dreamfusion.export.video import write_image
 from dreamfusion.export.writer import Finish, write_mesh
 
 log = logging.getLogger(__name__)
-SUMMARY = "summary.json"  # of a run: what came out of it, for the gallery
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,22 +112,6 @@ def describe(exported: Exported) -> list[str]:
             1, f"surface at density {surface.threshold:.3g} (silhouette IoU {surface.iou:.3f} by density alone)"
         )
     return lines
-
-
-def note_summary(folder: Path, figures: dict[str, float]) -> None:
-    """Add figures to the run's summary.json."""
-    path = folder / SUMMARY
-    with replacing(path) as draft:
-        draft.write_text(json.dumps(read_summary(folder) | figures, indent=1) + "\n", encoding="utf-8")
-
-
-def read_summary(folder: Path) -> dict[str, float]:
-    """What came out of a run; empty where nothing was noted, or cannot be read."""
-    try:
-        content = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _export_one(checkpoint: Path, export: DictConfig) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -89,8 +90,9 @@ class Window:
         handle = self._server.get_clients().get(client)
         if handle is not None:
             depth = frame.depth if self.layers else None
-            handle.scene.set_background_image(frame.rgb, "jpeg", jpeg_quality=QUALITY, depth=depth)
-            handle.flush()
+            with _may_have_left():
+                handle.scene.set_background_image(frame.rgb, "jpeg", jpeg_quality=QUALITY, depth=depth)
+                handle.flush()
 
     @property
     def layers(self) -> bool:
@@ -105,7 +107,8 @@ class Window:
     def notify(self, title: str, body: str) -> None:
         """A note at the corner of every client."""
         for client in self._server.get_clients().values():
-            client.add_notification(title, body, auto_close_seconds=20.0)
+            with _may_have_left():
+                client.add_notification(title, body, auto_close_seconds=20.0)
 
     def show_mesh(self, glb: bytes, scale: float, visible: bool) -> None:
         """The mesh as a layer, `scale` scene units to its own; with `visible` it takes the scene's place."""
@@ -178,7 +181,8 @@ class Window:
         self._desk.cover(covered)
         if covered:
             for client in self._server.get_clients().values():
-                client.scene.set_background_image(None)
+                with _may_have_left():
+                    client.scene.set_background_image(None)
 
     def _toggle_mesh(self) -> None:
         if self._mesh is not None:
@@ -218,6 +222,14 @@ def view_of(camera: viser.CameraHandle) -> View:
 def _triple(vector: np.ndarray) -> tuple[float, float, float]:
     x, y, z = vector.tolist()
     return x, y, z
+
+
+@contextmanager
+def _may_have_left() -> Iterator[None]:
+    """Without viser's warning of a client that closes its window just while something is sent to it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Queued a .* on a closed connection", UserWarning)
+        yield
 
 
 @contextmanager
