@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
+from types import FrameType
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -28,7 +30,7 @@ from dreamfusion.view.window import Window
 
 log = logging.getLogger(__name__)
 STILL = 0.25  # seconds without a move, after which a camera is still
-WAIT = 60.0  # seconds; whatever happens wakes the window before
+WAIT = 0.5  # seconds between two looks whether Ctrl-C was pressed; whatever else happens wakes the window before
 
 
 def run(
@@ -134,12 +136,31 @@ def _stay(window: Window, desk: Desk, sizes: Sizes, scene: Scene, settings: Dict
     window.on_export = export_now
     window.say(status)
     show_exported(scene, window)
-    try:
-        while True:
+    with _interrupt() as pressed:
+        while not pressed():
             studio.serve()
             studio.wait(WAIT)
-    except KeyboardInterrupt:
-        log.info("closed")
+    log.info("closed")
+
+
+@contextmanager
+def _interrupt() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed; a second one raises.
+
+    An exception may come up anywhere in the middle of a picture, and in a destructor it would be lost.
+    """
+    presses: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if presses:
+            raise KeyboardInterrupt
+        presses.append(number)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(presses)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _find(cfg: DictConfig) -> Path:
