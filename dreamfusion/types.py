@@ -65,6 +65,11 @@ class Cameras(_Movable):
     def __len__(self) -> int:
         return self.camera_to_world.shape[0]
 
+    def one(self, index: int) -> Cameras:
+        """The camera of this index alone."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
+        return replace(self, **{name: value[index : index + 1] for name, value in tensors.items()})
+
 
 @dataclass(frozen=True, eq=False)
 class RayBundle(_Movable):

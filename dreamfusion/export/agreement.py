@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dreamfusion.background.solid import ConstantBackground
 from dreamfusion.checkpoint import Scene
+from dreamfusion.export.picture import render_picture
 from dreamfusion.export.video import contact_sheet
 from dreamfusion.ops.rasterize import Material, RasterMesh, rasterize
 from dreamfusion.types import Mesh
@@ -33,28 +33,27 @@ class Agreement:
     sheet: np.ndarray  # (2 SIZE, VIEWS SIZE, 3) uint8: the scene above, the mesh below
 
 
-@torch.no_grad()
 def compare(scene: Scene, mesh: Mesh) -> Agreement:
     """Render the scene and the mesh (in scene units, y up) from VIEWS azimuths.
 
     The colours compared are albedo; those of a mesh that light is baked into differ by that light.
     """
     cameras = scene.camera.view(torch.arange(VIEWS) * (360.0 / VIEWS), ELEVATION, SIZE, SIZE)
-    out = scene.renderer(cameras, scene.field, ConstantBackground([0.0, 0.0, 0.0]))
-    opacity = out.opacity[:, 0].numpy()
-    seen = out.rgb.permute(0, 2, 3, 1).numpy()  # premultiplied with the opacity
+    pictures = [render_picture(scene, cameras.one(view)) for view in range(len(cameras))]
+    opacity, color = (np.stack([getattr(picture, name) for picture in pictures]) for name in ("opacity", "color"))
     drawn = rasterize(as_raster(mesh), cameras)
     one, other = opacity > VISIBLE, drawn.alpha > VISIBLE
     both, either = (one & other).sum((1, 2)), (one | other).sum((1, 2))
-    color = seen / np.maximum(opacity, 1e-6)[..., None]
     difference = np.abs(color - drawn.albedo)[one & other]
-    above, below = seen + (1 - opacity)[..., None], drawn.albedo * drawn.alpha[..., None] + (1 - drawn.alpha)[..., None]
-    pictures = np.rint(np.concatenate([above, below]).clip(0, 1) * 255).astype(np.uint8)
+    over_white = [
+        c * alpha[..., None] + (1 - alpha)[..., None] for c, alpha in ((color, opacity), (drawn.albedo, drawn.alpha))
+    ]
+    sheet = np.rint(np.concatenate(over_white).clip(0, 1) * 255).astype(np.uint8)
     return Agreement(
         iou=float(both.sum() / max(either.sum(), 1)),
         worst_iou=float((both / np.maximum(either, 1)).min()),
         color_difference=float(difference.mean()) if difference.size else 1.0,
-        sheet=contact_sheet(list(pictures), VIEWS),
+        sheet=contact_sheet(list(sheet), VIEWS),
     )
 
 

@@ -19,7 +19,7 @@ from dreamfusion.export.threshold import VISIBLE
 from dreamfusion.types import Cameras
 
 Density = Callable[[Tensor], Tensor]
-MISSED = 0.02  # share of the opaque rays on which the density may stay below the lowered threshold
+MISSED = 0.002  # share of the opaque rays on which the density may stay below the lowered threshold
 EDGE = 1e-4  # opacities are kept this far from 0 and 1, where the odds end
 
 
@@ -39,7 +39,7 @@ def carve(density: Density, threshold: float, cameras: Cameras, opacity: Tensor)
     def carved(positions: Tensor) -> Tensor:
         least = torch.ones(len(positions))
         for view in range(len(cameras)):
-            points = project(_only(cameras, view), positions[None])[0]  # (N, 2) pixels
+            points = project(cameras.one(view), positions[None])[0]  # (N, 2) pixels
             place = points / points.new_tensor([cameras.width, cameras.height]) * 2 - 1
             seen = grid_sample(opacity[view : view + 1], place[None, :, None], align_corners=False)[0, 0, :, 0]
             least = torch.minimum(least, torch.where((place.abs() < 1).all(-1), seen, 1.0))
@@ -56,17 +56,3 @@ def lowered(threshold: float, ray_max_density: Tensor, ray_opacity: Tensor) -> f
     """
     opaque = ray_max_density[(ray_opacity > VISIBLE) & (ray_max_density > 0)]
     return min(threshold, float(opaque.quantile(MISSED))) if len(opaque) else threshold
-
-
-def _only(cameras: Cameras, view: int) -> Cameras:
-    one = slice(view, view + 1)
-    return Cameras(
-        cameras.camera_to_world[one],
-        cameras.fov[one],
-        cameras.azimuth[one],
-        cameras.elevation[one],
-        cameras.distance[one],
-        cameras.light[one],
-        cameras.height,
-        cameras.width,
-    )

@@ -29,7 +29,7 @@ def extract_mesh(
     threshold: float,
     *,
     chunk: int = 2**18,
-    min_piece: float = 0.05,
+    min_piece: float = 0.01,
     smoothing: int = 0,
     faces: int = 0,
     device: torch.device | str = "cpu",

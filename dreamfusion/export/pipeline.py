@@ -14,12 +14,13 @@ from dreamfusion.export.carve import Density, carve, lowered
 from dreamfusion.export.isosurface import extract_mesh
 from dreamfusion.export.occupancy import EmptyFieldError
 from dreamfusion.export.paint import Color, paint_texture, paint_vertices
+from dreamfusion.export.picture import render_picture
 from dreamfusion.export.simplify import is_watertight
 from dreamfusion.export.threshold import find_threshold, max_density_per_ray
 from dreamfusion.renderer.shading import LAMBERTIAN
-from dreamfusion.types import Cameras, FieldOutput, Mesh, RenderOutput
+from dreamfusion.types import Cameras, FieldOutput, Mesh
 
-VIEWS, SIZE = 16, 64  # held-out cameras for the silhouette: how many, pixels a side
+VIEWS, SIZE = 16, 128  # held-out cameras for the silhouette: how many, pixels a side
 ELEVATIONS = (0.0, 25.0)  # degrees, of every other camera
 
 DEPTHS, OUTSIDE = 6, 0.25  # samples of a colour; the share of its depth that lies before the surface
@@ -70,9 +71,9 @@ def extract_surface(scene: Scene, export: DictConfig) -> Surface:
             faces=export.faces,
         )
     except EmptyFieldError as error:
-        _, out = render_around(scene)
-        least, most = float(out.opacity.min()), float(out.opacity.max())
-        raise EmptyFieldError(f"{error}; the opacity of the renders is {least:.3g} to {most:.3g}") from error
+        cameras = cameras_around(scene)
+        seen = np.stack([render_picture(scene, cameras.one(view)).opacity for view in range(len(cameras))])
+        raise EmptyFieldError(f"{error}; the opacity of the renders is {seen.min():.3g} to {seen.max():.3g}") from error
     watertight = is_watertight(mesh.vertices, mesh.faces)
     color, chunk = surface_color(scene, export.color_depth, export.lit), -(-export.chunk // DEPTHS)
     if export.texture > 0:
@@ -111,20 +112,23 @@ def surface_color(scene: Scene, depth: float, lit: bool) -> Color:
 @torch.no_grad()
 def fit_threshold(scene: Scene) -> Fit:
     """The threshold, and what was rendered for it."""
-    cameras, out = render_around(scene)
-    density = max_density_per_ray(out.samples.ray, scene.field.density(out.samples.positions), len(out.directions))
-    opacity = out.opacity.reshape(-1)
-    fit = find_threshold(density, opacity)
-    return Fit(fit.threshold, fit.iou, lowered(fit.threshold, density, opacity), cameras, out.opacity)
+    cameras = cameras_around(scene)
+    densities, opacities = [], []
+    for view in range(len(cameras)):  # one at a time: memory
+        out = scene.renderer(cameras.one(view), scene.field, scene.background)
+        density = scene.field.density(out.samples.positions)
+        densities.append(max_density_per_ray(out.samples.ray, density, len(out.directions)))
+        opacities.append(out.opacity)
+    density, opacity = torch.cat(densities), torch.cat(opacities)
+    fit = find_threshold(density, opacity.reshape(-1))
+    return Fit(fit.threshold, fit.iou, lowered(fit.threshold, density, opacity.reshape(-1)), cameras, opacity)
 
 
-@torch.no_grad()
-def render_around(scene: Scene) -> tuple[Cameras, RenderOutput]:
-    """The scene from cameras between the previews' in azimuth and elevation."""
+def cameras_around(scene: Scene) -> Cameras:
+    """Between the previews' cameras in azimuth and elevation."""
     azimuth = (torch.arange(VIEWS) + 0.5) * (360 / VIEWS)
     elevation = torch.tensor(ELEVATIONS).repeat(VIEWS // len(ELEVATIONS))
-    cameras = scene.camera.view(azimuth, elevation, SIZE, SIZE)
-    return cameras, scene.renderer(cameras, scene.field, scene.background)
+    return scene.camera.view(azimuth, elevation, SIZE, SIZE)
 
 
 def placed(mesh: Mesh, size: float | None, up: str) -> Mesh:
