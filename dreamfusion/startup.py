@@ -6,16 +6,21 @@ Light itself: neither torch nor numpy. The launcher calls it before anything els
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
+SPIN = 10_000  # rounds, some tenths of a millisecond, that a thread of torch's waits for more work before it sleeps
 UNUSED = ("scipy", "transformers")  # what torchmetrics imports for metrics that nothing here computes
 
 
 def quick_start() -> None:
     """Before the imports of a process's first run; `settle` comes after them."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        # Read by GNU's OpenMP as torch is loaded; by itself it waits for milliseconds, and our threads lack that core.
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN))
     if "lightning" not in sys.modules:
         gc.disable()  # modules are no garbage: looking through them again and again took a fifth of the imports' time
         _hide_from_torchmetrics()

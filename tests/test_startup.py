@@ -1,8 +1,11 @@
 """The beginning of a command: what is left out is left out, and nothing else changes."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+from dreamfusion.startup import SPIN
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,6 +30,19 @@ def test_lightning_comes_without_the_packages_of_torchmetrics_and_the_collector_
         tmp_path,
     )
     assert said.splitlines() == ["True True True []", "2.0"]
+
+
+def test_threads_of_torch_wait_briefly_unless_the_user_says_otherwise(tmp_path):
+    code = (
+        "import os; from dreamfusion.startup import quick_start; quick_start(); print(os.environ.get('GOMP_SPINCOUNT'))"
+    )
+    asked = {"GOMP_SPINCOUNT": "7", "OMP_WAIT_POLICY": "PASSIVE"}
+    mine = {key: value for key, value in os.environ.items() if key not in asked}
+    said = [
+        subprocess.check_output([sys.executable, "-c", code], text=True, cwd=tmp_path, env=mine | more).strip()
+        for more in ({}, {"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "PASSIVE"})
+    ]
+    assert said == [str(SPIN), "7", "None"]
 
 
 def test_training_imports_neither_the_makers_of_meshes_nor_wandb_before_the_first_step(tmp_path):

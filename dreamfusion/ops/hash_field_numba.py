@@ -1,4 +1,4 @@
-"""The hash-grid field's network on the CPU: two passes over the table forward and backward, matrix products in chunks.
+"""The hash-grid field's network on the CPU: two passes over the table forward and backward, the network in blocks.
 
 Letters: x position, y = encode(x), J = dy/dx; z = W1 y, m = [z > 0], h = m z, o = W2 h; the slope of o_0 is
 n = J^T r with its reach r = W1^T (m W2[0]). A gradient (o', n') of the loss comes back as
@@ -17,7 +17,7 @@ from numba import njit
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from dreamfusion.ops import hash_kernels
+from dreamfusion.ops import hash_kernels, network_kernels
 from dreamfusion.ops.backend import run_parallel, spans
 from dreamfusion.ops.hash_encode_numba import (
     NO_DIRECTION,
@@ -33,7 +33,6 @@ from dreamfusion.ops.hash_encode_numba import (
 from dreamfusion.ops.hash_grid_layout import HashGridLayout
 
 _compiled = njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
-_CHUNK = 2048  # positions a thread: their hidden layer, 64 units, takes 512 KB of the second cache
 
 
 def hash_field(
@@ -104,14 +103,10 @@ class _HashField(torch.autograd.Function):
 def _network(y: Tensor, hidden_weight: Tensor, output_weight: Tensor, reach: Tensor | None) -> Tensor:
     """y (W, S) -> o (O, S); fills `reach` (W, S) with the gradient of o_0 to y."""
     output = y.new_empty(len(output_weight), y.shape[1])
-    back = (hidden_weight * output_weight[0, :, None]).t().contiguous()  # (W, H)
-    room = y.new_empty(len(hidden_weight), _chunk())
-    for part in _chunks(y):
-        some = y[:, part]
-        hidden = torch.mm(hidden_weight, some, out=room[:, : some.shape[1]]).relu_()
-        torch.mm(output_weight, hidden, out=output[:, part])
-        if reach is not None:
-            torch.mm(back, hidden.sign_(), out=reach[:, part])
+    back = (hidden_weight * output_weight[0, :, None]).t()  # (W, H)
+    weights = [network_kernels.padded(w.detach().numpy()) for w in (hidden_weight, output_weight, back)]
+    arrays = y.numpy(), *weights, output.numpy(), NO_DIRECTION if reach is None else reach.numpy()
+    run_parallel(lambda span: network_kernels.forward(*arrays, *span), _spans(y))
     return output
 
 
@@ -120,36 +115,33 @@ def _network_gradient(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """o' (O, S) and b (W, S) -> y' (W, S), W1' and W2' if they are needed."""
     to_y = torch.empty_like(y)
-    to_hidden_weight, to_output_weight = torch.zeros_like(hidden_weight), torch.zeros_like(output_weight)
-    along = torch.zeros_like(hidden_weight)  # Q
-    forward, backward = hidden_weight.t().contiguous(), output_weight.t().contiguous()
-    room, to_room = y.new_empty(2, len(hidden_weight), _chunk())
-    for part in _chunks(y):
-        some, to_some = y[:, part], to_output[:, part]
-        hidden = torch.mm(hidden_weight, some, out=room[:, : some.shape[1]]).relu_()
-        if need_weights:
-            to_output_weight.addmm_(to_some, hidden.t())
-        active = hidden.sign_()
-        to_hidden = torch.mm(backward, to_some, out=to_room[:, : some.shape[1]]).mul_(active)
-        torch.mm(forward, to_hidden, out=to_y[:, part])
-        if need_weights:
-            to_hidden_weight.addmm_(to_hidden, some.t())
-            if bend is not None:
-                along.addmm_(active, bend[:, part].t())
+    weights = [
+        network_kernels.padded(w.detach().numpy()) for w in (hidden_weight, hidden_weight.t(), output_weight.t())
+    ]
+    arrays = y.numpy(), *weights, to_output.numpy(), NO_DIRECTION if bend is None else bend.numpy(), to_y.numpy()
+    tasks = _spans(y)
+    # A sum of each task's own: (m h') y^T, o' h^T and Q.
+    hidden_shape, output_shape = weights[0].shape, weights[2].shape[::-1]
+    nothing = 0 if not need_weights else None
+    sums = [np.zeros((len(tasks), *shape), np.float32) for shape in (hidden_shape, output_shape, hidden_shape)]
+
+    def run(task: int) -> None:
+        network_kernels.backward(*arrays, *(each[task, :nothing] for each in sums), *tasks[task])
+
+    run_parallel(run, range(len(tasks)))
     if not need_weights:
         return to_y, None, None
+    to_hidden, to_out, q = (torch.from_numpy(each.sum(0)) for each in sums)
+    (o, h), w = output_weight.shape, hidden_weight.shape[1]
+    to_hidden, to_out, q = to_hidden[:h, :w], to_out[:o, :h], q[:h, :w]
     if bend is not None:
-        to_hidden_weight += output_weight[0, :, None] * along
-        to_output_weight[0] += (hidden_weight * along).sum(1)
-    return to_y, to_hidden_weight, to_output_weight
+        to_hidden += output_weight[0, :, None] * q
+        to_out[0] += (hidden_weight * q).sum(1)
+    return to_y, to_hidden, to_out
 
 
-def _chunks(y: Tensor) -> list[slice]:
-    return [slice(begin, begin + _chunk()) for begin in range(0, y.shape[1], _chunk())]
-
-
-def _chunk() -> int:
-    return _CHUNK * torch.get_num_threads()
+def _spans(y: Tensor) -> list[tuple[int, int]]:
+    return spans(y.shape[1], y.shape[1], network_kernels.BLOCK)
 
 
 def _interpolate_with_slope(x: np.ndarray, table: Tensor, layout: HashGridLayout) -> tuple[Tensor, Tensor]:

@@ -51,7 +51,7 @@ def assert_agree(fast, reference):
         torch.testing.assert_close(fast[name], expected, rtol=1e-4, atol=5e-6 * scale, msg=name)
 
 
-@pytest.mark.parametrize("count", [0, 1, 127, 129, 5000])
+@pytest.mark.parametrize("count", [0, 1, 127, 255, 257, 5000])
 def test_the_fused_field_matches_the_reference_for_any_number_of_positions(count):
     assert_agree(everything(SMALL, "numba", count), everything(SMALL, "torch", count))
 
@@ -65,6 +65,12 @@ def test_the_fused_field_matches_the_reference_for_other_layouts(layout):
 def test_the_fused_field_matches_the_reference_for_other_widths(hidden, outputs):
     sizes = {"hidden": hidden, "outputs": outputs}
     assert_agree(everything(SMALL, "numba", **sizes), everything(SMALL, "torch", **sizes))
+
+
+def test_what_is_no_number_is_not_lost_at_the_hidden_layer():
+    positions, (table, *weights), *_ = scene(SMALL, 300)
+    output, _ = hash_field(positions, table.detach().fill_(torch.nan), *weights, SMALL, False, "numba")
+    assert output.isnan().all()
 
 
 def test_without_the_slope_the_output_and_its_gradients_are_the_same():

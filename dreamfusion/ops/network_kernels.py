@@ -1,0 +1,179 @@
+"""The field's network of one hidden layer, forward and backward, in blocks of positions that stay in the first caches.
+
+Products of 64 x 32 weights with some ten thousand columns, written so that the compiler vectorises over the positions
+and keeps a tile of weights in registers. They hold no lock, so that threads of Python run beside one another: calls of
+a matrix library from these would hand the GIL to and fro at each product. Arrays are feature-major; inside, every
+number of rows is padded with zeros to a multiple of TILE. Letters as in hash_field_numba.py.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+# Sums may be reordered; a value that is no number stays one, so that a run which diverges is seen to.
+_compiled = njit(nogil=True, fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", cache=True)
+
+BLOCK = 256  # positions: 64 rows of them take 64 KB
+TILE = 4  # inputs of a product at once, with two rows of its output
+
+
+def padded(matrix: np.ndarray) -> np.ndarray:
+    """A matrix with rows and columns of zeros up to multiples of TILE."""
+    rows, columns = (-(-count // TILE) * TILE for count in matrix.shape)
+    out = np.zeros((rows, columns), np.float32)
+    out[: matrix.shape[0], : matrix.shape[1]] = matrix
+    return out
+
+
+@_compiled
+def forward(
+    y: np.ndarray,
+    hidden_weight: np.ndarray,
+    output_weight: np.ndarray,
+    back: np.ndarray,
+    output: np.ndarray,
+    reach: np.ndarray,
+    begin: int,
+    end: int,
+) -> None:
+    """y (W, S) -> output (O, S), and back m into `reach` (W, S) if it has rows; weights as `padded` has them."""
+    x = np.empty(hidden_weight.shape[1] * BLOCK, np.float32)
+    hidden = np.empty(hidden_weight.shape[0] * BLOCK, np.float32)
+    out = np.empty(output_weight.shape[0] * BLOCK, np.float32)
+    for start in range(begin, end, BLOCK):
+        stop = min(start + BLOCK, end)
+        _load(y, start, stop, x)
+        _multiply(hidden_weight, x, hidden)
+        _rectify(hidden)
+        _multiply(output_weight, hidden, out)
+        _store(out, start, stop, output)
+        if reach.shape[0] > 0:
+            _signs(hidden)
+            _multiply(back, hidden, x)
+            _store(x, start, stop, reach)
+
+
+@_compiled
+def backward(
+    y: np.ndarray,
+    hidden_weight: np.ndarray,
+    hidden_weight_t: np.ndarray,
+    output_weight_t: np.ndarray,
+    to_output: np.ndarray,
+    bend: np.ndarray,
+    to_y: np.ndarray,
+    to_hidden_weight: np.ndarray,
+    to_output_weight: np.ndarray,
+    along: np.ndarray,
+    begin: int,
+    end: int,
+) -> None:
+    """o' (O, S) -> y' (W, S), and adds (m h') y^T, o' h^T and, where b = `bend` has rows, Q = m b^T to the last three.
+
+    Those that have no rows are left out. Weights, and what is added to, as `padded` has them.
+    """
+    x = np.empty(hidden_weight.shape[1] * BLOCK, np.float32)
+    given = np.empty(output_weight_t.shape[1] * BLOCK, np.float32)
+    hidden = np.empty(hidden_weight.shape[0] * BLOCK, np.float32)
+    to_hidden = np.empty(hidden_weight.shape[0] * BLOCK, np.float32)  # not a part of the same: that costs 5 x the time
+    for start in range(begin, end, BLOCK):
+        stop = min(start + BLOCK, end)
+        _load(y, start, stop, x)
+        _load(to_output, start, stop, given)
+        _multiply(hidden_weight, x, hidden)
+        _rectify(hidden)
+        if to_output_weight.shape[0] > 0:
+            _correlate(given, hidden, to_output_weight)
+        _multiply(output_weight_t, given, to_hidden)
+        _signs(hidden)
+        for i in range(hidden.shape[0]):
+            to_hidden[i] *= hidden[i]
+        if to_hidden_weight.shape[0] > 0:
+            _correlate(to_hidden, x, to_hidden_weight)
+        if bend.shape[0] > 0:
+            _load(bend, start, stop, x)
+            _correlate(hidden, x, along)
+        _multiply(hidden_weight_t, to_hidden, x)
+        _store(x, start, stop, to_y)
+
+
+@_compiled
+def _load(rows: np.ndarray, start: int, stop: int, block: np.ndarray) -> None:
+    """The columns of a block, and zeros behind and below them: what is read there adds nothing to a sum."""
+    count = stop - start
+    if count < BLOCK or rows.shape[0] * BLOCK < block.shape[0]:
+        block[:] = 0
+    for r in range(rows.shape[0]):
+        block[r * BLOCK : r * BLOCK + count] = rows[r, start:stop]
+
+
+@_compiled
+def _store(block: np.ndarray, start: int, stop: int, rows: np.ndarray) -> None:
+    for r in range(rows.shape[0]):
+        rows[r, start:stop] = block[r * BLOCK : r * BLOCK + stop - start]
+
+
+@_compiled
+def _rectify(block: np.ndarray) -> None:
+    for i in range(block.shape[0]):
+        value = block[i]
+        block[i] = np.float32(0) if value < 0 else value
+
+
+@_compiled
+def _signs(block: np.ndarray) -> None:
+    """1 where a unit is active, else 0."""
+    for i in range(block.shape[0]):
+        block[i] = np.float32(1) if block[i] > 0 else np.float32(0)
+
+
+@_compiled
+def _multiply(weight: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
+    """out = weight x; slices of which the compiler sees that they do not overlap, and where they begin."""
+    for h in range(0, weight.shape[0], 2):
+        to = out[h * BLOCK : (h + 2) * BLOCK]
+        for f in range(0, weight.shape[1], TILE):
+            part = x[f * BLOCK : (f + TILE) * BLOCK]
+            a0, a1, a2, a3 = weight[h, f], weight[h, f + 1], weight[h, f + 2], weight[h, f + 3]
+            b0, b1, b2, b3 = weight[h + 1, f], weight[h + 1, f + 1], weight[h + 1, f + 2], weight[h + 1, f + 3]
+            if f == 0:
+                for s in range(BLOCK):
+                    x0, x1, x2, x3 = part[s], part[BLOCK + s], part[2 * BLOCK + s], part[3 * BLOCK + s]
+                    to[s] = a0 * x0 + a1 * x1 + a2 * x2 + a3 * x3
+                    to[BLOCK + s] = b0 * x0 + b1 * x1 + b2 * x2 + b3 * x3
+            else:
+                for s in range(BLOCK):
+                    x0, x1, x2, x3 = part[s], part[BLOCK + s], part[2 * BLOCK + s], part[3 * BLOCK + s]
+                    to[s] += a0 * x0 + a1 * x1 + a2 * x2 + a3 * x3
+                    to[BLOCK + s] += b0 * x0 + b1 * x1 + b2 * x2 + b3 * x3
+
+
+@_compiled
+def _correlate(g: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
+    """out += g x^T, summed over the positions of the block."""
+    zero = np.float32(0)
+    for h in range(0, out.shape[0], 2):
+        upper, lower = g[h * BLOCK : (h + 1) * BLOCK], g[(h + 1) * BLOCK : (h + 2) * BLOCK]
+        for f in range(0, out.shape[1], TILE):
+            part = x[f * BLOCK : (f + TILE) * BLOCK]
+            a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = zero
+            for s in range(BLOCK):
+                u, v = upper[s], lower[s]
+                x0, x1, x2, x3 = part[s], part[BLOCK + s], part[2 * BLOCK + s], part[3 * BLOCK + s]
+                a0 += u * x0
+                a1 += u * x1
+                a2 += u * x2
+                a3 += u * x3
+                b0 += v * x0
+                b1 += v * x1
+                b2 += v * x2
+                b3 += v * x3
+            out[h, f] += a0
+            out[h, f + 1] += a1
+            out[h, f + 2] += a2
+            out[h, f + 3] += a3
+            out[h + 1, f] += b0
+            out[h + 1, f + 1] += b1
+            out[h + 1, f + 2] += b2
+            out[h + 1, f + 3] += b3
