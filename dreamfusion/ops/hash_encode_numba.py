@@ -6,6 +6,7 @@ in the shape the caller sees; inside, arrays are feature-major. Same bits for an
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 
 import numpy as np
@@ -99,13 +100,34 @@ def interpolate(x: np.ndarray, v: np.ndarray, table: Tensor, layout: HashGridLay
 
 def scatter(x: np.ndarray, v: np.ndarray, g: np.ndarray, bend: np.ndarray, layout: HashGridLayout) -> Tensor:
     """The gradient of <g, y>, with a direction v of <g, y> + <bend, J v>, to the table -> (P,)."""
-    gradient = torch.empty(layout.parameter_count)  # the kernel zeroes each level just before it adds to it
-    out, grid, lanes = gradient.numpy(), grid_of(layout), (0,) * layout.features
-    run_parallel(
+    out, grid, lanes = _room(layout.parameter_count), grid_of(layout), (0,) * layout.features
+    run_parallel(  # the kernel zeroes each level just before it adds to it
         lambda levels: hash_kernels.scatter(x, v, g, bend, grid, levels, lanes, out),
         levels_of(layout, x.shape[1]),
     )
-    return gradient
+    return torch.from_numpy(out)
+
+
+_rooms: dict[int, np.ndarray] = {}
+
+
+@cache
+def _held_once() -> int:
+    """What `sys.getrefcount` says of an array that one variable holds: Python's versions differ."""
+    array = np.empty(0)
+    return sys.getrefcount(array)
+
+
+def _room(count: int) -> np.ndarray:
+    """(count,) float32 for a gradient: the last one's place as soon as nobody holds that any more.
+
+    Freed and asked for anew, it found its place taken by smaller things: at 2^19 the process grew by as much again.
+    """
+    room = _rooms.pop(count, None)
+    if room is None or sys.getrefcount(room) > _held_once():  # a tensor made of it counts
+        room = np.empty(count, np.float32)
+    _rooms[count] = room
+    return room
 
 
 def _position_gradient(x: np.ndarray, v: np.ndarray, g: np.ndarray, table: Tensor, layout: HashGridLayout) -> Tensor:

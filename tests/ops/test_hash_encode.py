@@ -159,6 +159,27 @@ def test_threads_and_repetition_do_not_change_a_bit(backend):
             assert torch.equal(first, run[name]), name
 
 
+@pytest.mark.skipif("numba" not in BACKENDS, reason="no numba")
+def test_a_gradient_takes_the_place_of_the_last_one_only_when_nobody_holds_that():
+    layout = HashGridLayout(levels=2, log2_table_size=7, base_resolution=6, max_resolution=11)  # of no other test
+    x, table, g, *_ = draw(layout, 100)
+
+    def gradient(factor):
+        return torch.autograd.grad(hash_encode(x.detach(), table, layout, "numba"), table, factor * g.detach())[0]
+
+    first = gradient(1.0)
+    kept, view = first.clone(), first[10:]
+    second = gradient(2.0)
+    assert second.data_ptr() != first.data_ptr()
+    torch.testing.assert_close(first, kept, rtol=0, atol=0)
+    place = second.data_ptr()
+    del first, second
+    third = gradient(3.0)
+    assert third.data_ptr() == place
+    torch.testing.assert_close(view, kept[10:], rtol=0, atol=0)
+    torch.testing.assert_close(third, 3 * kept)
+
+
 @pytest.mark.skipif("numba" not in BACKENDS, reason="numba is not installed")
 def test_a_gradient_that_nobody_asked_for_is_not_computed(monkeypatch):
     from dreamfusion.ops import hash_encode_numba
