@@ -80,8 +80,6 @@ def run(
         target.mkdir(parents=True, exist_ok=True)
         history.write_text(json.dumps(seen))
     before = json.loads(history.read_text()) if history.is_file() else {"images": 0, "sketch_images": 0}
-    if before["sketch_images"]:
-        module.sketch_steps = 0  # it was alone already
 
     def describe(folder: Path, steps: int, sketch_steps: int, losses: dict[int, float]) -> None:
         write_card(

@@ -186,10 +186,10 @@ def test_weights_that_are_begun_from_bring_their_history(train, tmp_path):
     seen = json.loads((tmp_path / "first" / "weights" / "training.json").read_text())
     assert seen == {"images": 16, "sketch_images": 8}
     start = str(tmp_path / "first" / "weights")
-    train(3, "second", validation_every=3, start=start, alone=2)  # their sketch was alone already
-    train(6, "second", validation_every=3)  # interrupted, and gone on with
+    train(3, "second", validation_every=3, start=start, alone=2)
+    train(6, "second", validation_every=3, alone=2)  # interrupted, and gone on with
     seen = json.loads((tmp_path / "second" / "weights" / "training.json").read_text())
-    assert seen == {"images": 16 + 24, "sketch_images": 8}
+    assert seen == {"images": 16 + 16, "sketch_images": 8 + 8}
     with pytest.raises(UserError, match=r"mode.start=.*gone holds no weights"):
         train(3, "third", start=str(tmp_path / "gone"))
 
