@@ -1,7 +1,7 @@
 """From a density field to a closed triangle mesh (stage 14, before `paint.py` and `writer.py`).
 
 Marching cubes (Lorensen and Cline 1987, in the watertight variant of Lewiner et al. 2003 of scikit-image) on the grid
-of `occupancy.py`; then the visible pieces only, optional Taubin smoothing, fewer triangles, normals.
+of `occupancy.py`, blurred if asked; then the visible pieces only, optional Taubin smoothing, fewer triangles, normals.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import trimesh
+from scipy.ndimage import gaussian_filter
 from skimage.measure import marching_cubes
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from dreamfusion.export.simplify import simplify
 from dreamfusion.types import Mesh
 
 TAUBIN_SHRINK, TAUBIN_INFLATE = 0.5, 0.53  # lambda and |mu| of Taubin 1995, Sec. 3.1: inflate slightly more than shrink
+BLUR_REACH = 3.0  # standard deviations after which a blur ends
 TINY = 1e-20  # squared scene units: an area below this has no direction
 
 
@@ -32,6 +34,8 @@ def extract_mesh(
     min_piece: float = 0.01,
     smoothing: int = 0,
     faces: int = 0,
+    blur: float = 0.0,
+    level: Callable[[np.ndarray], float] = lambda occupancy: SURFACE,
     device: torch.device | str = "cpu",
 ) -> Mesh:
     """The surface where the density passes `threshold`, inside the sphere of `radius` around the origin.
@@ -46,6 +50,9 @@ def extract_mesh(
             0 keeps all. Closed inner surfaces (the inside of a hollow shell) are never seen and always dropped.
         smoothing: rounds of Taubin smoothing, which removes grid ripples and keeps the volume; 0 = none.
         faces: about how many triangles to leave; 0 = all.
+        blur: standard deviation, scene units, of a Gaussian over the occupancy: what is rough in the density of a
+            trained scene, and not seen in its renders, goes; so do parts that are thinner. 0 = none.
+        level: the occupancy, of the blurred grid given, at which the surface lies.
         device: where the positions are made, i.e. where the field lives.
 
     Raises:
@@ -56,7 +63,10 @@ def extract_mesh(
         raise ValueError(f"min_piece is {min_piece}; it is a share of the largest piece, allowed are 0 to 1")
     with torch.no_grad():
         occupancy = sample_occupancy(density, radius, resolution, threshold, chunk=chunk, device=device)
-    vertices, triangles = _march(occupancy, origin=-radius, cell=2.0 * radius / resolution)
+    cell = 2.0 * radius / resolution
+    if blur > 0:
+        _blur(occupancy, blur / cell)
+    vertices, triangles = _march(occupancy, level(occupancy), origin=-radius, cell=cell)
     vertices, triangles = _keep_large_pieces(vertices, triangles, min_piece)
     if smoothing > 0:
         vertices = _smooth(vertices, triangles, smoothing)
@@ -64,10 +74,21 @@ def extract_mesh(
     return Mesh(vertices, triangles, _vertex_normals(vertices, triangles))
 
 
-def _march(occupancy: np.ndarray, origin: float, cell: float) -> tuple[np.ndarray, np.ndarray]:
-    """Marching cubes at occupancy 1/2; vertices (V, 3) in scene units, faces (F, 3) counter-clockwise from outside."""
+def _blur(occupancy: np.ndarray, cells: float) -> None:
+    """In place, around what is there; the border stays 0, so that the surface closes."""
+    margin = int(np.ceil(BLUR_REACH * cells))
+    box = []
+    for axis in range(3):
+        there = np.flatnonzero(occupancy.any(axis=tuple({0, 1, 2} - {axis})))
+        box.append(slice(max(int(there[0]) - margin, 1), min(int(there[-1]) + margin + 1, occupancy.shape[axis] - 1)))
+    part = occupancy[tuple(box)]
+    part[:] = gaussian_filter(part, cells, mode="constant", truncate=BLUR_REACH)
+
+
+def _march(occupancy: np.ndarray, level: float, origin: float, cell: float) -> tuple[np.ndarray, np.ndarray]:
+    """Marching cubes at `level`; vertices (V, 3) in scene units, faces (F, 3) counter-clockwise from outside."""
     # scikit-image counts by the left hand: its "ascent" is counter-clockwise around an object denser than its outside
-    vertices, faces, _, _ = marching_cubes(occupancy, level=SURFACE, gradient_direction="ascent")
+    vertices, faces, _, _ = marching_cubes(occupancy, level=level, gradient_direction="ascent")
     return (origin + cell * vertices).astype(np.float32), faces.astype(np.int64)
 
 

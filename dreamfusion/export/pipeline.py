@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
+from torch.nn.functional import grid_sample
 
+from dreamfusion.camera.rays import cast_rays
 from dreamfusion.checkpoint import Scene
 from dreamfusion.export.carve import Density, carve, lowered
 from dreamfusion.export.isosurface import extract_mesh
-from dreamfusion.export.occupancy import EmptyFieldError
+from dreamfusion.export.occupancy import SURFACE, EmptyFieldError
 from dreamfusion.export.paint import Color, paint_texture, paint_vertices
 from dreamfusion.export.picture import render_picture
 from dreamfusion.export.simplify import is_watertight
@@ -69,6 +72,8 @@ def extract_surface(scene: Scene, export: DictConfig) -> Surface:
             min_piece=export.min_piece,
             smoothing=export.smoothing,
             faces=export.faces,
+            blur=export.blur,
+            level=(lambda occupancy: SURFACE) if fit is None or export.blur == 0 else partial(fit_level, scene, fit),
         )
     except EmptyFieldError as error:
         cameras = cameras_around(scene)
@@ -122,6 +127,20 @@ def fit_threshold(scene: Scene) -> Fit:
     density, opacity = torch.cat(densities), torch.cat(opacities)
     fit = find_threshold(density, opacity.reshape(-1))
     return Fit(fit.threshold, fit.iou, lowered(fit.threshold, density, opacity.reshape(-1)), cameras, opacity)
+
+
+def fit_level(scene: Scene, fit: Fit, occupancy: np.ndarray) -> float:
+    """The occupancy of a blurred grid, of the scene's whole box, whose surface has the silhouette of the renders: a
+    blurred edge has lost a part of its height.
+    """
+    grid, largest = torch.from_numpy(occupancy)[None, None], []
+    for view in range(len(fit.cameras)):
+        rays = cast_rays(fit.cameras.one(view))
+        samples = scene.renderer.sample(rays, None)
+        place = (samples.positions / scene.field.radius).flip(-1)  # grid_sample counts the axes from the last
+        value = grid_sample(grid, place[None, None, None], align_corners=True).flatten()
+        largest.append(max_density_per_ray(samples.ray, value, len(rays)))
+    return find_threshold(torch.cat(largest), fit.opacity.reshape(-1)).threshold
 
 
 def cameras_around(scene: Scene) -> Cameras:

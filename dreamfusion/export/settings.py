@@ -31,6 +31,8 @@ def check_export(export: DictConfig) -> None:
         raise UserError(f"export.faces is {export.faces}; it is 0 (all), or at least 100 triangles")
     if export.size is not None and not (isinstance(export.size, int | float) and export.size > 0):
         raise UserError(f"export.size is {export.size}; it is null, or the longest side in metres, such as 0.1")
+    if not 0 <= export.blur <= 0.5:
+        raise UserError(f"export.blur is {export.blur}; it is 0 (none) to 0.5 scene units")
     if export.smoothing < 0:
         raise UserError(f"export.smoothing is {export.smoothing}; it is a number of rounds, 0 for none")
     if export.up not in ("y", "z"):

@@ -58,6 +58,7 @@ SETTINGS = OmegaConf.create(
     {
         "resolution": 64, "threshold": "auto", "carve": True, "min_piece": 0.01, "smoothing": 2, "faces": 3000,
         "texture": 128, "lit": False, "color_depth": 0.06, "chunk": 100000,
+        "blur": 0.02,
     }
 )  # fmt: skip
 
@@ -83,6 +84,22 @@ def test_a_wheel_that_hangs_in_the_air_is_part_of_the_mesh(scene):
     mesh = extract_surface(rolling, SETTINGS).mesh
     assert mesh.vertices[:, 1].min() == pytest.approx(-0.85, abs=0.03)
     assert compare(rolling, mesh).iou > 0.95
+
+
+def test_a_blur_evens_out_what_is_rough_and_keeps_the_outline(scene):
+    class Rough(type(scene.field)):
+        def density(self, positions):
+            bumps = 0.015 * torch.sin(60 * positions).prod(dim=-1)
+            return self.value * (positions.norm(dim=-1) + bumps < self.size)
+
+    rough = replace(scene, field=Rough(density=80.0, size=0.6, color=COLOR))
+    spread, agreement = [], []
+    for blur in (0.0, 0.03):
+        mesh = extract_surface(rough, OmegaConf.merge(SETTINGS, {"resolution": 96, "blur": blur, "texture": 0})).mesh
+        spread.append(np.linalg.norm(mesh.vertices, axis=1).std())
+        agreement.append(compare(rough, mesh).iou)
+    assert spread[1] < 0.5 * spread[0]
+    assert min(agreement) > 0.97
 
 
 def test_a_color_is_what_a_ray_from_outside_sees_of_the_layers_below(scene):

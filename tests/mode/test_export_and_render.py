@@ -141,6 +141,7 @@ def test_the_contact_sheet_shows_the_newest_run_of_a_prompt(copied, launch):
         (["mode=export", "export.smoothing=-1"], "export.smoothing is -1; it is a number of rounds, 0 for none"),
         (["mode=export", "export=stl", "export.min_piece=x"], "export.min_piece is x; it is a number"),
         (["mode=export", "export.min_piece=2"], "export.min_piece is 2; it is a share"),
+        (["mode=export", "export.blur=-1"], "export.blur is -1; it is 0 (none) to 0.5 scene units"),
         (["mode=export", "export.texture=3"], "export.texture is 3; it is 0 (colours at the vertices), or 16 to 8192"),
         (["mode=export", "export.faces=-1"], "export.faces is -1; it is 0 (all), or at least 100"),
         (["mode=export", "export.size=-1"], "export.size is -1; it is null, or the longest side in metres"),
