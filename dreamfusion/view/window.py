@@ -18,20 +18,13 @@ from dreamfusion.types import Cameras
 from dreamfusion.view.address import free_port, is_loopback, url
 from dreamfusion.view.desk import Desk
 from dreamfusion.view.frame import Frame, View
+from dreamfusion.view.server import LocalServer
 
 log = logging.getLogger(__name__)
 SHADINGS = {"albedo": ALBEDO, "lit": LAMBERTIAN, "textureless": TEXTURELESS}
 CAMERA_COLOR = (230, 120, 30)
 SLIDER_TICKS = 100  # of the guidance scale
 QUALITY = 90  # JPEG, of the pictures
-
-
-class LocalServer(viser.ViserServer):
-    """viser's server without its tunnel: nothing leaves this machine because somebody pressed a button."""
-
-    def request_share_url(self, verbose: bool = True) -> str | None:
-        """There is none."""
-        return None
 
 
 @dataclass(frozen=True)
@@ -55,7 +48,7 @@ class Window:
         found = free_port(host, port)
         logging.getLogger("websockets").setLevel(logging.WARNING)  # not each connection
         with _quiet():
-            self._server = LocalServer(host, found, label=title, verbose=False)
+            self._server = LocalServer(host, found, title)
         self.url = url(host, self._server.get_port())
         self._desk, self._gui = desk, self._server.gui
         self.shading: Shading = ALBEDO

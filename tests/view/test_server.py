@@ -1,0 +1,129 @@
+"""Who may talk with the window: by real handshakes, as browsers make them."""
+
+import logging
+import socket
+import urllib.error
+import urllib.request
+from types import SimpleNamespace
+
+import pytest
+import viser
+import websockets.asyncio.server
+from websockets.datastructures import Headers
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+from dreamfusion.view.address import free_port
+from dreamfusion.view.server import LocalServer, stranger
+
+PROTOCOL = f"viser-v{viser.__version__}"
+
+
+@pytest.fixture
+def serve():
+    """serve(host) -> its port; the servers end with the test."""
+    servers = []
+
+    def start(host="127.0.0.1"):
+        servers.append(LocalServer(host, free_port(host, 0), "a cat"))
+        return servers[-1].get_port()
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+def knock(port, host=None, origin=None):
+    """The status of a WebSocket handshake with the server, asked for by the name `host`."""
+    to = socket.create_connection(("127.0.0.1", port))
+    try:
+        with connect(f"ws://{host or f'127.0.0.1:{port}'}", sock=to, origin=origin, subprotocols=[PROTOCOL]) as guest:
+            guest.recv(timeout=60)  # it is not only let in, but spoken to
+            return guest.response.status_code
+    except InvalidStatus as refused:
+        return refused.response.status_code
+
+
+def test_the_windows_own_page_may_connect_and_so_may_who_has_no_page(serve):
+    port = serve()
+    assert knock(port) == 101
+    for name in ("127.0.0.1", "localhost", "LocalHost"):
+        assert knock(port, f"{name}:{port}", f"http://{name.lower()}:{port}") == 101
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "http://127.0.0.1", "http://127.0.0.1:1", "http://localhost:{}", "null", ""]
+)
+def test_a_page_of_another_site_may_not(origin, serve, caplog):
+    port = serve()
+    for _ in range(2):
+        assert knock(port, origin=origin.format(port)) == 403
+    (said,) = (record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
+    assert said.startswith(f"refused a page of {origin.format(port)!r}")
+    assert knock(port) == 101
+
+
+def test_a_name_that_was_made_to_point_to_this_machine_is_refused_on_loopback(serve):
+    port = serve()
+    rebound = f"evil.example:{port}"
+    assert knock(port, rebound, f"http://{rebound}") == 403
+    page = urllib.request.Request(f"http://127.0.0.1:{port}", headers={"Host": rebound})
+    with pytest.raises(urllib.error.HTTPError, match="403") as refused:
+        urllib.request.urlopen(page)
+    said = refused.value.read().decode()
+    assert said == f"refused a request to {rebound!r}, which is no name of this machine alone\n"
+
+
+def test_the_page_is_not_shown_inside_another_one(serve):
+    with urllib.request.urlopen(f"http://127.0.0.1:{serve()}") as answer:
+        assert answer.headers["X-Frame-Options"] == "DENY"
+        assert b"<html" in answer.read()
+
+
+def test_a_window_for_others_is_asked_for_by_any_name(serve):
+    port = serve("0.0.0.0")
+    assert knock(port, "lab", "http://lab") == 101
+    assert knock(port, "lab", "http://evil.example") == 403
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "refused"),
+    [
+        ("[::1]:80", "http://[::1]:80", False),
+        ("127.0.0.1", "https://127.0.0.1", False),
+        ("localhost", None, False),
+        ("localhost.evil.example", None, True),
+        ("127.0.0.1.evil.example", None, True),
+        ("evil@127.0.0.1", None, True),
+        ("192.0.2.1", None, True),
+        ("", None, True),
+        ("[::1", None, True),
+    ],
+)
+def test_names_of_this_machine(host, origin, refused):
+    headers = Headers(Host=host) if origin is None else Headers(Host=host, Origin=origin)
+    assert (stranger(headers, alone=True) is not None) is refused
+
+
+def test_each_of_several_origins_has_to_be_right_and_there_is_one_host():
+    headers = Headers(Host="lab", Origin="http://lab")
+    assert stranger(headers, alone=False) is None
+    headers["Origin"] = "http://evil.example"  # added to the first
+    assert stranger(headers, alone=False) is not None
+    assert stranger(Headers([("Host", "lab"), ("Host", "lab")]), alone=False) is not None
+
+
+def test_a_viser_that_serves_in_another_way_is_warned_of_once_and_works(serve, monkeypatch, caplog):
+    own = SimpleNamespace(server=SimpleNamespace(serve=websockets.asyncio.server.serve))
+    parts = {"datastructures": websockets.datastructures, "exceptions": websockets.exceptions}
+    monkeypatch.setattr("viser.infra._infra.websockets", SimpleNamespace(asyncio=own, **parts))
+    port = serve()
+    (said,) = (record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
+    assert said.startswith(f"this version of viser, {viser.__version__}, does not let the window see which page conn")
+    assert knock(port, origin="http://evil.example") == 101
+
+
+def test_websockets_is_left_as_it_was(serve):
+    before = websockets.asyncio.server.serve
+    serve()
+    assert websockets.asyncio.server.serve is before
