@@ -79,9 +79,10 @@ class Browser:
 
     def wait_for(self, script, seconds=PATIENCE):
         end = time.monotonic() + seconds
-        while not self.evaluate(script):
+        while not (found := self.evaluate(script)):
             assert time.monotonic() < end, f"{script} did not come true; {self.problems}"
             time.sleep(0.2)
+        return found
 
     def still(self, seconds=PATIENCE):
         """The picture once it no longer changes."""
@@ -94,6 +95,27 @@ class Browser:
     def picture(self):
         data = base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
         return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+    def click(self, found):
+        """Press the middle of what a script finds; once more if it had moved away meanwhile."""
+        hit = f"""(wanted => {{
+            window.hit = false;
+            wanted.addEventListener("click", () => {{ window.hit = true; }}, {{once: true}});
+            const box = wanted.getBoundingClientRect();
+            return [box.x + box.width / 2, box.y + box.height / 2];
+        }})({found})"""
+        end = time.monotonic() + PATIENCE
+        while True:
+            self.drag(*[self.evaluate(hit)] * 2, steps=0)
+            if self.evaluate("window.hit"):
+                return
+            assert time.monotonic() < end, f"{found} cannot be pressed"
+
+    def type(self, found, text):
+        """In place of what a field has."""
+        self.click(found)
+        self.evaluate(f"({found}).select()")
+        self.call("Input.insertText", text=text)
 
     def drag(self, start, end, steps=8):
         mouse = {"button": "left", "buttons": 1, "clickCount": 1}

@@ -1,10 +1,12 @@
 """What several tests build on: one thread, scenes and priors known in closed form, cameras at given angles."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from browser import Browser
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from priors import GaussianPrior
@@ -131,6 +133,16 @@ def cameras_at():
 @pytest.fixture
 def seeded():
     return lambda seed=0: torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def browser(tmp_path_factory):
+    """A page of a headless browser; the test is skipped where there is none."""
+    profile = tmp_path_factory.mktemp("profile")
+    made = Browser(profile, size=(1000, 900))
+    yield made
+    made.close()
+    shutil.rmtree(profile, ignore_errors=True)
 
 
 @pytest.fixture

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import trimesh
 from omegaconf import OmegaConf
+from PIL import Image
 from runs import PROMPT, files
 from viewer import Viewer
 
+from dreamfusion.checkpoint import read_checkpoint
 from dreamfusion.export.writer import glb_metadata, write_mesh
 from dreamfusion.mode.view import show_exported
 from dreamfusion.types import Mesh
@@ -29,18 +31,15 @@ def port():
 
 
 @pytest.fixture
-def visited(launch, port):
-    """Launch, and press Ctrl-C once a client has seen what it waits for; the client's error is the test's."""
+def while_open(launch, port):
+    """Launch, and press Ctrl-C once `visit()`, in a thread of its own, is over; its error is the test's."""
 
-    def run(wanted, *arguments):
+    def run(visit, *arguments):
         failed, lock, running = [], threading.Lock(), [True]
 
         def come():
             try:
-                viewer = connected(port)
-                viewer.look(30)
-                viewer.wait_for(*wanted, seconds=PATIENCE)
-                viewer.close()
+                visit()
             except BaseException as error:
                 failed.append(error)
             with lock:
@@ -58,8 +57,25 @@ def visited(launch, port):
         except KeyboardInterrupt:
             ended = None
         visitor.join()
-        assert failed == [], ended
+        if failed:
+            raise AssertionError(ended) from failed[0]
         return ended
+
+    return run
+
+
+@pytest.fixture
+def visited(while_open, port):
+    """Launch until a client has seen what it waits for."""
+
+    def run(wanted, *arguments):
+        def visit():
+            viewer = connected(port)
+            viewer.look(30)
+            viewer.wait_for(*wanted, seconds=PATIENCE)
+            viewer.close()
+
+        return while_open(visit, *arguments)
 
     return run
 
@@ -100,6 +116,80 @@ def test_with_a_prompt_it_trains_and_leaves_what_a_training_leaves(visited, fini
     assert files(run) == files(finished.run)
     # It goes on without a window: its settings are those of mode=train.
     assert OmegaConf.load(run / "config.yaml") == OmegaConf.load(finished.run / "config.yaml")
+
+
+def test_who_presses_the_buttons_in_a_browser_pauses_guides_saves_and_goes_on(while_open, port, browser, tmp_path):
+    def button(label):
+        return f"[...document.querySelectorAll('button')].find(button => button.innerText === '{label}')"
+
+    def checkbox(label):
+        found = f"[...document.querySelectorAll('label')].find(label => label.innerText === '{label}')"
+        return f"document.getElementById({found}.htmlFor)"
+
+    def say(pattern):
+        """The number in what the page says, once it does."""
+        return int(browser.wait_for(f"document.body?.innerText.match(/{pattern}/)?.[1]"))
+
+    def see(is_wanted):
+        """The page, once the contrast along its middle, beside the widgets, is as wanted."""
+        end = time.monotonic() + PATIENCE
+        while not is_wanted(contrast := np.ptp((seen := browser.picture())[450, :600].mean(axis=1))):
+            assert time.monotonic() < end, f"the contrast is {contrast}"
+        return seen
+
+    def save(is_wanted):
+        """Press until the checkpoint is as wanted."""
+        end = time.monotonic() + PATIENCE
+        while True:
+            before = stamp()
+            browser.click(button("save"))
+            while stamp() == before:
+                assert time.monotonic() < end, "no checkpoint was written"
+                time.sleep(0.05)
+            content = read_checkpoint(checkpoint())
+            if is_wanted(content):
+                return content
+            assert time.monotonic() < end, content["config"]
+
+    def checkpoint():
+        return next(tmp_path.glob("outputs/train/*/*/checkpoints/last.ckpt"), None)
+
+    def stamp():
+        return checkpoint() and checkpoint().stat().st_mtime_ns
+
+    def visit():
+        connected(port).close()
+        browser.open(f"http://127.0.0.1:{port}")
+        say(r"step (\d+) of 100000, gradient norm")
+        assert checkpoint() is None
+        browser.click(button("pause"))
+        step = say(r"paused at step (\d+) of 100000")
+        browser.wait_for(f"{button('continue')} !== undefined")
+
+        # A ball of fog before the background: how each scene begins.
+        Image.fromarray(see(lambda contrast: contrast > 80)).save(tmp_path / "window.png")
+
+        # The window goes on, the training stands still.
+        browser.type("document.querySelector('input[inputmode=decimal]')", "7.5")
+        paused = save(lambda content: content["config"]["distillation"]["guidance_scale"] == 7.5)
+        browser.click(checkbox("scene"))
+        see(lambda contrast: contrast < 10)
+        browser.click(checkbox("scene"))
+        see(lambda contrast: contrast > 80)
+        again = save(lambda content: True)
+        assert (paused["global_step"], again["global_step"]) == (step, step)
+        assert say(r"paused at step (\d+) of 100000") == step
+
+        browser.click(button("continue"))
+        assert say(r"step (\d+) of 100000, gradient norm") > step
+        gone_on = save(lambda content: True)
+        assert gone_on["global_step"] > step
+        assert gone_on["config"]["distillation"]["guidance_scale"] == 7.5
+        assert browser.problems == []
+
+    ended = while_open(visit, tmp_path, "mode=view", "prompt=a cat", "experiment=smoke", "trainer.max_steps=100000")
+    assert ended.status == 130, ended.text  # Ctrl-C in a training
+    assert "guidance scale 7.5 from step " in ended.text
 
 
 @pytest.mark.parametrize(

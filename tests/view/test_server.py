@@ -51,6 +51,20 @@ def test_the_windows_own_page_may_connect_and_so_may_who_has_no_page(serve):
         assert knock(port, f"{name}:{port}", f"http://{name.lower()}:{port}") == 101
 
 
+def test_a_browser_is_let_in_from_the_windows_page_and_not_from_another_one(serve, browser):
+    port, other = serve(), serve()
+    knocking = f"""new Promise(done => {{
+        const socket = new WebSocket("ws://127.0.0.1:{port}", "{PROTOCOL}");
+        socket.onopen = () => done("let in");
+        socket.onerror = () => done("refused");
+    }})"""
+    assert browser.evaluate(knocking) == "refused"  # from about:blank, a page without an origin
+    for page, answer in ((other, "refused"), (port, "let in")):
+        browser.open(f"http://127.0.0.1:{page}")
+        browser.wait_for(f"location.port === '{page}'")
+        assert browser.evaluate(knocking) == answer
+
+
 @pytest.mark.parametrize(
     "origin", ["http://evil.example", "http://127.0.0.1", "http://127.0.0.1:1", "http://localhost:{}", "null", ""]
 )

@@ -1,6 +1,5 @@
 """The window as a browser shows it, and that it is served from this machine alone."""
 
-import shutil
 import socket
 import threading
 import time
@@ -10,7 +9,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from browser import Browser
 from training import ORBIT
 from viewer import Viewer
 
@@ -78,14 +76,6 @@ def served(window, desk):
     ended.set()
     thread.join()
     assert failed == []
-
-
-@pytest.fixture
-def browser(tmp_path):
-    made = Browser(tmp_path / "profile", size=(1000, 900))
-    yield made
-    made.close()
-    shutil.rmtree(tmp_path / "profile", ignore_errors=True)
 
 
 def shares(browser):
