@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -23,7 +25,8 @@ from dreamfusion.export.occupancy import EmptyFieldError
 from dreamfusion.export.writer import glb_metadata, write_mesh
 from dreamfusion.mode.export import check_export, describe, export_scene
 from dreamfusion.mode.train import Outputs, check, dream, settings_refused, shortened
-from dreamfusion.view.desk import Desk
+from dreamfusion.view.desk import Action, Desk
+from dreamfusion.view.exports import Exports
 from dreamfusion.view.studio import Sizes, Studio
 from dreamfusion.view.watch import Watch
 from dreamfusion.view.window import Window
@@ -62,7 +65,7 @@ def run(
         check_export(cfg.export)
         scene = load_scene(_find(cfg))
         with _opened(host, port, desk, str(scene.config.prompt)) as window:
-            _stay(window, desk, sizes, scene, cfg.export)
+            _stay(window, desk, sizes, scene, _exports(window, desk, cfg.export))
         return scene.run
     outputs = Outputs(preview_every, preview_size, checkpoint_every, turntable_frames, turntable_size, score_views)
     check(cfg)
@@ -70,9 +73,9 @@ def run(
         cameras = training_cameras(cfg)
     folder = shortened(Path(HydraConfig.get().runtime.output_dir))
     with _opened(host, port, desk, str(cfg.prompt)) as window:
-        watch = Watch(window, desk, sizes, cameras, lambda scene: export(scene, cfg.export, window))
-        dream(unwatched(cfg), folder, outputs, watchers=[watch])
-        _stay(window, desk, sizes, load_scene(folder / "checkpoints" / "last.ckpt"), cfg.export)
+        exports = _exports(window, desk, cfg.export)
+        dream(unwatched(cfg), folder, outputs, watchers=[Watch(window, desk, sizes, cameras, exports)])
+        _stay(window, desk, sizes, load_scene(folder / "checkpoints" / "last.ckpt"), exports)
     return folder
 
 
@@ -91,20 +94,23 @@ def training_cameras(cfg: DictConfig) -> CameraStream:
     )
 
 
-def export(scene: Scene, settings: DictConfig, window: Window) -> None:
-    """`mode=export` of a scene, whose mesh then takes its place in the window; what cannot be made is said there."""
-    window.say("making the mesh")
+def export(scene: Scene, settings: DictConfig, window: Window) -> Action:
+    """`mode=export` of a scene; returns how its mesh then takes its place in the window, or what is said instead."""
     try:
         exported = export_scene(scene, settings)
     except (EmptyFieldError, UserError, OSError, ImportError) as error:
-        window.notify("no mesh", str(error))
-        return
+        return partial(window.notify, "no mesh", str(error))
     text = f"{exported.path}: {', '.join(describe(exported))}"
-    log.info("%s", text)
-    window.notify("mesh", text)
     with tempfile.TemporaryDirectory() as folder:  # whatever format was asked for, and at the scene's size
-        (glb,) = write_mesh(exported.surface.mesh, Path(folder) / "mesh.glb")
-        window.show_mesh(glb.read_bytes(), 1.0, visible=True)
+        (path,) = write_mesh(exported.surface.mesh, Path(folder) / "mesh.glb")
+        glb = path.read_bytes()
+
+    def show() -> None:
+        log.info("%s", text)
+        window.notify("mesh", text)
+        window.show_mesh(glb, 1.0, visible=True)
+
+    return show
 
 
 def show_exported(scene: Scene, window: Window) -> None:
@@ -124,22 +130,21 @@ def _opened(host: str, port: int, desk: Desk, title: str) -> Iterator[Window]:
         window.close()
 
 
-def _stay(window: Window, desk: Desk, sizes: Sizes, scene: Scene, settings: DictConfig) -> None:
+def _exports(window: Window, desk: Desk, settings: DictConfig) -> Exports:
+    return Exports(window, desk, lambda scene: export(scene, settings, window))
+
+
+def _stay(window: Window, desk: Desk, sizes: Sizes, scene: Scene, exports: Exports) -> None:
     """Serve a scene that no longer changes, until Ctrl-C."""
     studio = Studio(window, desk, sizes, scene, training_cameras(scene.config), lambda: scene.step)
-    status = f"step {scene.step}, {scene.run}"
-
-    def export_now() -> None:
-        export(scene, settings, window)
-        window.say(status)
-
-    window.on_export = export_now
-    window.say(status)
+    window.on_export = lambda: exports.begin(copy.deepcopy(scene))
+    window.say(f"step {scene.step}, {scene.run}")
     show_exported(scene, window)
     with _interrupt() as pressed:
         while not pressed():
             studio.serve()
             studio.wait(WAIT)
+        exports.finish()
     log.info("closed")
 
 

@@ -17,6 +17,7 @@ from dreamfusion.progress import figures
 from dreamfusion.schedule import schedule
 from dreamfusion.system import DreamFusion
 from dreamfusion.view.desk import Desk
+from dreamfusion.view.exports import Exports
 from dreamfusion.view.studio import Sizes, Studio
 from dreamfusion.view.window import Controls, Window
 
@@ -28,11 +29,9 @@ POLL = 0.2  # seconds between two looks for Ctrl-C while paused
 class Watch(L.Callback):
     """Serves a window from the training loop; when nobody is there, a step costs one look at an empty desk."""
 
-    def __init__(
-        self, window: Window, desk: Desk, sizes: Sizes, cameras: CameraStream, export: Callable[[Scene], None]
-    ) -> None:
-        """`cameras` are those that the system is trained from; `export` makes the mesh of a scene and shows it."""
-        self.window, self.desk, self.sizes, self.cameras, self._export = window, desk, sizes, cameras, export
+    def __init__(self, window: Window, desk: Desk, sizes: Sizes, cameras: CameraStream, exports: Exports) -> None:
+        """`cameras` are those that the system is trained from."""
+        self.window, self.desk, self.sizes, self.cameras, self.exports = window, desk, sizes, cameras, exports
         self.paused = False
         self._began = 0.0  # the last step
         self._studio: Studio | None = None
@@ -44,7 +43,7 @@ class Watch(L.Callback):
         )
         controls = Controls(self.turn, lambda: self._save(trainer), lambda value: rescale(system, value))
         self.window.add_training(system.distillation.guidance_scale(system.progress), controls)
-        self.window.on_export = lambda: self._save(trainer, self._export)
+        self.window.on_export = lambda: self._save(trainer, self.exports.begin)
         self._began = time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -58,6 +57,7 @@ class Watch(L.Callback):
         self._began = time.monotonic()
 
     def on_train_end(self, trainer: L.Trainer, system: L.LightningModule) -> None:
+        self.exports.finish()  # before the run writes a mesh of its own to the same file
         self.window.end_training()
         self.window.say("the training is done; making the mesh")
 

@@ -103,6 +103,11 @@ class Window:
             with _may_have_left():
                 client.add_notification(title, body, auto_close_seconds=20.0)
 
+    def show_exporting(self, exporting: bool) -> None:
+        """Whether a mesh is being made: no further one can be asked for then."""
+        self._export.label = "exporting …" if exporting else "export"
+        self._export.disabled = exporting
+
     def show_mesh(self, glb: bytes, scale: float, visible: bool) -> None:
         """The mesh as a layer, `scale` scene units to its own; with `visible` it takes the scene's place."""
         self._mesh = self._server.scene.add_glb("/mesh", glb, scale=scale, visible=visible)
@@ -143,12 +148,12 @@ class Window:
 
     def _add_widgets(self) -> None:
         self.status = self._gui.add_markdown("loading", order=0)
-        export = self._gui.add_button("export", order=3)
+        self._export = self._gui.add_button("export", order=3)
         self.scene = self._gui.add_checkbox("scene", True, order=5)
         self.mesh = self._gui.add_checkbox("mesh", False, disabled=True, order=6)
         self.cameras = self._gui.add_checkbox("training cameras", False, order=7)
         self.light = self._gui.add_dropdown("light", tuple(SHADINGS), order=8)
-        export.on_click(lambda _: self._desk.ask(lambda: self.on_export()))
+        self._export.on_click(lambda _: self._desk.ask(lambda: self.on_export()))
         self.scene.on_update(lambda _: self._desk.ask(lambda: self._cover(not self.scene.value)))
         self.mesh.on_update(lambda _: self._desk.ask(self._toggle_mesh))
         self.cameras.on_update(lambda _: self._desk.ask(self._toggle_cameras))

@@ -10,16 +10,21 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import trimesh
 from omegaconf import OmegaConf
 from PIL import Image
 from runs import PROMPT, files
+from training import assert_same, state
 from viewer import Viewer
 
-from dreamfusion.checkpoint import read_checkpoint
+from dreamfusion.checkpoint import load_scene, read_checkpoint
+from dreamfusion.export.occupancy import EmptyFieldError
 from dreamfusion.export.writer import glb_metadata, write_mesh
+from dreamfusion.mode.export import export_scene
 from dreamfusion.mode.view import show_exported
 from dreamfusion.types import Mesh
+from dreamfusion.view.watch import Watch
 
 PATIENCE = 300  # seconds, on a machine that many share
 
@@ -190,6 +195,86 @@ def test_who_presses_the_buttons_in_a_browser_pauses_guides_saves_and_goes_on(wh
     ended = while_open(visit, tmp_path, "mode=view", "prompt=a cat", "experiment=smoke", "trainer.max_steps=100000")
     assert ended.status == 130, ended.text  # Ctrl-C in a training
     assert "guidance scale 7.5 from step " in ended.text
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_scene_from_a_checkpoint_is_exported_into_the_window_or_it_is_said_why_not(
+    fails, copied, while_open, port, monkeypatch
+):
+    folder, run = copied
+    (folder / run / "mesh.glb").unlink()
+    seen = threading.Event()
+
+    def press(scene, window):
+        window._desk.ask(window.on_export)
+
+    def export(scene, settings):
+        assert seen.wait(PATIENCE)
+        if fails:
+            raise EmptyFieldError("the scene shows nothing")
+        return export_scene(scene, settings)
+
+    monkeypatch.setattr("dreamfusion.mode.view.show_exported", press)
+    monkeypatch.setattr("dreamfusion.mode.view.export_scene", export)
+    settings = ["export.resolution=32", "export.texture=0", "export.faces=2000"]
+
+    def visit():
+        viewer = connected(port)
+        viewer.look(30)
+        viewer.wait_for("exporting", "BackgroundImageMessage")
+        seen.set()
+        viewer.wait_for(*(["no mesh", "the scene shows nothing"] if fails else ["GlbMessage", "mesh.glb: "]))
+        viewer.close()
+
+    ended = while_open(visit, folder, "mode=view", *settings)
+    assert ended.status == 0, ended.text
+    assert (folder / run / "mesh.glb").is_file() is not fails
+    assert ended.text.count("mesh.glb: ") == (not fails)
+
+
+# `finished`: both runs find the prior in memory; making it draws from the generator that initialises the scene.
+@pytest.mark.usefixtures("finished")
+def test_a_training_goes_on_bit_for_bit_while_the_window_exports(while_open, launch, port, tmp_path, monkeypatch):
+    gone_on, exported = threading.Event(), []
+
+    def step(watch, trainer, *_):
+        if trainer.global_step == 2:
+            watch.desk.ask(watch.window.on_export)
+        elif trainer.global_step == 5:
+            gone_on.set()
+
+    def export(scene, settings):
+        assert gone_on.wait(PATIENCE), "the training stood still"
+        assert scene.step == 3
+        made = export_scene(scene, settings)
+        exported.append(made.path.name)
+        return made
+
+    monkeypatch.setattr(Watch, "on_train_batch_start", step)
+    monkeypatch.setattr("dreamfusion.mode.view.export_scene", export)
+    settings = ["prompt=a cat", "experiment=smoke", "trainer.max_steps=20"]
+
+    def visit():
+        viewer = connected(port)
+        viewer.wait_for("GlbMessage", "step 20, outputs/train/")
+        viewer.close()
+
+    ended = while_open(visit, tmp_path, "mode=view", *settings)
+    assert ended.status == 0, ended.text
+    assert exported == ["mesh.glb"]
+    assert ended.text.count("mesh.glb: ") == 1
+    assert launch(tmp_path, "mode=train", *settings).status == 0
+    watched, unwatched = sorted(tmp_path.glob("outputs/train/*/*"), key=lambda run: run.stat().st_mtime_ns)
+    first, second = (state(run / "checkpoints" / "last.ckpt") for run in (watched, unwatched))
+    assert_same(first, second)
+
+
+def test_a_mesh_is_made_without_drawing_at_random(finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(finished.folder)
+    scene = load_scene(finished.run / "checkpoints" / "last.ckpt")
+    before = torch.get_rng_state()
+    export_scene(scene, scene.config.export)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(

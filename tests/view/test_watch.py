@@ -1,6 +1,7 @@
 """A training that is watched, against the same one that is not."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import lightning as L
 import numpy as np
@@ -66,11 +67,11 @@ def window(desk):
 def watched(desk, window, make_system, tmp_path):
     """Train in the window while `visit(step, trainer, system)` comes by; returns the checkpoint."""
 
-    def run(visit, export=None, **changes):
+    def run(visit, export=None, finish=lambda: None, **changes):
         system = make_system(**changes)
         cameras = CameraStream(ORBIT, system.views, system.size, STEPS, system.seed)
         checkpoints, stop = Checkpoints(tmp_path / "watched.ckpt", 0), StopOnInterrupt()
-        watch = Watch(window, desk, SIZES, cameras, export)
+        watch = Watch(window, desk, SIZES, cameras, SimpleNamespace(begin=export, finish=finish))
         checkpoints.save(train(system, tmp_path, Stopwatch(), stop, Visitor(visit), checkpoints, watch))
         return tmp_path / "watched.ckpt"
 
