@@ -1,6 +1,7 @@
 """One prior stays in memory from run to run, as long as it is the same."""
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from dreamfusion.guidance import resident as module
@@ -24,3 +25,12 @@ def test_the_same_settings_find_the_same_prior_and_others_take_its_place():
     again = resident(named("1/2"))
     assert again == first
     assert again is not first
+
+
+def test_a_new_prior_leaves_the_random_numbers_of_the_scene_alone():
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        resident(OmegaConf.create({"_target_": "torch.nn.Linear", "in_features": 3, "out_features": 2}))
+        drawn.append(torch.rand(3))
+    assert torch.equal(*drawn)

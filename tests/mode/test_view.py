@@ -232,8 +232,6 @@ def test_a_scene_from_a_checkpoint_is_exported_into_the_window_or_it_is_said_why
     assert ended.text.count("mesh.glb: ") == (not fails)
 
 
-# `finished`: both runs find the prior in memory; making it draws from the generator that initialises the scene.
-@pytest.mark.usefixtures("finished")
 def test_a_training_goes_on_bit_for_bit_while_the_window_exports(while_open, launch, port, tmp_path, monkeypatch):
     gone_on, exported = threading.Event(), []
 
