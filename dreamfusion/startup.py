@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
-SPIN = 10_000  # rounds, some tenths of a millisecond, that a thread of torch's waits for more work before it sleeps
+SPIN = 3_000  # rounds, about a tenth of a millisecond, that a thread of torch's waits for more work before it sleeps
 UNUSED = ("scipy", "transformers")  # what torchmetrics imports for metrics that nothing here computes
 
 
