@@ -24,7 +24,9 @@ from dreamfusion.guidance.pocket import PocketPrior
 from dreamfusion.guidance.sampling import sample_images, start_noise
 from dreamfusion.mode.pretrain import read_names
 from dreamfusion.ops.precision import native_bfloat16
+from dreamfusion.pocket import WEIGHTS
 from dreamfusion.pocket.batches import RenderBatches
+from dreamfusion.pocket.card import CARD_FILE, add_evidence
 from dreamfusion.pocket.evaluation import Answers, Evaluation, Retrieval, Views
 from dreamfusion.pocket.model import with_look
 from dreamfusion.pocket.renders import RenderSet
@@ -47,6 +49,7 @@ def run(
     steps: int,
     guidance_scale: float | None,
     batch_size: int,
+    card: bool,
 ) -> Path:
     """Measure the weights that `guidance.weights` names; returns the path of evaluation.json."""
     check_positive("mode", nouns=nouns, colors=colors, sides=sides, steps=steps)
@@ -54,6 +57,9 @@ def run(
     if not isinstance(prior, PocketPrior):
         raise UserError(f"mode=evaluate measures the pocket prior, not {prior.name}; type guidance=pocket")
     prior.to("cuda" if torch.cuda.is_available() else "cpu")
+    weights = WEIGHTS if cfg.guidance.weights is None else Path(cfg.guidance.weights)
+    if card and not (weights / CARD_FILE).is_file():
+        raise UserError(f"mode.card=true, but there is no model card {weights / CARD_FILE}; mode=pretrain writes one")
     wanted = None if names is None else read_names(Path(names))
     data = RenderBatches(RenderSet.load(Path(renders)), batch_size, cfg.seed, wanted)
     scale = prior.sample_scale if guidance_scale is None else guidance_scale
@@ -78,7 +84,10 @@ def run(
     with replacing(path) as draft:
         draft.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     write_image(_sheet(retrieval), path.with_name("retrieval.png"))
-    log.info("\n%s\n%s", table(losses, retrieval, colored, sided), path)
+    found = table(losses, retrieval, colored, sided)
+    if card:
+        add_evidence(weights, found)
+    log.info("\n%s\n%s", found, path)
     return path
 
 

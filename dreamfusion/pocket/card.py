@@ -10,7 +10,15 @@ from pathlib import Path
 from dreamfusion.export.atomic import replacing
 from dreamfusion.pocket.renders import Subject
 
+CARD_FILE = "README.md"  # where a hub looks for it
 TRAINING = "training.json"  # how many images the weights have seen, for whoever goes on from them
+EVIDENCE = """
+## Held-out evidence
+
+By `python launch.py mode=evaluate`. Nearest in oriented gradients and coarse CIELAB colours, in which nothing was
+trained; "real renders" are put through the same comparison.
+
+"""
 CARD = """\
 ---
 license: cc-by-3.0
@@ -76,13 +84,20 @@ def write_card(
         prompts=", ".join(prompts),
     )
     for name, text in (
-        ("README.md", card),
+        (CARD_FILE, card),
         ("ATTRIBUTION.md", attribution(subjects)),
         ("vocabulary.txt", "\n".join(names) + "\n"),
         (TRAINING, json.dumps({"images": images, "sketch_images": sketch_images}) + "\n"),
     ):
         with replacing(folder / name) as draft:
             draft.write_text(text, encoding="utf-8")
+
+
+def add_evidence(folder: Path, table: str) -> None:
+    """Put what `mode=evaluate` found under its own heading at the end of a folder's card, in place of an older one."""
+    with replacing(folder / CARD_FILE) as draft:
+        card = (folder / CARD_FILE).read_text(encoding="utf-8").partition(EVIDENCE)[0]
+        draft.write_text(f"{card.rstrip()}\n{EVIDENCE}{table}\n", encoding="utf-8")
 
 
 def attribution(subjects: Sequence[Subject]) -> str:

@@ -12,8 +12,10 @@ from sets import load_set, write_set
 
 from dreamfusion.config import register
 from dreamfusion.error import UserError
+from dreamfusion.pocket import WEIGHTS
 from dreamfusion.pocket.batches import Look, RenderBatches
 from dreamfusion.pocket.captions import COLORS, recolor
+from dreamfusion.pocket.card import CARD_FILE, add_evidence
 from dreamfusion.pocket.evaluation import Evaluation, Views, plain_picture, views_of
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -117,7 +119,21 @@ def test_the_mode_writes_figures_and_pictures_of_the_packages_weights(tmp_path, 
     assert "| model among the nearest 1 of 4 |" in caplog.text
 
 
+def test_evidence_takes_the_place_of_older_evidence_in_the_card(tmp_path):
+    card = tmp_path / CARD_FILE
+    card.write_text("# Weights\n")
+    for found in ("| 50 % |", "| 60 % |"):
+        add_evidence(tmp_path, found)
+    assert card.read_text().startswith("# Weights\n\n## Held-out evidence\n")
+    assert card.read_text().endswith("\n\n| 60 % |\n")
+    assert "50 %" not in card.read_text()
+
+
 def test_evaluation_errors_say_what_to_do(tmp_path):
+    for part in ("unet", "sketch", "scheduler"):
+        (tmp_path / part).symlink_to(WEIGHTS / part)
+    with pytest.raises(UserError, match=r"mode.card=true, but there is no model card .*README.md; mode=pretrain"):
+        evaluate(tmp_path / "out", tmp_path, "mode.card=true", f"guidance.weights={tmp_path}")
     with pytest.raises(FileNotFoundError, match=r"is no render set: items.json is missing; .*mode=pretrain"):
         evaluate(tmp_path / "out", tmp_path)
     with pytest.raises(UserError, match=r"mode.steps is 0; it must be at least 1"):
