@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.measure import marching_cubes
 from torch import Tensor
 
-from dreamfusion.export.occupancy import SURFACE, sample_occupancy
+from dreamfusion.export.occupancy import SURFACE, EmptyFieldError, sample_occupancy
 from dreamfusion.export.simplify import simplify
 from dreamfusion.types import Mesh
 
@@ -66,7 +66,10 @@ def extract_mesh(
     cell = 2.0 * radius / resolution
     if blur > 0:
         _blur(occupancy, blur / cell)
-    vertices, triangles = _march(occupancy, level(occupancy), origin=-radius, cell=cell)
+    at = level(occupancy)
+    if occupancy.max() <= at:
+        raise EmptyFieldError(f"export.blur={blur} leaves nothing of the object, which is thinner; type a smaller one")
+    vertices, triangles = _march(occupancy, at, origin=-radius, cell=cell)
     vertices, triangles = _keep_large_pieces(vertices, triangles, min_piece)
     if smoothing > 0:
         vertices = _smooth(vertices, triangles, smoothing)

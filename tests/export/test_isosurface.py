@@ -228,3 +228,8 @@ def test_occupancy_is_the_logistic_of_the_log_density() -> None:
     expected = 1.0 / (1.0 + np.exp(-SHARPNESS * (0.5 - np.abs(axis))))
     near = np.abs(np.abs(axis) - 0.5) < 0.2  # where it is asked, and not cut by the sphere
     np.testing.assert_allclose(grid[near, 8, 8], expected[near], atol=1e-5)
+
+
+def test_a_blur_that_leaves_nothing_of_a_thin_thing_is_named() -> None:
+    with pytest.raises(EmptyFieldError, match=r"export.blur=0.2 leaves nothing of the object, .* a smaller one"):
+        extract(ball(radius=0.1), blur=0.2)
