@@ -74,18 +74,13 @@ def run(
     module = module(subjects=data.subjects)
     target = Path(folder)
     checkpoint = target / "checkpoints" / "last.ckpt"
-    history = target / f"before_{TRAINING}"  # of the weights that this training began from
     if start is not None and not checkpoint.is_file():
-        seen = begin_from(module.model, Path(start))
-        target.mkdir(parents=True, exist_ok=True)
-        history.write_text(json.dumps(seen))
-    before = json.loads(history.read_text()) if history.is_file() else {"images": 0, "sketch_images": 0}
+        module.seen = begin_from(module.model, Path(start))
 
-    def describe(folder: Path, steps: int, sketch_steps: int, losses: dict[int, float]) -> None:
+    def describe(folder: Path, seen: dict[str, int], losses: dict[int, float]) -> None:
         write_card(
             folder,
-            before["images"] + steps * batch_size,
-            before["sketch_images"] + sketch_steps * batch_size,
+            seen,
             losses,
             subjects=[data.renders.items[i] for i in data.models],
             called=[data.called[i] for i in data.models],

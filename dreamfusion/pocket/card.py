@@ -56,8 +56,7 @@ model; where several have the name, `guidance.variant` chooses. Rare names are r
 
 def write_card(
     folder: Path,
-    images: int,
-    sketch_images: int,
+    seen: Mapping[str, int],
     losses: Mapping[int, float],
     *,
     subjects: Sequence[Subject],
@@ -68,15 +67,14 @@ def write_card(
 ) -> None:
     """README.md, ATTRIBUTION.md, vocabulary.txt and training.json into a folder of weights.
 
-    `images` is how many the whole network was trained on, `sketch_images` how many the sketch alone before that.
+    `seen` says how many `images` the whole network was trained on and how many `sketch_images` the sketch alone.
     `subjects` are the models that were learned, `called` the names they were learned under, `losses` by timestep.
     """
     names = sorted({*called, *(s.name for s in subjects)})
     table = "| timestep | error |\n|--:|--:|\n" + "\n".join(f"| {t} | {loss:.4f} |" for t, loss in losses.items())
     card = CARD.format(
         parameters=parameters / 1e6,
-        images=images,
-        sketch_images=sketch_images,
+        **seen,
         models=len(subjects),
         names=len(set(called)),
         views=views,
@@ -87,7 +85,7 @@ def write_card(
         (CARD_FILE, card),
         ("ATTRIBUTION.md", attribution(subjects)),
         ("vocabulary.txt", "\n".join(names) + "\n"),
-        (TRAINING, json.dumps({"images": images, "sketch_images": sketch_images}) + "\n"),
+        (TRAINING, json.dumps(dict(seen)) + "\n"),
     ):
         with replacing(folder / name) as draft:
             draft.write_text(text, encoding="utf-8")

@@ -30,7 +30,7 @@ from dreamfusion.pocket.text import TextEncoder
 from dreamfusion.types import TextEmbedding
 
 log = logging.getLogger(__name__)
-Describe = Callable[[Path, int, int, dict[int, float]], None]
+Describe = Callable[[Path, dict[str, int], dict[int, float]], None]
 NORMAL_WEIGHT = 0.25  # beside the loss of the drawing
 NOISE_LEVELS = (200, 450, 700, 900)  # timesteps of 1000 at which validation is reported
 
@@ -81,11 +81,12 @@ class PocketPretraining(L.LightningModule):
         self.captions: CaptionCache | None = None  # frozen, so neither a sub-module nor in the checkpoint
         self.folder = Path()
         self.describe: Describe | None = None
+        # Images that the whole network was trained on, and the sketch alone; those of `mode.start` among them.
+        self.seen = {"images": 0, "sketch_images": 0}
 
     def attach(self, encoder: TextEncoder, folder: Path, describe: Describe | None = None) -> None:
         """Give what stays out of the checkpoint: the frozen text encoder, the folder for sheets and weights, and what
-        writes the model card into the folder of weights, given it, the steps of the whole network, those of the sketch
-        alone, and the validation error by timestep.
+        writes the model card into the folder of weights, given it, what was `seen`, and the error by timestep.
         """
         self.captions, self.folder, self.describe = CaptionCache(encoder), folder, describe
 
@@ -96,7 +97,9 @@ class PocketPretraining(L.LightningModule):
         drawing_loss, normal_loss = drawing_error(drawing, rgba).mean(), (drawing.normal - normal).square().mean()
         self.log("sketch_loss", drawing_loss, prog_bar=True)
         loss = drawing_loss + NORMAL_WEIGHT * normal_loss
-        if self.global_step < self.sketch_steps:
+        alone = self.global_step < self.sketch_steps
+        self.seen["sketch_images" if alone else "images"] += len(batch.captions)
+        if alone:
             return loss
         denoising_loss = self._denoising_loss(batch, drawing)
         self.log("loss", denoising_loss, prog_bar=True)
@@ -134,8 +137,13 @@ class PocketPretraining(L.LightningModule):
         write_image(sheet, self.folder / "weights" / "samples.png")
         if self.describe is not None:
             losses = {level: float(error.mean()) for level, error in errors.items()}
-            alone = min(self.global_step, self.sketch_steps)
-            self.describe(self.folder / "weights", self.global_step - alone, alone, losses)
+            self.describe(self.folder / "weights", self.seen, losses)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["seen"] = dict(self.seen)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.seen = dict(checkpoint["seen"])
 
     def save_weights(self) -> None:
         """The folder that `guidance.weights` takes; each of its files is replaced by a whole one."""

@@ -190,6 +190,9 @@ def test_weights_that_are_begun_from_bring_their_history(train, tmp_path):
     train(6, "second", validation_every=3, alone=2)  # interrupted, and gone on with
     seen = json.loads((tmp_path / "second" / "weights" / "training.json").read_text())
     assert seen == {"images": 16 + 16, "sketch_images": 8 + 8}
+    train(8, "second", validation_every=2, alone=20)  # and with the sketch alone once more
+    seen = json.loads((tmp_path / "second" / "weights" / "training.json").read_text())
+    assert seen == {"images": 16 + 16, "sketch_images": 8 + 8 + 8}
     with pytest.raises(UserError, match=r"mode.start=.*gone holds no weights"):
         train(3, "third", start=str(tmp_path / "gone"))
 
