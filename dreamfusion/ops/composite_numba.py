@@ -66,10 +66,10 @@ class _Accumulate(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         weights, values = ctx.saved_tensors  # type: ignore[attr-defined]
-        need_weights, need_values = ctx.needs_input_grad[:2]  # type: ignore[attr-defined]
-        of_ray = gradient.index_select(0, ctx.samples.ray)  # type: ignore[attr-defined]  # (S, C)
-        to_weights = (of_ray * values).sum(-1) if need_weights else None
-        to_values = of_ray * weights[:, None] if need_values else None
+        samples: RaySamples = ctx.samples  # type: ignore[attr-defined]
+        to_weights, to_values = torch.empty_like(weights), torch.empty(values.shape)
+        arrays = _arrays(gradient, weights, values, samples.offsets, to_weights, to_values)
+        _over_rays(lambda begin, end: _sum_backward(*arrays, begin, end), samples)
         return to_weights, to_values, None
 
 
@@ -124,6 +124,27 @@ def _sum(weights: np.ndarray, values: np.ndarray, offsets: np.ndarray, sums: np.
             for i in range(offsets[r], offsets[r + 1]):
                 total += np.float64(weights[i]) * np.float64(values[i, c])
             sums[r, c] = total
+
+
+@_compiled
+def _sum_backward(
+    gradient: np.ndarray,
+    weights: np.ndarray,
+    values: np.ndarray,
+    offsets: np.ndarray,
+    to_weights: np.ndarray,
+    to_values: np.ndarray,
+    begin: int,
+    end: int,
+) -> None:
+    """w'_i = sum over c of g_c v_ic and v'_ic = w_i g_c, g of the sample's ray: both in a pass, one costs no more."""
+    for r in range(begin, end):
+        for i in range(offsets[r], offsets[r + 1]):
+            total = np.float32(0)
+            for c in range(values.shape[1]):
+                total += gradient[r, c] * values[i, c]
+                to_values[i, c] = gradient[r, c] * weights[i]
+            to_weights[i] = total
 
 
 def _over_rays(loop: Callable[[int, int], None], samples: RaySamples) -> None:

@@ -27,13 +27,16 @@ class Shading:
         """As a prior is told it: -1 textureless, 0 albedo alone, 1 Lambertian."""
         return -1.0 if self.textureless else float(self.needs_normal)
 
-    def __call__(self, field: FieldOutput, positions: Tensor, light: Tensor) -> Tensor:
-        """Field at S samples, their positions (S, 3) and the light of each (S, 3) -> colours (S, 3)."""
+    def __call__(self, field: FieldOutput, positions: Tensor, light: Tensor | None) -> Tensor:
+        """Field at S samples, their positions (S, 3) and the light of each (S, 3) -> colours (S, 3).
+
+        Where no normal is needed, no light is either.
+        """
         albedo = torch.ones_like(field.albedo) if self.textureless else field.albedo
         if not self.needs_normal:
             return albedo * self.ambient
-        if field.normal is None:
-            raise ValueError("diffuse shading needs normals; call the field with with_normal=True")
+        if field.normal is None or light is None:
+            raise ValueError("diffuse shading needs normals and a light; call the field with with_normal=True")
         towards = torch.nn.functional.normalize(light - positions, dim=-1)
         lambertian = (field.normal * towards).sum(-1, keepdim=True).clamp(min=0)
         return albedo * (self.diffuse * lambertian + self.ambient)

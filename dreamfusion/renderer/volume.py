@@ -45,7 +45,7 @@ class Renderer(nn.Module):
         out = field(samples.positions, with_normal=with_normal)
         weights = composite(out.density, samples)
         per_view = len(rays) // len(cameras)
-        light = cameras.light[samples.ray // per_view]
+        light = cameras.light[samples.ray // per_view] if shading.needs_normal else None
         color = shading(out, samples.positions, light)
         depth = (samples.t_start + samples.t_end)[:, None] / 2
         parts = [color, depth, torch.ones_like(depth)] + ([] if out.normal is None else [out.normal])
