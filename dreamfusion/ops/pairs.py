@@ -101,6 +101,18 @@ def prefetch(context: Any, array: Any, k: Any) -> Any:
     return types.void(array, k), generate
 
 
+@intrinsic
+def read(context: Any, array: Any, k: Any) -> Any:
+    """Read array[k : k + 2] and do nothing with it; the compiler must not leave it out."""
+
+    def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
+        pair = builder.bitcast(_load(builder, _address(ctx, builder, signature.args[0], *values)), _I64)
+        builder.asm(ir.FunctionType(ir.VoidType(), [_I64]), "", "r", [pair], side_effect=True)
+        return ctx.get_dummy_value()
+
+    return types.void(array, k), generate
+
+
 def _address(ctx: Any, builder: Any, kind: Any, array: Any, k: Any) -> Any:
     data = ctx.make_array(kind)(ctx, builder, array).data
     return builder.bitcast(builder.gep(data, [k]), _PAIR.as_pointer())

@@ -1,8 +1,9 @@
 """Trilinear interpolation in the cells of a block of points: weights, values and derivatives, for `hash_kernels.py`.
 
-Corner c of a cell lies a step along d from its first where bit d of c is set; `fraction` (3, BLOCK) is where in the
-cell a point is, `scale` cells to a unit of x. numba's cache of the kernels does not see a change of this file: touch
-hash_kernels.py after one.
+Corner c of a cell lies a step along d from its first where bit d of c is set; `fraction` (3 BLOCK) is where in the
+cell a point is, `scale` cells to a unit of x. Scratch is flat, a row of BLOCK after the other, at distances that the
+compiler knows: with rows of unknown length it does not vectorise (1.8 to 3 times slower). numba's cache of the kernels
+does not see a change of this file: touch hash_kernels.py after one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from numba import njit
 Array = np.ndarray
 _compiled = njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
 
+BLOCK = 128  # points; their indices, weights and fractions take 10 KB
 _ONE = np.float32(1)
 
 
@@ -23,64 +25,67 @@ def weigh(fraction: Array, v: Array, start: int, count: int, scale: np.float32, 
         weigh_slope(fraction, v, start, count, scale, weight)
         return
     for j in range(count):
-        x1, y1, z1 = fraction[0, j], fraction[1, j], fraction[2, j]
+        x1, y1, z1 = fraction[j], fraction[BLOCK + j], fraction[2 * BLOCK + j]
         x0, y0, z0 = _ONE - x1, _ONE - y1, _ONE - z1
-        weight[0, j] = x0 * y0 * z0
-        weight[1, j] = x1 * y0 * z0
-        weight[2, j] = x0 * y1 * z0
-        weight[3, j] = x1 * y1 * z0
-        weight[4, j] = x0 * y0 * z1
-        weight[5, j] = x1 * y0 * z1
-        weight[6, j] = x0 * y1 * z1
-        weight[7, j] = x1 * y1 * z1
+        weight[j] = x0 * y0 * z0
+        weight[BLOCK + j] = x1 * y0 * z0
+        weight[2 * BLOCK + j] = x0 * y1 * z0
+        weight[3 * BLOCK + j] = x1 * y1 * z0
+        weight[4 * BLOCK + j] = x0 * y0 * z1
+        weight[5 * BLOCK + j] = x1 * y0 * z1
+        weight[6 * BLOCK + j] = x0 * y1 * z1
+        weight[7 * BLOCK + j] = x1 * y1 * z1
 
 
 @_compiled
 def weigh_slope(fraction: Array, v: Array, start: int, count: int, scale: np.float32, weight: Array) -> None:
     """Derivatives of the trilinear weights along v: v . grad w_c."""
+    v0, v1, v2 = v[0, start : start + count], v[1, start : start + count], v[2, start : start + count]
     for j in range(count):
-        x1, y1, z1 = fraction[0, j], fraction[1, j], fraction[2, j]
+        x1, y1, z1 = fraction[j], fraction[BLOCK + j], fraction[2 * BLOCK + j]
         x0, y0, z0 = _ONE - x1, _ONE - y1, _ONE - z1
-        vx, vy, vz = scale * v[0, start + j], scale * v[1, start + j], scale * v[2, start + j]
-        weight[0, j] = -vx * y0 * z0 - vy * x0 * z0 - vz * x0 * y0
-        weight[1, j] = vx * y0 * z0 - vy * x1 * z0 - vz * x1 * y0
-        weight[2, j] = -vx * y1 * z0 + vy * x0 * z0 - vz * x0 * y1
-        weight[3, j] = vx * y1 * z0 + vy * x1 * z0 - vz * x1 * y1
-        weight[4, j] = -vx * y0 * z1 - vy * x0 * z1 + vz * x0 * y0
-        weight[5, j] = vx * y0 * z1 - vy * x1 * z1 + vz * x1 * y0
-        weight[6, j] = -vx * y1 * z1 + vy * x0 * z1 + vz * x0 * y1
-        weight[7, j] = vx * y1 * z1 + vy * x1 * z1 + vz * x1 * y1
+        vx, vy, vz = scale * v0[j], scale * v1[j], scale * v2[j]
+        weight[j] = -vx * y0 * z0 - vy * x0 * z0 - vz * x0 * y0
+        weight[BLOCK + j] = vx * y0 * z0 - vy * x1 * z0 - vz * x1 * y0
+        weight[2 * BLOCK + j] = -vx * y1 * z0 + vy * x0 * z0 - vz * x0 * y1
+        weight[3 * BLOCK + j] = vx * y1 * z0 + vy * x1 * z0 - vz * x1 * y1
+        weight[4 * BLOCK + j] = -vx * y0 * z1 - vy * x0 * z1 + vz * x0 * y0
+        weight[5 * BLOCK + j] = vx * y0 * z1 - vy * x1 * z1 + vz * x1 * y0
+        weight[6 * BLOCK + j] = -vx * y1 * z1 + vy * x0 * z1 + vz * x0 * y1
+        weight[7 * BLOCK + j] = vx * y1 * z1 + vy * x1 * z1 + vz * x1 * y1
 
 
 @_compiled
 def expand(
-    corner: Array, fraction: Array, start: int, count: int, scale: np.float32, value: Array, slope: Array
+    corner: Array, fraction: Array, start: int, count: int, scale: np.float32, both: Array, value: Array, slope: Array
 ) -> None:
-    """The trilinear interpolation of the corner values, and its gradient."""
-    values = value[start : start + count]
-    along_x, along_y, along_z = slope[0, start:], slope[1, start:], slope[2, start:]
+    """The trilinear interpolation of the corner values, and its gradient; `both` (4 BLOCK) is scratch."""
     for j in range(count):
-        x1, y1, z1 = fraction[0, j], fraction[1, j], fraction[2, j]
-        c0, c1, c2, c3 = corner[0, j], corner[1, j], corner[2, j], corner[3, j]
-        c4, c5, c6, c7 = corner[4, j], corner[5, j], corner[6, j], corner[7, j]
+        x1, y1, z1 = fraction[j], fraction[BLOCK + j], fraction[2 * BLOCK + j]
+        c0, c1, c2, c3 = corner[j], corner[BLOCK + j], corner[2 * BLOCK + j], corner[3 * BLOCK + j]
+        c4, c5, c6, c7 = corner[4 * BLOCK + j], corner[5 * BLOCK + j], corner[6 * BLOCK + j], corner[7 * BLOCK + j]
         x00, x10, x01, x11 = c1 - c0, c3 - c2, c5 - c4, c7 - c6
         y00, y10, y01, y11 = c0 + x1 * x00, c2 + x1 * x10, c4 + x1 * x01, c6 + x1 * x11
         near, far = y00 + y1 * (y10 - y00), y01 + y1 * (y11 - y01)
-        values[j] = near + z1 * (far - near)
+        both[j] = near + z1 * (far - near)
         x_near, x_far = x00 + y1 * (x10 - x00), x01 + y1 * (x11 - x01)
-        along_x[j] = scale * (x_near + z1 * (x_far - x_near))
-        along_y[j] = scale * (y10 - y00 + z1 * (y11 - y01 - (y10 - y00)))
-        along_z[j] = scale * (far - near)
+        both[BLOCK + j] = scale * (x_near + z1 * (x_far - x_near))
+        both[2 * BLOCK + j] = scale * (y10 - y00 + z1 * (y11 - y01 - (y10 - y00)))
+        both[3 * BLOCK + j] = scale * (far - near)
+    for d in range(4):
+        to = value[start : start + count] if d == 0 else slope[d - 1, start : start + count]
+        for j in range(count):
+            to[j] = both[d * BLOCK + j]
 
 
 @_compiled
 def add_slope(corner: Array, fraction: Array, start: int, count: int, scale: np.float32, out: Array) -> None:
     """out += the gradient of the trilinear interpolation of the corner values."""
     for j in range(count):
-        x1, y1, z1 = fraction[0, j], fraction[1, j], fraction[2, j]
+        x1, y1, z1 = fraction[j], fraction[BLOCK + j], fraction[2 * BLOCK + j]
         x0, y0, z0 = _ONE - x1, _ONE - y1, _ONE - z1
-        c0, c1, c2, c3 = corner[0, j], corner[1, j], corner[2, j], corner[3, j]
-        c4, c5, c6, c7 = corner[4, j], corner[5, j], corner[6, j], corner[7, j]
+        c0, c1, c2, c3 = corner[j], corner[BLOCK + j], corner[2 * BLOCK + j], corner[3 * BLOCK + j]
+        c4, c5, c6, c7 = corner[4 * BLOCK + j], corner[5 * BLOCK + j], corner[6 * BLOCK + j], corner[7 * BLOCK + j]
         k = start + j
         out[0, k] += scale * (((c1 - c0) * y0 + (c3 - c2) * y1) * z0 + ((c5 - c4) * y0 + (c7 - c6) * y1) * z1)
         out[1, k] += scale * (((c2 - c0) * x0 + (c3 - c1) * x1) * z0 + ((c6 - c4) * x0 + (c7 - c5) * x1) * z1)
@@ -93,9 +98,9 @@ def add_curvature(
 ) -> None:
     """out += H v, H the second derivatives of the trilinear interpolation (its diagonal is zero)."""
     for j in range(count):
-        x1, y1, z1 = fraction[0, j], fraction[1, j], fraction[2, j]
-        c0, c1, c2, c3 = corner[0, j], corner[1, j], corner[2, j], corner[3, j]
-        c4, c5, c6, c7 = corner[4, j], corner[5, j], corner[6, j], corner[7, j]
+        x1, y1, z1 = fraction[j], fraction[BLOCK + j], fraction[2 * BLOCK + j]
+        c0, c1, c2, c3 = corner[j], corner[BLOCK + j], corner[2 * BLOCK + j], corner[3 * BLOCK + j]
+        c4, c5, c6, c7 = corner[4 * BLOCK + j], corner[5 * BLOCK + j], corner[6 * BLOCK + j], corner[7 * BLOCK + j]
         xy = (c3 - c2 - c1 + c0) * (_ONE - z1) + (c7 - c6 - c5 + c4) * z1
         xz = (c5 - c4 - c1 + c0) * (_ONE - y1) + (c7 - c6 - c3 + c2) * y1
         yz = (c6 - c4 - c2 + c0) * (_ONE - x1) + (c7 - c5 - c3 + c1) * x1
