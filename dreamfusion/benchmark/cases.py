@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import product
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dreamfusion.background.solid import ConstantBackground
+from dreamfusion.benchmark.apart import Tasks, apart
 from dreamfusion.benchmark.peers import ENCODINGS, PeerField, parameter_count
 from dreamfusion.benchmark.plan import Plan
 from dreamfusion.benchmark.timing import OURS, Row, added, interleaved, reference_ops
@@ -26,7 +27,9 @@ from dreamfusion.renderer.shading import ALBEDO, LAMBERTIAN, Shading
 from dreamfusion.types import RaySamples
 
 Network = Callable[..., tuple[Tensor, Tensor | None]]
-LIMIT = "limit"  # the reads and the arithmetic alone
+PEERS = list(ENCODINGS)[1:]  # other people's formulations; the first is our own reference
+READS = "reads at random"  # alone, places known
+LIMIT = "limit"  # the reads, levels read in order first, and the arithmetic alone
 HIDDEN, OUTPUTS = 64, 4
 STEPS = 128  # along the diameter of the ball, in the step
 OCCUPIED = 0.69  # radius of what is occupied of the unit ball: 74,000 samples at 64 x 64 pixels
@@ -35,13 +38,26 @@ RESOLUTION = 64  # of the occupancy grid
 
 def encode_rows(plan: Plan, log2_table: int) -> list[Row]:
     """The encoding forward, backward to the table, and both, at `plan.points` positions along rays; one thread."""
-    layout, positions = _layout(log2_table), _positions(plan.points)
+    random, limit = (Gather(_positions(plan.points), _layout(log2_table), in_order) for in_order in (False, True))
+    setting: dict[str, int | str] = {"points": plan.points, "table": f"2^{log2_table}", "threads": 1}
+    ours = encode_tasks([OURS, "torch reference"], plan.points, log2_table)
+    with _others(plan, encode_tasks, PEERS, plan.points, log2_table) as others:
+        rows = [
+            Row(name, setting, interleaved({**tasks, **others[name], READS: random, LIMIT: limit}, plan.peer_rounds))
+            for name, tasks in ours.items()
+        ]
+    return [*rows, added("encode, forward and backward", *rows)]
+
+
+def encode_tasks(names: Sequence[str], points: int, log2_table: int) -> Tasks:
+    """Forward and backward of the encodings of these names."""
+    layout, positions = _layout(log2_table), _positions(points)
     seed = torch.Generator().manual_seed(0)
-    gradient = torch.randn(plan.points, layout.width, generator=seed)
-    gather = Gather(positions, layout)
+    gradient = torch.randn(points, layout.width, generator=seed)
     forward: dict[str, Callable[[], object]] = {}
     backward: dict[str, Callable[[], object]] = {}
-    for name, encode in {OURS: hash_encode, **ENCODINGS}.items():
+    for name in names:
+        encode = ENCODINGS.get(name, hash_encode)
         table = torch.rand(parameter_count(name, layout), generator=seed).requires_grad_()
 
         def run(encode: Callable[..., Tensor] = encode, table: Tensor = table) -> Tensor:
@@ -51,12 +67,7 @@ def encode_rows(plan: Plan, log2_table: int) -> list[Row]:
             return torch.autograd.grad(encoded, table, gradient, retain_graph=True)
 
         forward[name], backward[name] = run, back
-    setting: dict[str, int | str] = {"points": plan.points, "table": f"2^{log2_table}", "threads": 1}
-    rows = [
-        Row("encode, forward", setting, interleaved({**forward, LIMIT: gather}, plan.peer_rounds)),
-        Row("encode, backward", setting, interleaved({**backward, LIMIT: gather}, plan.peer_rounds)),
-    ]
-    return [*rows, added("encode, forward and backward", *rows)]
+    return {"encode, forward": forward, "encode, backward": backward}
 
 
 def field_rows(plan: Plan, log2_table: int) -> list[Row]:
@@ -65,7 +76,7 @@ def field_rows(plan: Plan, log2_table: int) -> list[Row]:
     The limit: to read every entry twice, forward and backward, and the multiplications at the speed of a large product.
     """
     layout, positions = _layout(log2_table), _positions(plan.points)
-    gather, multiply = Gather(positions, layout), Multiply()
+    gather, multiply = Gather(positions, layout, in_order=True), Multiply()
     rows = []
     for with_slope in (False, True):
         run = _field_pass(layout, positions, with_slope)
@@ -113,10 +124,15 @@ def ray_rows(plan: Plan) -> list[Row]:
 def step_rows(plan: Plan, log2_table: int) -> Iterator[Row]:
     """The whole NeRF step without a prior: march, field, shading, compositing, loss, backward, Adam; one thread."""
     for size, shading in product(plan.step_sizes, (ALBEDO, LAMBERTIAN)):
-        steps = {OURS: Step(None, log2_table, size, shading)}
-        steps |= {name: Step(name, log2_table, size, shading) for name in list(ENCODINGS)[1:]}
-        seconds = interleaved(steps, plan.peer_rounds)
-        yield Row(_step_name(shading), steps[OURS].setting | {"threads": 1}, seconds)
+        name, step = _step_name(shading), Step(None, log2_table, size, shading)
+        with _others(plan, step_tasks, PEERS, log2_table, size, shading) as others:
+            seconds = interleaved({OURS: step, **others[name]}, plan.peer_rounds)
+        yield Row(name, step.setting | {"threads": 1}, seconds)
+
+
+def step_tasks(names: Sequence[str], log2_table: int, size: int, shading: Shading) -> Tasks:
+    """The steps of these peers."""
+    return {_step_name(shading): {name: Step(name, log2_table, size, shading) for name in names}}
 
 
 def scaling_rows(plan: Plan, log2_table: int = 17) -> Iterator[tuple[str, list[Row]]]:
@@ -176,6 +192,10 @@ class Step:
             (render.rgb - self.target).square().mean().backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+
+def _others(plan: Plan, build: Callable[..., Tasks], *arguments: object) -> AbstractContextManager[Tasks]:
+    return nullcontext(build(*arguments)) if plan.peers == "together" else apart(build, *arguments)
 
 
 def _field_pass(layout: HashGridLayout, positions: Tensor, with_slope: bool) -> Callable[[Network], None]:

@@ -26,9 +26,12 @@ class Plan:
     scaling_views: Sequence[int]
     threads: Sequence[int]
     dream_steps: int  # of the default run, each of albedo and lit
+    peers: str = "apart"  # the others' formulations: in a process as it comes, or "together" with ours, set up likewise
 
     def __post_init__(self) -> None:
-        for name in self.__dataclass_fields__:
+        if self.peers not in ("apart", "together"):
+            raise UserError(f"benchmark.peers is {self.peers!r}; 'apart' and 'together' are allowed")
+        for name in set(self.__dataclass_fields__) - {"peers"}:
             value = getattr(self, name)
             numbers = [value] if isinstance(value, int) else list(value)
             if any(not isinstance(number, int) or number < 1 for number in numbers):

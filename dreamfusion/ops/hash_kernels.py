@@ -46,7 +46,7 @@ def interpolate(
     index, weight, cell, fraction = _block()
     for level in levels:
         entries = table[grid.begin[level] : grid.begin[level + 1]]
-        _stream_in(entries, 8 * points * features)
+        stream_in(entries, 8 * points * features)
         rows = out[level * features : (level + 1) * features]
         for start in range(0, points, BLOCK):
             count = min(BLOCK, points - start)
@@ -72,7 +72,7 @@ def interpolate_with_slope(
     odd, both = np.empty(8 * BLOCK, np.float32), np.empty(4 * BLOCK, np.float32)
     for level in levels:
         entries, scale = table[grid.begin[level] : grid.begin[level + 1]], grid.scale[level]
-        _stream_in(entries, 8 * points * features)
+        stream_in(entries, 8 * points * features)
         for start in range(0, points, BLOCK):
             count = min(BLOCK, points - start)
             _locate(x, start, count, grid, level, entries.size // features, cell, fraction, index)
@@ -145,7 +145,7 @@ def position_gradient(
     index, corner, cell, fraction = _block()
     for level in range(len(grid.scale)):
         entries = table[grid.begin[level] : grid.begin[level + 1]]
-        _stream_in(entries, 8 * (end - begin) * features)
+        stream_in(entries, 8 * (end - begin) * features)
         rows = gradient[level * features : (level + 1) * features]
         for start in range(begin, end, BLOCK):
             count = min(BLOCK, end - start)
@@ -165,7 +165,7 @@ def position_gradient(
 
 
 @_compiled
-def _stream_in(entries: Array, reads: int) -> None:
+def stream_in(entries: Array, reads: int) -> None:
     """Read a level once in order, from each cache line: that is faster than missing at random.
 
     Not worth it if fewer numbers will be read than there are in a sixteenth of it: measured at 2^17 and at 2^19.

@@ -70,8 +70,9 @@ def test_a_step_moves_the_parameters_of_every_field(shading):
         assert all(not torch.equal(a, b) and a.isfinite().all() for a, b in zip(after, before, strict=True)), name
 
 
-def test_the_gather_reads_each_corner_of_each_level_once(seeded):
-    gather = Gather(positions(seeded), SMALL)
+@pytest.mark.parametrize("in_order", [False, True])
+def test_the_gather_reads_each_corner_of_each_level_once(seeded, in_order):
+    gather = Gather(positions(seeded), SMALL, in_order)
     assert gather._entries.shape == (5, 300, 8)
     assert all(int(gather._entries[level].max()) < SMALL.sizes[level] for level in range(5))
     one = torch.ones(2, dtype=torch.float32).numpy().view("uint64")[0]  # what every entry of its table is

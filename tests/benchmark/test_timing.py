@@ -5,7 +5,19 @@ import os
 import pytest
 import torch
 
-from dreamfusion.benchmark.timing import OURS, Row, Spread, added, interleaved, reference_ops, torch_threads
+from dreamfusion.benchmark import timing
+from dreamfusion.benchmark.apart import apart
+from dreamfusion.benchmark.timing import (
+    OURS,
+    Measured,
+    Row,
+    Spread,
+    added,
+    interleaved,
+    once,
+    reference_ops,
+    torch_threads,
+)
 
 
 def test_ratios_are_taken_round_by_round():
@@ -21,13 +33,48 @@ def test_operations_one_after_the_other_add_up_where_both_were_measured():
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_tasks_run_in_turn_on_the_threads_asked_for(threads):
+def test_tasks_run_in_turn_on_the_threads_asked_for(threads, monkeypatch):
     order, before = [], torch.get_num_threads()
+    monkeypatch.setattr(timing, "MOST", 2)
     tasks = {name: lambda name=name: order.append((name, torch.get_num_threads())) for name in "ab"}
     seconds = interleaved(tasks, rounds=2, threads=threads)
-    assert order == [("a", threads), ("b", threads)] * 3  # the first round warms up
+    a, b = ("a", threads), ("b", threads)
+    assert order == [a, b] + [a, a, b, b] * 2  # warm, then two rounds of two runs
     assert all(len(times) == 2 and min(times) >= 0 for times in seconds.values())
     assert torch.get_num_threads() == before
+
+
+def test_what_a_task_measured_itself_counts():
+    seconds = interleaved({"here": lambda: 3.0, "elsewhere": lambda: Measured(3.0)}, rounds=2)
+    assert seconds["elsewhere"] == [3.0, 3.0] and max(seconds["here"]) < 3.0
+
+
+def test_a_measurement_is_the_median_of_several_short_runs_or_one_long_run():
+    ticks = iter([0.0, 0.09, 1.0, 1.01, 2.0, 2.11, 3.0, 3.5])
+    assert once(lambda: None, lambda: next(ticks)) == pytest.approx(0.09)  # of 0.09, 0.01 and 0.11
+    assert once(lambda: None, lambda: next(ticks)) == pytest.approx(0.5)
+
+
+def three_tasks():
+    """Tasks for a process of their own: whose it is, its threads, and one that fails."""
+    return {"step": {"pid": lambda: Measured(os.getpid()), "settings": _threads, "failing": lambda: 1 / 0}}
+
+
+def _threads():
+    return Measured(torch.get_num_threads())
+
+
+def test_tasks_apart_run_in_a_process_of_their_own_which_ends_with_the_block():
+    with apart(three_tasks) as tasks:
+        assert list(tasks["step"]) == ["pid", "settings", "failing"]
+        seconds = interleaved({name: tasks["step"][name] for name in ("pid", "settings")}, rounds=1)
+        pid = int(seconds["pid"][0])
+        assert pid != os.getpid() and seconds["settings"] == [1.0]
+        os.kill(pid, 0)  # it is there
+        with pytest.raises(RuntimeError, match="process that measures the other formulations has ended"):
+            tasks["step"]["failing"]()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
 
 
 @pytest.mark.parametrize("before", [None, "auto"])

@@ -19,6 +19,7 @@ def test_a_benchmark_writes_a_table_a_plot_and_every_round(launch, tmp_path):
     for words in (
         "encode, forward and backward",
         "nerfstudio-style",
+        "reads at random",
         "limit",
         "step with normals",
         "one thread",
@@ -37,6 +38,8 @@ def test_a_size_that_nothing_can_be_measured_with_is_refused(launch, tmp_path):
     ended = launch(tmp_path, "mode=benchmark", "benchmark.rounds=0")
     assert ended.status == 1
     assert "benchmark.rounds is 0; whole numbers of at least 1 are allowed" in ended.text
+    ended = launch(tmp_path, "mode=benchmark", "benchmark.peers=near")
+    assert ended.status == 1 and "benchmark.peers is 'near'; 'apart' and 'together' are allowed" in ended.text
 
 
 def test_an_unknown_benchmark_lists_the_known_ones(launch, tmp_path):

@@ -1,0 +1,65 @@
+"""Tasks in a process of its own, under the settings of torch and the C library: as others' code comes to its users.
+
+Ours keeps large blocks (`dreamfusion.ops.allocator`), which is set for a whole process and would help theirs as well.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from dreamfusion.benchmark.timing import Measured, once
+
+Tasks = Mapping[str, Mapping[str, Callable[[], object]]]  # by operation, then by implementation
+
+
+@contextmanager
+def apart(build: Callable[..., Tasks], *arguments: object) -> Iterator[Tasks]:
+    """What `build(*arguments)` makes there, to be called from here; each call returns the seconds it took there.
+
+    Both `build` and its arguments must be picklable. One thread.
+
+    Raises:
+        RuntimeError: in a call, if the process has ended.
+    """
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(there, build, arguments), daemon=True)
+    process.start()
+    there.close()  # so that its end is seen here
+    try:
+        names: Mapping[str, list[str]] = _receive(here)
+        yield {group: {name: partial(_ask, here, group, name) for name in names[group]} for group in names}
+    finally:
+        process.kill()
+        process.join()
+
+
+def _ask(connection: Connection, group: str, name: str) -> Measured:
+    connection.send((group, name))
+    return Measured(_receive(connection))
+
+
+def _receive(connection: Connection) -> Any:
+    try:
+        return connection.recv()
+    except EOFError as error:
+        raise RuntimeError("the process that measures the other formulations has ended; its error is above") from error
+
+
+def _serve(connection: Connection, build: Callable[..., Tasks], arguments: tuple[object, ...]) -> None:
+    """Answers with the seconds of one run of each task asked for; the other side ends the process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the other side's to answer
+    torch.set_num_threads(1)
+    tasks = build(*arguments)
+    connection.send({group: list(tasks[group]) for group in tasks})
+    while True:
+        group, name = connection.recv()
+        connection.send(once(tasks[group][name]))
