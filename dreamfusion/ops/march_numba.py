@@ -43,14 +43,14 @@ def march(rays: RayBundle, occupancy: Tensor, radius: float, step: float, jitter
     offsets = torch.zeros(count + 1, dtype=torch.int64)
     offsets[1:] = torch.from_numpy(counts).cumsum(0)
     total = int(offsets[-1])
-    ray, positions = torch.empty(total, dtype=torch.int64), torch.empty(total, 3)
+    ray, positions = torch.empty(total, dtype=torch.int64), torch.empty(3, total)  # as the hash kernels want them
     start, end = torch.empty(total), torch.empty(total)
     first, out = offsets.numpy(), (ray.numpy(), start.numpy(), end.numpy(), positions.numpy())
     run_parallel(
         lambda span: _write(origins, directions, shifts, near, np.float32(step), *span, room, kept, first, *out),
         tasks,
     )
-    return RaySamples(ray=ray, offsets=offsets, t_start=start, t_end=end, positions=positions)
+    return RaySamples(ray=ray, offsets=offsets, t_start=start, t_end=end, positions=positions.t())
 
 
 @_compiled
@@ -211,4 +211,4 @@ def _write(
             t_start[s] = near[r] + (count - _HALF) * step
             t_end[s] = near[r] + (count + _HALF) * step
             for d in range(3):
-                positions[s, d] = origins[r, d] + t * directions[r, d]
+                positions[d, s] = origins[r, d] + t * directions[r, d]
