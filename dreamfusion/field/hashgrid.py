@@ -58,8 +58,9 @@ class HashGridField(Field):
     def forward(self, positions: Tensor, with_normal: bool = False) -> FieldOutput:
         """(S, 3) -> density, albedo and, where asked, the unit normal -grad(density) / |grad(density)|."""
         output, slope = self._network(positions, self.output_weight, with_normal)
-        density = self.density_scale * F.softplus(output[:, 0] + self._blob(positions))
-        albedo = torch.sigmoid(output[:, 1:])
+        raw, color = output.t().split([1, 3])  # rows, as they lie in memory: their gradients come back so
+        density = self.density_scale * F.softplus(raw[0] + self._blob(positions))
+        albedo = torch.sigmoid(color).t()
         if slope is None:
             return FieldOutput(density, albedo, None)
         # The activation is increasing, so the gradient before it has the same direction.

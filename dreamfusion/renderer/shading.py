@@ -34,7 +34,7 @@ class Shading:
         """
         albedo = torch.ones_like(field.albedo) if self.textureless else field.albedo
         if not self.needs_normal:
-            return albedo * self.ambient
+            return albedo if self.ambient == 1 else albedo * self.ambient
         if field.normal is None or light is None:
             raise ValueError("diffuse shading needs normals and a light; call the field with with_normal=True")
         towards = torch.nn.functional.normalize(light - positions, dim=-1)
