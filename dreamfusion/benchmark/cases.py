@@ -125,14 +125,14 @@ def step_rows(plan: Plan, log2_table: int) -> Iterator[Row]:
     """The whole NeRF step without a prior: march, field, shading, compositing, loss, backward, Adam; one thread."""
     for size, shading in product(plan.step_sizes, (ALBEDO, LAMBERTIAN)):
         name, step = _step_name(shading), Step(None, log2_table, size, shading)
-        with _others(plan, step_tasks, PEERS, log2_table, size, shading) as others:
+        with _others(plan, step_tasks, PEERS, log2_table, size, shading, plan.peers == "together") as others:
             seconds = interleaved({OURS: step, **others[name]}, plan.peer_rounds)
         yield Row(name, step.setting | {"threads": 1}, seconds)
 
 
-def step_tasks(names: Sequence[str], log2_table: int, size: int, shading: Shading) -> Tasks:
-    """The steps of these peers."""
-    return {_step_name(shading): {name: Step(name, log2_table, size, shading) for name in names}}
+def step_tasks(names: Sequence[str], log2_table: int, size: int, shading: Shading, fused: bool) -> Tasks:
+    """The steps of these peers, with the fused Adam that ours has, or with torch's default."""
+    return {_step_name(shading): {name: Step(name, log2_table, size, shading, fused=fused) for name in names}}
 
 
 def scaling_rows(plan: Plan, log2_table: int = 17) -> Iterator[tuple[str, list[Row]]]:
@@ -168,7 +168,9 @@ def thread_rows(plan: Plan, log2_table: int) -> Iterator[Row]:
 class Step:
     """One training step of a field on a fixed target; `name` is a peer's encoding, None our own field."""
 
-    def __init__(self, name: str | None, log2_table: int, size: int, shading: Shading, views: int = 1) -> None:
+    def __init__(
+        self, name: str | None, log2_table: int, size: int, shading: Shading, views: int = 1, fused: bool = True
+    ) -> None:
         torch.manual_seed(0)
         settings: dict[str, float | int] = {
             "radius": 1.0, "levels": 16, "features": 2, "log2_table_size": log2_table, "base_resolution": 16,
@@ -181,7 +183,7 @@ class Step:
         self.background = ConstantBackground([1.0, 1.0, 1.0])
         self.cameras = _orbit().sample(views, size, torch.Generator().manual_seed(0))
         self.target = torch.rand(views, 3, size, size, generator=torch.Generator().manual_seed(1))
-        self.optimizer = torch.optim.Adam(self.field.parameters(), lr=1e-3, fused=True)
+        self.optimizer = torch.optim.Adam(self.field.parameters(), lr=1e-3, fused=fused or None)
         samples = self.renderer.sample(cast_rays(self.cameras), None)
         self.setting: dict[str, int | str] = {"samples": len(samples), "table": f"2^{log2_table}"}
 
