@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import DictConfig
@@ -16,6 +16,9 @@ from dreamfusion.error import UserError
 from dreamfusion.ops.precision import native_bfloat16
 from dreamfusion.pocket.card import TRAINING
 from dreamfusion.pocket.model import PocketModel
+
+if TYPE_CHECKING:
+    from dreamfusion.pocket.pretraining import Seen
 
 CODES = "sketch.codes"  # a row for each model
 log = logging.getLogger(__name__)
@@ -77,7 +80,7 @@ def run(
     if start is not None and not checkpoint.is_file():
         module.seen = begin_from(module.model, Path(start))
 
-    def describe(folder: Path, seen: dict[str, int], losses: dict[int, float]) -> None:
+    def describe(folder: Path, seen: Seen, losses: dict[int, float]) -> None:
         write_card(
             folder,
             seen,
@@ -128,10 +131,10 @@ def read_names(path: Path) -> dict[str, str]:
     return called
 
 
-def begin_from(model: PocketModel, folder: Path) -> dict[str, int]:
+def begin_from(model: PocketModel, folder: Path) -> Seen:
     """Take over the parts of a folder of weights that fit, the models' codes by name; the others start at random.
 
-    Returns how many images what was taken over has seen, as training.json says.
+    Returns what was taken over has seen, as training.json says.
     """
     try:
         start = PocketModel.load(folder)
@@ -154,7 +157,7 @@ def begin_from(model: PocketModel, folder: Path) -> dict[str, int]:
     left = sorted({key.split(".")[0] for key in own.keys() - fitting.keys()})
     log.info("beginning from %s; new are parts of: %s", folder, ", ".join(left) or "none")
     told = folder / TRAINING
-    seen: dict[str, int] = json.loads(told.read_text()) if told.is_file() else {"images": 0, "sketch_images": 0}
+    seen: Seen = json.loads(told.read_text()) if told.is_file() else {"images": 0, "sketch_images": 0}
     return seen if "sketch" not in left else {**seen, "sketch_images": 0}
 
 

@@ -30,7 +30,7 @@ pipeline_tag: text-to-image
 A text-to-image diffusion model of everyday objects seen from all sides, 64x64 pixels, {parameters:.1f} M parameters.
 It is what `guidance=pocket` of dreamfusion distils; it is too small to be a picture generator in its own right.
 
-- **Made by** `python launch.py mode=pretrain`: {images:,} images, and {sketch_images:,} for the sketch alone.
+- **Made by** `python launch.py mode=pretrain`: {images:,} images, and {sketch_images:,} for the sketch alone{hours}.
 - **Data**: {models} models under {names} names from the libraries of Sweet Home 3D, rendered from {views} sides each,
   plain, under a point light, or white under it; some recoloured in one of twelve colours; on white and grey
   backgrounds. `vocabulary.txt` lists the names, `ATTRIBUTION.md` every model with its author and licence.
@@ -56,7 +56,7 @@ model; where several have the name, `guidance.variant` chooses. Rare names are r
 
 def write_card(
     folder: Path,
-    seen: Mapping[str, int],
+    seen: Mapping[str, float],
     losses: Mapping[int, float],
     *,
     subjects: Sequence[Subject],
@@ -67,14 +67,17 @@ def write_card(
 ) -> None:
     """README.md, ATTRIBUTION.md, vocabulary.txt and training.json into a folder of weights.
 
-    `seen` says how many `images` the whole network was trained on and how many `sketch_images` the sketch alone.
+    `seen` says how many `images` the whole network was trained on, how many `sketch_images` the sketch alone, and, if
+    it is known, how many `hours` that took.
     `subjects` are the models that were learned, `called` the names they were learned under, `losses` by timestep.
     """
     names = sorted({*called, *(s.name for s in subjects)})
     table = "| timestep | error |\n|--:|--:|\n" + "\n".join(f"| {t} | {loss:.4f} |" for t, loss in losses.items())
     card = CARD.format(
         parameters=parameters / 1e6,
-        **seen,
+        images=seen["images"],
+        sketch_images=seen["sketch_images"],
+        hours=f", in {seen['hours']:.1f} hours" if "hours" in seen else "",
         models=len(subjects),
         names=len(set(called)),
         views=views,

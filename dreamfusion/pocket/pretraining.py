@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -30,7 +31,8 @@ from dreamfusion.pocket.text import TextEncoder
 from dreamfusion.types import TextEmbedding
 
 log = logging.getLogger(__name__)
-Describe = Callable[[Path, dict[str, int], dict[int, float]], None]
+Seen = dict[str, float]  # see `PocketPretraining.seen`
+Describe = Callable[[Path, Seen, dict[int, float]], None]
 NORMAL_WEIGHT = 0.25  # beside the loss of the drawing
 NOISE_LEVELS = (200, 450, 700, 900)  # timesteps of 1000 at which validation is reported
 
@@ -81,8 +83,10 @@ class PocketPretraining(L.LightningModule):
         self.captions: CaptionCache | None = None  # frozen, so neither a sub-module nor in the checkpoint
         self.folder = Path()
         self.describe: Describe | None = None
-        # Images that the whole network was trained on, and the sketch alone; those of `mode.start` among them.
-        self.seen = {"images": 0, "sketch_images": 0}
+        # Images that the whole network was trained on, and the sketch alone, and the hours that it took; those of
+        # `mode.start` among them. Without "hours" it began from weights of which they are not known.
+        self.seen: Seen = {"images": 0, "sketch_images": 0, "hours": 0.0}
+        self._began = 0.0
 
     def attach(self, encoder: TextEncoder, folder: Path, describe: Describe | None = None) -> None:
         """Give what stays out of the checkpoint: the frozen text encoder, the folder for sheets and weights, and what
@@ -138,6 +142,13 @@ class PocketPretraining(L.LightningModule):
         if self.describe is not None:
             losses = {level: float(error.mean()) for level, error in errors.items()}
             self.describe(self.folder / "weights", self.seen, losses)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self._began = time.perf_counter()
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if "hours" in self.seen:
+            self.seen["hours"] += (time.perf_counter() - self._began) / 3600
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["seen"] = dict(self.seen)

@@ -184,15 +184,17 @@ def test_the_sketch_learns_alone_first_and_then_with_the_unet(train, tmp_path):
 def test_weights_that_are_begun_from_bring_their_history(train, tmp_path):
     train(6, "first", validation_every=3, alone=2)
     seen = json.loads((tmp_path / "first" / "weights" / "training.json").read_text())
-    assert seen == {"images": 16, "sketch_images": 8}
+    hours = seen.pop("hours")
+    assert seen == {"images": 16, "sketch_images": 8} and hours > 0
+    assert "16 images, and 8 for the sketch alone, in 0.0 hours." in (tmp_path / "first/weights/README.md").read_text()
     start = str(tmp_path / "first" / "weights")
     train(3, "second", validation_every=3, start=start, alone=2)
     train(6, "second", validation_every=3, alone=2)  # interrupted, and gone on with
     seen = json.loads((tmp_path / "second" / "weights" / "training.json").read_text())
-    assert seen == {"images": 16 + 16, "sketch_images": 8 + 8}
+    assert seen.pop("hours") > hours and seen == {"images": 16 + 16, "sketch_images": 8 + 8}
     train(8, "second", validation_every=2, alone=20)  # and with the sketch alone once more
     seen = json.loads((tmp_path / "second" / "weights" / "training.json").read_text())
-    assert seen == {"images": 16 + 16, "sketch_images": 8 + 8 + 8}
+    assert seen.pop("hours") > hours and seen == {"images": 16 + 16, "sketch_images": 8 + 8 + 8}
     with pytest.raises(UserError, match=r"mode.start=.*gone holds no weights"):
         train(3, "third", start=str(tmp_path / "gone"))
 
