@@ -93,7 +93,8 @@ def run(
 
 def held_out_losses(prior: PocketPrior, data: RenderBatches, size: int) -> dict[str, float]:
     """Mean squared error of the clean estimate on held-out views, by timestep, as `mode=pretrain` reports it."""
-    from dreamfusion.pocket.pretraining import CaptionCache, errors_by_level
+    from dreamfusion.pocket.pretraining import errors_by_level
+    from dreamfusion.pocket.text import CaptionCache
 
     device = prior.alphas_cumprod.device
     batch = data.validation(size).to(device)

@@ -27,7 +27,7 @@ from dreamfusion.guidance.sampling import ddim_sample
 from dreamfusion.pocket.batches import Batch
 from dreamfusion.pocket.model import WHITE, PocketModel, camera_features, with_look
 from dreamfusion.pocket.sketch import Drawing
-from dreamfusion.pocket.text import TextEncoder
+from dreamfusion.pocket.text import CaptionCache, TextEncoder
 from dreamfusion.types import TextEmbedding
 
 log = logging.getLogger(__name__)
@@ -297,24 +297,6 @@ def _sheet(images: Tensor) -> Any:
     """(N, 3, r, r) in [-1, 1] -> a picture (H, W, 3) uint8 of 16 columns."""
     pixels = (images * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
     return contact_sheet(list((pixels * 255).round().byte().cpu().numpy()), columns=16)
-
-
-class CaptionCache:
-    """Encodes every distinct caption once; keeps the states in fp16."""
-
-    def __init__(self, encoder: TextEncoder) -> None:
-        self._encoder = encoder
-        self._known: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def __call__(self, captions: Sequence[str]) -> TextEmbedding:
-        new = sorted({c for c in captions if c not in self._known})
-        with torch.autocast("cpu", enabled=False):  # it knows no fp16 on CPUs
-            if new:
-                encoded = self._encoder(new)
-                for text, states, mask in zip(new, encoded.states.half(), encoded.mask, strict=True):
-                    self._known[text] = (states.clone(), mask.clone())
-            states, masks = zip(*(self._known[c] for c in captions), strict=True)
-            return TextEmbedding(torch.stack(states).float(), torch.stack(masks))
 
 
 def _fast_attention() -> Any:

@@ -60,3 +60,21 @@ def sentence_vector(states: Tensor, mask: Tensor) -> Tensor:
     weight = mask[..., None].to(states.dtype)
     mean = (states * weight).sum(1) / weight.sum(1).clamp(min=1)
     return nn.functional.normalize(mean, dim=-1)
+
+
+class CaptionCache:
+    """Encodes every distinct caption once; keeps the states in fp16."""
+
+    def __init__(self, encoder: TextEncoder) -> None:
+        self._encoder = encoder
+        self._known: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, captions: Sequence[str]) -> TextEmbedding:
+        new = sorted({c for c in captions if c not in self._known})
+        with torch.autocast("cpu", enabled=False):  # it knows no fp16 on CPUs
+            if new:
+                encoded = self._encoder(new)
+                for text, states, mask in zip(new, encoded.states.half(), encoded.mask, strict=True):
+                    self._known[text] = (states.clone(), mask.clone())
+            states, masks = zip(*(self._known[c] for c in captions), strict=True)
+            return TextEmbedding(torch.stack(states).float(), torch.stack(masks))
