@@ -35,7 +35,7 @@ def apart(build: Callable[..., Tasks], *arguments: object) -> Iterator[Tasks]:
     process.start()
     there.close()  # so that its end is seen here
     try:
-        names: Mapping[str, list[str]] = _receive(here)
+        names: Mapping[str, list[str]] = _answer(here)
         yield {group: {name: partial(_ask, here, group, name) for name in names[group]} for group in names}
     finally:
         process.kill()
@@ -43,14 +43,15 @@ def apart(build: Callable[..., Tasks], *arguments: object) -> Iterator[Tasks]:
 
 
 def _ask(connection: Connection, group: str, name: str) -> Measured:
-    connection.send((group, name))
-    return Measured(_receive(connection))
+    return Measured(_answer(connection, (group, name)))
 
 
-def _receive(connection: Connection) -> Any:
+def _answer(connection: Connection, question: tuple[str, str] | None = None) -> Any:
     try:
+        if question is not None:
+            connection.send(question)
         return connection.recv()
-    except EOFError as error:
+    except (EOFError, BrokenPipeError, ConnectionResetError) as error:
         raise RuntimeError("the process that measures the other formulations has ended; its error is above") from error
 
 

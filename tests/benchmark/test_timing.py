@@ -71,8 +71,9 @@ def test_tasks_apart_run_in_a_process_of_their_own_which_ends_with_the_block():
         pid = int(seconds["pid"][0])
         assert pid != os.getpid() and seconds["settings"] == [1.0]
         os.kill(pid, 0)  # it is there
-        with pytest.raises(RuntimeError, match="process that measures the other formulations has ended"):
-            tasks["step"]["failing"]()
+        for name in ("failing", "pid"):  # as it fails, and when it is gone
+            with pytest.raises(RuntimeError, match="process that measures the other formulations has ended"):
+                tasks["step"][name]()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
