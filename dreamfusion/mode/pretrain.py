@@ -134,7 +134,7 @@ def read_names(path: Path) -> dict[str, str]:
 def begin_from(model: PocketModel, folder: Path) -> Seen:
     """Take over the parts of a folder of weights that fit, the models' codes by name; the others start at random.
 
-    Returns what was taken over has seen, as training.json says.
+    Returns what the weights taken over have `seen`, as their training.json says.
     """
     try:
         start = PocketModel.load(folder)
