@@ -22,6 +22,7 @@ from dreamfusion.field.hashgrid import HashGridField
 from dreamfusion.ops import HashGridLayout, accumulate, composite, hash_encode, hash_field, march
 from dreamfusion.ops.hash_field_torch import hash_field as composed
 from dreamfusion.ops.machine import Gather, Multiply, cores
+from dreamfusion.ops.precision import processor_bfloat16
 from dreamfusion.renderer.occupancy import OccupancyRenderer
 from dreamfusion.renderer.shading import ALBEDO, LAMBERTIAN, Shading
 from dreamfusion.types import RaySamples
@@ -29,6 +30,7 @@ from dreamfusion.types import RaySamples
 Network = Callable[..., tuple[Tensor, Tensor | None]]
 PEERS = list(ENCODINGS)[1:]  # other people's formulations; the first is our own reference
 READS = "reads at random"  # alone, places known
+FLOAT32 = "kernels in float32"  # where the processor multiplies bfloat16 and ours do
 LIMIT = "limit"  # the reads, levels read in order first, and the arithmetic alone
 HIDDEN, OUTPUTS = 64, 4
 STEPS = 128  # along the diameter of the ball, in the step
@@ -81,7 +83,8 @@ def field_rows(plan: Plan, log2_table: int) -> list[Row]:
     for with_slope in (False, True):
         run = _field_pass(layout, positions, with_slope)
         tasks: dict[str, Callable[[], object]] = {
-            OURS: partial(run, hash_field),
+            OURS: partial(run, partial(hash_field, precision="auto")),
+            **({FLOAT32: partial(run, hash_field)} if processor_bfloat16() else {}),
             "kernels, not fused": partial(run, partial(composed, backend=None)),
             "torch reference": partial(run, partial(composed, backend="torch")),
             "gather": gather,
@@ -125,8 +128,11 @@ def step_rows(plan: Plan, log2_table: int) -> Iterator[Row]:
     """The whole NeRF step without a prior: march, field, shading, compositing, loss, backward, Adam; one thread."""
     for size, shading in product(plan.step_sizes, (ALBEDO, LAMBERTIAN)):
         name, step = _step_name(shading), Step(None, log2_table, size, shading)
+        ours: dict[str, Callable[[], object]] = {OURS: step}
+        if processor_bfloat16():
+            ours[FLOAT32] = Step(None, log2_table, size, shading, precision="float32")
         with _others(plan, step_tasks, PEERS, log2_table, size, shading, plan.peers == "together") as others:
-            seconds = interleaved({OURS: step, **others[name]}, plan.peer_rounds)
+            seconds = interleaved({**ours, **others[name]}, plan.peer_rounds)
         yield Row(name, step.setting | {"threads": 1}, seconds)
 
 
@@ -141,7 +147,7 @@ def scaling_rows(plan: Plan, log2_table: int = 17) -> Iterator[tuple[str, list[R
     curve = []
     for points in plan.scaling_points:
         run = _field_pass(layout, _positions(points), False)
-        seconds = interleaved({OURS: partial(run, hash_field)}, plan.rounds)
+        seconds = interleaved({OURS: partial(run, partial(hash_field, precision="auto"))}, plan.rounds)
         curve.append(Row("field", {"points": points, "threads": 1}, seconds))
     yield "points", curve
     for name, sizes, views in (("pixels a side", plan.scaling_sizes, [1]), ("views", [64], plan.scaling_views)):
@@ -169,14 +175,24 @@ class Step:
     """One training step of a field on a fixed target; `name` is a peer's encoding, None our own field."""
 
     def __init__(
-        self, name: str | None, log2_table: int, size: int, shading: Shading, views: int = 1, fused: bool = True
+        self,
+        name: str | None,
+        log2_table: int,
+        size: int,
+        shading: Shading,
+        views: int = 1,
+        fused: bool = True,
+        precision: str = "auto",
     ) -> None:
         torch.manual_seed(0)
         settings: dict[str, float | int] = {
             "radius": 1.0, "levels": 16, "features": 2, "log2_table_size": log2_table, "base_resolution": 16,
             "max_resolution": 2048, "hidden": HIDDEN, "blob_density": 5.0, "blob_radius": 0.5, "density_scale": 3.0,
         }  # fmt: skip
-        self.field = HashGridField(**settings) if name is None else PeerField(name, **settings)  # type: ignore[arg-type]
+        if name is None:
+            self.field: HashGridField = HashGridField(**settings, precision=precision)  # type: ignore[arg-type]
+        else:
+            self.field = PeerField(name, **settings)
         self.ours, self.shading = name is None, shading
         self.renderer = OccupancyRenderer(1.0, RESOLUTION, STEPS, 0.01, 0.95, 16, 256)
         self.renderer.grid.binaries.copy_(_ball()[None])

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from dreamfusion.field.base import Field
 from dreamfusion.ops.hash_field import hash_field
 from dreamfusion.ops.hash_grid_layout import HashGridLayout
+from dreamfusion.ops.precision import kernel_precision
 from dreamfusion.types import FieldOutput
 
 
@@ -33,11 +34,15 @@ class HashGridField(Field):
         blob_density: float,
         blob_radius: float,
         density_scale: float = 1.0,
+        precision: str = "auto",
     ) -> None:
         """The blob adds `blob_density * (1 - |x| / blob_radius)` before the activation (softplus).
 
+        `precision`: "auto", "bfloat16" or "float32", of the CPU kernels' products (`hash_field`).
+
         Raises:
-            ValueError: a length or a number of units that is not above 0.
+            ValueError: a length or a number of units that is not above 0, or an unknown precision.
+            RuntimeError: if the processor does not compute in the precision.
         """
         super().__init__()
         if min(radius, blob_radius, density_scale) <= 0 or hidden < 1:
@@ -46,7 +51,7 @@ class HashGridField(Field):
                 f"field.hidden {hidden}; all are above 0"
             )
         self.radius, self.blob_density, self.blob_radius = radius, blob_density, blob_radius
-        self.density_scale = density_scale
+        self.density_scale, self.precision = density_scale, kernel_precision(precision)
         self.layout = HashGridLayout(levels, features, log2_table_size, base_resolution, max_resolution)
         self.table = nn.Parameter(torch.empty(self.layout.parameter_count).uniform_(-1e-4, 1e-4))
         # tiny-cuda-nn's fully fused network: no biases, rows are outputs.
@@ -77,7 +82,8 @@ class HashGridField(Field):
 
     def _network(self, positions: Tensor, output_weight: Tensor, with_slope: bool) -> tuple[Tensor, Tensor | None]:
         unit = positions / (2 * self.radius) + 0.5
-        return hash_field(unit, self.table, self.hidden_weight, output_weight, self.layout, with_slope)
+        weights = self.table, self.hidden_weight, output_weight
+        return hash_field(unit, *weights, self.layout, with_slope, precision=self.precision)
 
     def _blob(self, positions: Tensor) -> Tensor:
         return self.blob_density * (1 - _distance(positions)[:, 0] / self.blob_radius)

@@ -87,9 +87,12 @@ class _EncodeGradient(torch.autograd.Function):
         return to_x, to_table, to_g, None, None
 
 
-def interpolate(x: np.ndarray, v: np.ndarray, table: Tensor, layout: HashGridLayout) -> Tensor:
-    """y, or J v if there is a direction v -> (S, layout.width)."""
-    encoded = torch.empty(layout.width, x.shape[1])
+def interpolate(
+    x: np.ndarray, v: np.ndarray, table: Tensor, layout: HashGridLayout, encoded: Tensor | None = None
+) -> Tensor:
+    """y, or J v if there is a direction v -> (S, layout.width); into `encoded`, feature-major, if there is one."""
+    if encoded is None:
+        encoded = torch.empty(layout.width, x.shape[1])
     out, entries, grid, lanes = encoded.numpy(), flat(table), grid_of(layout), (0,) * layout.features
     run_parallel(
         lambda levels: hash_kernels.interpolate(x, v, entries, grid, levels, lanes, out),

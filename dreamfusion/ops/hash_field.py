@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dreamfusion.ops.backend import choose
 from dreamfusion.ops.hash_grid_layout import HashGridLayout
+from dreamfusion.ops.precision import kernel_precision
 
 
 def hash_field(
@@ -21,6 +22,7 @@ def hash_field(
     layout: HashGridLayout,
     with_slope: bool = False,
     backend: str | None = None,
+    precision: str = "float32",
 ) -> tuple[Tensor, Tensor | None]:
     """o = output_weight relu(hidden_weight y(x)), and on request the slope d o_0 / d x.
 
@@ -37,12 +39,16 @@ def hash_field(
         with_slope: whether to return the slope.
         backend: "torch" for the composition over the torch reference, "numba" for the fused kernels; None takes the
             fastest that can run here.
+        precision: "float32", "bfloat16" or "auto": of the hidden layer's products in the fused kernels, whose sums are
+            float32 always. "bfloat16" needs a processor that multiplies it, "auto" takes it there. The composition
+            computes in the precision of its arguments.
 
     Returns:
         output (S, O) and slope (S, 3), or None in its place. Both may be transposed views.
 
     Raises:
-        ValueError: if a shape does not fit, or the backend does not know the device.
+        ValueError: if a shape does not fit, the backend does not know the device, or there is no such precision.
+        RuntimeError: if the fused kernels would compute in bfloat16, and the processor does not.
         TypeError: if the fused kernels are asked for by name, for positions that need a gradient or are not float32.
     """
     hidden, outputs = len(hidden_weight), len(output_weight)
@@ -55,7 +61,7 @@ def hash_field(
     if chosen == "numba" and fits:
         from dreamfusion.ops.hash_field_numba import hash_field as fused
 
-        return fused(positions, table, hidden_weight, output_weight, layout, with_slope)
+        return fused(positions, table, hidden_weight, output_weight, layout, with_slope, kernel_precision(precision))
     if backend == "numba":
         raise TypeError(
             f"hash_field: positions are {positions.dtype} and the table is {table.dtype}, gradient of the positions "

@@ -11,13 +11,15 @@ gathering from the table twice again. The hidden layer is not kept but made agai
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from dreamfusion.ops import hash_kernels, network_kernels
+from dreamfusion.ops import hash_kernels, network_kernels, network_kernels_bfloat16
 from dreamfusion.ops.backend import run_parallel, spans
 from dreamfusion.ops.hash_encode_numba import (
     NO_DIRECTION,
@@ -34,6 +36,8 @@ from dreamfusion.ops.hash_grid_layout import HashGridLayout
 
 _compiled = njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
 
+_NETWORKS = {"float32": network_kernels, "bfloat16": network_kernels_bfloat16}
+
 
 def hash_field(
     positions: Tensor,
@@ -42,9 +46,11 @@ def hash_field(
     output_weight: Tensor,
     layout: HashGridLayout,
     with_slope: bool,
+    precision: str,
 ) -> tuple[Tensor, Tensor | None]:
     """See `dreamfusion.ops.hash_field.hash_field`; positions need no gradient."""
-    output, slope = _HashField.apply(positions, table, hidden_weight, output_weight, layout, with_slope)
+    network = _NETWORKS[precision]
+    output, slope = _HashField.apply(positions, table, hidden_weight, output_weight, layout, with_slope, network)
     return output, slope
 
 
@@ -58,20 +64,22 @@ class _HashField(torch.autograd.Function):
         output_weight: Tensor,
         layout: HashGridLayout,
         with_slope: bool,
+        network: ModuleType,
     ) -> tuple[Tensor, Tensor | None]:
         ctx.set_materialize_grads(False)
-        ctx.layout = layout  # type: ignore[attr-defined]
+        ctx.layout, ctx.network = layout, network  # type: ignore[attr-defined]
         clamped = positions.clamp(0, 1)
         x = torch.from_numpy(feature_major(clamped))
         # Where clamping moved a coordinate the slope is 0; empty: nowhere.
         kept = positions.new_empty(0) if torch.equal(clamped, positions) else inside(positions).t()
+        y = network.features(layout.width, x.shape[1])
         if not with_slope:
-            y = interpolate(x.numpy(), NO_DIRECTION, table, layout).t()
+            interpolate(x.numpy(), NO_DIRECTION, table, layout, y)
             ctx.save_for_backward(x, kept, table, hidden_weight, output_weight, y)
-            return _network(y, hidden_weight, output_weight, None).t(), None
-        y, jacobian = _interpolate_with_slope(x.numpy(), table, layout)
-        reach = torch.empty_like(y)
-        output = _network(y, hidden_weight, output_weight, reach)
+            return _network(y, hidden_weight, output_weight, None, network).t(), None
+        jacobian = _interpolate_with_slope(x.numpy(), table, layout, y)
+        reach = torch.empty_like(jacobian[0])
+        output = _network(y, hidden_weight, output_weight, reach, network)
         slope = _pull(jacobian, reach)
         if kept.numel():
             slope *= kept
@@ -82,51 +90,75 @@ class _HashField(torch.autograd.Function):
     @once_differentiable
     def backward(
         ctx: FunctionCtx, along_output: Tensor | None, along_slope: Tensor | None
-    ) -> tuple[None, Tensor | None, Tensor | None, Tensor | None, None, None]:
+    ) -> tuple[None, Tensor | None, Tensor | None, Tensor | None, None, None, None]:
         x, kept, _, hidden_weight, output_weight, y, *bent = ctx.saved_tensors  # type: ignore[attr-defined]
         need_table, need_weights = wanted(ctx, 1), wanted(ctx, 2) or wanted(ctx, 3)
         to_output = (
-            y.new_zeros(len(output_weight), y.shape[1]) if along_output is None else along_output.t().contiguous()
+            x.new_zeros(len(output_weight), x.shape[1]) if along_output is None else along_output.t().contiguous()
         )
-        v, bend, reach = NO_DIRECTION, None, y
+        v, bend, reach = NO_DIRECTION, None, torch.from_numpy(NO_DIRECTION)
         if along_slope is not None:
             jacobian, reach = bent
             direction = along_slope.t() * kept if kept.numel() else along_slope.t().contiguous()
             v, bend = direction.numpy(), _push(jacobian, direction) if need_weights else None
-        to_y, to_hidden, to_out = _network_gradient(y, hidden_weight, output_weight, to_output, bend, need_weights)
+        network = ctx.network  # type: ignore[attr-defined]
+        to_y, to_hidden, to_out = _network_gradient(
+            y, hidden_weight, output_weight, to_output, bend, need_weights, network
+        )
         to_table = None
         if need_table:
             to_table = scatter(x.numpy(), v, to_y.numpy(), reach.numpy(), ctx.layout)  # type: ignore[attr-defined]
-        return None, to_table, to_hidden, to_out, None, None
+        return None, to_table, to_hidden, to_out, None, None, None
 
 
-def _network(y: Tensor, hidden_weight: Tensor, output_weight: Tensor, reach: Tensor | None) -> Tensor:
+def _network(
+    y: Tensor, hidden_weight: Tensor, output_weight: Tensor, reach: Tensor | None, network: ModuleType
+) -> Tensor:
     """y (W, S) -> o (O, S); fills `reach` (W, S) with the gradient of o_0 to y."""
-    output = y.new_empty(len(output_weight), y.shape[1])
-    back = (hidden_weight * output_weight[0, :, None]).t()  # (W, H)
-    weights = [network_kernels.padded(w.detach().numpy()) for w in (hidden_weight, output_weight, back)]
-    arrays = y.numpy(), *weights, output.numpy(), NO_DIRECTION if reach is None else reach.numpy()
-    run_parallel(lambda span: network_kernels.forward(*arrays, *span), _spans(y))
+    output = torch.empty(len(output_weight), y.shape[1])
+    hidden, out = hidden_weight.detach().numpy(), output_weight.detach().numpy()
+    arrays = (
+        y.numpy(),
+        network.operand(hidden, network.UNITS, network.FEATURES),
+        network_kernels.padded(out, network_kernels.TILE, network.UNITS),
+        network.operand((hidden * out[0, :, None]).T, network.FEATURES, network.UNITS),
+        output.numpy(),
+        NO_DIRECTION if reach is None else reach.numpy(),
+    )
+    run_parallel(lambda span: network.forward(*arrays, *span), _spans(y))
     return output
 
 
 def _network_gradient(
-    y: Tensor, hidden_weight: Tensor, output_weight: Tensor, to_output: Tensor, bend: Tensor | None, need_weights: bool
+    y: Tensor,
+    hidden_weight: Tensor,
+    output_weight: Tensor,
+    to_output: Tensor,
+    bend: Tensor | None,
+    need_weights: bool,
+    network: ModuleType,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """o' (O, S) and b (W, S) -> y' (W, S), W1' and W2' if they are needed."""
     to_y = torch.empty_like(y)
-    weights = [
-        network_kernels.padded(w.detach().numpy()) for w in (hidden_weight, hidden_weight.t(), output_weight.t())
-    ]
-    arrays = y.numpy(), *weights, to_output.numpy(), NO_DIRECTION if bend is None else bend.numpy(), to_y.numpy()
+    hidden, out = hidden_weight.detach().numpy(), output_weight.detach().numpy()
+    output_t = network_kernels.padded(out.T, network.UNITS, network_kernels.TILE)
+    arrays = (
+        y.numpy(),
+        network.operand(hidden, network.UNITS, network.FEATURES),
+        network.operand(hidden.T, network.FEATURES, network.UNITS),
+        output_t,
+        to_output.numpy(),
+        NO_DIRECTION if bend is None else bend.numpy(),
+        to_y.numpy(),
+    )
     tasks = _spans(y)
     # A sum of each task's own: (m h') y^T, o' h^T and Q.
-    hidden_shape, output_shape = weights[0].shape, weights[2].shape[::-1]
+    hidden_shape = len(output_t), -(-hidden.shape[1] // network.FEATURES) * network.FEATURES
     nothing = 0 if not need_weights else None
-    sums = [np.zeros((len(tasks), *shape), np.float32) for shape in (hidden_shape, output_shape, hidden_shape)]
+    sums = [np.zeros((len(tasks), *shape), np.float32) for shape in (hidden_shape, output_t.shape[::-1], hidden_shape)]
 
     def run(task: int) -> None:
-        network_kernels.backward(*arrays, *(each[task, :nothing] for each in sums), *tasks[task])
+        network.backward(*arrays, *(each[task, :nothing] for each in sums), *tasks[task])
 
     run_parallel(run, range(len(tasks)))
     if not need_weights:
@@ -144,15 +176,15 @@ def _spans(y: Tensor) -> list[tuple[int, int]]:
     return spans(y.shape[1], y.shape[1], network_kernels.BLOCK)
 
 
-def _interpolate_with_slope(x: np.ndarray, table: Tensor, layout: HashGridLayout) -> tuple[Tensor, Tensor]:
-    """y (W, S) and J (3, W, S)."""
-    y, jacobian = torch.empty(layout.width, x.shape[1]), torch.empty(3, layout.width, x.shape[1])
+def _interpolate_with_slope(x: np.ndarray, table: Tensor, layout: HashGridLayout, y: Tensor) -> Tensor:
+    """Fills y (W, S) -> J (3, W, S)."""
+    jacobian = torch.empty(3, layout.width, x.shape[1])
     out, slope, entries, grid, lanes = y.numpy(), jacobian.numpy(), flat(table), grid_of(layout), (0,) * layout.features
     run_parallel(
         lambda levels: hash_kernels.interpolate_with_slope(x, entries, grid, levels, lanes, out, slope),
         levels_of(layout, x.shape[1]),
     )
-    return y, jacobian
+    return jacobian
 
 
 def _pull(jacobian: Tensor, reach: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Numba kernels of the hash encoding, level by level for all points (after tiny-cuda-nn's blockIdx.y = level).
 
 A level fits the cache where the whole table does not. Points go in blocks of 128: first corner indices and weights,
-which the compiler vectorises, then the memory accesses. Positions and features are feature-major: (3, S), (L F, S).
+which the compiler vectorises, then the memory accesses. Positions and features are feature-major: (3, S), (L F, S);
+features also as words of two bfloat16, (L F / 2, S) uint32, where what comes next multiplies in that.
 `lanes` is a tuple of F zeros: its length is known to the compiler, so that the loops over pairs of features unroll.
 """
 
@@ -47,7 +48,6 @@ def interpolate(
     for level in levels:
         entries = table[grid.begin[level] : grid.begin[level + 1]]
         stream_in(entries, 8 * points * features)
-        rows = out[level * features : (level + 1) * features]
         for start in range(0, points, BLOCK):
             count = min(BLOCK, points - start)
             _locate(x, start, count, grid, level, entries.size // features, cell, fraction, index)
@@ -59,7 +59,7 @@ def interpolate(
                     for c in range(8):
                         k = np.uint64(index[c * BLOCK + j]) * np.uint64(features) + np.uint64(f)
                         total = pairs.add_read(total, weight[c * BLOCK + j], entries, k)
-                    rows[f, start + j], rows[f + 1, start + j] = pairs.split(total)
+                    pairs.put(out, level * features + f, start + j, total)
 
 
 @_compiled
@@ -69,7 +69,7 @@ def interpolate_with_slope(
     """`interpolate`, and slope[d, f, s] = d out[f, s] / d x[d, s] from the same reads, for the rows of `levels`."""
     features, points = len(lanes), x.shape[1]
     index, even, cell, fraction = _block()
-    odd, both = np.empty(8 * BLOCK, np.float32), np.empty(4 * BLOCK, np.float32)
+    odd, both = np.empty(8 * BLOCK, np.float32), np.empty((2, 4 * BLOCK), np.float32)
     for level in levels:
         entries, scale = table[grid.begin[level] : grid.begin[level + 1]], grid.scale[level]
         stream_in(entries, 8 * points * features)
@@ -83,8 +83,10 @@ def interpolate_with_slope(
                         k = np.uint64(index[c * BLOCK + j]) * np.uint64(features) + np.uint64(f)
                         even[c * BLOCK + j], odd[c * BLOCK + j] = entries[k], entries[k + _NEXT]
                 row = level * features + f
-                expand(even, fraction, start, count, scale, both, out[row], slope[:, row])
-                expand(odd, fraction, start, count, scale, both, out[row + 1], slope[:, row + 1])
+                expand(even, fraction, start, count, scale, both[0], slope[:, row])
+                expand(odd, fraction, start, count, scale, both[1], slope[:, row + 1])
+                for j in range(count):
+                    pairs.put(out, row, start + j, pairs.join(both[0, j], both[1, j]))
 
 
 @_compiled
@@ -101,8 +103,6 @@ def scatter(
     for level in levels:
         entries = out[grid.begin[level] : grid.begin[level + 1]]
         entries[:] = 0  # here, so that the level is in the cache for what follows
-        rows = gradient[level * features : (level + 1) * features]
-        bends = bend[level * features : (level + 1) * features]
         for start in range(0, points, BLOCK):
             count = min(BLOCK, points - start)
             _locate(x, start, count, grid, level, entries.size // features, cell, fraction, index)
@@ -112,13 +112,13 @@ def scatter(
                 weigh_slope(fraction, v, start, count, grid.scale[level], slope)
             for j in range(count):
                 for f in range(0, features, 2):
-                    pull = pairs.join(rows[f, start + j], rows[f + 1, start + j])
+                    pull = pairs.get(gradient, level * features + f, start + j)
                     if v.size == 0:
                         for c in range(8):
                             k = np.uint64(index[c * BLOCK + j]) * np.uint64(features) + np.uint64(f)
                             pairs.add_to(entries, k, pairs.scaled(weight[c * BLOCK + j], pull))
                     else:
-                        bent = pairs.join(bends[f, start + j], bends[f + 1, start + j])
+                        bent = pairs.get(bend, level * features + f, start + j)
                         for c in range(8):
                             k = np.uint64(index[c * BLOCK + j]) * np.uint64(features) + np.uint64(f)
                             pulled = pairs.scaled(weight[c * BLOCK + j], pull)

@@ -1,6 +1,8 @@
-"""Ray marching on the CPU: numba kernels that leap over empty blocks of 8^3 voxels and give the reference's bits.
+"""Ray marching on the CPU: numba kernels of two levels, which give the reference's bits.
 
-No fastmath here: a step that rounds to the other side of a voxel is another sample.
+Sixteen steps of a ray at a time: all are skipped if the cells of 8^3 voxels around are empty; else their voxels are
+found in a loop that the compiler vectorises, and looked up one by one without a branch. No fastmath here: a step that
+rounds to the other side of a voxel is another sample.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from dreamfusion.types import RayBundle, RaySamples
 _compiled = njit(nogil=True, error_model="numpy", cache=True)
 
 _SHIFT = 3  # a coarse cell is 2^3 voxels wide
+_STRIDE = 16  # steps that are skipped or looked at together
 _HALF = np.float32(0.5)
 
 
@@ -24,18 +27,18 @@ def march(rays: RayBundle, occupancy: Tensor, radius: float, step: float, jitter
     count = len(rays)
     origins, directions = rays.origins.contiguous().numpy(), rays.directions.contiguous().numpy()
     shifts, voxels = jitter.contiguous().numpy(), occupancy.contiguous().numpy()
-    coarse = _coarsen(voxels)
     near, steps = np.empty(count, np.float32), np.empty(count, np.int64)
     _chords(origins, directions, shifts, np.float32(radius**2), np.float32(step), near, steps)
 
     room = np.concatenate((np.zeros(1, np.int64), np.cumsum(steps)))  # where a ray could begin, were all steps kept
     kept, counts = np.empty(room[-1], np.int32), np.empty(count, np.int64)
     scale = np.float32(voxels.shape[0] / (2 * radius))  # voxels per scene unit
+    around = _dilated(_coarsened(voxels), int(np.ceil((_STRIDE / 2 * step * scale + 1) / (1 << _SHIFT))))
     size = np.float32(radius), scale, np.float32(step)
     tasks = spans(count, int(room[-1]))
     run_parallel(
         lambda span: _traverse(
-            origins, directions, shifts, near, steps, voxels, coarse, *size, *span, room, kept, counts
+            origins, directions, shifts, near, steps, voxels, around, *size, *span, room, kept, counts
         ),
         tasks,
     )
@@ -54,7 +57,7 @@ def march(rays: RayBundle, occupancy: Tensor, radius: float, step: float, jitter
 
 
 @_compiled
-def _coarsen(voxels: np.ndarray) -> np.ndarray:
+def _coarsened(voxels: np.ndarray) -> np.ndarray:
     """Whether a cell of 8^3 voxels holds an occupied one."""
     g = voxels.shape[0]
     n = (g + (1 << _SHIFT) - 1) >> _SHIFT
@@ -65,6 +68,20 @@ def _coarsen(voxels: np.ndarray) -> np.ndarray:
                 if voxels[x, y, z]:
                     coarse[x >> _SHIFT, y >> _SHIFT, z >> _SHIFT] = True
     return coarse
+
+
+@_compiled
+def _dilated(cells: np.ndarray, reach: int) -> np.ndarray:
+    """Whether a cell or one that is up to `reach` away along each axis is occupied."""
+    n = cells.shape[0]
+    out = np.zeros((n, n, n), np.bool_)
+    for x in range(n):
+        for y in range(n):
+            for z in range(n):
+                if cells[x, y, z]:
+                    near = (slice(max(x - reach, 0), x + reach + 1), slice(max(y - reach, 0), y + reach + 1))
+                    out[near[0], near[1], max(z - reach, 0) : z + reach + 1] = True
+    return out
 
 
 @_compiled
@@ -103,7 +120,7 @@ def _traverse(
     near: np.ndarray,
     steps: np.ndarray,
     voxels: np.ndarray,
-    coarse: np.ndarray,
+    around: np.ndarray,
     radius: np.float32,
     scale: np.float32,
     step: np.float32,
@@ -114,74 +131,35 @@ def _traverse(
     counts: np.ndarray,
 ) -> None:
     """Write the occupied steps of the rays [begin, end) one after the other, from kept[room[begin]] on."""
-    g = voxels.shape[0]
+    last, occupied = np.int32(voxels.shape[0] - 1), voxels.reshape(-1)
+    width, plane = np.int32(voxels.shape[0]), np.int32(voxels.shape[0] ** 2)
+    index, along = np.empty(_STRIDE, np.int32), np.arange(_STRIDE).astype(np.float32)
     cursor = room[begin]
     for r in range(begin, end):
-        before, i, n = cursor, 0, steps[r]
-        while i < n:
-            t = near[r] + (np.float32(i) + jitter[r]) * step
-            x = _voxel(origins[r, 0], directions[r, 0], t, radius, scale, g)
-            y = _voxel(origins[r, 1], directions[r, 1], t, radius, scale, g)
-            z = _voxel(origins[r, 2], directions[r, 2], t, radius, scale, g)
-            if coarse[x >> _SHIFT, y >> _SHIFT, z >> _SHIFT]:
-                if voxels[x, y, z]:
-                    kept[cursor] = i
-                    cursor += 1
-                i += 1
-            else:
-                i = _leap(
-                    origins[r], directions[r], jitter[r], near[r], radius, scale, step, g,
-                    x >> _SHIFT, y >> _SHIFT, z >> _SHIFT, i, n,
-                )  # fmt: skip
+        ox, oy, oz = origins[r, 0], origins[r, 1], origins[r, 2]
+        dx, dy, dz = directions[r, 0], directions[r, 1], directions[r, 2]
+        before, first, shift = cursor, near[r], jitter[r]
+        for i in range(0, steps[r], _STRIDE):
+            t = first + (np.float32(i + _STRIDE // 2) + shift) * step
+            x, y = _voxel(ox, dx, t, radius, scale, last), _voxel(oy, dy, t, radius, scale, last)
+            z = _voxel(oz, dz, t, radius, scale, last)
+            if not around[x >> _SHIFT, y >> _SHIFT, z >> _SHIFT]:
+                continue
+            for j in range(_STRIDE):
+                t = first + ((np.float32(i) + along[j]) + shift) * step
+                x, y = _voxel(ox, dx, t, radius, scale, last), _voxel(oy, dy, t, radius, scale, last)
+                index[j] = np.int32(x * plane + y * width) + _voxel(oz, dz, t, radius, scale, last)
+            for j in range(min(_STRIDE, steps[r] - i)):
+                kept[cursor] = i + j
+                cursor += occupied[index[j]]
         counts[r] = cursor - before
 
 
 @_compiled
-def _leap(
-    origin: np.ndarray,
-    direction: np.ndarray,
-    jitter: np.float32,
-    near: np.float32,
-    radius: np.float32,
-    scale: np.float32,
-    step: np.float32,
-    g: int,
-    x: int,
-    y: int,
-    z: int,
-    i: int,
-    n: int,
-) -> int:
-    """The first step after i that may lie outside the coarse cell (x, y, z).
-
-    The leap is estimated from where the ray leaves the cell, and shortened until the step before its end is found
-    in the cell. Each coordinate is monotone along the ray, rounding included, so all steps between are in it too.
-    """
-    cell = (x, y, z)
-    width = np.float32(1 << _SHIFT) / scale
-    exit_t = np.float32(np.inf)
-    for d in range(3):
-        if direction[d] != 0:
-            face = np.float32(cell[d] + (1 if direction[d] > 0 else 0)) * width - radius
-            exit_t = min(exit_t, (face - origin[d]) / direction[d])
-    j = int(min((exit_t - near) / step - jitter, np.float32(n - 1))) + 1
-    while j > i + 1:
-        t = near + (np.float32(j - 1) + jitter) * step
-        if (
-            _voxel(origin[0], direction[0], t, radius, scale, g) >> _SHIFT == x
-            and _voxel(origin[1], direction[1], t, radius, scale, g) >> _SHIFT == y
-            and _voxel(origin[2], direction[2], t, radius, scale, g) >> _SHIFT == z
-        ):
-            return j
-        j -= 1
-    return i + 1
-
-
-@_compiled
 def _voxel(
-    origin: np.float32, direction: np.float32, t: np.float32, radius: np.float32, scale: np.float32, g: int
-) -> int:
-    return min(max(int(((origin + t * direction) + radius) * scale), 0), g - 1)
+    origin: np.float32, direction: np.float32, t: np.float32, radius: np.float32, scale: np.float32, last: np.int32
+) -> np.int32:
+    return min(max(np.int32(((origin + t * direction) + radius) * scale), np.int32(0)), last)
 
 
 @_compiled

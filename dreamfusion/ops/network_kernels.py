@@ -9,6 +9,7 @@ number of rows is padded with zeros to a multiple of TILE. Letters as in hash_fi
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numba import njit
 
 # Sums may be reordered; a value that is no number stays one, so that a run which diverges is seen to.
@@ -16,14 +17,23 @@ _compiled = njit(nogil=True, fastmath={"reassoc", "contract", "nsz"}, error_mode
 
 BLOCK = 256  # positions: 64 rows of them take 64 KB
 TILE = 4  # inputs of a product at once, with two rows of its output
+FEATURES = UNITS = TILE  # multiples, to which features and hidden units are padded
 
 
-def padded(matrix: np.ndarray) -> np.ndarray:
-    """A matrix with rows and columns of zeros up to multiples of TILE."""
-    rows, columns = (-(-count // TILE) * TILE for count in matrix.shape)
-    out = np.zeros((rows, columns), np.float32)
+def padded(matrix: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """A matrix with rows and columns of zeros up to multiples of these."""
+    shape = [-(-count // multiple) * multiple for count, multiple in zip(matrix.shape, (rows, columns), strict=True)]
+    out = np.zeros(shape, np.float32)
     out[: matrix.shape[0], : matrix.shape[1]] = matrix
     return out
+
+
+operand = padded  # a matrix as `forward` and `backward` take it
+
+
+def features(count: int, points: int) -> torch.Tensor:
+    """Room for `count` features of `points` positions, as `forward` and `backward` read and write them."""
+    return torch.empty(count, points)
 
 
 @_compiled
@@ -43,15 +53,15 @@ def forward(
     out = np.empty(output_weight.shape[0] * BLOCK, np.float32)
     for start in range(begin, end, BLOCK):
         stop = min(start + BLOCK, end)
-        _load(y, start, stop, x)
-        _multiply(hidden_weight, x, hidden)
+        load(y, start, stop, x)
+        multiply(hidden_weight, x, hidden)
         _rectify(hidden)
-        _multiply(output_weight, hidden, out)
-        _store(out, start, stop, output)
+        multiply(output_weight, hidden, out)
+        store(out, start, stop, output)
         if reach.shape[0] > 0:
-            _signs(hidden)
-            _multiply(back, hidden, x)
-            _store(x, start, stop, reach)
+            signs(hidden)
+            multiply(back, hidden, x)
+            store(x, start, stop, reach)
 
 
 @_compiled
@@ -79,27 +89,26 @@ def backward(
     to_hidden = np.empty(hidden_weight.shape[0] * BLOCK, np.float32)  # not a part of the same: that costs 5 x the time
     for start in range(begin, end, BLOCK):
         stop = min(start + BLOCK, end)
-        _load(y, start, stop, x)
-        _load(to_output, start, stop, given)
-        _multiply(hidden_weight, x, hidden)
+        load(y, start, stop, x)
+        load(to_output, start, stop, given)
+        multiply(hidden_weight, x, hidden)
         _rectify(hidden)
         if to_output_weight.shape[0] > 0:
-            _correlate(given, hidden, to_output_weight)
-        _multiply(output_weight_t, given, to_hidden)
-        for i in range(hidden.shape[0]):
-            to_hidden[i] = to_hidden[i] if hidden[i] > 0 else np.float32(0)
+            correlate(given, hidden, to_output_weight)
+        multiply(output_weight_t, given, to_hidden)
+        gate(to_hidden, hidden)
         if to_hidden_weight.shape[0] > 0:
-            _correlate(to_hidden, x, to_hidden_weight)
+            correlate(to_hidden, x, to_hidden_weight)
         if bend.shape[0] > 0:
-            _signs(hidden)
-            _load(bend, start, stop, x)
-            _correlate(hidden, x, along)
-        _multiply(hidden_weight_t, to_hidden, x)
-        _store(x, start, stop, to_y)
+            signs(hidden)
+            load(bend, start, stop, x)
+            correlate(hidden, x, along)
+        multiply(hidden_weight_t, to_hidden, x)
+        store(x, start, stop, to_y)
 
 
 @_compiled
-def _load(rows: np.ndarray, start: int, stop: int, block: np.ndarray) -> None:
+def load(rows: np.ndarray, start: int, stop: int, block: np.ndarray) -> None:
     """The columns of a block, and zeros behind and below them: what is read there adds nothing to a sum."""
     count = stop - start
     if count < BLOCK or rows.shape[0] * BLOCK < block.shape[0]:
@@ -111,7 +120,7 @@ def _load(rows: np.ndarray, start: int, stop: int, block: np.ndarray) -> None:
 
 
 @_compiled
-def _store(block: np.ndarray, start: int, stop: int, rows: np.ndarray) -> None:
+def store(block: np.ndarray, start: int, stop: int, rows: np.ndarray) -> None:
     for r in range(rows.shape[0]):
         row = rows[r, start:stop]
         for j in range(stop - start):
@@ -126,14 +135,21 @@ def _rectify(block: np.ndarray) -> None:
 
 
 @_compiled
-def _signs(block: np.ndarray) -> None:
+def gate(block: np.ndarray, hidden: np.ndarray) -> None:
+    """0 where a unit is not active."""
+    for i in range(block.shape[0]):
+        block[i] = block[i] if hidden[i] > 0 else np.float32(0)
+
+
+@_compiled
+def signs(block: np.ndarray) -> None:
     """1 where a unit is active, else 0."""
     for i in range(block.shape[0]):
         block[i] = np.float32(1) if block[i] > 0 else np.float32(0)
 
 
 @_compiled
-def _multiply(weight: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
+def multiply(weight: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
     """out = weight x; slices of which the compiler sees that they do not overlap, and where they begin."""
     for h in range(0, weight.shape[0], 2):
         to = out[h * BLOCK : (h + 2) * BLOCK]
@@ -154,7 +170,7 @@ def _multiply(weight: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
 
 
 @_compiled
-def _correlate(g: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
+def correlate(g: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
     """out += g x^T, summed over the positions of the block."""
     zero = np.float32(0)
     for h in range(0, out.shape[0], 2):

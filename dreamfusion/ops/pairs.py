@@ -13,7 +13,7 @@ from numba import types
 from numba.extending import intrinsic
 
 _FAST = ("fast",)
-_I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+_I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _PAIR = ir.VectorType(ir.FloatType(), 2)
 NOTHING = 0  # the pair of two zeros
 
@@ -32,14 +32,41 @@ def add_read(context: Any, total: Any, weight: Any, array: Any, k: Any) -> Any:
 
 
 @intrinsic
-def split(context: Any, pair: Any) -> Any:
-    """A pair as a tuple of two numbers."""
+def put(context: Any, rows: Any, row: Any, column: Any, pair: Any) -> Any:
+    """Write a pair to rows[row], rows[row + 1] of a column, or in an array of words to row / 2, rounded to bfloat16."""
 
     def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
-        numbers = [builder.extract_element(builder.bitcast(values[0], _PAIR), _I32(lane)) for lane in range(2)]
-        return ctx.make_tuple(builder, signature.return_type, numbers)
+        rows_, row_, column_, pair_ = values
+        numbers = builder.bitcast(pair_, _PAIR)
+        if rows.dtype == types.uint32:
+            word = _narrowed(builder, numbers)
+            builder.store(word, _element(ctx, builder, rows, rows_, builder.lshr(row_, _I64(1)), column_))
+        else:
+            for lane in range(2):
+                place = _element(ctx, builder, rows, rows_, builder.add(row_, _I64(lane)), column_)
+                builder.store(builder.extract_element(numbers, _I32(lane)), place)
+        return ctx.get_dummy_value()
 
-    return types.UniTuple(types.float32, 2)(pair), generate
+    return types.void(rows, types.int64, types.int64, types.uint64), generate
+
+
+@intrinsic
+def get(context: Any, rows: Any, row: Any, column: Any) -> Any:
+    """The pair that `put` wrote there."""
+
+    def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
+        rows_, row_, column_ = values
+        if rows.dtype == types.uint32:
+            place = _element(ctx, builder, rows, rows_, builder.lshr(row_, _I64(1)), column_)
+            halves = builder.bitcast(builder.load(place), ir.VectorType(_I16, 2))
+            words = builder.zext(halves, ir.VectorType(_I32, 2))
+            pair = builder.shl(words, ir.Constant(ir.VectorType(_I32, 2), [16, 16]))
+        else:
+            lanes = (_element(ctx, builder, rows, rows_, builder.add(row_, _I64(lane)), column_) for lane in range(2))
+            pair = _join(builder, *(builder.load(place) for place in lanes))
+        return builder.bitcast(pair, _I64)
+
+    return types.uint64(rows, types.int64, types.int64), generate
 
 
 @intrinsic
@@ -116,6 +143,25 @@ def read(context: Any, array: Any, k: Any) -> Any:
 def _address(ctx: Any, builder: Any, kind: Any, array: Any, k: Any) -> Any:
     data = ctx.make_array(kind)(ctx, builder, array).data
     return builder.bitcast(builder.gep(data, [k]), _PAIR.as_pointer())
+
+
+def _element(ctx: Any, builder: Any, kind: Any, array: Any, row: Any, column: Any) -> Any:
+    """The address of array[row, column]."""
+    parts = ctx.make_array(kind)(ctx, builder, array)
+    bytes_ = builder.mul(row, builder.extract_value(parts.strides, 0))
+    begin = builder.gep(builder.bitcast(parts.data, _I8.as_pointer()), [bytes_], inbounds=True)
+    return builder.gep(builder.bitcast(begin, parts.data.type), [column], inbounds=True)
+
+
+def _narrowed(builder: Any, pair: Any) -> Any:
+    """A pair as a word of two bfloat16, the first in the lower half. The instruction converts four numbers."""
+    four, eight, which = ir.VectorType(ir.FloatType(), 4), ir.VectorType(_I16, 8), ir.VectorType(ir.IntType(1), 4)
+    convert = builder.module.declare_intrinsic(
+        "llvm.x86.avx512bf16.mask.cvtneps2bf16.128", [], ir.FunctionType(eight, [four, eight, which])
+    )
+    wide = builder.shuffle_vector(pair, pair, ir.Constant(ir.VectorType(_I32, 4), [0, 1, 0, 1]))
+    narrow = builder.call(convert, [wide, ir.Constant(eight, None), ir.Constant(which, [1] * 4)])
+    return builder.extract_element(builder.bitcast(narrow, ir.VectorType(_I32, 4)), _I32(0))
 
 
 def _load(builder: Any, address: Any) -> Any:

@@ -57,9 +57,9 @@ def weigh_slope(fraction: Array, v: Array, start: int, count: int, scale: np.flo
 
 @_compiled
 def expand(
-    corner: Array, fraction: Array, start: int, count: int, scale: np.float32, both: Array, value: Array, slope: Array
+    corner: Array, fraction: Array, start: int, count: int, scale: np.float32, both: Array, slope: Array
 ) -> None:
-    """The trilinear interpolation of the corner values, and its gradient; `both` (4 BLOCK) is scratch."""
+    """The trilinear interpolation of the corner values to the first row of `both` (4 BLOCK), its gradient to slope."""
     for j in range(count):
         x1, y1, z1 = fraction[j], fraction[BLOCK + j], fraction[2 * BLOCK + j]
         c0, c1, c2, c3 = corner[j], corner[BLOCK + j], corner[2 * BLOCK + j], corner[3 * BLOCK + j]
@@ -72,10 +72,10 @@ def expand(
         both[BLOCK + j] = scale * (x_near + z1 * (x_far - x_near))
         both[2 * BLOCK + j] = scale * (y10 - y00 + z1 * (y11 - y01 - (y10 - y00)))
         both[3 * BLOCK + j] = scale * (far - near)
-    for d in range(4):
-        to = value[start : start + count] if d == 0 else slope[d - 1, start : start + count]
+    for d in range(3):
+        to = slope[d, start : start + count]
         for j in range(count):
-            to[j] = both[d * BLOCK + j]
+            to[j] = both[(d + 1) * BLOCK + j]
 
 
 @_compiled

@@ -50,7 +50,7 @@ def test_the_analytic_normal_is_minus_the_gradient_of_the_density_by_finite_diff
 
 
 def test_the_kernels_normals_are_those_of_the_reference(tiny_field, seeded, monkeypatch):
-    field, positions = tiny_field(strong=True), inside(seeded)
+    field, positions = tiny_field(strong=True, precision="float32"), inside(seeded)
     fast = field(positions, with_normal=True).normal
     monkeypatch.setenv("DREAMFUSION_OPS", "torch")
     torch.testing.assert_close(fast, field(positions, with_normal=True).normal, atol=1e-4, rtol=0)

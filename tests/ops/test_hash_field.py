@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch
 
-from dreamfusion.ops import HashGridLayout, hash_field
+from dreamfusion.ops import HashGridLayout, hash_encode, hash_field, precision
 from dreamfusion.ops.backend import available
 
 pytestmark = pytest.mark.skipif("numba" not in available("hash_field", torch.device("cpu")), reason="no numba")
@@ -13,6 +13,7 @@ SMALL = HashGridLayout(levels=5, log2_table_size=10, base_resolution=4, max_reso
 WIDE = HashGridLayout(levels=3, features=4, log2_table_size=9, base_resolution=5, max_resolution=40)
 FINE = HashGridLayout(levels=16, log2_table_size=14)
 DENSE = HashGridLayout(levels=2, log2_table_size=14, base_resolution=4, max_resolution=16)
+needs_bfloat16 = pytest.mark.skipif(not precision.processor_bfloat16(), reason="no AVX512-BF16")
 
 
 def scene(layout, count, hidden=16, outputs=4, seed=0):
@@ -29,10 +30,18 @@ def scene(layout, count, hidden=16, outputs=4, seed=0):
     return positions, parameters, torch.randn(count, outputs, generator=g), torch.randn(count, 3, generator=g)
 
 
-def everything(layout, backend, count=400, with_slope=True, **sizes):
-    """Output, slope, and the gradients of random functionals: of the output alone, the slope alone, and both."""
+def everything(layout, network, count=400, with_slope=True, **sizes):
+    """Output, slope, and the gradients of random functionals: of the output alone, the slope alone, and both.
+
+    `network`: the name of a backend, "bfloat16" for the kernels in that, or a function of the arguments.
+    """
     positions, parameters, along_output, along_slope = scene(layout, count, **sizes)
-    output, slope = hash_field(positions, *parameters, layout, with_slope, backend)
+    if network == "bfloat16":
+        output, slope = hash_field(positions, *parameters, layout, with_slope, "numba", "bfloat16")
+    elif callable(network):
+        output, slope = network(positions, *parameters, layout, with_slope)
+    else:
+        output, slope = hash_field(positions, *parameters, layout, with_slope, network)
     losses = {"output": (output * along_output).sum()}
     results = {"output": output}
     if with_slope:
@@ -51,6 +60,74 @@ def assert_agree(fast, reference):
         torch.testing.assert_close(fast[name], expected, rtol=1e-4, atol=5e-6 * scale, msg=name)
 
 
+def rounded(values):
+    """To bfloat16 and back; the gradient passes through."""
+    return values + (values.bfloat16().float() - values).detach()
+
+
+def in_bfloat16(positions, table, hidden_weight, output_weight, layout, with_slope):
+    """The network with features and hidden weights rounded, and all else in float32: what the kernels compute."""
+    x = positions.clone().requires_grad_()
+    features = rounded(hash_encode(x, table, layout, "torch"))
+    output = torch.relu(features @ rounded(hidden_weight).t()) @ output_weight.t()
+    return output, torch.autograd.grad(output[:, 0].sum(), x, create_graph=True)[0] if with_slope else None
+
+
+def assert_near(fast, reference, off):
+    """`off`: the root of the mean square of the error, of that of the values."""
+    assert fast.keys() == reference.keys()
+    for name, expected in reference.items():
+        error, size = ((v.square().sum()).sqrt() for v in (fast[name] - expected, expected))
+        assert fast[name].shape == expected.shape and error <= off * size, (name, float(error / size))
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("count", [0, 1, 127, 255, 257, 5000])
+def test_the_kernels_in_bfloat16_are_the_network_of_rounded_features_and_weights(count):
+    """Beyond that only gradients are rounded, to 8 bits."""
+    fast, expected = everything(SMALL, "bfloat16", count), everything(SMALL, in_bfloat16, count)
+    assert_agree({"output": fast["output"]}, {"output": expected["output"]})
+    assert_near(fast, expected, 0.005)
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("layout", [WIDE, FINE, DENSE], ids=["wide", "fine", "dense"])
+@pytest.mark.parametrize(("hidden", "outputs"), [(1, 1), (64, 4), (7, 9)])
+def test_the_kernels_in_bfloat16_fit_any_layout_and_width(layout, hidden, outputs):
+    sizes = {"hidden": hidden, "outputs": outputs}
+    assert_near(everything(layout, "bfloat16", **sizes), everything(layout, in_bfloat16, **sizes), 0.005)
+
+
+@needs_bfloat16
+def test_bfloat16_is_off_by_as_much_as_is_said():
+    """Outputs by 8 bits; gradients by more, as rounding switches units on and off that are all but 0."""
+    fast, expected = everything(FINE, "bfloat16", 5000, hidden=64), everything(FINE, "torch", 5000, hidden=64)
+    assert_near({"output": fast["output"]}, {"output": expected["output"]}, 0.005)
+    assert_near(fast, expected, 0.06)
+
+
+@needs_bfloat16
+def test_bfloat16_gives_the_same_bits_twice_and_on_threads_but_for_the_weights():
+    runs = []
+    for threads in (1, 1, 3):
+        torch.set_num_threads(threads)
+        runs.append(everything(SMALL, "bfloat16", 20_000))
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+    assert_agree(runs[2], runs[0])
+
+
+def test_bfloat16_is_refused_where_the_processor_has_none_and_auto_takes_it_where_it_has(monkeypatch):
+    positions, parameters, *_ = scene(SMALL, 5)
+    with pytest.raises(ValueError, match="precision is 'half', allowed are auto, bfloat16, float32"):
+        hash_field(positions, *parameters, SMALL, precision="half")
+    for has in (True, False):
+        monkeypatch.setattr(precision, "processor_bfloat16", lambda has=has: has)
+        assert precision.kernel_precision("auto") == ("bfloat16" if has else "float32")
+        assert precision.kernel_precision("float32") == "float32"
+    with pytest.raises(RuntimeError, match="no AVX512-BF16; type 'auto' or 'float32'"):
+        hash_field(positions, *parameters, SMALL, precision="bfloat16")
+
+
 @pytest.mark.parametrize("count", [0, 1, 127, 255, 257, 5000])
 def test_the_fused_field_matches_the_reference_for_any_number_of_positions(count):
     assert_agree(everything(SMALL, "numba", count), everything(SMALL, "torch", count))
@@ -67,9 +144,10 @@ def test_the_fused_field_matches_the_reference_for_other_widths(hidden, outputs)
     assert_agree(everything(SMALL, "numba", **sizes), everything(SMALL, "torch", **sizes))
 
 
-def test_what_is_no_number_is_not_lost_at_the_hidden_layer():
+@pytest.mark.parametrize("chosen", ["float32", pytest.param("bfloat16", marks=needs_bfloat16)])
+def test_what_is_no_number_is_not_lost_at_the_hidden_layer(chosen):
     positions, (table, *weights), *_ = scene(SMALL, 300)
-    output, _ = hash_field(positions, table.detach().fill_(torch.nan), *weights, SMALL, False, "numba")
+    output, _ = hash_field(positions, table.detach().fill_(torch.nan), *weights, SMALL, False, "numba", chosen)
     assert output.isnan().all()
 
 

@@ -129,7 +129,7 @@ def occupancies():
 
 @pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("name", occupancies())
-def test_leaping_over_empty_blocks_gives_the_bits_of_the_reference(backend, name):
+def test_skipping_empty_blocks_gives_the_bits_of_the_reference(backend, name):
     occupancy = occupancies()[name]
     axes = RayBundle(torch.eye(3).repeat(2, 1) * 3 + 1e-3, torch.cat((-torch.eye(3), -torch.eye(3))))
     g = torch.Generator().manual_seed(5)

@@ -1,0 +1,196 @@
+"""Sums in vector registers, and bfloat16 products that add to them (AVX512-BF16): what numba cannot say.
+
+For `network_kernels_bfloat16.py`. A tile is a tuple of rows, a row a tuple of vectors of 16 float32. Two bfloat16 share
+a word, an element of an uint32 array: one instruction multiplies 16 words with 16 others and adds both products of each
+pair of words to a float32. Arrays are flat; places, k and p, and strides count their elements, and nothing here looks
+whether an array ends. numba's cache of the kernels does not see a change of this file: touch
+network_kernels_bfloat16.py after one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core.datamodel import models
+from numba.extending import intrinsic, register_model
+
+LANES = 16
+_I32, _I64, _FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
+_WORDS, _FLOATS = ir.VectorType(_I32, LANES), ir.VectorType(_FLOAT, LANES)
+_HALVES = ir.VectorType(ir.IntType(16), 2 * LANES)
+# Of two vectors of 32 lanes, one of each by turns: the first and the second half of what comes out.
+_BY_TURNS = [[first + lane // 2 + 2 * LANES * (lane % 2) for lane in range(2 * LANES)] for first in (0, LANES)]
+_PAIRED = [lane // 2 + LANES * (lane % 2) for lane in range(2 * LANES)]  # the halves of one vector by turns
+_ROWS_FIRST = [position * 16 + half * 8 + row for row in range(8) for half in range(2) for position in range(2)]
+
+
+class _Vector(types.Type):
+    """16 words, or numbers of 32 bits."""
+
+
+_VECTOR = _Vector(name="dreamfusion.ops.tiles.vector")
+
+
+@register_model(_Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, _FLOATS)
+
+
+@intrinsic(prefer_literal=True)
+def zeros(context: Any, rows: Any, vectors: Any) -> Any:
+    """A tile of `rows` x `vectors` vectors; both are literal numbers."""
+    tile = types.UniTuple(types.UniTuple(_VECTOR, vectors.literal_value), rows.literal_value)
+
+    def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
+        row = ctx.make_tuple(builder, tile.dtype, [ir.Constant(_FLOATS, None)] * tile.dtype.count)
+        return ctx.make_tuple(builder, tile, [row] * tile.count)
+
+    return tile(rows, vectors), generate
+
+
+@intrinsic
+def add_products(context: Any, tile: Any, weights: Any, k: Any, stride: Any, x: Any, p: Any) -> Any:
+    """The tile, its lane j of row i increased by both products of the words weights[k + i stride] and x[p + j]."""
+
+    def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
+        tile_, weights_, k_, stride_, x_, p_ = values
+        kind = ir.FunctionType(_FLOATS, [_FLOATS, _WORDS, _WORDS])
+        multiply = builder.module.declare_intrinsic("llvm.x86.avx512bf16.dpbf16ps.512", [], kind)
+        place = _address(ctx, builder, x, x_, p_)
+        words = [_load(builder, _along(builder, place, LANES * j), _WORDS) for j in range(tile.dtype.count)]
+        rows = []
+        for i in range(tile.count):
+            place = _address(ctx, builder, weights, weights_, _step(builder, k_, stride_, i))
+            weight = _repeated(builder, builder.load(place))
+            sums = [builder.extract_value(tile_, [i, j]) for j in range(tile.dtype.count)]
+            sums = [builder.call(multiply, [total, weight, word]) for total, word in zip(sums, words, strict=True)]
+            rows.append(ctx.make_tuple(builder, tile.dtype, sums))
+        return ctx.make_tuple(builder, tile, rows)
+
+    return tile(tile, weights, types.int64, types.int64, x, types.int64), generate
+
+
+def _storing(value: Callable[[Any, Any, Any], Any], doc: str) -> Any:
+    def store(context: Any, tile: Any, out: Any, k: Any, stride: Any) -> Any:
+        def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
+            tile_, out_, k_, stride_ = values
+            for i in range(tile.count):
+                row = _address(ctx, builder, out, out_, _step(builder, k_, stride_, i))
+                for j in range(tile.dtype.count):
+                    place = _along(builder, row, LANES * j)
+                    _store(builder, value(builder, builder.extract_value(tile_, [i, j]), place), place)
+            return ctx.get_dummy_value()
+
+        return types.void(tile, out, types.int64, types.int64), generate
+
+    store.__doc__ = doc
+    return intrinsic(store)
+
+
+def _rectified(builder: Any, vector: Any, place: Any) -> Any:
+    zero = ir.Constant(_FLOATS, None)
+    return builder.select(builder.fcmp_ordered("<", vector, zero), zero, vector)  # what is no number stays so
+
+
+put = _storing(lambda builder, vector, place: vector, "out[k + i stride + j] = lane j of row i of the tile.")
+put_rectified = _storing(_rectified, "`put`, with 0 in the place of what is negative.")
+add_to = _storing(lambda builder, vector, place: builder.fadd(vector, _load(builder, place, _FLOATS)), "`put`, but +=.")
+
+
+@intrinsic
+def pack(context: Any, x: Any, k: Any, out: Any, p: Any) -> Any:
+    """The 16 words out[p + i] = (x[k + 2 i], x[k + 2 i + 1])."""
+
+    def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
+        x_, k_, out_, p_ = values
+        place = _address(ctx, builder, x, x_, k_)
+        words = _halves(builder, place, _along(builder, place, LANES))
+        _store(builder, builder.bitcast(words, _WORDS), _address(ctx, builder, out, out_, p_))
+        return ctx.get_dummy_value()
+
+    return types.void(x, types.int64, out, types.int64), generate
+
+
+@intrinsic
+def pack_rows(context: Any, x: Any, k: Any, stride: Any, out: Any, p: Any) -> Any:
+    """The 16 words out[p + i] = (x[k + i], x[k + stride + i])."""
+
+    def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
+        x_, k_, stride_, out_, p_ = values
+        both = _halves(builder, *(_address(ctx, builder, x, x_, _step(builder, k_, stride_, row)) for row in range(2)))
+        mixed = _mixed(builder, both, both, _PAIRED)
+        _store(builder, builder.bitcast(mixed, _WORDS), _address(ctx, builder, out, out_, p_))
+        return ctx.get_dummy_value()
+
+    return types.void(x, types.int64, types.int64, out, types.int64), generate
+
+
+@intrinsic
+def turn(context: Any, x: Any, k: Any, stride: Any, out: Any, p: Any, out_stride: Any) -> Any:
+    """8 rows of 32 words, a position each, of two features, to 16 rows of 16, a feature each, of two positions.
+
+    out[p + i out_stride + 2 j + h] is half h of x[k + j stride + 2 i] and that of x[k + j stride + 2 i + 1].
+    """
+
+    def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
+        x_, k_, stride_, out_, p_, out_stride_ = values
+        vectors = []
+        for j in range(LANES // 2):
+            place = _address(ctx, builder, x, x_, _step(builder, k_, stride_, j))
+            vectors += [_load(builder, _along(builder, place, LANES * second), _HALVES) for second in range(2)]
+        # A half's place has bits: which vector, row 2 1 0 and position 4; which lane, position 3 2 1 0 and half. Taking
+        # the lanes of two vectors by turns moves the first bit of each to the end of the other. After three times:
+        # which vector, position 4 3 2 1; which lane, position 0, half and row 2 1 0.
+        for _ in range(3):
+            vectors = [
+                _mixed(builder, *two, lanes)
+                for two in zip(vectors[:8], vectors[8:], strict=True)
+                for lanes in _BY_TURNS
+            ]
+        for i, vector in enumerate(vectors):
+            vector = _mixed(builder, vector, vector, _ROWS_FIRST)
+            place = _address(ctx, builder, out, out_, _step(builder, p_, out_stride_, i))
+            _store(builder, builder.bitcast(vector, _WORDS), place)
+        return ctx.get_dummy_value()
+
+    return types.void(x, types.int64, types.int64, out, types.int64, types.int64), generate
+
+
+def _address(ctx: Any, builder: Any, kind: Any, array: Any, k: Any) -> Any:
+    return builder.gep(ctx.make_array(kind)(ctx, builder, array).data, [k])
+
+
+def _along(builder: Any, place: Any, elements: int) -> Any:
+    return builder.gep(place, [_I64(elements)])
+
+
+def _step(builder: Any, k: Any, stride: Any, steps: int) -> Any:
+    return builder.add(k, builder.mul(stride, _I64(steps)))
+
+
+def _load(builder: Any, place: Any, kind: Any) -> Any:
+    return builder.load(builder.bitcast(place, kind.as_pointer()), align=4)
+
+
+def _store(builder: Any, vector: Any, place: Any) -> None:
+    builder.store(vector, builder.bitcast(place, vector.type.as_pointer()), align=4)
+
+
+def _repeated(builder: Any, word: Any) -> Any:
+    first = builder.insert_element(ir.Constant(_WORDS, ir.Undefined), word, _I32(0))
+    return _mixed(builder, first, first, [0] * LANES)
+
+
+def _mixed(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_I32, len(lanes)), lanes))
+
+
+def _halves(builder: Any, first: Any, second: Any) -> Any:
+    """16 float32 at each of two places -> 32 bfloat16, rounded to the nearest."""
+    kind = ir.FunctionType(_HALVES, [_FLOATS, _FLOATS])
+    convert = builder.module.declare_intrinsic("llvm.x86.avx512bf16.cvtne2ps2bf16.512", [], kind)
+    return builder.call(convert, [_load(builder, second, _FLOATS), _load(builder, first, _FLOATS)])
