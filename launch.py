@@ -1,11 +1,5 @@
 """Parse the command line with Hydra and run the chosen mode."""
 
-import os
-
-# Threads of a parallel loop sleep while they wait: spinning, they stand in each other's way as soon as anything else
-# runs on the machine. Read once, when torch is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 import hydra
 from omegaconf import DictConfig
 

@@ -110,11 +110,11 @@ def ray_rows(plan: Plan) -> list[Row]:
     samples = marched(None)
     seed = torch.Generator().manual_seed(0)
     density = torch.rand(len(samples), generator=seed).requires_grad_()
-    values = torch.rand(len(samples), 5, generator=seed).requires_grad_()
+    values = torch.rand(3, len(samples), generator=seed).t().requires_grad_()  # as the field gives them
 
     def composited(backend: str | None) -> object:
-        sums = accumulate(composite(density, samples, backend), values, samples, backend)
-        return torch.autograd.grad(sums.square().sum(), (density, values))
+        sums, depth, opacity = accumulate(composite(density, samples, backend), [values], samples, backend)
+        return torch.autograd.grad(sums.square().sum() + (depth * opacity).sum(), (density, values))
 
     rows = []
     for operation, run in (("march", marched), ("composite, forward and backward", composited)):

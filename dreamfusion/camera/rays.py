@@ -18,12 +18,10 @@ def cast_rays(cameras: Cameras, rows: slice = slice(None)) -> RayBundle:
     tangent = torch.tan(torch.deg2rad(cameras.fov) / 2)  # (B,) of half the vertical field of view
     y = 1 - (torch.arange(h, device=device)[rows] + 0.5) * (2 / h)  # (H,) up, in half heights
     x = ((torch.arange(w, device=device) + 0.5) * (2 / w) - 1) * (w / h)  # (W,)
-    grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
-    in_camera = torch.stack([grid_x, grid_y, torch.zeros_like(grid_x)], dim=-1) * tangent[:, None, None, None]
-    in_camera = in_camera - torch.tensor([0.0, 0.0, 1.0], device=device)  # (B, H, W, 3) looking along -z
-    rotation, position = cameras.camera_to_world[:, :, :3], cameras.camera_to_world[:, :, 3]
-    directions = torch.einsum("bij,bhwj->bhwi", rotation, in_camera)
-    directions = torch.nn.functional.normalize(directions, dim=-1)
+    right, up, back, position = cameras.camera_to_world.unbind(-1)  # (B, 3) each
+    across = tangent[:, None, None] * x[:, None] * right[:, None]  # (B, W, 3)
+    ahead = tangent[:, None, None] * y[:, None] * up[:, None] - back[:, None]  # (B, H, 3)
+    directions = torch.nn.functional.normalize(across[:, None] + ahead[:, :, None], dim=-1)  # (B, H, W, 3)
     origins = position[:, None, None, :].expand_as(directions)
     return RayBundle(origins.reshape(-1, 3), directions.reshape(-1, 3))
 

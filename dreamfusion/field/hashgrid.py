@@ -81,7 +81,7 @@ class HashGridField(Field):
         return self.density_scale * F.softplus(output[:, 0] + self._blob(positions)) * inside
 
     def _network(self, positions: Tensor, output_weight: Tensor, with_slope: bool) -> tuple[Tensor, Tensor | None]:
-        unit = positions / (2 * self.radius) + 0.5
+        unit = (positions / (2 * self.radius)).add_(0.5)
         weights = self.table, self.hidden_weight, output_weight
         return hash_field(unit, *weights, self.layout, with_slope, precision=self.precision)
 

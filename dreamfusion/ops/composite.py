@@ -5,6 +5,8 @@ Mildenhall et al. 2020 (NeRF), Eq. 3; Poole et al. 2022 (DreamFusion), Eq. 5. Le
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -41,28 +43,31 @@ def composite(density: Tensor, samples: RaySamples, backend: str | None = None) 
     return run(density, samples)
 
 
-def accumulate(weights: Tensor, values: Tensor | None, samples: RaySamples, backend: str | None = None) -> Tensor:
-    """Sum w_i v_i over the samples of each ray; a ray without samples gets 0.
+def accumulate(
+    weights: Tensor, values: Sequence[Tensor], samples: RaySamples, backend: str | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum w_i v_i over the samples of each ray, w_i t_i, and w_i itself; a ray without samples gets 0.
 
     Args:
         weights: (S,).
-        values: (S, C), or None for the sum of the weights, which is the opacity.
-        samples: to which ray each sample belongs.
+        values: several (S, C_n), C in all; put together first they would be written and read once more each way.
+            Kernels take the transpose of a contiguous tensor as it is.
+        samples: to which ray each sample belongs, and its interval, whose middle is t_i.
         backend: as in `composite`.
 
     Returns:
-        (R, C), or (R, 1) without values; differentiable once to `weights` and `values`.
+        The values' sums (R, C), side by side; depth (R, 1) in scene units, not divided by opacity; opacity (R, 1).
+        Differentiable once to `weights` and `values`.
 
     Raises:
         ValueError: if a shape does not fit.
         TypeError: if a kernel is given anything but float32.
     """
-    if values is None:
-        values = torch.ones_like(weights)[:, None]
     _check_shape("accumulate", "weights", weights, (len(samples),))
-    _check_shape("accumulate", "values", values, (len(samples), values.shape[-1]))
+    for part in values:
+        _check_shape("accumulate", "values", part, (len(samples), part.shape[-1]))
     chosen = choose("composite", weights.device, backend)
-    _check_float32("accumulate", chosen, weights, values)
+    _check_float32("accumulate", chosen, weights, *values)
     if chosen == "torch":
         from dreamfusion.ops.composite_torch import accumulate as run
     elif chosen == "numba":

@@ -5,6 +5,8 @@ Written from its source; not run on a GPU by this project.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -22,10 +24,11 @@ def composite(density: Tensor, samples: RaySamples) -> Tensor:
     return weights
 
 
-def accumulate(weights: Tensor, values: Tensor, samples: RaySamples) -> Tensor:
-    """(S,), (S, C) -> (R, C); see `dreamfusion.ops.composite.accumulate`. Sums by atomics: the last bits may vary."""
+def accumulate(weights: Tensor, values: Sequence[Tensor], samples: RaySamples) -> tuple[Tensor, Tensor, Tensor]:
+    """See `dreamfusion.ops.composite.accumulate`. Sums by atomics: the last bits may vary."""
     import nerfacc
 
-    rays = len(samples.offsets) - 1
-    sums: Tensor = nerfacc.accumulate_along_rays(weights, values, ray_indices=samples.ray, n_rays=rays)
-    return sums
+    middle = (samples.t_start + samples.t_end)[:, None] / 2
+    joined, rays = torch.cat((*values, middle, torch.ones_like(middle)), dim=-1), len(samples.offsets) - 1
+    sums: Tensor = nerfacc.accumulate_along_rays(weights, joined, ray_indices=samples.ray, n_rays=rays)
+    return sums[:, :-2], sums[:, -2:-1], sums[:, -1:]

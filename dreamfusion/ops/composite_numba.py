@@ -5,7 +5,7 @@ The same bits for any number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -25,10 +25,10 @@ def composite(density: Tensor, samples: RaySamples) -> Tensor:
     return weights
 
 
-def accumulate(weights: Tensor, values: Tensor, samples: RaySamples) -> Tensor:
-    """(S,), (S, C) -> (R, C); see `dreamfusion.ops.composite.accumulate`."""
-    sums: Tensor = _Accumulate.apply(weights, values, samples)
-    return sums
+def accumulate(weights: Tensor, values: Sequence[Tensor], samples: RaySamples) -> tuple[Tensor, Tensor, Tensor]:
+    """See `dreamfusion.ops.composite.accumulate`."""
+    sums: Tensor = _Accumulate.apply(weights, samples, *values)
+    return sums[2:].t(), sums[:1].t(), sums[1:2].t()
 
 
 class _Composite(torch.autograd.Function):
@@ -53,24 +53,50 @@ class _Composite(torch.autograd.Function):
 
 
 class _Accumulate(torch.autograd.Function):
+    """Depth, opacity and the values' sums, a row each: (2 + C, R)."""
+
     @staticmethod
-    def forward(ctx: FunctionCtx, weights: Tensor, values: Tensor, samples: RaySamples) -> Tensor:
-        sums = torch.empty(len(samples.offsets) - 1, values.shape[1])
-        arrays = _arrays(weights, values, samples.offsets, sums)
-        _over_rays(lambda begin, end: _sum(*arrays, begin, end), samples)
-        ctx.save_for_backward(weights, values)
+    def forward(ctx: FunctionCtx, weights: Tensor, samples: RaySamples, *values: Tensor) -> Tensor:
+        rows = [value.detach().t().contiguous() for value in values]
+        sums = torch.empty(2 + sum(map(len, rows)), len(samples.offsets) - 1)
+        own = _arrays(weights, samples.t_start, samples.t_end, samples.offsets, sums[:2])
+        parts = [_arrays(weights, row, samples.offsets, to) for row, to in _with_rows_of(sums, rows)]
+
+        def run(begin: int, end: int) -> None:
+            _sum_intervals(*own, begin, end)
+            for arrays in parts:
+                _sum(*arrays, begin, end)
+
+        _over_rays(run, samples)
+        ctx.save_for_backward(weights, *rows)
         ctx.samples = samples  # type: ignore[attr-defined]
         return sums
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        weights, values = ctx.saved_tensors  # type: ignore[attr-defined]
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        weights, *rows = ctx.saved_tensors  # type: ignore[attr-defined]
         samples: RaySamples = ctx.samples  # type: ignore[attr-defined]
-        to_weights, to_values = torch.empty_like(weights), torch.empty(values.shape)
-        arrays = _arrays(gradient, weights, values, samples.offsets, to_weights, to_values)
-        _over_rays(lambda begin, end: _sum_backward(*arrays, begin, end), samples)
-        return to_weights, to_values, None
+        gradient, to_weights = gradient.contiguous(), torch.empty_like(weights)
+        to_rows = [torch.empty_like(row) for row in rows]
+        own = _arrays(gradient[:2], samples.t_start, samples.t_end, samples.offsets, to_weights)
+        parts = [
+            _arrays(along, weights, row, samples.offsets, to_weights, to_row)
+            for (row, along), to_row in zip(_with_rows_of(gradient, rows), to_rows, strict=True)
+        ]
+
+        def run(begin: int, end: int) -> None:
+            _sum_intervals_backward(*own, begin, end)
+            for arrays in parts:
+                _sum_backward(*arrays, begin, end)
+
+        _over_rays(run, samples)
+        return to_weights, None, *(row.t() for row in to_rows)
+
+
+def _with_rows_of(sums: Tensor, values: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Each of several (C, S) with its rows of all sums, which begin at the third."""
+    return list(zip(values, sums[2:].split([len(value) for value in values]), strict=True))
 
 
 @_compiled
@@ -117,13 +143,54 @@ def _weigh_backward(
 
 
 @_compiled
-def _sum(weights: np.ndarray, values: np.ndarray, offsets: np.ndarray, sums: np.ndarray, begin: int, end: int) -> None:
+def _sum_intervals(
+    weights: np.ndarray,
+    t_start: np.ndarray,
+    t_end: np.ndarray,
+    offsets: np.ndarray,
+    sums: np.ndarray,
+    begin: int,
+    end: int,
+) -> None:
+    """Depth and opacity."""
     for r in range(begin, end):
-        for c in range(values.shape[1]):
-            total = 0.0
+        depth, opacity = 0.0, 0.0
+        for i in range(offsets[r], offsets[r + 1]):
+            depth += np.float64(weights[i]) * (np.float64(t_start[i]) + np.float64(t_end[i]))
+            opacity += np.float64(weights[i])
+        sums[0, r], sums[1, r] = depth / 2, opacity
+
+
+@_compiled
+def _sum_intervals_backward(
+    gradient: np.ndarray,
+    t_start: np.ndarray,
+    t_end: np.ndarray,
+    offsets: np.ndarray,
+    to_weights: np.ndarray,
+    begin: int,
+    end: int,
+) -> None:
+    for r in range(begin, end):
+        half, along = gradient[0, r] / np.float32(2), gradient[1, r]
+        for i in range(offsets[r], offsets[r + 1]):
+            to_weights[i] = half * (t_start[i] + t_end[i]) + along
+
+
+@_compiled
+def _sum(weights: np.ndarray, values: np.ndarray, offsets: np.ndarray, sums: np.ndarray, begin: int, end: int) -> None:
+    """Three rows at a time: sums that do not wait for one another."""
+    rows = values.shape[0]
+    for c in range(0, rows, 3):
+        second, third = min(c + 1, rows - 1), min(c + 2, rows - 1)
+        for r in range(begin, end):
+            a, b, d = 0.0, 0.0, 0.0
             for i in range(offsets[r], offsets[r + 1]):
-                total += np.float64(weights[i]) * np.float64(values[i, c])
-            sums[r, c] = total
+                weight = np.float64(weights[i])
+                a += weight * np.float64(values[c, i])
+                b += weight * np.float64(values[second, i])
+                d += weight * np.float64(values[third, i])
+            sums[c, r], sums[second, r], sums[third, r] = a, b, d
 
 
 @_compiled
@@ -137,14 +204,13 @@ def _sum_backward(
     begin: int,
     end: int,
 ) -> None:
-    """w'_i = sum over c of g_c v_ic and v'_ic = w_i g_c, g of the sample's ray: both in a pass, one costs no more."""
-    for r in range(begin, end):
-        for i in range(offsets[r], offsets[r + 1]):
-            total = np.float32(0)
-            for c in range(values.shape[1]):
-                total += gradient[r, c] * values[i, c]
-                to_values[i, c] = gradient[r, c] * weights[i]
-            to_weights[i] = total
+    """Adds g_c v_ic to w'_i, g of the sample's ray, and v'_ic = w_i g_c."""
+    for c in range(values.shape[0]):
+        for r in range(begin, end):
+            along = gradient[c, r]
+            for i in range(offsets[r], offsets[r + 1]):
+                to_weights[i] += along * values[c, i]
+                to_values[c, i] = along * weights[i]
 
 
 def _over_rays(loop: Callable[[int, int], None], samples: RaySamples) -> None:

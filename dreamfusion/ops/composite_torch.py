@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -17,13 +19,15 @@ def composite(density: Tensor, samples: RaySamples) -> Tensor:
     return torch.exp(-before).to(density.dtype) * -torch.expm1(-depth)
 
 
-def accumulate(weights: Tensor, values: Tensor, samples: RaySamples) -> Tensor:
-    """(S,), (S, C) -> (R, C); see `dreamfusion.ops.composite.accumulate`. Without atomics, hence deterministic."""
-    running = _running_sum(weights[:, None] * values)
-    return (running[samples.offsets[1:]] - running[samples.offsets[:-1]]).to(values.dtype)
+def accumulate(weights: Tensor, values: Sequence[Tensor], samples: RaySamples) -> tuple[Tensor, Tensor, Tensor]:
+    """See `dreamfusion.ops.composite.accumulate`. Without atomics, hence deterministic."""
+    middle = (samples.t_start + samples.t_end)[:, None] / 2
+    running = _running_sum(weights[:, None] * torch.cat((*values, middle, torch.ones_like(middle)), dim=-1))
+    sums = (running[samples.offsets[1:]] - running[samples.offsets[:-1]]).to(weights.dtype)
+    return sums[:, :-2], sums[:, -2:-1], sums[:, -1:]
 
 
 def _running_sum(rows: Tensor) -> Tensor:
     """(S, ...) -> (S + 1, ...): the sum of the rows before each, and of all."""
-    total = rows.cumsum(0, dtype=widest_float(rows.device))
+    total = rows.to(widest_float(rows.device)).cumsum(0)  # with dtype=... its gradient would be summed up in float32
     return torch.cat((torch.zeros_like(total[:1]) if len(total) else total.new_zeros(1, *rows.shape[1:]), total))

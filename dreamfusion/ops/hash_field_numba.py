@@ -68,10 +68,11 @@ class _HashField(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None]:
         ctx.set_materialize_grads(False)
         ctx.layout, ctx.network = layout, network  # type: ignore[attr-defined]
-        clamped = positions.clamp(0, 1)
-        x = torch.from_numpy(feature_major(clamped))
-        # Where clamping moved a coordinate the slope is 0; empty: nowhere.
-        kept = positions.new_empty(0) if torch.equal(clamped, positions) else inside(positions).t()
+        x = torch.from_numpy(feature_major(positions))
+        low, high = torch.aminmax(x) if x.numel() else (0, 1)
+        # Where clamping moves a coordinate the slope is 0; empty: nowhere.
+        kept = x.new_empty(0) if low >= 0 and high <= 1 else inside(x)
+        x = x.clamp(0, 1) if kept.numel() else x
         y = network.features(layout.width, x.shape[1])
         if not with_slope:
             interpolate(x.numpy(), NO_DIRECTION, table, layout, y)

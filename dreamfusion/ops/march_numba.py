@@ -133,7 +133,7 @@ def _traverse(
     """Write the occupied steps of the rays [begin, end) one after the other, from kept[room[begin]] on."""
     last, occupied = np.int32(voxels.shape[0] - 1), voxels.reshape(-1)
     width, plane = np.int32(voxels.shape[0]), np.int32(voxels.shape[0] ** 2)
-    index, along = np.empty(_STRIDE, np.int32), np.arange(_STRIDE).astype(np.float32)
+    index, along = np.empty(_STRIDE, np.uint32), np.arange(_STRIDE).astype(np.float32)
     cursor = room[begin]
     for r in range(begin, end):
         ox, oy, oz = origins[r, 0], origins[r, 1], origins[r, 2]
@@ -148,9 +148,10 @@ def _traverse(
             for j in range(_STRIDE):
                 t = first + ((np.float32(i) + along[j]) + shift) * step
                 x, y = _voxel(ox, dx, t, radius, scale, last), _voxel(oy, dy, t, radius, scale, last)
-                index[j] = np.int32(x * plane + y * width) + _voxel(oz, dz, t, radius, scale, last)
+                z = _voxel(oz, dz, t, radius, scale, last)
+                index[j] = np.uint32(x * plane + y * width + z)
             for j in range(min(_STRIDE, steps[r] - i)):
-                kept[cursor] = i + j
+                kept[np.uint64(cursor)] = i + j  # a place that may be negative costs a comparison
                 cursor += occupied[index[j]]
         counts[r] = cursor - before
 

@@ -47,12 +47,10 @@ class Renderer(nn.Module):
         per_view = len(rays) // len(cameras)
         light = cameras.light[samples.ray // per_view] if shading.needs_normal else None
         color = shading(out, samples.positions, light)
-        depth = (samples.t_start + samples.t_end)[:, None] / 2
-        parts = [color, depth, torch.ones_like(depth)] + ([] if out.normal is None else [out.normal])
-        sums = accumulate(weights, torch.cat(parts, dim=-1), samples)  # (R, 5 or 8)
+        values = [color] if out.normal is None else [color, out.normal]
+        sums, depth, opacity = accumulate(weights, values, samples)
         behind = background(rays.directions, len(cameras), generator)
-        opacity = sums[:, 4:5]
-        images = torch.cat([sums[:, :3] + (1 - opacity) * behind, sums[:, 3:]], dim=-1)
+        images = torch.cat([sums[:, :3] + (1 - opacity) * behind, depth, opacity, sums[:, 3:]], dim=-1)
         images = images.view(len(cameras), -1, cameras.width, images.shape[-1]).permute(0, 3, 1, 2)
         return RenderOutput(
             rgb=images[:, :3],

@@ -22,7 +22,7 @@ def packed(counts, seed=0, step=0.1):
     total = sum(counts)
     ray = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     offsets = torch.tensor([sum(counts[:r]) for r in range(len(counts) + 1)])
-    t_start = 2 + torch.arange(total) * step
+    t_start = 2 + (torch.arange(total) - offsets[ray]) * step
     t_end = t_start + step * (0.2 + 0.8 * torch.rand(total, generator=g))
     return RaySamples(ray=ray, offsets=offsets, t_start=t_start, t_end=t_end, positions=torch.zeros(total, 3))
 
@@ -31,15 +31,13 @@ def rendered(samples, backend, seed=0, density_scale=20.0):
     """Weights, sums, and the gradients of a random functional of the sums."""
     g = torch.Generator().manual_seed(seed)
     density = (torch.rand(len(samples), generator=g) * density_scale).requires_grad_()
-    values = torch.randn(len(samples), 3, generator=g).requires_grad_()
+    values = [torch.randn(len(samples), channels, generator=g).requires_grad_() for channels in (3, 1, 5)]
     weights = composite(density, samples, backend)
-    sums = accumulate(weights, values, samples, backend)
-    opacity = accumulate(weights, None, samples, backend)
-    upstream = torch.randn(len(samples.offsets) - 1, 4, generator=g)
-    gradients = torch.autograd.grad(torch.cat((sums, opacity), dim=-1), (density, values), upstream)
-    return dict(
-        zip(("weights", "sums", "opacity", "ddensity", "dvalues"), (weights, sums, opacity, *gradients), strict=True)
-    )
+    sums, depth, opacity = accumulate(weights, values, samples, backend)
+    upstream = torch.randn(len(samples.offsets) - 1, 11, generator=g)
+    gradients = torch.autograd.grad(torch.cat((sums, depth, opacity), dim=-1), (density, *values), upstream)
+    names = ("weights", "sums", "depth", "opacity", "ddensity", "d3", "d1", "d5")
+    return dict(zip(names, (weights, sums, depth, opacity, *gradients), strict=True))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -51,7 +49,7 @@ def test_opacity_of_a_homogeneous_sphere_is_that_of_beer_and_lambert(backend, de
     rays = RayBundle(origins, torch.tensor([0.0, 0.0, -1.0]).expand(4, 3))
     samples = march(rays, torch.ones(4, 4, 4, dtype=torch.bool), radius, step)
     weights = composite(torch.full((len(samples),), density), samples, backend)
-    opacity = accumulate(weights, None, samples, backend)[:, 0]
+    opacity = accumulate(weights, [], samples, backend)[2][:, 0]
     chord = 2 * (radius**2 - offset**2).clamp_min(0).sqrt()
     torch.testing.assert_close(opacity, 1 - torch.exp(-density * chord), rtol=0, atol=density * step / 2 + 1e-5)
 
@@ -68,9 +66,11 @@ def test_two_samples_weigh_as_the_formula_says(backend):
     weights = composite(torch.tensor([2.0, 0.25]), samples, backend)
     expected = torch.tensor([1 - math.exp(-1), math.exp(-1) * (1 - math.exp(-0.5))])
     torch.testing.assert_close(weights, expected, rtol=1e-6, atol=0)
-    sums = accumulate(weights, torch.tensor([[1.0, 0.0], [3.0, 1.0]]), samples, backend)
+    sums, depth, opacity = accumulate(weights, [torch.tensor([[1.0, 0.0], [3.0, 1.0]])], samples, backend)
     torch.testing.assert_close(sums[1], torch.stack((expected[0] + 3 * expected[1], expected[1])), rtol=1e-6, atol=0)
-    assert not sums[0].any()  # the ray without samples
+    torch.testing.assert_close(depth[1], expected[:1] * 0.25 + expected[1:] * 2, rtol=1e-6, atol=0)
+    torch.testing.assert_close(opacity[1], expected.sum(0, keepdim=True), rtol=1e-6, atol=0)
+    assert not any(each[0].any() for each in (sums, depth, opacity))  # the ray without samples
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -98,7 +98,7 @@ def test_the_reference_passes_gradcheck():
     values = torch.randn(5, 2, generator=g, dtype=torch.float64).requires_grad_()
 
     def render(density, values):
-        return accumulate(composite(density, samples, "torch"), values, samples, "torch")
+        return torch.cat(accumulate(composite(density, samples, "torch"), [values], samples, "torch"), dim=-1)
 
     assert torch.autograd.gradcheck(render, (density, values))
 
@@ -138,7 +138,7 @@ def test_wrong_shapes_and_types_are_named():
     with pytest.raises(ValueError, match=r"composite: density has shape \(2,\), expected \(3,\)"):
         composite(torch.ones(2), samples)
     with pytest.raises(ValueError, match=r"accumulate: values has shape \(2, 4\), expected \(3, 4\)"):
-        accumulate(torch.ones(3), torch.ones(2, 4), samples)
+        accumulate(torch.ones(3), [torch.ones(3, 1), torch.ones(2, 4)], samples)
     for backend in KERNELS:
         with pytest.raises(TypeError, match=r"takes torch.float32, got torch.float64"):
             composite(torch.ones(3, dtype=torch.float64), samples, backend)
@@ -163,6 +163,6 @@ def test_the_nerfacc_adapter_calls_the_installed_nerfacc(monkeypatch):
     density = torch.rand(36, generator=torch.Generator().manual_seed(2)) * 10
     weights = composite_cuda.composite(density, samples)
     torch.testing.assert_close(weights, composite(density, samples, "torch"), rtol=1e-4, atol=1e-6)
-    values = torch.rand(36, 3, generator=torch.Generator().manual_seed(3))
+    values = torch.rand(2, 36, 3, generator=torch.Generator().manual_seed(3)).unbind()
     sums = composite_cuda.accumulate(weights, values, samples)  # the real one: it runs on the CPU
     torch.testing.assert_close(sums, accumulate(weights, values, samples, "torch"))
