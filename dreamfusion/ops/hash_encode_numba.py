@@ -95,8 +95,7 @@ def interpolate(
         encoded = torch.empty(layout.width, x.shape[1])
     out, entries, grid, lanes = encoded.numpy(), flat(table), grid_of(layout), (0,) * layout.features
     run_parallel(
-        lambda levels: hash_kernels.interpolate(x, v, entries, grid, levels, lanes, out),
-        levels_of(layout, x.shape[1]),
+        lambda left: hash_kernels.interpolate(x, v, entries, grid, left, lanes, out), levels_of(layout, x.shape[1])
     )
     return encoded.t()
 
@@ -105,8 +104,7 @@ def scatter(x: np.ndarray, v: np.ndarray, g: np.ndarray, bend: np.ndarray, layou
     """The gradient of <g, y>, with a direction v of <g, y> + <bend, J v>, to the table -> (P,)."""
     out, grid, lanes = _room(layout.parameter_count), grid_of(layout), (0,) * layout.features
     run_parallel(  # the kernel zeroes each level just before it adds to it
-        lambda levels: hash_kernels.scatter(x, v, g, bend, grid, levels, lanes, out),
-        levels_of(layout, x.shape[1]),
+        lambda left: hash_kernels.scatter(x, v, g, bend, grid, left, lanes, out), levels_of(layout, x.shape[1])
     )
     return torch.from_numpy(out)
 
@@ -155,9 +153,8 @@ def grid_of(layout: HashGridLayout) -> hash_kernels.Grid:
 
 
 def levels_of(layout: HashGridLayout, count: int) -> list[np.ndarray]:
-    """The levels in a task each; dealt out in turn, as a fine level takes longer than a coarse one."""
-    tasks = min(parts(count), layout.levels)
-    return [np.arange(first, layout.levels, tasks) for first in range(tasks)]
+    """How many levels are left, for each of the tasks that share them: a thread that is slower takes fewer."""
+    return [np.array([layout.levels], np.int64)] * min(parts(count), layout.levels)
 
 
 def flat(table: Tensor) -> np.ndarray:

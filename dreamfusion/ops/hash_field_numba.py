@@ -182,7 +182,7 @@ def _interpolate_with_slope(x: np.ndarray, table: Tensor, layout: HashGridLayout
     jacobian = torch.empty(3, layout.width, x.shape[1])
     out, slope, entries, grid, lanes = y.numpy(), jacobian.numpy(), flat(table), grid_of(layout), (0,) * layout.features
     run_parallel(
-        lambda levels: hash_kernels.interpolate_with_slope(x, entries, grid, levels, lanes, out, slope),
+        lambda left: hash_kernels.interpolate_with_slope(x, entries, grid, left, lanes, out, slope),
         levels_of(layout, x.shape[1]),
     )
     return jacobian

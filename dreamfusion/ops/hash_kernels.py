@@ -4,6 +4,7 @@ A level fits the cache where the whole table does not. Points go in blocks of 12
 which the compiler vectorises, then the memory accesses. Positions and features are feature-major: (3, S), (L F, S);
 features also as words of two bfloat16, (L F / 2, S) uint32, where what comes next multiplies in that.
 `lanes` is a tuple of F zeros: its length is known to the compiler, so that the loops over pairs of features unroll.
+`left` (1,) int64 is how many levels are left to do, the coarsest: threads take the last of them in turn.
 """
 
 from __future__ import annotations
@@ -36,16 +37,14 @@ class Grid(NamedTuple):
 
 
 @_compiled
-def interpolate(
-    x: Array, v: Array, table: Array, grid: Grid, levels: Array, lanes: tuple[int, ...], out: Array
-) -> None:
-    """out[f, s] = sum over the 8 corners c of w_c(x_s) table[c, f]; with `v` (3, S) of its derivative along v.
-
-    Fills the rows of `levels`.
-    """
+def interpolate(x: Array, v: Array, table: Array, grid: Grid, left: Array, lanes: tuple[int, ...], out: Array) -> None:
+    """out[f, s] = sum over the 8 corners c of w_c(x_s) table[c, f]; with `v` (3, S) of its derivative along v."""
     features, points = len(lanes), x.shape[1]
     index, weight, cell, fraction = _block()
-    for level in levels:
+    for _ in range(len(grid.scale)):
+        level = pairs.take(left)
+        if level < 0:
+            break
         entries = table[grid.begin[level] : grid.begin[level + 1]]
         stream_in(entries, 8 * points * features)
         for start in range(0, points, BLOCK):
@@ -64,13 +63,16 @@ def interpolate(
 
 @_compiled
 def interpolate_with_slope(
-    x: Array, table: Array, grid: Grid, levels: Array, lanes: tuple[int, ...], out: Array, slope: Array
+    x: Array, table: Array, grid: Grid, left: Array, lanes: tuple[int, ...], out: Array, slope: Array
 ) -> None:
-    """`interpolate`, and slope[d, f, s] = d out[f, s] / d x[d, s] from the same reads, for the rows of `levels`."""
+    """`interpolate`, and slope[d, f, s] = d out[f, s] / d x[d, s] from the same reads."""
     features, points = len(lanes), x.shape[1]
     index, even, cell, fraction = _block()
     odd, both = np.empty(8 * BLOCK, np.float32), np.empty((2, 4 * BLOCK), np.float32)
-    for level in levels:
+    for _ in range(len(grid.scale)):
+        level = pairs.take(left)
+        if level < 0:
+            break
         entries, scale = table[grid.begin[level] : grid.begin[level + 1]], grid.scale[level]
         stream_in(entries, 8 * points * features)
         for start in range(0, points, BLOCK):
@@ -91,16 +93,19 @@ def interpolate_with_slope(
 
 @_compiled
 def scatter(
-    x: Array, v: Array, gradient: Array, bend: Array, grid: Grid, levels: Array, lanes: tuple[int, ...], out: Array
+    x: Array, v: Array, gradient: Array, bend: Array, grid: Grid, left: Array, lanes: tuple[int, ...], out: Array
 ) -> None:
-    """The transpose of `interpolate` in the table, for `levels`; with `v` of the sum of both its forms, in one pass.
+    """The transpose of `interpolate` in the table; with `v` of the sum of both its forms, in one pass.
 
     out[c, f] = sum over s of w_c(x_s) gradient[f, s] + (v_s . grad w_c(x_s)) bend[f, s].
     """
     features, points = len(lanes), x.shape[1]
     index, weight, cell, fraction = _block()
     slope = np.empty(8 * BLOCK, np.float32)
-    for level in levels:
+    for _ in range(len(grid.scale)):
+        level = pairs.take(left)
+        if level < 0:
+            break
         entries = out[grid.begin[level] : grid.begin[level + 1]]
         entries[:] = 0  # here, so that the level is in the cache for what follows
         for start in range(0, points, BLOCK):

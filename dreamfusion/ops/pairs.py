@@ -115,6 +115,17 @@ def add_to(context: Any, array: Any, k: Any, pair: Any) -> Any:
 
 
 @intrinsic
+def take(context: Any, left: Any) -> Any:
+    """Take one of left[0] things, the last, which no other thread gets: its number, or less than 0 if none was left."""
+
+    def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
+        data = ctx.make_array(signature.args[0])(ctx, builder, values[0]).data
+        return builder.sub(builder.atomic_rmw("sub", data, _I64(1), "monotonic"), _I64(1))
+
+    return types.int64(left), generate
+
+
+@intrinsic
 def prefetch(context: Any, array: Any, k: Any) -> Any:
     """Ask for the cache line of array[k], without waiting for it."""
 
