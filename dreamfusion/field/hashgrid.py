@@ -86,7 +86,7 @@ class HashGridField(Field):
         return hash_field(unit, *weights, self.layout, with_slope, precision=self.precision)
 
     def _blob(self, positions: Tensor) -> Tensor:
-        return self.blob_density * (1 - _distance(positions)[:, 0] / self.blob_radius)
+        return torch.rsub(_distance(positions)[:, 0], self.blob_density, alpha=self.blob_density / self.blob_radius)
 
     def _blob_gradient(self, positions: Tensor) -> Tensor:
         return -self.blob_density / self.blob_radius * positions / _distance(positions)
