@@ -16,7 +16,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from dreamfusion.guidance.pretrained import choose_dtype
 from dreamfusion.guidance.prior import GuidanceError, noise_from_prediction
+from dreamfusion.ops.precision import processor_bfloat16
 from dreamfusion.pocket.model import CAMERA_FEATURES, WHITE, PocketModel, camera_features, sentence_features, with_look
 from dreamfusion.pocket.text import TextEncoder
 from dreamfusion.types import Cameras, TextEmbedding
@@ -49,6 +51,7 @@ class PocketPrior:
         guidance_scale: float = 1.0,
         weighting: str = "reconstruction",
         variant: int = 0,
+        dtype: str = "auto",
     ) -> None:
         """Read the weights.
 
@@ -58,10 +61,15 @@ class PocketPrior:
             camera_conditioning: tell the network where the camera stands; False is its "camera unknown".
             guidance_scale, weighting: what the distillation takes where it is given none.
             variant: which model of those that go by the name asked for, from 0: "a chair" is one of several chairs.
+            dtype: of the U-Net: "float32", "float16", "bfloat16", or "auto", which is float16 on CUDA, bfloat16 on
+                processors that multiply it, and float32 elsewhere. Taken by `to`; it is loaded as float32.
 
         Raises:
             GuidanceError: no complete prior in the folder, or a negative variant.
+            ValueError: an unknown dtype.
         """
+        if dtype != "auto":
+            choose_dtype(dtype, torch.device("cpu"))
         self.guidance_scale, self.weighting = guidance_scale, weighting
         self.camera_conditioning = camera_conditioning
         self._folder = Path(weights).expanduser() if weights is not None else WEIGHTS
@@ -80,12 +88,19 @@ class PocketPrior:
         self.resolution: int = self.model.resolution
         # A copy of its own: the network may run in half precision, the noise levels never do.
         self.alphas_cumprod = self.model.alphas_cumprod.float().clone()
-        self._dtype = torch.float32
+        self.dtype, self._dtype = dtype, torch.float32
 
     def to(self, device: torch.device | str) -> Self:
-        """Move in place: float16, as stored, on CUDA (not run there yet), float32 elsewhere."""
-        self._dtype = torch.float16 if torch.device(device).type == "cuda" else torch.float32
+        """Move in place; on CUDA (not run there yet) all of the network in the U-Net's precision, elsewhere the sketch,
+        whose picture the U-Net's is added to, in float32.
+        """
+        device = torch.device(device)
+        unet = choose_dtype(self.dtype, device)
+        if self.dtype == "auto" and device.type == "cpu" and processor_bfloat16():
+            unet = torch.bfloat16
+        self._dtype = unet if device.type == "cuda" else torch.float32
         self.model.to(device, self._dtype)
+        self.model.unet_to(unet)
         self.text_encoder.to(device)
         self.alphas_cumprod = self.alphas_cumprod.to(device)
         return self

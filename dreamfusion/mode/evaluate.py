@@ -6,7 +6,6 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from dreamfusion.export.video import contact_sheet, write_image
 from dreamfusion.guidance.pocket import PocketPrior
 from dreamfusion.guidance.sampling import sample_images, start_noise
 from dreamfusion.mode.pretrain import read_names
-from dreamfusion.ops.precision import native_bfloat16
 from dreamfusion.pocket import WEIGHTS
 from dreamfusion.pocket.batches import RenderBatches
 from dreamfusion.pocket.card import CARD_FILE, add_evidence
@@ -101,8 +99,7 @@ def held_out_losses(prior: PocketPrior, data: RenderBatches, size: int) -> dict[
     if not prior.model.takes_sentence:  # the first prior, which was told nothing of background and light
         batch = replace(batch, camera=with_look(batch.camera, torch.zeros_like(batch.camera[:, -2:])))
     text = CaptionCache(prior.text_encoder)(batch.captions).to(device)
-    with _fast(device):
-        errors, _ = errors_by_level(prior.model, text, batch)
+    errors, _ = errors_by_level(prior.model, text, batch)
     return {f"t{level}": float(error.mean()) for level, error in errors.items()}
 
 
@@ -123,8 +120,7 @@ class PriorSampler:
             conditioning = Conditioning(
                 self.prior.encode_text(texts), self.prior.encode_text([""] * len(texts)), self._cameras(views, part)
             ).to(device)
-            with _fast(device):
-                images = sample_images(self.prior, conditioning, noise[part], self.scale, self.steps)
+            images = sample_images(self.prior, conditioning, noise[part], self.scale, self.steps)
             pictures.append(images.float().permute(0, 2, 3, 1).cpu().numpy())
             log.info("sampled %d of %d", min(first + self.batch_size, len(prompts)), len(prompts))
         return np.concatenate(pictures)
@@ -151,12 +147,6 @@ def table(losses: dict[str, float], retrieval: Retrieval, colored: Answers, side
     for name, answers in (("colour", colored), ("front is not back", sided)):
         rows.append((f"{name}, of {len(answers.asked)}", f"{answers.share:.0%}", f"{answers.ceiling:.0%}"))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _fast(device: torch.device) -> Any:
-    """bfloat16 on processors that have it; on CUDA the prior runs in half precision by itself."""
-    on_cpu = device.type == "cpu" and native_bfloat16()
-    return torch.autocast("cpu", torch.bfloat16) if on_cpu else nullcontext()
 
 
 def _retrieval_report(retrieval: Retrieval) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """`look` on the CPU: one numba kernel each way that reads, composites and sums a ray while it is in the cache.
 
-Volumes are dealt to threads, so no two write to the same place and the bits do not depend on how many there are. A ray
+Threads take rays, on the way back volumes, so no two write to the same place and their number changes no bit. A ray
 ends where less than DARK of the light is left in each head: what stands behind changes its sums by less than that.
 """
 
@@ -33,7 +33,8 @@ class _Look(torch.autograd.Function):
         ctx.heads = heads  # type: ignore[attr-defined]
         seen = torch.empty(*points.shape[:2], volume.shape[4] + heads)
         arrays = volume.numpy(), points.numpy(), seen.numpy()
-        run_parallel(lambda span: _forward(*arrays, heads, *span), _spans(points))
+        count = points.shape[0] * points.shape[1]
+        run_parallel(lambda span: _forward(*arrays, heads, *span), spans(count, count * points.shape[2]))
         return seen
 
     @staticmethod
@@ -43,12 +44,9 @@ class _Look(torch.autograd.Function):
         heads = ctx.heads  # type: ignore[attr-defined]
         to_volume = torch.zeros_like(volume)
         arrays = volume.numpy(), points.numpy(), gradient.contiguous().numpy(), to_volume.numpy()
-        run_parallel(lambda span: _backward(*arrays, heads, *span), _spans(points))
+        size = points.shape[0] * points.shape[1] * points.shape[2]
+        run_parallel(lambda span: _backward(*arrays, heads, *span), spans(len(points), size))
         return to_volume, None, None
-
-
-def _spans(points: Tensor) -> list[tuple[int, int]]:
-    return spans(len(points), points.shape[0] * points.shape[1] * points.shape[2])
 
 
 @njit(cache=True, nogil=True, fastmath={"contract", "nsz", "arcp"}, inline="always")
@@ -94,27 +92,26 @@ def _forward(volume: np.ndarray, points: np.ndarray, seen: np.ndarray, heads: in
     corners, share = np.empty(8, np.int64), np.empty(8, np.float32)
     values, left = np.empty(volume.shape[4], np.float32), np.empty(heads, np.float32)
     n = volume.shape[1]
-    for g in range(begin, end):
-        rows = volume[g].reshape(n**3, volume.shape[4])
-        for r in range(rays):
-            out = seen[g, r]
-            out[:] = 0
-            left[:] = 1
-            for d in range(depths):
-                if _outside(points[g, r, d]):
-                    continue
-                _read(rows, n, points[g, r, d], corners, share, values)
-                for h in range(heads):
-                    at, to = h * width, h * (width + 1)
-                    after = left[h] * _passed(values[at])
-                    weight = left[h] - after
-                    left[h] = after
-                    out[to] += weight
-                    out[to + 1] += weight * np.float32((d + 0.5) / depths)
-                    for c in range(1, width):
-                        out[to + 1 + c] += weight * values[at + c]
-                if left.max() < DARK:
-                    break
+    for ray in range(begin, end):
+        g, r = ray // rays, ray % rays
+        rows, out = volume[g].reshape(n**3, volume.shape[4]), seen[g, r]
+        out[:] = 0
+        left[:] = 1
+        for d in range(depths):
+            if _outside(points[g, r, d]):
+                continue
+            _read(rows, n, points[g, r, d], corners, share, values)
+            for h in range(heads):
+                at, to = h * width, h * (width + 1)
+                after = left[h] * _passed(values[at])
+                weight = left[h] - after
+                left[h] = after
+                out[to] += weight
+                out[to + 1] += weight * np.float32((d + 0.5) / depths)
+                for c in range(1, width):
+                    out[to + 1 + c] += weight * values[at + c]
+            if left.max() < DARK:
+                break
 
 
 @njit(cache=True, nogil=True, fastmath={"contract", "nsz", "arcp", "reassoc"})

@@ -126,6 +126,10 @@ class PocketModel(nn.Module):
             ).float()
         return cls(unet.float(), json.loads((folder / "scheduler" / "scheduler_config.json").read_text()), sketch)
 
+    def unet_to(self, dtype: torch.dtype) -> None:
+        """The UNet alone in another precision: its inputs and its output are converted."""
+        nn.Module.to(self.unet, dtype)  # diffusers' own says what it would keep in float32, which is nothing
+
     def save(self, folder: Path) -> None:
         """Write `unet/` and `sketch/` (fp16 safetensors) and `scheduler/` in diffusers' layout."""
         from diffusers import DDIMScheduler
@@ -188,8 +192,14 @@ class PocketModel(nn.Module):
             drawn = drawing.over(camera[:, -2])
             residuals, bottom = self.sketch.residuals(drawing.features)
         sample = noisy if drawn is None else torch.cat([noisy, drawn.to(noisy.dtype)], dim=1)
+        sample = F.pixel_unshuffle(sample, self.unshuffle)
+        kind = self.unet.conv_in.weight.dtype
+        if kind != torch.float32:  # with torch.autocast the weights are float32
+            sample, text_states, label = sample.to(kind), text_states.to(kind), label.to(kind)
+            residuals = None if residuals is None else [residual.to(kind) for residual in residuals]
+            bottom = None if bottom is None else bottom.to(kind)
         clean = self.unet(
-            F.pixel_unshuffle(sample, self.unshuffle).contiguous(memory_format=torch.channels_last),
+            sample.contiguous(memory_format=torch.channels_last),
             timestep,
             text_states,
             class_labels=label,
@@ -197,7 +207,7 @@ class PocketModel(nn.Module):
             down_block_additional_residuals=residuals,
             mid_block_additional_residual=bottom,
         ).sample
-        clean = F.pixel_shuffle(clean, self.unshuffle)
+        clean = F.pixel_shuffle(clean.to(noisy.dtype) if kind != torch.float32 else clean, self.unshuffle)
         if drawn is None:
             return clean
         # The UNet says what is different from the drawing: its few channels a patch need not carry the pixels' detail.

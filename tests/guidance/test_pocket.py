@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from dreamfusion.distillation.sds import SDS
+from dreamfusion.guidance import pocket
 from dreamfusion.guidance.pocket import WEIGHTS, PocketPrior
 from dreamfusion.guidance.prior import GuidanceError
 from dreamfusion.pocket.model import WHITE, PocketModel, camera_features, with_look
@@ -154,3 +155,34 @@ def test_the_configuration_and_the_constructor_agree_on_the_defaults():
     configured = yaml.safe_load(CONF.read_text())
     assert configured.pop("_target_") == "dreamfusion.guidance.pocket.PocketPrior"
     assert configured == {name: parameter.default for name, parameter in signature.items()}
+
+
+def test_the_unet_in_bfloat16_gives_the_same_estimate_but_for_its_rounding(folder, batch, make_cameras):
+    noisy, timestep = batch
+    estimates = []
+    for dtype in ("float32", "bfloat16"):
+        prior = PocketPrior(folder, dtype=dtype)
+        torch.manual_seed(0)
+        torch.nn.init.normal_(prior.model.unet.conv_out.weight, std=0.05)  # silent in a new network
+        prior.to("cpu")
+        text = prior.encode_text(["a cat", "a cat"])
+        noise = prior.predict_noise(noisy, timestep, text, make_cameras([30.0, 120.0]), None)
+        assert noise.dtype == torch.float32
+        abar = prior.alphas_cumprod[timestep][:, None, None, None]
+        estimates.append((noisy - (1 - abar).sqrt() * noise) / abar.sqrt())
+    exact, rounded = estimates
+    assert not torch.equal(exact, rounded)
+    assert (rounded - exact).norm() < 0.01 * exact.norm()
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_auto_is_bfloat16_where_the_processor_multiplies_it(folder, monkeypatch, has):
+    monkeypatch.setattr(pocket, "processor_bfloat16", lambda: has)
+    model = PocketPrior(folder).to("cpu").model
+    assert model.unet.conv_in.weight.dtype == (torch.bfloat16 if has else torch.float32)
+    assert model.drawer.codes.dtype == torch.float32
+
+
+def test_an_unknown_dtype_is_named(folder):
+    with pytest.raises(ValueError, match=r"unknown dtype 'half'; type guidance.dtype=auto, or one of float32, "):
+        PocketPrior(folder, dtype="half")
