@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 _T = TypeVar("_T")
@@ -32,6 +33,7 @@ _INSTALL = {
     "nerfacc": "pip install nerfacc, and a CUDA toolkit whose nvcc is on the PATH",
     "tinycudann": 'pip install --no-build-isolation "git+https://github.com/NVlabs/tiny-cuda-nn#subdirectory=bindings/torch"',
 }
+_PIECES = 4  # of the work, for each thread
 _FEW = 16_384  # points or samples below which waking other threads costs more than they save (1 ms)
 
 
@@ -74,30 +76,52 @@ def widest_float(device: torch.device) -> torch.dtype:
 
 
 def parts(size: int) -> int:
-    """Into how many parts to cut work on `size` points or samples: one per thread of torch, or 1 if they are few."""
+    """How many threads are to work on `size` points or samples: as many as torch has, or 1 if they are few."""
     return 1 if size < _FEW else torch.get_num_threads()
 
 
 def spans(count: int, size: int, multiple: int = 1) -> list[tuple[int, int]]:
-    """Cut `count` items, `size` points in all, into a [begin, end) for each part, at multiples of `multiple`."""
-    length = -(-count // (parts(size) * multiple)) * multiple
+    """Cut `count` items, `size` points in all, into [begin, end) at multiples of `multiple`: one for a single thread,
+    several for each of more, of which a thread that begins late or is slow takes fewer.
+    """
+    pieces = 1 if parts(size) == 1 else _PIECES * parts(size)
+    length = -(-count // (pieces * multiple)) * multiple
     return [(begin, min(begin + length, count)) for begin in range(0, count, max(length, 1))]
 
 
 def run_parallel(task: Callable[[_T], object], items: Sequence[_T]) -> None:
-    """Call `task` on each item, the first here and the others on threads; tasks release the GIL and share no output.
+    """Call `task` on each item, here and on threads that take them as they come; tasks share no output.
 
-    Threads of Python instead of numba's: those break a later fork(), that is every DataLoader worker.
-    One item per thread and one kernel call per item: a thread that must wait for the GIL may wait for milliseconds.
+    Threads of Python instead of numba's: those break a later fork(), that is every DataLoader worker. An item is one
+    kernel call, without the GIL: a thread that has to wait for another's Python may wait for milliseconds.
     """
-    others = [_pool(torch.get_num_threads()).submit(task, item) for item in items[1:]]
-    try:
-        for item in items[:1]:
+    if len(items) < 2:
+        for item in items:
             task(item)
-    finally:
-        wait(others)  # also if this thread failed: they write into its arrays
-    for other in others:
-        other.result()  # raises what the task raised
+        return
+    from dreamfusion.ops.waiting import all_set  # numba's, as what is called here is
+
+    left = iter(items)  # which a thread advances with the GIL
+    errors: list[BaseException] = []
+
+    def work(ended: np.ndarray) -> None:
+        try:
+            for item in left:
+                task(item)
+        except BaseException as error:
+            errors.append(error)
+        ended[0] = 1
+
+    threads = torch.get_num_threads()
+    flags = np.zeros((min(threads, len(items)), 1), np.int64)
+    others = [_pool(threads).submit(work, flag) for flag in flags[1:]]
+    work(flags[0])
+    for other, flag in zip(others, flags[1:], strict=True):
+        flag[0] |= other.cancel()  # it did not begin, and there is nothing left
+    if not all_set(flags[:, 0]):  # also if this thread failed: they write into its arrays
+        wait(others)
+    if errors:
+        raise errors[0]
 
 
 @cache

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import torch
@@ -83,26 +84,54 @@ def test_nerfacc_without_kernels_or_compiler_is_missing(monkeypatch):
 def test_few_points_stay_on_this_thread_and_many_are_dealt_out():
     torch.set_num_threads(3)
     assert backend.parts(100) == 1 and backend.parts(100_000) == 3
-    seen = {}
-    backend.run_parallel(lambda i: seen.setdefault(i, threading.current_thread()), range(3))
-    assert seen[0] is threading.main_thread()
-    assert threading.main_thread() not in (seen[1], seen[2])
+    seen, together = set(), threading.Barrier(3)
+
+    def task(_):
+        together.wait(timeout=60)
+        seen.add(threading.current_thread())
+
+    backend.run_parallel(task, range(3))
+    assert len(seen) == 3 and threading.main_thread() in seen
 
 
-@pytest.mark.parametrize("items", [(0, 1, 1), (1, 0, 1)], ids=["here", "on a thread"])
-def test_an_error_is_raised_after_all_tasks_have_ended(items):
+@pytest.mark.parametrize("pause", [0.0, 0.02], ids=["spinning", "longer than it spins"])
+def test_every_item_is_done_once_whichever_thread_is_slow(pause):
     torch.set_num_threads(3)
     done = []
+
+    def task(i):
+        time.sleep(0 if threading.current_thread() is threading.main_thread() else pause)
+        done.append(i)
+
+    for _ in range(20):
+        done.clear()
+        backend.run_parallel(task, range(40))
+        assert sorted(done) == list(range(40))
+
+
+@pytest.mark.parametrize("fails_here", [True, False], ids=["here", "on a thread"])
+def test_an_error_is_raised_after_the_running_tasks_have_ended(fails_here):
+    torch.set_num_threads(3)
+    done, together = [], threading.Barrier(3)
+
+    def task(_):
+        together.wait(timeout=60)
+        here = threading.current_thread() is threading.main_thread()
+        if here == fails_here:
+            raise ZeroDivisionError
+        time.sleep(0.1)
+        done.append(here)
+
     with pytest.raises(ZeroDivisionError):
-        backend.run_parallel(lambda i: done.append(1 // i), items)
-    assert len(done) == 2
+        backend.run_parallel(task, range(3))
+    assert done == ([False, False] if fails_here else [True])
 
 
 @pytest.mark.parametrize("count", [0, 1, 100, 20_000])
 def test_spans_cover_everything_once_at_whole_blocks(count):
     torch.set_num_threads(3)
     spans = backend.spans(count, 100_000, multiple=128)
-    assert len(spans) <= 3
+    assert len(spans) <= 3 * backend._PIECES
     assert [i for begin, end in spans for i in range(begin, end)] == list(range(count))
     assert all(begin % 128 == 0 for begin, _ in spans)
 
