@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 PRECISIONS = ("auto", "bfloat16", "float32")
@@ -28,6 +30,11 @@ def kernel_precision(choice: str) -> str:
     """
     if choice not in PRECISIONS:
         raise ValueError(f"precision is {choice!r}, allowed are {', '.join(PRECISIONS)}")
-    if choice == "bfloat16" and not processor_bfloat16():
-        raise RuntimeError("precision is 'bfloat16', but this processor has no AVX512-BF16; type 'auto' or 'float32'")
-    return "float32" if choice == "float32" or not processor_bfloat16() else "bfloat16"
+    # numba may be told to compile for another processor than this one, and does not come back from what that lacks.
+    has = processor_bfloat16() and not (os.environ.get("NUMBA_CPU_NAME") or os.environ.get("NUMBA_CPU_FEATURES"))
+    if choice == "bfloat16" and not has:
+        raise RuntimeError(
+            "precision is 'bfloat16', but this processor, or the one that NUMBA_CPU_NAME names, has no AVX512-BF16; "
+            "type 'auto' or 'float32'"
+        )
+    return "bfloat16" if has and choice != "float32" else "float32"

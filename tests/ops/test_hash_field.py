@@ -124,6 +124,9 @@ def test_bfloat16_is_refused_where_the_processor_has_none_and_auto_takes_it_wher
         monkeypatch.setattr(precision, "processor_bfloat16", lambda has=has: has)
         assert precision.kernel_precision("auto") == ("bfloat16" if has else "float32")
         assert precision.kernel_precision("float32") == "float32"
+        with monkeypatch.context() as m:
+            m.setenv("NUMBA_CPU_NAME", "generic")
+            assert precision.kernel_precision("auto") == "float32"
     with pytest.raises(RuntimeError, match="no AVX512-BF16; type 'auto' or 'float32'"):
         hash_field(positions, *parameters, SMALL, precision="bfloat16")
 
