@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError
 from torch import nn
@@ -19,10 +19,10 @@ from dreamfusion.error import UserError
 from dreamfusion.field.base import Field
 from dreamfusion.renderer.volume import Renderer
 from dreamfusion.study import STUDIES, study_folder
+from dreamfusion.untrusted import checked_configuration
 
 RUNS = Path("outputs/train")
 PARTS = ("field", "background", "renderer")  # what a scene is made of, and a checkpoint holds the weights of
-_TRAINER = "lightning.Trainer"
 
 
 class CheckpointError(UserError):
@@ -116,6 +116,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: not a checkpoint of this project, or broken.
+        UntrustedError: its configuration is not plain data, or names code that no option of conf/ names.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -126,7 +127,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     wanted = {"config": dict, "state_dict": dict, "global_step": int}
     if not isinstance(content, dict) or not all(isinstance(content.get(k), kind) for k, kind in wanted.items()):
         raise CheckpointError(f"{path} is no checkpoint of a dreamfusion run: its configuration is missing")
-    return content
+    return content | {"config": checked_configuration(content["config"], path)}
 
 
 def load_scene(path: Path) -> Scene:
@@ -137,7 +138,6 @@ def load_scene(path: Path) -> Scene:
     """
     content = read_checkpoint(path)
     config = OmegaConf.create(content["config"])
-    check_targets({name: content["config"].get(name) for name in (*PARTS, "camera")}, path)
     try:
         parts = {name: instantiate(config[name]) for name in PARTS}
         for name, part in parts.items():
@@ -150,30 +150,3 @@ def load_scene(path: Path) -> Scene:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise CheckpointError(f"{path} does not fit this version of dreamfusion: {reason}") from error
     return Scene(**parts, camera=camera, config=config, step=content["global_step"], path=path)
-
-
-def check_targets(config: object, path: Path) -> None:
-    """A checkpoint is data: building what its configuration names must not run anything but our own classes.
-
-    Raises:
-        CheckpointError: some `_target_` is no part of this package.
-    """
-    if isinstance(config, dict):
-        target = config.get("_target_", _TRAINER)
-        if target != _TRAINER and not _is_ours(str(target)):
-            raise CheckpointError(f"{path} names {target}, which is no part of dreamfusion; it is not loaded")
-        for value in config.values():
-            check_targets(value, path)
-    elif isinstance(config, list):
-        for value in config:
-            check_targets(value, path)
-
-
-def _is_ours(target: str) -> bool:
-    """Whether the dotted name is that of something defined in this package, not of what one of its modules imports."""
-    if not target.startswith("dreamfusion."):
-        return False
-    try:
-        return str(getattr(get_object(target), "__module__", "")).startswith("dreamfusion.")
-    except (ImportError, AttributeError, ValueError):
-        return False

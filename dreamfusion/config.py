@@ -131,8 +131,9 @@ def resumed(saved: DictConfig, composed: DictConfig, overrides: Sequence[str]) -
     settings, named = plain(saved), plain(composed)
     for missing in named.keys() - settings.keys():  # settings that this version has and the run's did not
         settings[missing] = named[missing]
-    if isinstance(mode := settings.get("mode"), dict) and mode.get("_target_") == named["mode"]["_target_"]:
-        settings["mode"] = named["mode"] | mode
+    mode = settings.get("mode")
+    same = isinstance(mode, dict) and mode.get("_target_") == named["mode"]["_target_"]
+    settings["mode"] = named["mode"] | mode if same and mode else named["mode"]
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         try:
             _graft(settings, named, override.key_or_group.split("."))

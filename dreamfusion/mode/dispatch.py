@@ -71,12 +71,11 @@ def continued(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
     `checkpoint` becomes the path of the file.
     """
-    from dreamfusion.checkpoint import check_targets, find_checkpoint, read_checkpoint
+    from dreamfusion.checkpoint import find_checkpoint, read_checkpoint
 
     path = find_checkpoint(cfg.checkpoint)
     content = read_checkpoint(path)
     saved, step = content["config"], content["global_step"]
-    check_targets(saved, path)
     named = [override for override in overrides if override != "mode=train"]  # which it is already
     settings = resumed(OmegaConf.create(saved), cfg, named)
     settings.checkpoint = str(path)

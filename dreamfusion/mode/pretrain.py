@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -99,7 +100,7 @@ def run(
         log.info("%.2f %% of all captions name the right thing", 100 * right)
     module.attach(encoder, target, describe)
     if checkpoint.is_file():
-        data.start_step = torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)["global_step"]
+        data.start_step = step_of(checkpoint)
         log.info("resuming at step %d", data.start_step)
     trainer = L.Trainer(
         accelerator="auto",
@@ -118,7 +119,22 @@ def run(
     )
     training = DataLoader(data, batch_size=None)
     held_out: Any = DataLoader([data.validation(validation_size)], batch_size=None)  # type: ignore[arg-type]
-    trainer.fit(module, training, held_out, ckpt_path=str(checkpoint) if checkpoint.is_file() else None)
+    resume = str(checkpoint) if checkpoint.is_file() else None
+    trainer.fit(module, training, held_out, ckpt_path=resume, weights_only=True)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step that a checkpoint of this training was written after.
+
+    Raises:
+        UserError: it holds something other than data, or is broken.
+    """
+    try:
+        return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{checkpoint} cannot be read as a checkpoint ({type(error).__name__}); move it away to begin again"
+        ) from error
 
 
 def read_names(path: Path) -> dict[str, str]:

@@ -1,0 +1,109 @@
+"""Configurations that come from files: plain data, and no class but those that the options under conf/ name.
+
+A checkpoint may come from anybody. Hydra imports and calls whatever a `_target_` names, and OmegaConf resolves
+`${oc.env:SECRET}`; so a configuration from a file is checked here before either of them reads it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from dreamfusion.error import UserError
+
+TARGET = "_target_"
+SCALARS = (str, int, float, bool, type(None))
+OWN_CONFIGURATION = Path(__file__).resolve().parents[1] / "conf"
+# OmegaConf reads `${` as an interpolation unless an odd number of backslashes stands before it. The path of another
+# setting is harmless; anything else, such as `${oc.env:HOME}`, calls a resolver.
+INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{(?P<path>[A-Za-z_][\w.]*\})?")
+
+
+class UntrustedError(UserError):
+    """A configuration from a file that is not used; names the file and what in it was refused."""
+
+
+def checked_configuration(content: object, source: Path) -> dict[str, Any]:
+    """`content`, the configuration that the file `source` holds, if it is safe to compose and instantiate.
+
+    Safe means: dicts with text keys, lists, text, numbers, true, false and null only (OmegaConf turns a tuple into a
+    list, and Hydra then instantiates what is in it); interpolations of other settings only; and each `_target_` at a
+    place where some option of the same group has the same `_target_`.
+
+    Raises:
+        UntrustedError: anything else.
+    """
+    if type(content) is not dict:
+        raise UntrustedError(f"{source} holds no configuration, but a {type(content).__name__}; it is not loaded")
+    for path, value in _nodes(content, ""):
+        _check_plain(path, value, source)
+    for group, value in content.items():
+        for path, node in _nodes(value, group):
+            if type(node) is dict:
+                _check_target(path, node, group, source)
+    return content
+
+
+def _nodes(value: object, path: str) -> Iterator[tuple[str, object]]:
+    """Each value in nested dicts and lists with its dotted path, the outermost first; items of a list share one."""
+    yield path, value
+    if type(value) is dict:
+        for key, child in value.items():
+            yield from _nodes(child, f"{path}.{key}" if path else str(key))
+    elif type(value) is list:
+        for child in value:
+            yield from _nodes(child, path)
+
+
+def _check_plain(path: str, value: object, source: Path) -> None:
+    if type(value) is dict:
+        strange = next((key for key in value if type(key) is not str), None)
+        if strange is not None:
+            raise UntrustedError(f"{source} has {strange!r} as a key of {path or 'its configuration'}, not text")
+        if "_args_" in value:
+            raise UntrustedError(f"{source} has positional arguments, _args_, in {path}; it is not loaded")
+    elif type(value) is str:
+        if any(match["path"] is None for match in INTERPOLATION.finditer(value)):
+            raise UntrustedError(f"{source} has {value!r} as {path}, which is no name of a setting; it is not loaded")
+    elif type(value) is not list and type(value) not in SCALARS:
+        raise UntrustedError(
+            f"{source} has a {type(value).__name__} as {path}; a configuration has text, numbers, lists and dicts only"
+        )
+
+
+def _check_target(path: str, node: Mapping[str, object], group: str, source: Path) -> None:
+    if TARGET not in node:
+        return
+    known: set[str] = set().union(
+        *(_targets(folder, group).get(path, frozenset()) for folder in configuration_folders())
+    )
+    target = node[TARGET]
+    if type(target) is not str or target not in known:
+        allowed = f"allowed there: {', '.join(sorted(known))}" if known else "nothing may be built there"
+        raise UntrustedError(f"{source} names {target} at {path}; {allowed}; the file is not loaded")
+
+
+def configuration_folders() -> list[Path]:
+    """conf/, and in a command the folders of its own search path (`--config-dir`), where users keep their options."""
+    folders = [OWN_CONFIGURATION]
+    if HydraConfig.initialized():
+        sources = HydraConfig.get().runtime.config_sources
+        folders += [Path(source.path) for source in sources if source.schema == "file"]
+    return list(dict.fromkeys(folders))
+
+
+@cache
+def _targets(folder: Path, group: str) -> dict[str, frozenset[str]]:
+    """Dotted path -> the `_target_`s that the options of a group have there, without a resolved interpolation."""
+    found: dict[str, set[str]] = {}
+    for file in sorted((folder / group).glob("**/*.yaml")):
+        for path, node in _nodes(OmegaConf.to_container(OmegaConf.load(file)), group):
+            if type(node) is dict and TARGET in node:
+                found.setdefault(path, set()).add(node[TARGET])
+    return {path: frozenset(targets) for path, targets in found.items()}

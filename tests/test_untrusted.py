@@ -1,0 +1,84 @@
+"""Files that somebody sends: their configuration is data, and nothing in it runs, reads the environment or builds."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from dreamfusion.error import UserError
+from dreamfusion.mode import pretrain
+from dreamfusion.untrusted import OWN_CONFIGURATION, UntrustedError, checked_configuration
+
+SOURCE = Path("sent.ckpt")
+CAMERA = {"_target_": "dreamfusion.camera.orbit.Orbit", "elevation": [-15, 75], "up_std": 0.0}
+
+
+def test_the_checkpoint_of_a_training_of_the_prior_runs_nothing(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "owned",))
+
+    torch.save({"global_step": 3, "payload": Payload()}, tmp_path / "evil.ckpt")
+    with pytest.raises(UserError, match=r"evil\.ckpt cannot be read as a checkpoint"):
+        pretrain.step_of(tmp_path / "evil.ckpt")
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "lightning.Trainer",  # allowed as the trainer, not as a camera
+        "dreamfusion.checkpoint.pickle.loads",
+        "dreamfusion.checkpoint.load_scene",  # our own, but no option
+        "dreamfusion.camera.orbit.look_from",
+        "dreamfusion.no.such.thing",
+        ["dreamfusion.camera.orbit.Orbit"],
+        None,
+    ],
+)
+def test_only_what_an_option_of_the_group_names_is_built(target):
+    with pytest.raises(UntrustedError, match=r"at camera; allowed there: dreamfusion\.camera\.orbit\.Orbit"):
+        checked_configuration({"camera": CAMERA | {"_target_": target}}, SOURCE)
+    with pytest.raises(UntrustedError, match=r"at camera\.light; nothing may be built there"):
+        checked_configuration({"camera": CAMERA | {"light": {"_target_": target}}}, SOURCE)
+    with pytest.raises(UntrustedError, match="nothing may be built there"):
+        checked_configuration({"prompt": {"_target_": target}}, SOURCE)
+
+
+@pytest.mark.parametrize(
+    "text", ["${oc.env:HOME}", "a ${oc.decode:x}", "${oc.env:HOME}${seed}", "${${seed}}", "\\\\${oc.env:A}", "${ seed}"]
+)
+def test_no_resolver_is_called(text):
+    with pytest.raises(UntrustedError, match="is no name of a setting"):
+        checked_configuration({"logger": {"tags": [text]}}, SOURCE)
+
+
+@pytest.mark.parametrize("text", ["${seed}", "${field.radius}", "a \\${hat}", "\\\\\\${oc.env:A}", "$5", "{x}"])
+def test_references_and_plain_text_stay(text):
+    assert checked_configuration({"logger": {"group": text}}, SOURCE) == {"logger": {"group": text}}
+
+
+@pytest.mark.parametrize("value", [(1, 2), {1, 2}, b"x", 1j, torch.zeros(1), OmegaConf.create({}), {3: 4}])
+def test_a_configuration_is_plain_data(value):
+    with pytest.raises(UntrustedError, match=r"^sent\.ckpt has "):
+        checked_configuration({"camera": {"up_std": [value]}}, SOURCE)
+
+
+def test_every_option_of_every_group_is_accepted():
+    for file in OWN_CONFIGURATION.glob("*/**/*.yaml"):
+        group = file.relative_to(OWN_CONFIGURATION).parts[0]
+        if group in ("hydra", "experiment", "mode", "benchmark"):
+            continue
+        option = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+        option.pop("defaults", None)
+        assert checked_configuration({group: copy.deepcopy(option)}, SOURCE) == {group: option}
+
+
+def test_an_option_of_the_users_own_folder_is_accepted(tmp_path, monkeypatch):
+    (tmp_path / "camera").mkdir()
+    (tmp_path / "camera" / "mine.yaml").write_text("_target_: mine.Camera\n")
+    monkeypatch.setattr("dreamfusion.untrusted.configuration_folders", lambda: [OWN_CONFIGURATION, tmp_path])
+    assert checked_configuration({"camera": {"_target_": "mine.Camera"}}, SOURCE)
