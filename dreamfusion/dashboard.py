@@ -24,16 +24,25 @@ BUCKETS = 5  # of noise levels, equally wide in t / T
 GIB = 2**30
 
 
-class Figures(L.Callback):
-    """At the steps that are logged: the gradient norm by noise level, steps a second, and the memory at its peak."""
+class Metrics(L.Callback):
+    """The row of every `log_every_n_steps`-th step: the system's figures, gradient norm by noise level, speed, memory.
+
+    Lightning logs a step after all callbacks have seen it, hence after `Checkpoints` has written it. Here the row goes
+    to the loggers before: this callback stands before that one, so that no checkpoint has a step whose row is missing.
+    """
 
     def __init__(self) -> None:
         self._norms, self._counts = torch.zeros(BUCKETS), torch.zeros(BUCKETS)
         self._since, self._steps = 0.0, 0
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"norms": self._norms.cpu(), "counts": self._counts.cpu()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._norms, self._counts = state_dict["norms"], state_dict["counts"]
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._norms = torch.zeros(BUCKETS, device=pl_module.device)
-        self._counts = torch.zeros_like(self._norms)
+        self._norms, self._counts = self._norms.to(pl_module.device), self._counts.to(pl_module.device)
         self._since, self._steps = time.monotonic(), 0
 
     def on_train_batch_end(self, trainer: L.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -42,12 +51,14 @@ class Figures(L.Callback):
         if trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
         now = time.monotonic()
-        system.log("speed/steps_per_second", self._steps / max(now - self._since, 1e-9))
-        system.log("memory/peak_gib", peak_memory(system.device))
-        for name, value in by_noise(self._norms, self._counts).items():
-            system.log(name, value)
-        self._norms.zero_()
-        self._counts.zero_()
+        row = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        row |= by_noise(self._norms, self._counts)
+        row["speed/steps_per_second"] = self._steps / max(now - self._since, 1e-9)
+        row["memory/peak_gib"] = peak_memory(system.device)
+        for logger in trainer.loggers:
+            logger.log_metrics(row, trainer.global_step - 1)  # steps are counted from 0, as Lightning logs them
+        # Not in place: a checkpoint may hold the old sums.
+        self._norms, self._counts = torch.zeros_like(self._norms), torch.zeros_like(self._counts)
         self._since, self._steps = now, 0
 
     def _collect(self, system: DreamFusion) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from dreamfusion.export.atomic import replacing
+from dreamfusion.export.atomic import flush, replacing
 
 LONGEST_NAME = 100  # characters of a prompt; W&B refuses names of more than 128
 
@@ -88,17 +88,18 @@ def logged_in() -> bool:
 
 
 class MetricsFile(Logger):
-    """A CSV with a row for each logged step. A run that goes on keeps the rows of the steps before it.
+    """A CSV with a row for each logged step. A resumed run keeps the rows of the steps before it.
 
-    (Lightning's CSVLogger begins by removing the file.)
+    (Lightning's CSVLogger begins by removing the file.) Rows are appended; the file is written again only when a
+    session begins and when a metric has no column yet.
     """
 
     def __init__(self, path: Path, rows_at_once: int = 10) -> None:
-        """The file is written after each `rows_at_once` new rows, and at the end."""
+        """Rows go to the file `rows_at_once` at a time, and whenever `save` is called."""
         super().__init__()
         self.path, self.rows_at_once = path, rows_at_once
-        self._rows: list[Mapping[str, Any]] = []
-        self._unwritten = 0
+        self._waiting: list[dict[str, Any]] = []
+        self._columns: list[str] | None = None  # of the file; None before this session's first row
 
     @property
     def name(self) -> str:
@@ -114,26 +115,36 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Metrics of the same step that come one after the other make one row."""
         if step is None:
             raise ValueError("metrics.csv needs to know the step of a row")
-        if not self._rows:
-            self._rows += [row for row in read_rows(self.path) if int(row["step"]) < step]
-        self._rows.append({"step": step} | {name: value for name, value in metrics.items() if name != "epoch"})
-        self._unwritten += 1
-        if self._unwritten >= self.rows_at_once:
+        values = {name: value for name, value in metrics.items() if name != "epoch"}
+        if self._waiting and self._waiting[-1]["step"] == step:
+            self._waiting[-1] |= values
+            return
+        if len(self._waiting) >= self.rows_at_once:
             self.save()
+        self._waiting.append({"step": step} | values)
 
     @rank_zero_only
     def save(self) -> None:
-        """Write the file anew: a metric may have come in that has no column yet."""
-        if self._unwritten == 0:
+        """Write the rows that wait; they are on the disk afterwards."""
+        if not self._waiting:
             return
-        columns = sorted({name for row in self._rows for name in row} - {"step"})
-        with replacing(self.path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
-            writer = csv_format.DictWriter(file, ["step", *columns], restval="")
-            writer.writeheader()
-            writer.writerows(self._rows)
-        self._unwritten = 0
+        names = {name for row in self._waiting for name in row}
+        if self._columns is None or not names <= set(self._columns):
+            first = self._waiting[0]["step"]
+            before = [row for row in read_rows(self.path) if self._columns is not None or int(row["step"]) < first]
+            self._columns = ["step", *sorted(names.union(*before) - {"step"})]
+            with replacing(self.path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
+                writer = csv_format.DictWriter(file, self._columns, restval="")
+                writer.writeheader()
+                writer.writerows([*before, *self._waiting])
+        else:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                csv_format.DictWriter(file, self._columns, restval="").writerows(self._waiting)
+            flush(self.path)
+        self._waiting.clear()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

@@ -127,13 +127,15 @@ class DreamFusion(L.LightningModule):
         checkpoint["config"] = self.config
 
     def _report(self, render: RenderOutput, guidance: GuidanceOutput, terms: dict[str, Tensor]) -> None:
-        """The surrogate loss is not among these: its value means nothing."""
-        self.log("gradient_norm", guidance.gradient_norm.mean(), prog_bar=True)
-        self.log("opacity", render.opacity.mean(), prog_bar=True)
-        self.log("noise_level", guidance.noise_level.mean())
-        self.log("samples_per_ray", len(render.samples) / render.directions.shape[0])
-        for name, value in terms.items():
-            self.log(f"loss/{name}", value)
+        """To the callbacks, of which `Metrics` logs them; the surrogate loss is not among these: it means nothing."""
+        values: dict[str, Any] = {
+            "noise_level": guidance.noise_level.mean(),
+            "samples_per_ray": len(render.samples) / render.directions.shape[0],
+            **{f"loss/{name}": value for name, value in terms.items()},
+        }
+        shown = {"gradient_norm": guidance.gradient_norm.mean(), "opacity": render.opacity.mean()}
+        self.log_dict(shown, prog_bar=True, logger=False)
+        self.log_dict(values, logger=False)
 
 
 def with_look(cameras: Cameras, render: RenderOutput, shading: Shading) -> Cameras:

@@ -48,12 +48,35 @@ def test_a_metric_that_comes_in_later_gets_a_column(path):
     ]
 
 
-def test_rows_are_on_disk_before_the_end(path):
+def test_rows_are_on_disk_before_the_end_and_whenever_they_are_saved(path):
     logger = MetricsFile(path, rows_at_once=2)
     logger.log_metrics({"a": 1.0}, 0)
-    assert not path.exists()
     logger.log_metrics({"a": 2.0}, 1)
+    assert not path.exists()
+    logger.log_metrics({"a": 3.0}, 2)
     assert len(rows(path)) == 2
+    logger.save()
+    assert [row["a"] for row in rows(path)] == ["1.0", "2.0", "3.0"]
+
+
+def test_rows_are_appended(path):
+    logger = MetricsFile(path, rows_at_once=1)
+    logger.log_metrics({"a": 1.0}, 0)
+    logger.save()
+    handle = path.stat().st_ino
+    for step in range(1, 5):
+        logger.log_metrics({"a": 1.0}, step)
+    logger.finalize("success")
+    assert path.stat().st_ino == handle  # a file written again is another one
+    assert len(rows(path)) == 5
+
+
+def test_metrics_of_one_step_are_one_row(path):
+    logger = MetricsFile(path)
+    logger.log_metrics({"a": 1.0}, 0)
+    logger.log_metrics({"b": 2.0}, 0)
+    logger.finalize("success")
+    assert rows(path) == [{"step": "0", "a": "1.0", "b": "2.0"}]
 
 
 def test_a_run_without_a_row_leaves_no_file(path):

@@ -26,7 +26,7 @@ from dreamfusion.camera.data import CameraData
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.checkpoint import CheckpointError, load_scene, read_checkpoint, run_of
 from dreamfusion.config import plain, study_of
-from dreamfusion.dashboard import Figures, PreviewPictures, show_end
+from dreamfusion.dashboard import Metrics, PreviewPictures, show_end
 from dreamfusion.error import INTERRUPTED, UserError, check_positive
 from dreamfusion.export.settings import check_export
 from dreamfusion.guidance.resident import resident
@@ -147,7 +147,8 @@ def dream(
         judges = instantiate(cfg.pruning)(folder=folder, measure=score)
         trainer: L.Trainer = instantiate(cfg.trainer)(
             logger=loggers,
-            callbacks=[stopwatch, Progress(), stop, previews, pictures, checkpoints, Figures(), *judges, *watchers],
+            # `Metrics` before `checkpoints`: what a checkpoint counts as done is on the disk before it.
+            callbacks=[stopwatch, Progress(), stop, previews, pictures, Metrics(), checkpoints, *judges, *watchers],
             default_root_dir=folder,
             enable_checkpointing=False,
         )
@@ -173,6 +174,8 @@ def dream(
             else:
                 log.info("%s: ended at step %d: %s\n  %s", cfg.prompt, trainer.global_step, pruned, folder)
             show_end(loggers, folder, trainer.global_step, figures, pruned)
+            for logger in loggers:
+                logger.save()  # before the result, which says that all is there
             scores = {name: figures[name] for name in SCORES if name in figures}
             write_result(
                 Result(str(cfg.prompt), cfg.seed, trainer.global_step, stopwatch.seconds, scores, flat(cfg), pruned),

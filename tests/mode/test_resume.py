@@ -1,22 +1,25 @@
-"""Nothing lost: workers of a study are killed at random moments, and the same command goes on until all is done."""
+"""Nothing lost: whichever write a command is killed at, the same command ends as if it had not been killed."""
 
 import csv
+import hashlib
 import multiprocessing
 import os
-import random
 import runpy
+import shutil
 import signal
 import sys
-import time
-from contextlib import chdir, suppress
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
 import torch
 from runs import ROOT, files
+from training import assert_same, state
 
-COMMAND = ["-m", "prompt=a cat,a dog", "study=killed", "experiment=smoke", "trainer.max_steps=4"]
-COMMAND += ["mode.checkpoint_every=1", "mode.preview_every=0"]
+from dreamfusion.mode.train import Outputs, take_part
+
+COMMAND = ["prompt=a cat", "study=killed", "experiment=smoke", "trainer.max_steps=2", "mode.checkpoint_every=1"]
+COMMAND += ["mode.preview_every=2", "mode.turntable_frames=1", "export.resolution=16", "export.texture=0"]
 PATIENCE = 300  # seconds; a machine may have other work
 WHOLE = {
     "checkpoints/last.ckpt",
@@ -25,76 +28,121 @@ WHOLE = {
     "mesh.glb",
     "metrics.csv",
     "mesh_check.png",
+    "previews/000002.png",
     "result.json",
     "summary.json",
     "turntable.mp4",
 }
+MEASURED = ("speed/", "memory/", "seconds", "export_seconds")  # columns that no two runs have in common
 
 
-def command(folder):
-    """What a user types, in a process of its own."""
+class Writes:
+    """Calls `then` before everything that this process does to a file under `folder`; Python's own audit events."""
+
+    events = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
+
+    def __init__(self, folder, then):
+        self.folder, self.then, self.busy = str(folder), then, False
+        sys.addaudithook(self._hear)  # for ever: Python has no way to remove one
+
+    def stop(self):
+        self.then = None
+
+    def _hear(self, event, args):
+        if self.then is None or self.busy:
+            return
+        writes = event in self.events or (event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+        if writes and isinstance(args[0], str | Path) and self.folder in str(Path(args[0]).absolute()):
+            self.busy = True
+            try:
+                self.then()
+            finally:
+                self.busy = False
+
+
+def rows(run):
+    with (run / "metrics.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if not k.startswith(MEASURED)} for row in csv.DictReader(file)]
+
+
+def contents(folder):
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files(folder)}
+
+
+def test_a_command_killed_at_any_write_ends_as_if_it_had_not_been_killed(launch, compose_config, tmp_path):
+    """A kill leaves the files as they are at that moment: a copy of them is taken before each write, and resumed.
+
+    Resumed by what the command calls when it has composed its configuration, which is half of its time.
+    """
+    whole, moments = tmp_path / "whole", []
+    whole.mkdir()
+
+    def remember():
+        now = contents(whole)
+        if not moments or moments[-1][1] != now:
+            shutil.copytree(whole, tmp_path / "moments" / str(len(moments)), dirs_exist_ok=True)
+            moments.append((tmp_path / "moments" / str(len(moments)), now))
+
+    writes = Writes(whole, remember)
+    ended = launch(whole, *COMMAND)
+    writes.stop()
+    assert ended.status == 0, ended.text
+    (run,) = whole.glob("outputs/studies/killed/a-cat/*")
+    expected, table = state(run / "checkpoints" / "last.ckpt"), rows(run)
+    assert [row["step"] for row in table] == ["0", "1", "2"]
+    assert len(moments) > 20
+    cfg = compose_config(*COMMAND)
+    outputs = Outputs(**{key: value for key, value in cfg.mode.items() if not key.startswith("_")})
+    for folder, _ in moments:
+        (resumed,) = [folder / run.relative_to(whole)]
+        done = (resumed / "result.json").is_file()
+        before = contents(resumed) if done else None
+        take_part(cfg, resumed, outputs)
+        assert {name for name in files(resumed) if not name.startswith(".")} == WHOLE, folder.name
+        assert rows(resumed) == table, folder.name
+        assert_same(state(resumed / "checkpoints" / "last.ckpt"), expected, folder.name)
+        assert not done or contents(resumed) == before, folder.name  # not even written again
+
+
+def killed(folder, write):
+    """What a user types, in a process of its own that kills itself before its `write`-th write."""
+    count = iter(range(1, write))
+
+    def kill():
+        if next(count, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
     torch.set_num_threads(1)
     sys.argv = [str(ROOT / "launch.py"), *COMMAND]
+    writes = Writes(folder, kill)
     with chdir(folder), Path(os.devnull).open("w") as sys.stdout:
         runpy.run_path(sys.argv[0], run_name="__main__")
+    writes.stop()
 
 
-@pytest.fixture(scope="module")
-def processes():
-    """Processes that have the imports behind them, so that a kill comes at a moment of the run itself."""
+def test_a_process_that_is_really_killed_leaves_what_the_copies_have(launch, tmp_path):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["dreamfusion.mode.train", "dreamfusion.guidance.pocket"])
-    return context
-
-
-def wait_for_writes(process, folder, count):
-    """Until the process has written so many times, or has ended: moments of a run on any machine, fast or slow."""
-    end, seen, writes = time.monotonic() + PATIENCE, stamps(folder), 0
-    while writes < count and process.is_alive():
-        assert time.monotonic() < end, "it writes nothing"
-        now = stamps(folder)
-        writes += now != seen
-        seen = now
-        time.sleep(0.01)
-
-
-def stamps(folder):
-    """When each file was written; one that goes while it is looked at is left out."""
-    found = {}
-    for parent, _, names in os.walk(folder):  # unlike rglob, it passes over a folder that is gone
-        for name in names:
-            with suppress(FileNotFoundError):
-                found[parent, name] = Path(parent, name).stat().st_mtime_ns
-    return found
-
-
-def finished(folder):
-    return {path.parent: path.read_text() for path in folder.glob("outputs/studies/killed/*/*/result.json")}
-
-
-def test_workers_killed_at_random_moments_lose_nothing_that_was_finished(processes, tmp_path):
-    chance, done, kills = random.Random(0), {}, 0
-    for attempt in range(12):
-        process = processes.Process(target=command, args=(tmp_path,), daemon=True)
+    for write in (4, 12):
+        process = context.Process(target=killed, args=(tmp_path, write), daemon=True)
         process.start()
-        if attempt < 4:
-            wait_for_writes(process, tmp_path, chance.randint(1, 8) if attempt else 1)
-            process.join(chance.uniform(0.0, 0.2))
-            process.kill()
         process.join(PATIENCE)
-        assert process.exitcode is not None, "it does not end"
-        kills += process.exitcode == -signal.SIGKILL
-        now = finished(tmp_path)
-        assert now.items() >= done.items()  # not even written again
-        assert all(files(run) >= WHOLE for run in now)
-        done = now
-        if process.exitcode == 0:
-            break
-    assert kills >= 1
-    assert len(done) == 2
-    for run in done:
-        assert {name for name in files(run) if not name.startswith(".")} == WHOLE
-        with (run / "metrics.csv").open(newline="") as file:
-            assert [row["step"] for row in csv.DictReader(file)] == ["0", "1", "2", "3", "4"]
-    report = (tmp_path / "outputs" / "studies" / "killed" / "report.md").read_text()
+        assert process.exitcode == -signal.SIGKILL
+        assert not list(tmp_path.glob("outputs/studies/killed/*/*/result.json"))
+    ended = launch(tmp_path, *COMMAND)
+    assert ended.status == 0, ended.text
+    (run,) = tmp_path.glob("outputs/studies/killed/a-cat/*")
+    assert [row["step"] for row in rows(run)] == ["0", "1", "2"]
+    assert {name for name in files(run) if not name.startswith(".")} == WHOLE
+
+
+@pytest.mark.parametrize("prompts", ["prompt=a cat,a dog"])
+def test_a_finished_study_is_not_run_again(prompts, launch, tmp_path):
+    command = ["-m", prompts, "study=twice", "experiment=smoke", "mode.preview_every=0"]
+    assert launch(tmp_path, *command).status == 0
+    before = {name: digest for name, digest in contents(tmp_path).items() if name.endswith(("result.json", ".ckpt"))}
+    assert len(before) == 4
+    assert launch(tmp_path, *command).status == 0
+    assert {name: digest for name, digest in contents(tmp_path).items() if name in before} == before
+    report = (tmp_path / "outputs" / "studies" / "twice" / "report.md").read_text()
     assert "2 finished runs, 0 unfinished." in report
