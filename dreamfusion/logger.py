@@ -12,7 +12,7 @@ from typing import Any, Literal
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from dreamfusion.export.atomic import flush, replacing
+from dreamfusion.files import flush, replacing
 
 LONGEST_NAME = 100  # characters of a prompt; W&B refuses names of more than 128
 

@@ -15,7 +15,7 @@ from typing import Any
 import lightning as L
 
 from dreamfusion.error import UserError
-from dreamfusion.export.atomic import replacing
+from dreamfusion.files import replacing
 
 RUNGS = "rungs.json"
 EMPTY, FULL = 0.005, 0.98  # mean opacity of the training views below which nothing is left, above which all is fog

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dreamfusion.config import ASIDE, slug
 from dreamfusion.error import UserError
-from dreamfusion.export.atomic import replacing
+from dreamfusion.files import replacing
 
 log = logging.getLogger(__name__)
 STUDIES = Path("outputs/studies")

@@ -22,8 +22,8 @@ import av
 from PIL import Image
 
 from dreamfusion import __version__
-from dreamfusion.export.atomic import replacing
 from dreamfusion.export.page import viewer_script
+from dreamfusion.files import replacing
 
 THUMBNAIL = 320  # pixels a side, at most
 EMBEDDED = 200_000_000  # bytes of models in a page, at most: a hundred of the default size

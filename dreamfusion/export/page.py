@@ -17,8 +17,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from dreamfusion import __version__
-from dreamfusion.export.atomic import replacing
 from dreamfusion.export.curve import draw_curve, read_curves
+from dreamfusion.files import replacing
 
 MEDIA_TYPES = {".glb": "model/gltf-binary", ".mp4": "video/mp4", ".png": "image/png", ".jpg": "image/jpeg"}
 

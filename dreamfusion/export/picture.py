@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dreamfusion.background.solid import ConstantBackground
 from dreamfusion.checkpoint import Scene
-from dreamfusion.export.atomic import replacing
+from dreamfusion.files import replacing
 from dreamfusion.renderer.shading import ALBEDO, Shading
 from dreamfusion.types import Cameras
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from dreamfusion.export.atomic import replacing
+from dreamfusion.files import replacing
 
 SUMMARY = "summary.json"
 

@@ -13,7 +13,7 @@ from av.video.reformatter import Colorspace
 from PIL import Image
 from torch import Tensor
 
-from dreamfusion.export.atomic import replacing
+from dreamfusion.files import replacing
 
 QUALITY = 20  # H.264 constant rate factor: 18 cannot be told from the source, 23 is x264's default
 BT709 = 1  # the code of ITU-T H.273 for primaries, transfer and matrix of HD video

@@ -18,9 +18,9 @@ from PIL import Image
 from trimesh.visual.material import PBRMaterial
 
 from dreamfusion import __version__
-from dreamfusion.export.atomic import replacing
 from dreamfusion.export.settings import FORMATS
 from dreamfusion.export.usd import usdz
+from dreamfusion.files import replacing
 from dreamfusion.types import Mesh
 
 MILLIMETRES = 1000.0  # in a metre

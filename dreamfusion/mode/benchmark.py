@@ -21,7 +21,7 @@ from dreamfusion.benchmark.dream import dream_rows
 from dreamfusion.benchmark.plan import Plan
 from dreamfusion.benchmark.report import curve_table, plot, ratio_table, share_table
 from dreamfusion.benchmark.timing import Row
-from dreamfusion.export.atomic import replacing
+from dreamfusion.files import replacing
 from dreamfusion.ops.allocator import keep_large_blocks
 from dreamfusion.ops.machine import cores, processor
 

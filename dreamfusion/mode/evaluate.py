@@ -17,8 +17,8 @@ from omegaconf import DictConfig
 
 from dreamfusion.camera.orbit import focal_to_fov, look_from, spherical
 from dreamfusion.error import UserError, check_positive
-from dreamfusion.export.atomic import replacing
 from dreamfusion.export.video import contact_sheet, write_image
+from dreamfusion.files import replacing
 from dreamfusion.guidance.pocket import PocketPrior
 from dreamfusion.guidance.sampling import sample_images, start_noise
 from dreamfusion.mode.pretrain import read_names

@@ -11,7 +11,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from dreamfusion.error import UserError
-from dreamfusion.export.atomic import replacing
+from dreamfusion.files import replacing
 from dreamfusion.logger import wandb_mode
 from dreamfusion.mode.gallery import gallery
 from dreamfusion.study import STUDIES, Result, differing, read_study, study_folder, unfinished

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dreamfusion.export.atomic import replacing
+from dreamfusion.files import replacing
 from dreamfusion.pocket.renders import Subject
 
 CARD_FILE = "README.md"  # where a hub looks for it
