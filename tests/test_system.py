@@ -5,12 +5,12 @@ import pytest
 import torch
 from training import ORBIT, STEPS, assert_same, state, train
 
-from dreamfusion.callback import Checkpoints, StopOnInterrupt
 from dreamfusion.error import UserError
 from dreamfusion.loss import Regularizer, total
 from dreamfusion.randomness import Stream, step_generator
 from dreamfusion.renderer.lighting import Lighting
 from dreamfusion.system import with_look
+from dreamfusion.training.callbacks import Checkpoints, StopOnInterrupt
 
 
 class StopAfter(L.Callback):

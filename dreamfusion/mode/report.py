@@ -12,9 +12,9 @@ from omegaconf import DictConfig
 
 from dreamfusion.error import UserError
 from dreamfusion.files import replacing
-from dreamfusion.logger import wandb_mode
 from dreamfusion.mode.gallery import gallery
 from dreamfusion.study import STUDIES, Result, differing, read_study, study_folder, unfinished
+from dreamfusion.training.loggers import wandb_mode
 
 log = logging.getLogger(__name__)
 LONGEST = 40  # characters of a prompt or setting in the Markdown table
@@ -49,8 +49,8 @@ def report(study: str, studies: Path = STUDIES, logger: DictConfig | None = None
         files.append(folder / "gallery.html")
         gallery(shown, study, files[-1])
     log.info("\n%s%s", text.rstrip(), "".join(f"\n  {file}" for file in files))
-    if logger is not None and logger._target_ == "dreamfusion.logger.wandb" and wandb_mode() != "disabled":
-        from dreamfusion.dashboard import show_study  # which takes its time to import
+    if logger is not None and logger._target_ == "dreamfusion.training.loggers.wandb" and wandb_mode() != "disabled":
+        from dreamfusion.training.metrics import show_study  # which takes its time to import
 
         show_study(study, folder, rows, logger.project)
     return folder

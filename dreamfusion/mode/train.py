@@ -21,22 +21,22 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
-from dreamfusion.callback import Checkpoints, Previews, StopOnInterrupt, Stopwatch
 from dreamfusion.camera.data import CameraData
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.checkpoint import CheckpointError, load_scene, read_checkpoint, run_of
 from dreamfusion.config import plain, study_of
-from dreamfusion.dashboard import Metrics, PreviewPictures, show_end
 from dreamfusion.error import INTERRUPTED, UserError, check_positive
 from dreamfusion.export.settings import check_export
 from dreamfusion.guidance.resident import resident
-from dreamfusion.logger import close
 from dreamfusion.mode.prompt_list import run_list
 from dreamfusion.ops.allocator import keep_large_blocks
-from dreamfusion.progress import Progress
 from dreamfusion.score import prior_score
 from dreamfusion.study import RESULT, SCORES, Result, claimed, flat, objective, read_result, write_result
 from dreamfusion.system import DreamFusion
+from dreamfusion.training.callbacks import Checkpoints, Previews, StopOnInterrupt, Stopwatch
+from dreamfusion.training.loggers import close
+from dreamfusion.training.metrics import Metrics, PreviewPictures, show_end
+from dreamfusion.training.progress import Progress
 
 log = logging.getLogger(__name__)
 LONGEST_PROMPT = 2000  # characters; text encoders read far less

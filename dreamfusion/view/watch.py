@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 
 import lightning as L
 
-from dreamfusion.callback import Checkpoints, StopOnInterrupt, Stopwatch
 from dreamfusion.camera.data import CameraStream
 from dreamfusion.checkpoint import Scene, load_scene
 from dreamfusion.error import UserError
-from dreamfusion.progress import figures
 from dreamfusion.schedule import schedule
 from dreamfusion.system import DreamFusion
+from dreamfusion.training.callbacks import Checkpoints, StopOnInterrupt, Stopwatch
+from dreamfusion.training.progress import figures
 from dreamfusion.view.desk import Desk
 from dreamfusion.view.exports import Exports
 from dreamfusion.view.studio import Sizes, Studio

@@ -13,8 +13,8 @@ from runs import ROOT, files
 from wandb.proto import wandb_internal_pb2
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
-from dreamfusion.dashboard import by_noise, peak_memory
-from dreamfusion.logger import earlier_id
+from dreamfusion.training.loggers import earlier_id
+from dreamfusion.training.metrics import by_noise, peak_memory
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning",

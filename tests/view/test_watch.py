@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from training import ORBIT, STEPS, assert_same, state, train
 
-from dreamfusion.callback import Checkpoints, StopOnInterrupt, Stopwatch
 from dreamfusion.camera.data import CameraStream
 from dreamfusion.renderer.shading import LAMBERTIAN
+from dreamfusion.training.callbacks import Checkpoints, StopOnInterrupt, Stopwatch
 from dreamfusion.view.desk import Desk
 from dreamfusion.view.frame import View
 from dreamfusion.view.studio import Sizes

@@ -4,8 +4,8 @@ import csv
 
 import pytest
 
-from dreamfusion.logger import LONGEST_NAME, MetricsFile, close, logged_in, wandb
-from dreamfusion.logger import csv as csv_only
+from dreamfusion.training.loggers import LONGEST_NAME, MetricsFile, close, logged_in, wandb
+from dreamfusion.training.loggers import csv as csv_only
 
 
 def rows(path):

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from dreamfusion.background.solid import ConstantBackground
-from dreamfusion.callback import Previews, StopOnInterrupt, normal_colors
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.distillation.sds import SDS
 from dreamfusion.renderer.stratified import StratifiedRenderer
+from dreamfusion.training.callbacks import Previews, StopOnInterrupt, normal_colors
 from dreamfusion.types import GuidanceOutput
 
 ORBIT = Orbit([0, 0], [3, 3], [1.374, 1.374], 0.0, 0.0, 0.0, 0.0, [3, 3])

@@ -17,8 +17,8 @@ import torch
 from lightning.pytorch.loggers import Logger, WandbLogger
 from torch import Tensor
 
-from dreamfusion.logger import wandb_mode
 from dreamfusion.system import DreamFusion
+from dreamfusion.training.loggers import wandb_mode
 
 BUCKETS = 5  # of noise levels, equally wide in t / T
 GIB = 2**30

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from dreamfusion.progress import Progress
+from dreamfusion.training.progress import Progress
 
 
 class Terminal(io.StringIO):
