@@ -3,15 +3,15 @@
 import hydra
 from omegaconf import DictConfig
 
+from dreamfusion.cli.startup import quick_help, quick_start
 from dreamfusion.config import quote_command_line, register
 from dreamfusion.error import one_line_errors
-from dreamfusion.startup import quick_help, quick_start
 
 
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
 def main(cfg: DictConfig) -> object:
     quick_start()
-    from dreamfusion.mode.dispatch import run_mode
+    from dreamfusion.cli.dispatch import run_mode
 
     return run_mode(cfg)
 

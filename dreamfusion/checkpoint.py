@@ -18,7 +18,7 @@ from dreamfusion.camera.orbit import Orbit
 from dreamfusion.error import UserError
 from dreamfusion.field.base import Field
 from dreamfusion.renderer.volume import Renderer
-from dreamfusion.study import STUDIES, study_folder
+from dreamfusion.runs.study import STUDIES, study_folder
 from dreamfusion.untrusted import checked_configuration
 
 RUNS = Path("outputs/train")

@@ -11,7 +11,7 @@ from priors import GaussianPrior
 from dreamfusion.background.learned import LearnedBackground
 from dreamfusion.camera.data import CameraData, CameraStream
 from dreamfusion.camera.orbit import Orbit
-from dreamfusion.console import tidy
+from dreamfusion.cli.console import tidy
 from dreamfusion.distillation.sds import SDS
 from dreamfusion.field.hashgrid import HashGridField
 from dreamfusion.loss import Regularizer

@@ -6,7 +6,7 @@ import torch
 from dreamfusion.camera.data import CameraData
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.checkpoint import read_checkpoint
-from dreamfusion.console import tidy
+from dreamfusion.cli.console import tidy
 
 ORBIT = Orbit([-15, 75], [2.7, 3.3], [1.3, 1.4], 0.5, 0.1, 0.1, 0.1, [1, 2])
 STEPS = 6

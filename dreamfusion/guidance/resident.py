@@ -9,8 +9,8 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from dreamfusion.cli.startup import uncollected
 from dreamfusion.guidance.prior import Prior
-from dreamfusion.startup import uncollected
 
 _KEPT: dict[str, Prior] = {}  # at most one
 

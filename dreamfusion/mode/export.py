@@ -15,9 +15,9 @@ from dreamfusion.export.agreement import ENOUGH, Agreement, compare
 from dreamfusion.export.occupancy import EmptyFieldError
 from dreamfusion.export.pipeline import Surface, extract_surface, longest_side, placed
 from dreamfusion.export.settings import check_export
-from dreamfusion.export.summary import note_summary
 from dreamfusion.export.video import write_image
 from dreamfusion.export.writer import Finish, write_mesh
+from dreamfusion.runs.summary import note_summary
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from dreamfusion.checkpoint import find_runs, many
 from dreamfusion.config import ASIDE
 from dreamfusion.error import UserError
 from dreamfusion.export.gallery import Entry, write_gallery
-from dreamfusion.export.summary import read_summary
+from dreamfusion.runs.summary import read_summary
 
 log = logging.getLogger(__name__)
 LEFT_OUT = {*ASIDE, "mode", "prompt", "export"} - {"study"}  # settings that change nothing in a picture

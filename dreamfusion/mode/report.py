@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from dreamfusion.error import UserError
 from dreamfusion.files import replacing
 from dreamfusion.mode.gallery import gallery
-from dreamfusion.study import STUDIES, Result, differing, read_study, study_folder, unfinished
+from dreamfusion.runs.study import STUDIES, Result, differing, read_study, study_folder, unfinished
 from dreamfusion.training.loggers import wandb_mode
 
 log = logging.getLogger(__name__)

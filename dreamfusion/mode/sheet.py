@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from dreamfusion.checkpoint import RUNS, Scene, find_checkpoint, load_scene
 from dreamfusion.config import slug
 from dreamfusion.export.video import as_uint8, contact_sheet, write_image
-from dreamfusion.study import STUDIES
+from dreamfusion.runs.study import STUDIES
 
 log = logging.getLogger(__name__)
 LABEL = 22  # pixels, height of the line above each prompt's pictures

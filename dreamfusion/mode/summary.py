@@ -10,10 +10,10 @@ from omegaconf import DictConfig
 from dreamfusion.checkpoint import Scene
 from dreamfusion.export.occupancy import EmptyFieldError
 from dreamfusion.export.page import RunPage, write_page
-from dreamfusion.export.summary import note_summary
 from dreamfusion.export.video import write_video
 from dreamfusion.mode.export import export_scene
 from dreamfusion.mode.render import turntable
+from dreamfusion.runs.summary import note_summary
 
 log = logging.getLogger(__name__)
 

@@ -28,10 +28,10 @@ from dreamfusion.config import plain, study_of
 from dreamfusion.error import INTERRUPTED, UserError, check_positive
 from dreamfusion.export.settings import check_export
 from dreamfusion.guidance.resident import resident
-from dreamfusion.mode.prompt_list import run_list
 from dreamfusion.ops.allocator import keep_large_blocks
+from dreamfusion.runs.prompt_list import run_list
+from dreamfusion.runs.study import RESULT, SCORES, Result, claimed, flat, objective, read_result, write_result
 from dreamfusion.score import prior_score
-from dreamfusion.study import RESULT, SCORES, Result, claimed, flat, objective, read_result, write_result
 from dreamfusion.system import DreamFusion
 from dreamfusion.training.callbacks import Checkpoints, Previews, StopOnInterrupt, Stopwatch
 from dreamfusion.training.loggers import close

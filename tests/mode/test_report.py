@@ -7,7 +7,7 @@ import pytest
 from results import CAT, with_settings
 
 from dreamfusion.mode.report import report
-from dreamfusion.study import write_result
+from dreamfusion.runs.study import write_result
 
 
 @pytest.fixture

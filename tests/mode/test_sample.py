@@ -10,8 +10,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from PIL import Image
 
+from dreamfusion.cli.dispatch import run_mode
 from dreamfusion.config import register
-from dreamfusion.mode.dispatch import run_mode
 from dreamfusion.mode.sample import sample_views
 
 CONF = Path(__file__).parents[2] / "conf"

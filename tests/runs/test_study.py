@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from results import CAT, with_settings
 
 from dreamfusion.error import UserError
-from dreamfusion.study import (
+from dreamfusion.runs.study import (
     RESULT,
     Busy,
     claimed,

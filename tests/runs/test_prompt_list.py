@@ -6,7 +6,7 @@ from runs import files
 
 from dreamfusion.error import UserError
 from dreamfusion.guidance import resident as module
-from dreamfusion.mode.prompt_list import read_prompts, share
+from dreamfusion.runs.prompt_list import read_prompts, share
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from dreamfusion.error import UserError
-from dreamfusion.pruning import Halving, collapse, halving, none, peers, promising, read_rungs
+from dreamfusion.runs.pruning import Halving, collapse, halving, none, peers, promising, read_rungs
 
 
 def trained(folder, scores, opacity=0.3, norm=1.0, rungs=(0.25, 0.5), keep=0.5, startup=2, steps=8):

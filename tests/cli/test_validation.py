@@ -2,8 +2,8 @@
 
 import pytest
 
+from dreamfusion.cli.validation import compare
 from dreamfusion.error import UserError
-from dreamfusion.kind import compare
 
 
 @pytest.mark.parametrize(

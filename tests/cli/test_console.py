@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 
-from dreamfusion.console import tidy
+from dreamfusion.cli.console import tidy
 
 
 @pytest.fixture

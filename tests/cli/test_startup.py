@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dreamfusion.startup import SPIN
+from dreamfusion.cli.startup import SPIN
 
 ROOT = Path(__file__).parents[1]
 
@@ -18,7 +18,7 @@ def python(code, cwd):
 def test_lightning_comes_without_the_packages_of_torchmetrics_and_the_collector_goes_back_to_work(tmp_path):
     said = python(
         "import gc, sys\n"
-        "from dreamfusion.startup import UNUSED, quick_start, settle\n"
+        "from dreamfusion.cli.startup import UNUSED, quick_start, settle\n"
         "quick_start()\n"
         "import lightning\n"
         "paused = not gc.isenabled()\n"
@@ -33,9 +33,7 @@ def test_lightning_comes_without_the_packages_of_torchmetrics_and_the_collector_
 
 
 def test_threads_of_torch_wait_briefly_unless_the_user_says_otherwise(tmp_path):
-    code = (
-        "import os; from dreamfusion.startup import quick_start; quick_start(); print(os.environ.get('GOMP_SPINCOUNT'))"
-    )
+    code = "import os; from dreamfusion.cli.startup import quick_start; quick_start(); print(os.environ.get('GOMP_SPINCOUNT'))"
     asked = {"GOMP_SPINCOUNT": "7", "OMP_WAIT_POLICY": "PASSIVE"}
     mine = {key: value for key, value in os.environ.items() if key not in asked}
     said = [

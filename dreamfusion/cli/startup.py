@@ -71,7 +71,7 @@ def _hide_from_torchmetrics() -> None:
         def __init__(self, requirement: str | None = None, module: str | None = None) -> None:
             super().__init__(requirement, module)
             if (requirement or "").startswith(UNUSED):
-                self.available, self.message = False, f"{requirement} is not looked for (dreamfusion.startup)"
+                self.available, self.message = False, f"{requirement} is not looked for (dreamfusion.cli.startup)"
 
     found = imports.package_available
     imports.package_available = cache(lambda name: name not in UNUSED and found(name))

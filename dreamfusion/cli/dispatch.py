@@ -15,11 +15,11 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from dreamfusion.cli.console import tidy
+from dreamfusion.cli.startup import settle
+from dreamfusion.cli.validation import check_kinds
 from dreamfusion.config import resumed
-from dreamfusion.console import tidy
 from dreamfusion.error import UserError, file_error
-from dreamfusion.kind import check_kinds
-from dreamfusion.startup import settle
 
 log = logging.getLogger(__name__)
 
