@@ -16,9 +16,9 @@ from torch import nn
 
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.error import UserError
-from dreamfusion.field.base import Field
-from dreamfusion.renderer.volume import Renderer
 from dreamfusion.runs.study import STUDIES, study_folder
+from dreamfusion.scene.nerf.field import Field
+from dreamfusion.scene.nerf.renderer import Renderer
 from dreamfusion.untrusted import checked_configuration
 
 RUNS = Path("outputs/train")

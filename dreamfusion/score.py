@@ -13,7 +13,7 @@ from torch import Tensor
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.distillation.sds import resize
 from dreamfusion.guidance.prior import Prior, alpha_sigma, predict_both
-from dreamfusion.renderer.shading import ALBEDO
+from dreamfusion.scene.shading import ALBEDO
 from dreamfusion.system import DreamFusion, with_look
 from dreamfusion.types import Conditioning
 

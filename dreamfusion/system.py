@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from dreamfusion.distillation.sds import SDS
-from dreamfusion.field.base import Field
 from dreamfusion.loss import Regularizer, total
 from dreamfusion.prompting.table import Prompting, TextTable
 from dreamfusion.randomness import Stream, step_generator, step_seed
-from dreamfusion.renderer.lighting import Lighting
-from dreamfusion.renderer.shading import Shading
-from dreamfusion.renderer.volume import Renderer
+from dreamfusion.scene.lighting import Lighting
+from dreamfusion.scene.nerf.field import Field
+from dreamfusion.scene.nerf.renderer import Renderer
+from dreamfusion.scene.shading import Shading
 from dreamfusion.schedule import ScheduleLike, schedule
 from dreamfusion.types import Cameras, GuidanceOutput, RenderOutput
 

@@ -11,16 +11,16 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from priors import GaussianPrior
 
-from dreamfusion.background.learned import LearnedBackground
 from dreamfusion.camera.orbit import focal_to_fov, look_from, spherical
 from dreamfusion.config import quote_texts, register
 from dreamfusion.distillation.sds import SDS
-from dreamfusion.field.base import Field
-from dreamfusion.field.hashgrid import HashGridField
 from dreamfusion.loss import Regularizer
 from dreamfusion.prompting.view_dependent import ViewDependentPrompting
-from dreamfusion.renderer.lighting import Lighting
-from dreamfusion.renderer.occupancy import OccupancyRenderer
+from dreamfusion.scene.background.learned import LearnedBackground
+from dreamfusion.scene.lighting import Lighting
+from dreamfusion.scene.nerf.field import Field
+from dreamfusion.scene.nerf.hashgrid import HashGridField
+from dreamfusion.scene.nerf.occupancy import OccupancyRenderer
 from dreamfusion.system import DreamFusion
 from dreamfusion.types import FieldOutput
 

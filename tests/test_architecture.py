@@ -10,7 +10,7 @@ MODULES = sorted([*(ROOT / "dreamfusion").rglob("*.py"), ROOT / "launch.py"])
 CONFIGS = sorted(path for folder in ("conf", "sweeps") for path in (ROOT / folder).rglob("*.yaml"))
 KERNELS = {"numba", "nerfacc", "tinycudann"}
 # The one exception: the state of nerfacc's occupancy grid is plain PyTorch and the same on every device.
-OCCUPANCY = "dreamfusion/renderer/occupancy.py"
+OCCUPANCY = "dreamfusion/scene/nerf/occupancy.py"
 
 
 def name(path):

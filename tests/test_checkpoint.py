@@ -8,21 +8,21 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from dreamfusion.background.solid import ConstantBackground
 from dreamfusion.checkpoint import CheckpointError, find_checkpoint, load_scene, read_checkpoint, run_of
+from dreamfusion.scene.background.solid import ConstantBackground
 
 # fmt: off
 FIELD = {
-    "_target_": "dreamfusion.field.hashgrid.HashGridField",
+    "_target_": "dreamfusion.scene.nerf.hashgrid.HashGridField",
     "radius": 1.0, "levels": 3, "features": 2, "log2_table_size": 9, "base_resolution": 4, "max_resolution": 16,
     "hidden": 8, "blob_density": 5.0, "blob_radius": 0.5,
 }
 CONFIG = {
     "prompt": "a cat",
     "field": FIELD,
-    "background": {"_target_": "dreamfusion.background.solid.ConstantBackground", "color": [1.0, 0.5, 0.0]},
+    "background": {"_target_": "dreamfusion.scene.background.solid.ConstantBackground", "color": [1.0, 0.5, 0.0]},
     "renderer": {
-        "_target_": "dreamfusion.renderer.occupancy.OccupancyRenderer",
+        "_target_": "dreamfusion.scene.nerf.occupancy.OccupancyRenderer",
         "radius": "${field.radius}", "resolution": 8, "steps": 16, "threshold": 0.01, "decay": 0.9,
         "update_every": 2, "warmup": 4,
     },

@@ -8,16 +8,16 @@ import pytest
 import torch
 from priors import GaussianPrior
 
-from dreamfusion.background.learned import LearnedBackground
 from dreamfusion.camera.data import CameraData, CameraStream
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.cli.console import tidy
 from dreamfusion.distillation.sds import SDS
-from dreamfusion.field.hashgrid import HashGridField
 from dreamfusion.loss import Regularizer
 from dreamfusion.prompting.view_dependent import ViewDependentPrompting
-from dreamfusion.renderer.lighting import Lighting
-from dreamfusion.renderer.occupancy import OccupancyRenderer
+from dreamfusion.scene.background.learned import LearnedBackground
+from dreamfusion.scene.lighting import Lighting
+from dreamfusion.scene.nerf.hashgrid import HashGridField
+from dreamfusion.scene.nerf.occupancy import OccupancyRenderer
 from dreamfusion.system import DreamFusion
 
 ORBIT = Orbit([-15, 75], [2.7, 3.3], [1.3, 1.4], 0.5, 0.1, 0.1, 0.1, [1, 2])

@@ -120,8 +120,8 @@ def test_a_negative_weight_is_named():
 
 def test_orientation_of_a_real_render_is_zero_for_a_ball_seen_from_outside(ball, cameras_at):
     """An opaque ball hides its far side, whose normals face away."""
-    from dreamfusion.background.solid import ConstantBackground
-    from dreamfusion.renderer.stratified import StratifiedRenderer
+    from dreamfusion.scene.background.solid import ConstantBackground
+    from dreamfusion.scene.nerf.stratified import StratifiedRenderer
 
     renderer, background = StratifiedRenderer(1.0, 400), ConstantBackground([0, 0, 0])
     opaque = renderer(cameras_at([0.0]), ball(500.0), background, with_normal=True)

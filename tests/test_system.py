@@ -8,7 +8,7 @@ from training import ORBIT, STEPS, assert_same, state, train
 from dreamfusion.error import UserError
 from dreamfusion.loss import Regularizer, total
 from dreamfusion.randomness import Stream, step_generator
-from dreamfusion.renderer.lighting import Lighting
+from dreamfusion.scene.lighting import Lighting
 from dreamfusion.system import with_look
 from dreamfusion.training.callbacks import Checkpoints, StopOnInterrupt
 
@@ -106,7 +106,7 @@ def test_seeds_differ_and_a_seed_repeats_itself(make_system, tmp_path):
 
 def test_the_scene_comes_to_look_like_the_priors_mean(make_system, tmp_path):
     """mu = 0.5 of the prior's [-1, 1] is the level 0.75; no other light, background or term."""
-    from dreamfusion.background.solid import ConstantBackground
+    from dreamfusion.scene.background.solid import ConstantBackground
 
     system = make_system(
         background=ConstantBackground([0.75] * 3),

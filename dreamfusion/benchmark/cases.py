@@ -11,20 +11,20 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from dreamfusion.background.solid import ConstantBackground
 from dreamfusion.benchmark.apart import Tasks, apart
 from dreamfusion.benchmark.peers import ENCODINGS, PeerField, parameter_count
 from dreamfusion.benchmark.plan import Plan
 from dreamfusion.benchmark.timing import OURS, Row, added, interleaved, reference_ops
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.camera.rays import cast_rays
-from dreamfusion.field.hashgrid import HashGridField
 from dreamfusion.ops import HashGridLayout, accumulate, composite, hash_encode, hash_field, march
 from dreamfusion.ops.hash_field_torch import hash_field as composed
 from dreamfusion.ops.machine import Gather, Multiply, cores
 from dreamfusion.ops.precision import processor_bfloat16
-from dreamfusion.renderer.occupancy import OccupancyRenderer
-from dreamfusion.renderer.shading import ALBEDO, LAMBERTIAN, Shading
+from dreamfusion.scene.background.solid import ConstantBackground
+from dreamfusion.scene.nerf.hashgrid import HashGridField
+from dreamfusion.scene.nerf.occupancy import OccupancyRenderer
+from dreamfusion.scene.shading import ALBEDO, LAMBERTIAN, Shading
 from dreamfusion.types import RaySamples
 
 Network = Callable[..., tuple[Tensor, Tensor | None]]

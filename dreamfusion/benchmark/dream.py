@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from dreamfusion.benchmark.timing import Row, torch_threads
 from dreamfusion.loss import total
 from dreamfusion.mode.train import assemble
-from dreamfusion.renderer.shading import ALBEDO, Shading
+from dreamfusion.scene.shading import ALBEDO, Shading
 from dreamfusion.system import DreamFusion, with_look
 from dreamfusion.types import Cameras
 

@@ -10,10 +10,10 @@ import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from dreamfusion.background.solid import ConstantBackground
 from dreamfusion.checkpoint import Scene
 from dreamfusion.files import replacing
-from dreamfusion.renderer.shading import ALBEDO, Shading
+from dreamfusion.scene.background.solid import ConstantBackground
+from dreamfusion.scene.shading import ALBEDO, Shading
 from dreamfusion.types import Cameras
 
 RAYS = 2**16  # rendered at once: about 6 million samples of the default renderer at most

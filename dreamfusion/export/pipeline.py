@@ -20,7 +20,7 @@ from dreamfusion.export.paint import Color, paint_texture, paint_vertices
 from dreamfusion.export.picture import render_picture
 from dreamfusion.export.simplify import is_watertight
 from dreamfusion.export.threshold import find_threshold, max_density_per_ray
-from dreamfusion.renderer.shading import LAMBERTIAN
+from dreamfusion.scene.shading import LAMBERTIAN
 from dreamfusion.types import Cameras, FieldOutput, Mesh
 
 VIEWS, SIZE = 16, 128  # held-out cameras for the silhouette: how many, pixels a side

@@ -22,7 +22,7 @@ from dreamfusion.export.picture import (
     write_webp,
 )
 from dreamfusion.export.video import as_uint8, write_video
-from dreamfusion.renderer.shading import ALBEDO, LAMBERTIAN
+from dreamfusion.scene.shading import ALBEDO, LAMBERTIAN
 
 log = logging.getLogger(__name__)
 KINDS = ("video", "webp", "still", "depth", "normal")

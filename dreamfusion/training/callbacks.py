@@ -18,7 +18,7 @@ from dreamfusion.camera.orbit import Orbit
 from dreamfusion.error import UserError
 from dreamfusion.export.video import as_uint8, contact_sheet, write_image
 from dreamfusion.files import replacing
-from dreamfusion.renderer.shading import LAMBERTIAN
+from dreamfusion.scene.shading import LAMBERTIAN
 from dreamfusion.system import DreamFusion
 
 STDERR = 2  # file descriptor

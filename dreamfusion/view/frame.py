@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from dreamfusion.camera.orbit import look_from, spherical
 from dreamfusion.camera.rays import cast_rays
 from dreamfusion.export.video import as_uint8
-from dreamfusion.field.base import Field
-from dreamfusion.renderer.shading import Shading
-from dreamfusion.renderer.volume import Renderer
+from dreamfusion.scene.nerf.field import Field
+from dreamfusion.scene.nerf.renderer import Renderer
+from dreamfusion.scene.shading import Shading
 from dreamfusion.types import Cameras
 
 RAYS = 2**13  # rendered before a look at whether the picture is still wanted: about 0.1 s on a CPU

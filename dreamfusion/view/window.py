@@ -13,7 +13,7 @@ import numpy as np
 import viser
 from viser import transforms
 
-from dreamfusion.renderer.shading import ALBEDO, LAMBERTIAN, TEXTURELESS, Shading
+from dreamfusion.scene.shading import ALBEDO, LAMBERTIAN, TEXTURELESS, Shading
 from dreamfusion.types import Cameras
 from dreamfusion.view.address import free_port, is_loopback, url
 from dreamfusion.view.desk import Desk

@@ -5,10 +5,10 @@ import torch
 
 from dreamfusion.benchmark.cases import Step
 from dreamfusion.benchmark.peers import ENCODINGS, PeerField, parameter_count, vectorised
-from dreamfusion.field.hashgrid import HashGridField
 from dreamfusion.ops import HashGridLayout, hash_encode
 from dreamfusion.ops.machine import Gather, Multiply, processor
-from dreamfusion.renderer.shading import ALBEDO, LAMBERTIAN
+from dreamfusion.scene.nerf.hashgrid import HashGridField
+from dreamfusion.scene.shading import ALBEDO, LAMBERTIAN
 
 SMALL = HashGridLayout(levels=5, log2_table_size=10, base_resolution=4, max_resolution=64)
 SETTINGS = {

@@ -6,14 +6,14 @@ import torch
 import trimesh
 from omegaconf import OmegaConf
 
-from dreamfusion.background.solid import ConstantBackground
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.checkpoint import Scene
 from dreamfusion.export.agreement import SIZE, VIEWS, compare
 from dreamfusion.export.occupancy import EmptyFieldError
 from dreamfusion.export.pipeline import extract_surface, placed, surface_color
-from dreamfusion.field.base import Field
-from dreamfusion.renderer.stratified import StratifiedRenderer
+from dreamfusion.scene.background.solid import ConstantBackground
+from dreamfusion.scene.nerf.field import Field
+from dreamfusion.scene.nerf.stratified import StratifiedRenderer
 from dreamfusion.types import FieldOutput, Mesh
 
 COLOR = (0.8, 0.3, 0.1)

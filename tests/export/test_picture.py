@@ -4,11 +4,11 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from dreamfusion.background.solid import ConstantBackground
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.checkpoint import Scene
 from dreamfusion.export.picture import render_picture, with_transparency, write_depth, write_rgba, write_webp
-from dreamfusion.renderer.stratified import StratifiedRenderer
+from dreamfusion.scene.background.solid import ConstantBackground
+from dreamfusion.scene.nerf.stratified import StratifiedRenderer
 
 COLOR = (0.8, 0.3, 0.1)
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from dreamfusion.background.solid import ConstantBackground
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.distillation.sds import SDS
-from dreamfusion.renderer.stratified import StratifiedRenderer
+from dreamfusion.scene.background.solid import ConstantBackground
+from dreamfusion.scene.nerf.stratified import StratifiedRenderer
 from dreamfusion.training.callbacks import Previews, StopOnInterrupt, normal_colors
 from dreamfusion.types import GuidanceOutput
 

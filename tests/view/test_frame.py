@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from dreamfusion.background.solid import ConstantBackground
 from dreamfusion.camera.orbit import Orbit
-from dreamfusion.renderer.shading import ALBEDO, LAMBERTIAN
-from dreamfusion.renderer.stratified import StratifiedRenderer
+from dreamfusion.scene.background.solid import ConstantBackground
+from dreamfusion.scene.nerf.stratified import StratifiedRenderer
+from dreamfusion.scene.shading import ALBEDO, LAMBERTIAN
 from dreamfusion.view import frame
 from dreamfusion.view.frame import FAR, View, render_frame
 

@@ -9,7 +9,7 @@ import pytest
 from training import ORBIT, STEPS, assert_same, state, train
 
 from dreamfusion.camera.data import CameraStream
-from dreamfusion.renderer.shading import LAMBERTIAN
+from dreamfusion.scene.shading import LAMBERTIAN
 from dreamfusion.training.callbacks import Checkpoints, StopOnInterrupt, Stopwatch
 from dreamfusion.view.desk import Desk
 from dreamfusion.view.frame import View

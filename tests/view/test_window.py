@@ -12,11 +12,11 @@ import torch
 from training import ORBIT
 from viewer import Viewer
 
-from dreamfusion.background.solid import ConstantBackground
 from dreamfusion.camera.data import CameraStream
 from dreamfusion.export.writer import write_mesh
-from dreamfusion.field.base import Field
-from dreamfusion.renderer.stratified import StratifiedRenderer
+from dreamfusion.scene.background.solid import ConstantBackground
+from dreamfusion.scene.nerf.field import Field
+from dreamfusion.scene.nerf.stratified import StratifiedRenderer
 from dreamfusion.types import FieldOutput, Mesh
 from dreamfusion.view.desk import Desk
 from dreamfusion.view.studio import Sizes, Studio

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dreamfusion.renderer.shading import ALBEDO, LAMBERTIAN, TEXTURELESS, Shading
+from dreamfusion.scene.shading import ALBEDO, LAMBERTIAN, TEXTURELESS, Shading
 from dreamfusion.types import FieldOutput
 
 ALBEDOS = torch.tensor([[0.8, 0.4, 0.2]] * 4)

@@ -1,6 +1,6 @@
 import torch
 
-from dreamfusion.background.learned import LearnedBackground
+from dreamfusion.scene.background.learned import LearnedBackground
 
 RAYS = torch.nn.functional.normalize(torch.randn(600, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dreamfusion.background.solid import ConstantBackground, RandomBackground
+from dreamfusion.scene.background.solid import ConstantBackground, RandomBackground
 
 RAYS = torch.nn.functional.normalize(torch.randn(4000 * 2, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
 

@@ -6,9 +6,9 @@ import torch
 from nerfacc import OccGridEstimator
 from torch import Tensor
 
-from dreamfusion.field.base import Field
 from dreamfusion.ops.march import march
-from dreamfusion.renderer.volume import Renderer
+from dreamfusion.scene.nerf.field import Field
+from dreamfusion.scene.nerf.renderer import Renderer
 from dreamfusion.types import RayBundle, RaySamples
 
 

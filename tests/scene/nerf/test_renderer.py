@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from dreamfusion.background.solid import ConstantBackground
 from dreamfusion.camera.rays import cast_rays
-from dreamfusion.renderer.occupancy import OccupancyRenderer
-from dreamfusion.renderer.shading import LAMBERTIAN
-from dreamfusion.renderer.stratified import StratifiedRenderer
+from dreamfusion.scene.background.solid import ConstantBackground
+from dreamfusion.scene.nerf.occupancy import OccupancyRenderer
+from dreamfusion.scene.nerf.stratified import StratifiedRenderer
+from dreamfusion.scene.shading import LAMBERTIAN
 
 BLUE = ConstantBackground([0.1, 0.2, 0.9])
 SIDES = [0.0, 120.0, 250.0]

@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 import torch
 
-from dreamfusion.renderer.lighting import Lighting
-from dreamfusion.renderer.shading import ALBEDO, LAMBERTIAN, TEXTURELESS
+from dreamfusion.scene.lighting import Lighting
+from dreamfusion.scene.shading import ALBEDO, LAMBERTIAN, TEXTURELESS
 
 PAPER = Lighting(albedo_until=1 / 15, lit=0.75, textureless=0.5, ambient=0.1)
 DRAWS = 4000

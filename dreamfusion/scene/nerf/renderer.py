@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from dreamfusion.camera.rays import cast_rays
-from dreamfusion.field.base import Field
 from dreamfusion.ops.composite import accumulate, composite
-from dreamfusion.renderer.shading import ALBEDO, Shading
+from dreamfusion.scene.nerf.field import Field
+from dreamfusion.scene.shading import ALBEDO, Shading
 from dreamfusion.types import Cameras, RayBundle, RaySamples, RenderOutput
 
 

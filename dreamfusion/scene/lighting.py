@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dreamfusion.renderer.shading import ALBEDO, Shading
+from dreamfusion.scene.shading import ALBEDO, Shading
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from dreamfusion.field.base import Field
-from dreamfusion.renderer.volume import Renderer
+from dreamfusion.scene.nerf.field import Field
+from dreamfusion.scene.nerf.renderer import Renderer
 from dreamfusion.types import RayBundle, RaySamples
 
 
