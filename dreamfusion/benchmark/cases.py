@@ -17,9 +17,13 @@ from dreamfusion.benchmark.plan import Plan
 from dreamfusion.benchmark.timing import OURS, Row, added, interleaved, reference_ops
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.camera.rays import cast_rays
-from dreamfusion.ops import HashGridLayout, accumulate, composite, hash_encode, hash_field, march
-from dreamfusion.ops.hash_field_torch import hash_field as composed
+from dreamfusion.ops.composite import accumulate, composite
+from dreamfusion.ops.hash_field import hash_field
+from dreamfusion.ops.hash_field.reference import hash_field as composed
+from dreamfusion.ops.hash_grid import hash_encode
+from dreamfusion.ops.hash_grid.layout import HashGridLayout
 from dreamfusion.ops.machine import Gather, Multiply, cores
+from dreamfusion.ops.march import march
 from dreamfusion.ops.precision import processor_bfloat16
 from dreamfusion.scene.background.solid import ConstantBackground
 from dreamfusion.scene.nerf.hashgrid import HashGridField

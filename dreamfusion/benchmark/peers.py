@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dreamfusion.ops.hash_encode_torch import hash_encode as reference
-from dreamfusion.ops.hash_grid_layout import PRIMES, HashGridLayout
+from dreamfusion.ops.hash_grid.layout import PRIMES, HashGridLayout
+from dreamfusion.ops.hash_grid.reference import hash_encode as reference
 from dreamfusion.scene.nerf.hashgrid import HashGridField
 
 Encode = Callable[[Tensor, Tensor, HashGridLayout], Tensor]

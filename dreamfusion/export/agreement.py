@@ -1,6 +1,6 @@
 """Does the exported mesh look like the scene? Both from eight cameras, side by side (after `paint.py`).
 
-The cameras lie between those that chose the threshold. The mesh is drawn by `ops/rasterize.py`, from what the file
+The cameras lie between those that chose the threshold. The mesh is drawn by `ops/rasterize`, from what the file
 holds: the texture or the vertex colours.
 """
 

@@ -14,9 +14,9 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from dreamfusion.ops.hash_encode_torch import corner_entries
-from dreamfusion.ops.hash_grid_layout import HashGridLayout
-from dreamfusion.ops.hash_kernels import stream_in
+from dreamfusion.ops.hash_grid.kernels import stream_in
+from dreamfusion.ops.hash_grid.layout import HashGridLayout
+from dreamfusion.ops.hash_grid.reference import corner_entries
 
 _compiled = njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
 

@@ -21,7 +21,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dreamfusion.ops.look import look
+from dreamfusion.ops.feature_volume import look
 
 GROWTH = 4  # voxels of the volume a side for each of a model's code
 REACH = 1.1  # scene units from the middle to a face of the volume, and half of the rays' way through it

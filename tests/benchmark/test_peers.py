@@ -5,7 +5,8 @@ import torch
 
 from dreamfusion.benchmark.cases import Step
 from dreamfusion.benchmark.peers import ENCODINGS, PeerField, parameter_count, vectorised
-from dreamfusion.ops import HashGridLayout, hash_encode
+from dreamfusion.ops.hash_grid import hash_encode
+from dreamfusion.ops.hash_grid.layout import HashGridLayout
 from dreamfusion.ops.machine import Gather, Multiply, processor
 from dreamfusion.scene.nerf.hashgrid import HashGridField
 from dreamfusion.scene.shading import ALBEDO, LAMBERTIAN

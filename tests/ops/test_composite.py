@@ -7,8 +7,9 @@ import nerfacc
 import pytest
 import torch
 
-from dreamfusion.ops import accumulate, composite, march
 from dreamfusion.ops.backend import available
+from dreamfusion.ops.composite import accumulate, composite
+from dreamfusion.ops.march import march
 from dreamfusion.types import RayBundle, RaySamples
 
 CPU = torch.device("cpu")
@@ -146,7 +147,7 @@ def test_wrong_shapes_and_types_are_named():
 
 def test_the_nerfacc_adapter_calls_the_installed_nerfacc(monkeypatch):
     """The packed scan needs CUDA: its signature is bound, and nerfacc's dense form stands in, ray by ray."""
-    from dreamfusion.ops import composite_cuda
+    from dreamfusion.ops.composite import cuda as composite_cuda
 
     signature, dense = inspect.signature(nerfacc.render_weight_from_density), nerfacc.render_weight_from_density
 

@@ -5,8 +5,11 @@ from itertools import product
 import pytest
 import torch
 
-from dreamfusion.ops import HashGridLayout, hash_encode, hash_field, precision
+from dreamfusion.ops import precision
 from dreamfusion.ops.backend import available
+from dreamfusion.ops.hash_field import hash_field
+from dreamfusion.ops.hash_grid import hash_encode
+from dreamfusion.ops.hash_grid.layout import HashGridLayout
 
 pytestmark = pytest.mark.skipif("numba" not in available("hash_field", torch.device("cpu")), reason="no numba")
 SMALL = HashGridLayout(levels=5, log2_table_size=10, base_resolution=4, max_resolution=64)  # 2 dense, 3 hashed levels
@@ -184,7 +187,7 @@ def test_threads_and_repetition_change_nothing_but_the_rounding_of_the_weights()
 
 
 def test_only_what_is_asked_for_is_computed(monkeypatch):
-    from dreamfusion.ops import hash_field_numba
+    from dreamfusion.ops.hash_field import cpu as hash_field_numba
 
     def forbidden(*_):
         raise AssertionError("computed")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dreamfusion.ops import HashGridLayout
+from dreamfusion.ops.hash_grid.layout import HashGridLayout
 
 
 @pytest.mark.parametrize(("log2_size", "count"), [(15, 944_080), (17, 3_396_864), (19, 12_196_240)])

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from dreamfusion.ops import march
 from dreamfusion.ops.backend import available
+from dreamfusion.ops.march import march
 from dreamfusion.types import RayBundle
 
 BACKENDS = available("march", torch.device("cpu"))
@@ -188,7 +188,7 @@ def stand_in_for_traverse_grids(
 
 
 def test_the_nerfacc_adapter_gives_the_reference_samples(monkeypatch):
-    from dreamfusion.ops import march_cuda
+    from dreamfusion.ops.march import cuda as march_cuda
 
     signature = inspect.signature(nerfacc.traverse_grids)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dreamfusion.ops.hash_field import hash_field
-from dreamfusion.ops.hash_grid_layout import HashGridLayout
+from dreamfusion.ops.hash_grid.layout import HashGridLayout
 from dreamfusion.ops.precision import kernel_precision
 from dreamfusion.scene.nerf.field import Field
 from dreamfusion.types import FieldOutput

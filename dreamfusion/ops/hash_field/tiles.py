@@ -31,7 +31,7 @@ class _Vector(types.Type):
     """16 words, or numbers of 32 bits."""
 
 
-_VECTOR = _Vector(name="dreamfusion.ops.tiles.vector")
+_VECTOR = _Vector(name="dreamfusion.ops.hash_field.tiles.vector")
 
 
 @register_model(_Vector)

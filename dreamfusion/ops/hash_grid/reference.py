@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dreamfusion.ops.backend import widest_float
-from dreamfusion.ops.hash_grid_layout import PRIMES, HashGridLayout
+from dreamfusion.ops.hash_grid.layout import PRIMES, HashGridLayout
 
 
 def hash_encode(positions: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:

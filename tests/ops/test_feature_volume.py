@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dreamfusion.ops.look import look
+from dreamfusion.ops.feature_volume import look
 
 
 def scene(volumes=2, side=6, heads=2, features=3, rays=7, depths=5, reach=1.3, dtype=torch.float32):

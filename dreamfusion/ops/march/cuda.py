@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from dreamfusion.ops.march_torch import pack, sphere_chords
+from dreamfusion.ops.march.reference import pack, sphere_chords
 from dreamfusion.types import RayBundle, RaySamples
 
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from dreamfusion.ops import hash_kernels
 from dreamfusion.ops.backend import parts, run_parallel, spans
-from dreamfusion.ops.hash_grid_layout import HashGridLayout
+from dreamfusion.ops.hash_grid import kernels as hash_kernels
+from dreamfusion.ops.hash_grid.layout import HashGridLayout
 
 NO_DIRECTION = np.empty((0, 0), np.float32)
 

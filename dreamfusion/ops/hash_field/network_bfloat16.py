@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numba import njit
 
-from dreamfusion.ops import tiles
-from dreamfusion.ops.network_kernels import BLOCK, correlate, gate, load, multiply, padded, signs, store
+from dreamfusion.ops.hash_field import tiles
+from dreamfusion.ops.hash_field.network import BLOCK, correlate, gate, load, multiply, padded, signs, store
 
 _compiled = njit(nogil=True, fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", cache=True)
 

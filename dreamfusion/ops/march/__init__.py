@@ -53,9 +53,9 @@ def march(
         raise ValueError(f"march: jitter has shape {tuple(jitter.shape)}, expected ({len(rays)},)")
     chosen = choose("march", rays.origins.device, backend)
     if chosen == "torch":
-        from dreamfusion.ops.march_torch import march as run
+        from dreamfusion.ops.march.reference import march as run
     elif chosen == "numba":
-        from dreamfusion.ops.march_numba import march as run
+        from dreamfusion.ops.march.cpu import march as run
     else:
-        from dreamfusion.ops.march_cuda import march as run
+        from dreamfusion.ops.march.cuda import march as run
     return run(rays, occupancy, radius, step, jitter)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamfusion.ops.hash_grid_layout import HashGridLayout
+from dreamfusion.ops.hash_grid.layout import HashGridLayout
 
 
 def hash_encode(positions: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:

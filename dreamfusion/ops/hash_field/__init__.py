@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dreamfusion.ops.backend import choose
-from dreamfusion.ops.hash_grid_layout import HashGridLayout
+from dreamfusion.ops.hash_grid.layout import HashGridLayout
 from dreamfusion.ops.precision import kernel_precision
 
 
@@ -59,7 +59,7 @@ def hash_field(
     chosen = choose("hash_field", positions.device, backend)
     fits = positions.dtype == table.dtype == torch.float32 and not positions.requires_grad
     if chosen == "numba" and fits:
-        from dreamfusion.ops.hash_field_numba import hash_field as fused
+        from dreamfusion.ops.hash_field.cpu import hash_field as fused
 
         return fused(positions, table, hidden_weight, output_weight, layout, with_slope, kernel_precision(precision))
     if backend == "numba":
@@ -67,7 +67,7 @@ def hash_field(
             f"hash_field: positions are {positions.dtype} and the table is {table.dtype}, gradient of the positions "
             f"{'needed' if positions.requires_grad else 'not needed'}; backend 'numba' takes torch.float32 without it"
         )
-    from dreamfusion.ops.hash_field_torch import hash_field as composed
+    from dreamfusion.ops.hash_field.reference import hash_field as composed
 
     return composed(positions, table, hidden_weight, output_weight, layout, with_slope, backend)
 

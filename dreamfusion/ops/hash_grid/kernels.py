@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from dreamfusion.ops import pairs
-from dreamfusion.ops.hash_grid_layout import PRIMES
-from dreamfusion.ops.trilinear import BLOCK, add_curvature, add_slope, expand, weigh, weigh_slope
+from dreamfusion.ops.hash_grid import pairs
+from dreamfusion.ops.hash_grid.layout import PRIMES
+from dreamfusion.ops.hash_grid.trilinear import BLOCK, add_curvature, add_slope, expand, weigh, weigh_slope
 
 Array = np.ndarray
 _compiled = njit(nogil=True, fastmath=True, error_model="numpy", cache=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, float32
 
 from dreamfusion.ops.backend import choose
-from dreamfusion.ops.hash_grid_layout import HashGridLayout
+from dreamfusion.ops.hash_grid.layout import HashGridLayout
 
 
 def hash_encode(positions: Tensor, table: Tensor, layout: HashGridLayout, backend: str | None = None) -> Tensor:
@@ -36,11 +36,11 @@ def hash_encode(positions: Tensor, table: Tensor, layout: HashGridLayout, backen
         raise ValueError(f"hash_encode: table has shape {tuple(table.shape)}, expected ({layout.parameter_count},)")
     chosen = choose("hash_encode", positions.device, backend)
     if chosen == "torch":
-        from dreamfusion.ops.hash_encode_torch import hash_encode as run
+        from dreamfusion.ops.hash_grid.reference import hash_encode as run
     elif chosen == "numba":
-        from dreamfusion.ops.hash_encode_numba import hash_encode as run
+        from dreamfusion.ops.hash_grid.cpu import hash_encode as run
     else:
-        from dreamfusion.ops.hash_encode_cuda import hash_encode as run
+        from dreamfusion.ops.hash_grid.cuda import hash_encode as run
     if chosen != "torch" and not positions.dtype == table.dtype == float32:
         raise TypeError(
             f"hash_encode: positions are {positions.dtype} and the table is {table.dtype}, "

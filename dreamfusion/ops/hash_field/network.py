@@ -3,7 +3,7 @@
 Products of 64 x 32 weights with some ten thousand columns, written so that the compiler vectorises over the positions
 and keeps a tile of weights in registers. They hold no lock, so that threads of Python run beside one another: calls of
 a matrix library from these would hand the GIL to and fro at each product. Arrays are feature-major; inside, every
-number of rows is padded with zeros to a multiple of TILE. Letters as in hash_field_numba.py.
+number of rows is padded with zeros to a multiple of TILE. Letters as in cpu.py.
 """
 
 from __future__ import annotations

@@ -35,11 +35,11 @@ def composite(density: Tensor, samples: RaySamples, backend: str | None = None) 
     chosen = choose("composite", density.device, backend)
     _check_float32("composite", chosen, density)
     if chosen == "torch":
-        from dreamfusion.ops.composite_torch import composite as run
+        from dreamfusion.ops.composite.reference import composite as run
     elif chosen == "numba":
-        from dreamfusion.ops.composite_numba import composite as run
+        from dreamfusion.ops.composite.cpu import composite as run
     else:
-        from dreamfusion.ops.composite_cuda import composite as run
+        from dreamfusion.ops.composite.cuda import composite as run
     return run(density, samples)
 
 
@@ -69,11 +69,11 @@ def accumulate(
     chosen = choose("composite", weights.device, backend)
     _check_float32("accumulate", chosen, weights, *values)
     if chosen == "torch":
-        from dreamfusion.ops.composite_torch import accumulate as run
+        from dreamfusion.ops.composite.reference import accumulate as run
     elif chosen == "numba":
-        from dreamfusion.ops.composite_numba import accumulate as run
+        from dreamfusion.ops.composite.cpu import accumulate as run
     else:
-        from dreamfusion.ops.composite_cuda import accumulate as run
+        from dreamfusion.ops.composite.cuda import accumulate as run
     return run(weights, values, samples)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dreamfusion.ops.raster_kernels import Screen, Surface, shade, visible
+from dreamfusion.ops.rasterize.kernels import Screen, Surface, shade, visible
 from dreamfusion.types import Cameras
 
 NEAR = 0.01  # scene units; a triangle that comes nearer than this to the camera plane is not drawn

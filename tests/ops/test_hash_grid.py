@@ -10,8 +10,9 @@ from typing import ClassVar
 import pytest
 import torch
 
-from dreamfusion.ops import HashGridLayout, hash_encode
 from dreamfusion.ops.backend import available
+from dreamfusion.ops.hash_grid import hash_encode
+from dreamfusion.ops.hash_grid.layout import HashGridLayout
 
 CPU = torch.device("cpu")
 BACKENDS = available("hash_encode", CPU)
@@ -182,7 +183,7 @@ def test_a_gradient_takes_the_place_of_the_last_one_only_when_nobody_holds_that(
 
 @pytest.mark.skipif("numba" not in BACKENDS, reason="numba is not installed")
 def test_a_gradient_that_nobody_asked_for_is_not_computed(monkeypatch):
-    from dreamfusion.ops import hash_encode_numba
+    from dreamfusion.ops.hash_grid import cpu as hash_encode_numba
 
     def forbidden(*_):
         raise AssertionError("computed")
@@ -245,7 +246,7 @@ class StandInForTinycudannEncoding(torch.nn.Module):
 
 @pytest.fixture
 def tinycudann_stand_in(monkeypatch):
-    from dreamfusion.ops import hash_encode_cuda
+    from dreamfusion.ops.hash_grid import cuda as hash_encode_cuda
 
     monkeypatch.setitem(sys.modules, "tinycudann", SimpleNamespace(Encoding=StandInForTinycudannEncoding))
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dreamfusion.ops.hash_encode import hash_encode
-from dreamfusion.ops.hash_grid_layout import HashGridLayout
+from dreamfusion.ops.hash_grid import hash_encode
+from dreamfusion.ops.hash_grid.layout import HashGridLayout
 
 
 def hash_field(

@@ -19,9 +19,11 @@ from numba import njit
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from dreamfusion.ops import hash_kernels, network_kernels, network_kernels_bfloat16
 from dreamfusion.ops.backend import run_parallel, spans
-from dreamfusion.ops.hash_encode_numba import (
+from dreamfusion.ops.hash_field import network as network_kernels
+from dreamfusion.ops.hash_field import network_bfloat16 as network_kernels_bfloat16
+from dreamfusion.ops.hash_grid import kernels as hash_kernels
+from dreamfusion.ops.hash_grid.cpu import (
     NO_DIRECTION,
     feature_major,
     flat,
@@ -32,7 +34,7 @@ from dreamfusion.ops.hash_encode_numba import (
     scatter,
     wanted,
 )
-from dreamfusion.ops.hash_grid_layout import HashGridLayout
+from dreamfusion.ops.hash_grid.layout import HashGridLayout
 
 _compiled = njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
 

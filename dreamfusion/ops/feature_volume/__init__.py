@@ -39,9 +39,9 @@ def look(volume: Tensor, points: Tensor, heads: int, backend: str | None = None)
         raise ValueError(f"look: points have shape {tuple(points.shape)}, expected ({len(volume)}, R, D, 3)")
     chosen = choose("look", volume.device, backend)
     if chosen == "torch":
-        from dreamfusion.ops.look_torch import look as run
+        from dreamfusion.ops.feature_volume.reference import look as run
     else:
-        from dreamfusion.ops.look_numba import look as run
+        from dreamfusion.ops.feature_volume.cpu import look as run
 
         if not volume.dtype == points.dtype == torch.float32:
             raise TypeError(
