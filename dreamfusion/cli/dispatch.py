@@ -33,8 +33,8 @@ def run_mode(cfg: DictConfig) -> object:
     """
     from torch import OutOfMemoryError
 
-    from dreamfusion.export.occupancy import EmptyFieldError
     from dreamfusion.guidance.prior import GuidanceError
+    from dreamfusion.mesh.density_grid import EmptyFieldError
 
     tidy()
     try:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from dreamfusion.camera.orbit import focal_to_fov, look_from, spherical
 from dreamfusion.error import UserError, check_positive
-from dreamfusion.export.video import contact_sheet, write_image
+from dreamfusion.evaluation.pocket_prior import Answers, Evaluation, Retrieval, Views
 from dreamfusion.files import replacing
 from dreamfusion.guidance.pocket import PocketPrior
 from dreamfusion.guidance.sampling import sample_images, start_noise
@@ -25,9 +25,9 @@ from dreamfusion.mode.pretrain import read_names
 from dreamfusion.pocket import WEIGHTS
 from dreamfusion.pocket.batches import RenderBatches
 from dreamfusion.pocket.card import CARD_FILE, add_evidence
-from dreamfusion.pocket.evaluation import Answers, Evaluation, Retrieval, Views
 from dreamfusion.pocket.model import with_look
 from dreamfusion.pocket.renders import RenderSet
+from dreamfusion.report.video import contact_sheet, write_image
 from dreamfusion.types import Cameras, Conditioning
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dreamfusion.checkpoint import find_runs, many
 from dreamfusion.config import ASIDE
 from dreamfusion.error import UserError
-from dreamfusion.export.gallery import Entry, write_gallery
+from dreamfusion.report.gallery import Entry, write_gallery
 from dreamfusion.runs.summary import read_summary
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from dreamfusion.camera.rays import cast_rays
 from dreamfusion.checkpoint import Scene, find_checkpoint, load_scene
 from dreamfusion.error import UserError, check_positive
-from dreamfusion.export.picture import (
+from dreamfusion.report.picture import (
     Picture,
     render_picture,
     with_transparency,
@@ -21,7 +21,7 @@ from dreamfusion.export.picture import (
     write_rgba,
     write_webp,
 )
-from dreamfusion.export.video import as_uint8, write_video
+from dreamfusion.report.video import as_uint8, write_video
 from dreamfusion.scene.shading import ALBEDO, LAMBERTIAN
 
 log = logging.getLogger(__name__)

@@ -8,11 +8,11 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from dreamfusion.checkpoint import Scene
-from dreamfusion.export.occupancy import EmptyFieldError
-from dreamfusion.export.page import RunPage, write_page
-from dreamfusion.export.video import write_video
+from dreamfusion.mesh.density_grid import EmptyFieldError
 from dreamfusion.mode.export import export_scene
 from dreamfusion.mode.render import turntable
+from dreamfusion.report.page import RunPage, write_page
+from dreamfusion.report.video import write_video
 from dreamfusion.runs.summary import note_summary
 
 log = logging.getLogger(__name__)

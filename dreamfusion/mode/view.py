@@ -21,8 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from dreamfusion.camera.data import CameraStream
 from dreamfusion.checkpoint import Scene, find_checkpoint, find_runs, load_scene
 from dreamfusion.error import UserError, check_positive
-from dreamfusion.export.occupancy import EmptyFieldError
 from dreamfusion.export.writer import glb_metadata, write_mesh
+from dreamfusion.mesh.density_grid import EmptyFieldError
 from dreamfusion.mode.export import check_export, describe, export_scene
 from dreamfusion.mode.train import Outputs, check, dream, settings_refused, shortened
 from dreamfusion.view.desk import Action, Desk

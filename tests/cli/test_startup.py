@@ -33,9 +33,7 @@ def test_lightning_comes_without_the_packages_of_torchmetrics_and_the_collector_
 
 
 def test_threads_of_torch_wait_briefly_unless_the_user_says_otherwise(tmp_path):
-    code = (
-        "import os; from dreamfusion.cli import startup as s; s.quick_start(); print(os.getenv('GOMP_SPINCOUNT'))"
-    )
+    code = "import os; from dreamfusion.cli import startup as s; s.quick_start(); print(os.getenv('GOMP_SPINCOUNT'))"
     asked = {"GOMP_SPINCOUNT": "7", "OMP_WAIT_POLICY": "PASSIVE"}
     mine = {key: value for key, value in os.environ.items() if key not in asked}
     said = [

@@ -19,8 +19,8 @@ from training import assert_same, state
 from viewer import Viewer
 
 from dreamfusion.checkpoint import load_scene, read_checkpoint
-from dreamfusion.export.occupancy import EmptyFieldError
 from dreamfusion.export.writer import glb_metadata, write_mesh
+from dreamfusion.mesh.density_grid import EmptyFieldError
 from dreamfusion.mode.export import export_scene
 from dreamfusion.mode.view import show_exported
 from dreamfusion.types import Mesh

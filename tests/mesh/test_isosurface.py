@@ -7,9 +7,9 @@ import trimesh
 from skimage.measure import marching_cubes
 from torch import Tensor
 
-from dreamfusion.export import occupancy
-from dreamfusion.export.isosurface import extract_mesh
-from dreamfusion.export.occupancy import EmptyFieldError, sample_occupancy
+from dreamfusion.mesh import density_grid as occupancy
+from dreamfusion.mesh.density_grid import EmptyFieldError, sample_occupancy
+from dreamfusion.mesh.isosurface import extract_mesh
 from dreamfusion.types import Mesh
 
 THRESHOLD = 10.0

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from dreamfusion.export.simplify import is_watertight, mend, simplify
+from dreamfusion.mesh.simplify import is_watertight, mend, simplify
 
 
 @pytest.fixture

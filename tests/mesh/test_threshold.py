@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from dreamfusion.export.occupancy import EmptyFieldError
-from dreamfusion.export.threshold import find_threshold, max_density_per_ray
+from dreamfusion.mesh.density_grid import EmptyFieldError
+from dreamfusion.mesh.threshold import find_threshold, max_density_per_ray
 
 
 def test_separable_rays_are_parted_in_the_geometric_middle() -> None:

@@ -3,8 +3,8 @@ import pytest
 import torch
 import trimesh
 
-from dreamfusion.export.agreement import as_raster
-from dreamfusion.export.paint import paint_texture, paint_vertices, unwrap
+from dreamfusion.mesh.bake_texture import paint_texture, paint_vertices, unwrap
+from dreamfusion.mesh.metrics import as_raster
 from dreamfusion.ops.rasterize import rasterize
 from dreamfusion.types import Mesh
 

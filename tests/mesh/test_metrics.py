@@ -8,9 +8,9 @@ from omegaconf import OmegaConf
 
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.checkpoint import Scene
-from dreamfusion.export.agreement import SIZE, VIEWS, compare
-from dreamfusion.export.occupancy import EmptyFieldError
-from dreamfusion.export.pipeline import extract_surface, placed, surface_color
+from dreamfusion.mesh.density_grid import EmptyFieldError
+from dreamfusion.mesh.extract import extract_surface, placed, surface_color
+from dreamfusion.mesh.metrics import SIZE, VIEWS, compare
 from dreamfusion.scene.background.solid import ConstantBackground
 from dreamfusion.scene.nerf.field import Field
 from dreamfusion.scene.nerf.stratified import StratifiedRenderer

@@ -17,8 +17,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from dreamfusion import __version__
-from dreamfusion.export.curve import draw_curve, read_curves
 from dreamfusion.files import replacing
+from dreamfusion.report.curves import draw_curve, read_curves
 
 MEDIA_TYPES = {".glb": "model/gltf-binary", ".mp4": "video/mp4", ".png": "image/png", ".jpg": "image/jpeg"}
 
@@ -55,7 +55,7 @@ def write_page(page: RunPage, path: Path) -> None:
         "files": _section("Files", _links(page.files, path.parent)),
         "viewer": viewer_script() if page.mesh is not None else "",
     }
-    template = files("dreamfusion.export").joinpath("page.html").read_text(encoding="utf-8")
+    template = files("dreamfusion.report").joinpath("page.html").read_text(encoding="utf-8")
     # One pass, so that a prompt that reads {{viewer}} stays text.
     document = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
     with replacing(path) as draft:
@@ -127,7 +127,7 @@ def _embedded(path: Path) -> str:
 
 def viewer_script() -> str:
     """The 3D viewer as a script element."""
-    script = files("dreamfusion.export").joinpath("assets/model-viewer-umd.min.js").read_text(encoding="utf-8")
+    script = files("dreamfusion.report").joinpath("assets/model-viewer-umd.min.js").read_text(encoding="utf-8")
     return f"<script>{script}</script>"
 
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.checkpoint import Scene
-from dreamfusion.export.picture import render_picture, with_transparency, write_depth, write_rgba, write_webp
+from dreamfusion.report.picture import render_picture, with_transparency, write_depth, write_rgba, write_webp
 from dreamfusion.scene.background.solid import ConstantBackground
 from dreamfusion.scene.nerf.stratified import StratifiedRenderer
 

@@ -13,13 +13,13 @@ from torch.nn.functional import grid_sample
 
 from dreamfusion.camera.rays import cast_rays
 from dreamfusion.checkpoint import Scene
-from dreamfusion.export.carve import Density, carve, lowered
-from dreamfusion.export.isosurface import extract_mesh
-from dreamfusion.export.occupancy import SURFACE, EmptyFieldError
-from dreamfusion.export.paint import Color, paint_texture, paint_vertices
-from dreamfusion.export.picture import render_picture
-from dreamfusion.export.simplify import is_watertight
-from dreamfusion.export.threshold import find_threshold, max_density_per_ray
+from dreamfusion.mesh.bake_texture import Color, paint_texture, paint_vertices
+from dreamfusion.mesh.density_grid import SURFACE, EmptyFieldError
+from dreamfusion.mesh.isosurface import extract_mesh
+from dreamfusion.mesh.simplify import is_watertight
+from dreamfusion.mesh.threshold import find_threshold, max_density_per_ray
+from dreamfusion.mesh.visual_hull import Density, carve, lowered
+from dreamfusion.report.picture import render_picture
 from dreamfusion.scene.shading import LAMBERTIAN
 from dreamfusion.types import Cameras, FieldOutput, Mesh
 

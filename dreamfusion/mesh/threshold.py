@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dreamfusion.export.occupancy import EmptyFieldError
+from dreamfusion.mesh.density_grid import EmptyFieldError
 
 VISIBLE = 0.5  # a pixel belongs to the rendered silhouette from this opacity on
 

@@ -22,8 +22,8 @@ import av
 from PIL import Image
 
 from dreamfusion import __version__
-from dreamfusion.export.page import viewer_script
 from dreamfusion.files import replacing
+from dreamfusion.report.page import viewer_script
 
 THUMBNAIL = 320  # pixels a side, at most
 EMBEDDED = 200_000_000  # bytes of models in a page, at most: a hundred of the default size
@@ -69,7 +69,7 @@ def write_gallery(entries: Sequence[Entry], title: str, path: Path) -> None:
         "version": html.escape(__version__),
         "viewer": viewer_script() if models else "",
     }
-    template = files("dreamfusion.export").joinpath("gallery.html").read_text(encoding="utf-8")
+    template = files("dreamfusion.report").joinpath("gallery.html").read_text(encoding="utf-8")
     document = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)  # one pass: {{..}} in a prompt is text
     with replacing(path) as draft:
         draft.write_text(document, encoding="utf-8")

@@ -15,8 +15,8 @@ from scipy.ndimage import gaussian_filter
 from skimage.measure import marching_cubes
 from torch import Tensor
 
-from dreamfusion.export.occupancy import SURFACE, EmptyFieldError, sample_occupancy
-from dreamfusion.export.simplify import simplify
+from dreamfusion.mesh.density_grid import SURFACE, EmptyFieldError, sample_occupancy
+from dreamfusion.mesh.simplify import simplify
 from dreamfusion.types import Mesh
 
 TAUBIN_SHRINK, TAUBIN_INFLATE = 0.5, 0.53  # lambda and |mu| of Taubin 1995, Sec. 3.1: inflate slightly more than shrink

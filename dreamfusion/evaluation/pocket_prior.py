@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dreamfusion.evaluation.likeness import border_color, color_word, features
 from dreamfusion.pocket.batches import RenderBatches
 from dreamfusion.pocket.captions import COLORS, with_article
-from dreamfusion.pocket.likeness import border_color, color_word, features
 from dreamfusion.pocket.renders import RenderSet
 
 GREY = np.full(3, 0.5, dtype=np.float32)

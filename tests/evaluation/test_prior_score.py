@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from dreamfusion.evaluation.prior_score import LEVELS, text_score
 from dreamfusion.guidance.prior import alpha_sigma
-from dreamfusion.score import LEVELS, text_score
 from dreamfusion.types import Conditioning
 
 

@@ -9,11 +9,11 @@ import trimesh
 from browser import Browser
 from test_page import HOSTILE, Page
 
-from dreamfusion.export import gallery
-from dreamfusion.export.gallery import Entry, differing, write_gallery
-from dreamfusion.export.page import RunPage, write_page
-from dreamfusion.export.video import write_video
 from dreamfusion.export.writer import write_mesh
+from dreamfusion.report import gallery
+from dreamfusion.report.gallery import Entry, differing, write_gallery
+from dreamfusion.report.page import RunPage, write_page
+from dreamfusion.report.video import write_video
 from dreamfusion.types import Mesh
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from dreamfusion.camera.rays import project
-from dreamfusion.export.threshold import VISIBLE
+from dreamfusion.mesh.threshold import VISIBLE
 from dreamfusion.types import Cameras
 
 Density = Callable[[Tensor], Tensor]

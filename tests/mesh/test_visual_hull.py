@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from dreamfusion.export.carve import carve, lowered
-from dreamfusion.export.isosurface import extract_mesh
+from dreamfusion.mesh.isosurface import extract_mesh
+from dreamfusion.mesh.visual_hull import carve, lowered
 
 AROUND = [0.0, 45.0, 90.0, 135.0, 180.0, 225.0, 270.0, 315.0]
 SIZE = 96

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dreamfusion.export.curve import Curve, draw_curve, read_curves
-from dreamfusion.export.page import RunPage, write_page
-from dreamfusion.export.video import write_image, write_video
 from dreamfusion.export.writer import write_mesh
+from dreamfusion.report.curves import Curve, draw_curve, read_curves
+from dreamfusion.report.page import RunPage, write_page
+from dreamfusion.report.video import write_image, write_video
 from dreamfusion.types import Mesh
 
 VOID = {"meta", "link", "img", "br", "input", "hr"}
