@@ -11,8 +11,8 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from dreamfusion.benchmark.apart import Tasks, apart
-from dreamfusion.benchmark.peers import ENCODINGS, PeerField, parameter_count
+from dreamfusion.benchmark.baselines import ENCODINGS, PeerField, parameter_count
+from dreamfusion.benchmark.isolated import Tasks, apart
 from dreamfusion.benchmark.plan import Plan
 from dreamfusion.benchmark.timing import OURS, Row, added, interleaved, reference_ops
 from dreamfusion.camera.orbit import Orbit

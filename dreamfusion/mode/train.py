@@ -28,7 +28,7 @@ from dreamfusion.config import plain, study_of
 from dreamfusion.error import INTERRUPTED, UserError, check_positive
 from dreamfusion.evaluation.prior_score import prior_score
 from dreamfusion.export.settings import check_export
-from dreamfusion.guidance.resident import resident
+from dreamfusion.guidance.prior_cache import resident
 from dreamfusion.ops.allocator import keep_large_blocks
 from dreamfusion.runs.prompt_list import run_list
 from dreamfusion.runs.study import RESULT, SCORES, Result, claimed, flat, objective, read_result, write_result

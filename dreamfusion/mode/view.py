@@ -25,10 +25,10 @@ from dreamfusion.export.writer import glb_metadata, write_mesh
 from dreamfusion.mesh.density_grid import EmptyFieldError
 from dreamfusion.mode.export import check_export, describe, export_scene
 from dreamfusion.mode.train import Outputs, check, dream, settings_refused, shortened
-from dreamfusion.view.desk import Action, Desk
+from dreamfusion.view.callback import Watch
 from dreamfusion.view.exports import Exports
-from dreamfusion.view.studio import Sizes, Studio
-from dreamfusion.view.watch import Watch
+from dreamfusion.view.mailbox import Action, Desk
+from dreamfusion.view.render_loop import Sizes, Studio
 from dreamfusion.view.window import Window
 
 log = logging.getLogger(__name__)

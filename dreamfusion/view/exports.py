@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from dreamfusion.checkpoint import Scene
-from dreamfusion.view.desk import Action, Desk
+from dreamfusion.view.mailbox import Action, Desk
 from dreamfusion.view.window import Window
 
 

@@ -16,8 +16,8 @@ from viser import transforms
 from dreamfusion.scene.shading import ALBEDO, LAMBERTIAN, TEXTURELESS, Shading
 from dreamfusion.types import Cameras
 from dreamfusion.view.address import free_port, is_loopback, url
-from dreamfusion.view.desk import Desk
 from dreamfusion.view.frame import Frame, View
+from dreamfusion.view.mailbox import Desk
 from dreamfusion.view.server import LocalServer
 
 log = logging.getLogger(__name__)

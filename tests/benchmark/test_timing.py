@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dreamfusion.benchmark import timing
-from dreamfusion.benchmark.apart import apart
+from dreamfusion.benchmark.isolated import apart
 from dreamfusion.benchmark.timing import (
     OURS,
     Measured,

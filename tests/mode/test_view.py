@@ -24,7 +24,7 @@ from dreamfusion.mesh.density_grid import EmptyFieldError
 from dreamfusion.mode.export import export_scene
 from dreamfusion.mode.view import show_exported
 from dreamfusion.types import Mesh
-from dreamfusion.view.watch import Watch
+from dreamfusion.view.callback import Watch
 
 PATIENCE = 300  # seconds, on a machine that many share
 

@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 from runs import files
 
 from dreamfusion.error import UserError
-from dreamfusion.guidance import resident as module
+from dreamfusion.guidance import prior_cache as module
 from dreamfusion.runs.prompt_list import read_prompts, share
 
 

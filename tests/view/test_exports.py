@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from dreamfusion.view.desk import Desk
 from dreamfusion.view.exports import Exports
+from dreamfusion.view.mailbox import Desk
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from dreamfusion.scene.background.solid import ConstantBackground
 from dreamfusion.scene.nerf.field import Field
 from dreamfusion.scene.nerf.stratified import StratifiedRenderer
 from dreamfusion.types import FieldOutput, Mesh
-from dreamfusion.view.desk import Desk
-from dreamfusion.view.studio import Sizes, Studio
+from dreamfusion.view.mailbox import Desk
+from dreamfusion.view.render_loop import Sizes, Studio
 from dreamfusion.view.window import Window
 
 STEP = 40

@@ -16,9 +16,9 @@ from dreamfusion.schedule import schedule
 from dreamfusion.system import DreamFusion
 from dreamfusion.training.callbacks import Checkpoints, StopOnInterrupt, Stopwatch
 from dreamfusion.training.progress import figures
-from dreamfusion.view.desk import Desk
 from dreamfusion.view.exports import Exports
-from dreamfusion.view.studio import Sizes, Studio
+from dreamfusion.view.mailbox import Desk
+from dreamfusion.view.render_loop import Sizes, Studio
 from dreamfusion.view.window import Controls, Window
 
 log = logging.getLogger(__name__)

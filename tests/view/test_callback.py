@@ -11,10 +11,10 @@ from training import ORBIT, STEPS, assert_same, state, train
 from dreamfusion.camera.data import CameraStream
 from dreamfusion.scene.shading import LAMBERTIAN
 from dreamfusion.training.callbacks import Checkpoints, StopOnInterrupt, Stopwatch
-from dreamfusion.view.desk import Desk
+from dreamfusion.view.callback import Watch
 from dreamfusion.view.frame import View
-from dreamfusion.view.studio import Sizes
-from dreamfusion.view.watch import Watch
+from dreamfusion.view.mailbox import Desk
+from dreamfusion.view.render_loop import Sizes
 from dreamfusion.view.window import Window
 
 HERE = View((0.0, 0.0, 3.0), (0.0, 0.0, -1.0), (0.0, -1.0, 0.0), 0.7, 30, 40)
@@ -105,7 +105,7 @@ def test_nobody_there_nothing_rendered(watched, window, monkeypatch):
     def no(*_):
         raise AssertionError("rendered for nobody")
 
-    monkeypatch.setattr("dreamfusion.view.studio.render_frame", no)
+    monkeypatch.setattr("dreamfusion.view.render_loop.render_frame", no)
     watched(lambda *_: None)
     assert window.shown == []
     assert not any(said.startswith("step") for said in window.said)
@@ -170,7 +170,7 @@ def test_the_slider_changes_the_scale_from_the_next_step_on_and_in_the_checkpoin
 
 def test_export_saves_first_and_takes_the_scene_of_the_step(watched, window, monkeypatch):
     saved = []
-    monkeypatch.setattr("dreamfusion.view.watch.load_scene", lambda path: state(path)["global_step"])
+    monkeypatch.setattr("dreamfusion.view.callback.load_scene", lambda path: state(path)["global_step"])
 
     def visit(step, trainer, system):
         if step == 2:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from dreamfusion.guidance import resident as module
-from dreamfusion.guidance.resident import resident
+from dreamfusion.guidance import prior_cache as module
+from dreamfusion.guidance.prior_cache import resident
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from dreamfusion.view.desk import Desk
 from dreamfusion.view.frame import View
+from dreamfusion.view.mailbox import Desk
 
 HERE = View((0.0, 0.0, 3.0), (0.0, 0.0, -1.0), (0.0, -1.0, 0.0), 0.7, 600, 800)
 STILL, EVERY = 1.0, 10

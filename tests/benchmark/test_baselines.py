@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from dreamfusion.benchmark.baselines import ENCODINGS, PeerField, parameter_count, vectorised
 from dreamfusion.benchmark.cases import Step
-from dreamfusion.benchmark.peers import ENCODINGS, PeerField, parameter_count, vectorised
 from dreamfusion.ops.hash_grid import hash_encode
 from dreamfusion.ops.hash_grid.layout import HashGridLayout
 from dreamfusion.ops.machine import Gather, Multiply, processor

@@ -11,8 +11,8 @@ from functools import partial
 import torch
 
 from dreamfusion.camera.data import CameraStream
-from dreamfusion.view.desk import Desk
 from dreamfusion.view.frame import Visible, render_frame
+from dreamfusion.view.mailbox import Desk
 from dreamfusion.view.window import Window
 
 CAMERA_STEPS = 12  # whose cameras are shown
