@@ -11,7 +11,7 @@ import numpy as np
 from skimage.color import rgb2lab
 from skimage.feature import hog
 
-from dreamfusion.pocket.captions import COLORS
+from dreamfusion.pocket.data.captions import COLORS
 
 CELL = 8  # pixels a side, of both parts
 LIGHTNESS = 0.3  # of CIELAB's L beside a and b: the light of a sample is not known

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from dreamfusion.evaluation.likeness import border_color, color_word, features
-from dreamfusion.pocket.batches import RenderBatches
-from dreamfusion.pocket.captions import COLORS, with_article
-from dreamfusion.pocket.renders import RenderSet
+from dreamfusion.pocket.data.batches import RenderBatches
+from dreamfusion.pocket.data.captions import COLORS, with_article
+from dreamfusion.pocket.data.renders import RenderSet
 
 GREY = np.full(3, 0.5, dtype=np.float32)
 SOLID = 0.9  # opacity from which a pixel shows the object alone

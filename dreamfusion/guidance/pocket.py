@@ -1,7 +1,7 @@
 """The pocket prior behind the `Prior` protocol: 64x64 pixels, told the camera, carried by the package itself.
 
-Stage 11 for `guidance=pocket`, the default: needs no GPU, no download, no login. The network is `pocket/model.py`.
-Its space is the image itself in [-1, 1].
+Stage 11 for `guidance=pocket`, the default: needs no GPU, no download, no login. The network is
+`pocket/model/denoiser.py`; its space is the image itself in [-1, 1].
 """
 
 from __future__ import annotations
@@ -19,13 +19,20 @@ from torch import Tensor
 from dreamfusion.guidance.pretrained import choose_dtype
 from dreamfusion.guidance.prior import GuidanceError, noise_from_prediction
 from dreamfusion.ops.precision import processor_bfloat16
-from dreamfusion.pocket.model import CAMERA_FEATURES, WHITE, PocketModel, camera_features, sentence_features, with_look
-from dreamfusion.pocket.text import TextEncoder
+from dreamfusion.pocket import WEIGHTS
+from dreamfusion.pocket.model.denoiser import (
+    CAMERA_FEATURES,
+    WHITE,
+    PocketModel,
+    camera_features,
+    sentence_features,
+    with_look,
+)
+from dreamfusion.pocket.model.text import TextEncoder
 from dreamfusion.types import Cameras, TextEmbedding
 
 log = logging.getLogger(__name__)
 
-WEIGHTS = Path(__file__).resolve().parents[1] / "pocket" / "weights"
 DISTANCE = (2.7, 3.3)  # scene units, what the prior saw in training
 ELEVATION = (-15.0, 75.0)  # degrees, likewise
 # Cosine of all-MiniLM-L6-v2 to the nearest "a <name>". Chosen on 34 near and 34 foreign prompts; on 68 others it let

@@ -23,10 +23,10 @@ from dreamfusion.guidance.pocket import PocketPrior
 from dreamfusion.guidance.sampling import sample_images, start_noise
 from dreamfusion.mode.pretrain import read_names
 from dreamfusion.pocket import WEIGHTS
-from dreamfusion.pocket.batches import RenderBatches
-from dreamfusion.pocket.card import CARD_FILE, add_evidence
-from dreamfusion.pocket.model import with_look
-from dreamfusion.pocket.renders import RenderSet
+from dreamfusion.pocket.data.batches import RenderBatches
+from dreamfusion.pocket.data.renders import RenderSet
+from dreamfusion.pocket.model.denoiser import with_look
+from dreamfusion.pocket.training.card import CARD_FILE, add_evidence
 from dreamfusion.report.video import contact_sheet, write_image
 from dreamfusion.types import Cameras, Conditioning
 
@@ -91,8 +91,8 @@ def run(
 
 def held_out_losses(prior: PocketPrior, data: RenderBatches, size: int) -> dict[str, float]:
     """Mean squared error of the clean estimate on held-out views, by timestep, as `mode=pretrain` reports it."""
-    from dreamfusion.pocket.pretraining import errors_by_level
-    from dreamfusion.pocket.text import CaptionCache
+    from dreamfusion.pocket.model.text import CaptionCache
+    from dreamfusion.pocket.training.pretraining import errors_by_level
 
     device = prior.alphas_cumprod.device
     batch = data.validation(size).to(device)

@@ -15,11 +15,11 @@ from omegaconf import DictConfig
 
 from dreamfusion.error import UserError
 from dreamfusion.ops.precision import native_bfloat16
-from dreamfusion.pocket.card import TRAINING
-from dreamfusion.pocket.model import PocketModel
+from dreamfusion.pocket.model.denoiser import PocketModel
+from dreamfusion.pocket.training.card import TRAINING
 
 if TYPE_CHECKING:
-    from dreamfusion.pocket.pretraining import Seen
+    from dreamfusion.pocket.training.pretraining import Seen
 
 CODES = "sketch.codes"  # a row for each model
 log = logging.getLogger(__name__)
@@ -52,12 +52,12 @@ def run(
     from torch.utils.data import DataLoader
 
     from dreamfusion.pocket import WEIGHTS
-    from dreamfusion.pocket.averaging import AveragedCheckpoints
-    from dreamfusion.pocket.batches import RenderBatches
-    from dreamfusion.pocket.card import write_card
-    from dreamfusion.pocket.naming import fit_names
-    from dreamfusion.pocket.renders import RenderSet, render_libraries
-    from dreamfusion.pocket.text import TextEncoder
+    from dreamfusion.pocket.data.batches import RenderBatches
+    from dreamfusion.pocket.data.renders import RenderSet, render_libraries
+    from dreamfusion.pocket.model.text import TextEncoder
+    from dreamfusion.pocket.training.averaging import AveragedCheckpoints
+    from dreamfusion.pocket.training.card import write_card
+    from dreamfusion.pocket.training.naming import fit_names
 
     if not Path(renders).exists():
         try:

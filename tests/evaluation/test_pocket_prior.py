@@ -14,9 +14,9 @@ from dreamfusion.config import register
 from dreamfusion.error import UserError
 from dreamfusion.evaluation.pocket_prior import Evaluation, Views, plain_picture, views_of
 from dreamfusion.pocket import WEIGHTS
-from dreamfusion.pocket.batches import Look, RenderBatches
-from dreamfusion.pocket.captions import COLORS, recolor
-from dreamfusion.pocket.card import CARD_FILE, add_evidence
+from dreamfusion.pocket.data.batches import Look, RenderBatches
+from dreamfusion.pocket.data.captions import COLORS, recolor
+from dreamfusion.pocket.training.card import CARD_FILE, add_evidence
 
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = ("red ball", "box", "drum", "crate", "shelf", "shelf")

@@ -12,7 +12,7 @@ from dreamfusion.distillation.sds import SDS
 from dreamfusion.guidance import pocket
 from dreamfusion.guidance.pocket import WEIGHTS, PocketPrior
 from dreamfusion.guidance.prior import GuidanceError
-from dreamfusion.pocket.model import WHITE, PocketModel, camera_features, with_look
+from dreamfusion.pocket.model.denoiser import WHITE, PocketModel, camera_features, with_look
 from dreamfusion.types import Conditioning
 
 TINY = {

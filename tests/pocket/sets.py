@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dreamfusion.pocket.renders import RenderSet, stratified_cameras
+from dreamfusion.pocket.data.renders import RenderSet, stratified_cameras
 
 SIZE = 64
 NAMES = ("red ball", "striped box", "striped box", "cat")

@@ -9,9 +9,9 @@ from libraries import MTL, OBJ, entry, write_library
 from PIL import Image
 
 from dreamfusion.ops.rasterize import RasterMesh
-from dreamfusion.pocket import assets
-from dreamfusion.pocket.assets import AssetError, load_asset
-from dreamfusion.pocket.catalog import read_catalog
+from dreamfusion.pocket.data import assets
+from dreamfusion.pocket.data.assets import AssetError, load_asset
+from dreamfusion.pocket.data.catalog import read_catalog
 
 
 def png(size: tuple[int, int] = (4, 4), color: tuple[int, ...] = (0, 255, 0)) -> bytes:

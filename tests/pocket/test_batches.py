@@ -5,9 +5,9 @@ import pytest
 import torch
 from sets import load_set
 
-from dreamfusion.pocket.batches import Look, RenderBatches, subject_names
-from dreamfusion.pocket.captions import COLORS
-from dreamfusion.pocket.model import camera_features
+from dreamfusion.pocket.data.batches import Look, RenderBatches, subject_names
+from dreamfusion.pocket.data.captions import COLORS
+from dreamfusion.pocket.model.denoiser import camera_features
 
 PLAIN = Look(recolored=0, textureless=0, lambertian=0, white_background=1)
 
@@ -125,7 +125,7 @@ def test_lit_pixels_are_the_albedo_times_equation_7(renders):
 
 
 def test_equation_7_with_a_known_light():
-    from dreamfusion.pocket.batches import _lambertian
+    from dreamfusion.pocket.data.batches import _lambertian
 
     class Fixed:
         def normal(self, size):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from skimage.color import rgb2lab
 
-from dreamfusion.pocket.captions import COLORS, caption, recolor, view_words, with_article
+from dreamfusion.pocket.data.captions import COLORS, caption, recolor, view_words, with_article
 
 LUMINANCE = np.array([0.299, 0.587, 0.114])
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from libraries import OBJ, entry, write_library
 
-from dreamfusion.pocket.catalog import clean_name, is_excluded, read_catalog, read_libraries
+from dreamfusion.pocket.data.catalog import clean_name, is_excluded, read_catalog, read_libraries
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 from torch import nn
 
 from dreamfusion.pocket import WEIGHTS
-from dreamfusion.pocket.captions import COLORS, captions_of
-from dreamfusion.pocket.model import sentence_features
-from dreamfusion.pocket.naming import fit_names
-from dreamfusion.pocket.text import WIDTH, TextEncoder
+from dreamfusion.pocket.data.captions import COLORS, captions_of
+from dreamfusion.pocket.model.denoiser import sentence_features
+from dreamfusion.pocket.model.text import WIDTH, TextEncoder
+from dreamfusion.pocket.training.naming import fit_names
 
 
 def test_captions_of_a_name_are_in_all_colours_and_from_all_sides():

@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import time
 
-from dreamfusion.pocket.pool import Failure, map_processes
+from dreamfusion.pocket.data.pool import Failure, map_processes
 
 
 def misbehave(task: str) -> str:

@@ -19,9 +19,9 @@ from test_model import SMALL, TINY
 from dreamfusion.error import UserError
 from dreamfusion.guidance.pocket import PocketPrior
 from dreamfusion.mode import pretrain
-from dreamfusion.pocket.batches import Look, RenderBatches
-from dreamfusion.pocket.model import PocketModel
-from dreamfusion.pocket.pretraining import NOISE_LEVELS, PocketPretraining
+from dreamfusion.pocket.data.batches import Look, RenderBatches
+from dreamfusion.pocket.model.denoiser import PocketModel
+from dreamfusion.pocket.training.pretraining import NOISE_LEVELS, PocketPretraining
 from dreamfusion.types import Cameras
 
 pytestmark = [

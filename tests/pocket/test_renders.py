@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from libraries import MTL, OBJ, entry, write_library
 
-from dreamfusion.pocket import renders as renders_module
-from dreamfusion.pocket.catalog import read_catalog
-from dreamfusion.pocket.renders import RenderSet, render_libraries, stratified_cameras
+from dreamfusion.pocket.data import renders as renders_module
+from dreamfusion.pocket.data.catalog import read_catalog
+from dreamfusion.pocket.data.renders import RenderSet, render_libraries, stratified_cameras
 
 
 @pytest.fixture(scope="module")

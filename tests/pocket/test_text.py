@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dreamfusion.pocket import WEIGHTS
-from dreamfusion.pocket.text import TOKENS, WIDTH, TextEncoder, sentence_vector
+from dreamfusion.pocket.model.text import TOKENS, WIDTH, TextEncoder, sentence_vector
 
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of the published float32 weights
 TEXTS = ["a cat", "a purple grand piano, overhead view", "", "an armchair, front view"]

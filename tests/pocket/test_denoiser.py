@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from dreamfusion.pocket import WEIGHTS
-from dreamfusion.pocket.model import CAMERA_FEATURES, PocketModel, camera_features, with_look
-from dreamfusion.pocket.text import TOKENS, WIDTH
+from dreamfusion.pocket.model.denoiser import CAMERA_FEATURES, PocketModel, camera_features, with_look
+from dreamfusion.pocket.model.text import TOKENS, WIDTH
 
 TINY = {
     "block_out_channels": [16, 32],

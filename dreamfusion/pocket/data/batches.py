@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from dreamfusion.pocket.captions import COLORS, caption, recolor, view_words
-from dreamfusion.pocket.model import camera_features, with_look
-from dreamfusion.pocket.renders import RenderSet, Subject
+from dreamfusion.pocket.data.captions import COLORS, caption, recolor, view_words
+from dreamfusion.pocket.data.renders import RenderSet, Subject
+from dreamfusion.pocket.model.denoiser import camera_features, with_look
 
 OWN_NAME = 0.25
 FURTHER = 0.7  # of the models under one name, each is drawn this much as often as the one before

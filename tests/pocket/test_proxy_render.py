@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from dreamfusion.pocket.model import PocketModel, camera_features
-from dreamfusion.pocket.renders import stratified_cameras
-from dreamfusion.pocket.sketch import OUTSIDE, REACH, Drawing, Sketch, ray_points
+from dreamfusion.pocket.data.renders import stratified_cameras
+from dreamfusion.pocket.model.denoiser import PocketModel, camera_features
+from dreamfusion.pocket.model.proxy_render import OUTSIDE, REACH, Drawing, Sketch, ray_points
 
 VOXELS = 16
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dreamfusion.files import replacing
-from dreamfusion.pocket.renders import Subject
+from dreamfusion.pocket.data.renders import Subject
 
 CARD_FILE = "README.md"  # where a hub looks for it
 TRAINING = "training.json"  # how many images the weights have seen, for whoever goes on from them

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dreamfusion.pocket.text import WIDTH, sentence_vector
+from dreamfusion.pocket.model.text import WIDTH, sentence_vector
 
 if TYPE_CHECKING:
-    from dreamfusion.pocket.sketch import Drawing
+    from dreamfusion.pocket.model.proxy_render import Drawing
 
 CAMERA_FEATURES = 12
 CAMERA_KNOWN = 9  # the feature that is 1 where the camera is told
@@ -71,7 +71,7 @@ class PocketModel(nn.Module):
         """
         from diffusers import UNet2DConditionModel
 
-        from dreamfusion.pocket.sketch import Sketch
+        from dreamfusion.pocket.model.proxy_render import Sketch
 
         channels = 3 * unshuffle**2
         network = UNet2DConditionModel(
@@ -110,7 +110,7 @@ class PocketModel(nn.Module):
         """
         from diffusers import UNet2DConditionModel
 
-        from dreamfusion.pocket.sketch import Sketch
+        from dreamfusion.pocket.model.proxy_render import Sketch
 
         folder = Path(folder)
         for part in ("unet/config.json", "scheduler/scheduler_config.json"):

@@ -22,7 +22,7 @@ from trimesh.visual import TextureVisuals
 
 from dreamfusion.ops.normals import crease_normals
 from dreamfusion.ops.rasterize import Material, RasterMesh
-from dreamfusion.pocket.catalog import Item
+from dreamfusion.pocket.data.catalog import Item
 
 MAX_FACES = 1_500_000
 MAX_TEXTURE = 256  # pixels along the longer side

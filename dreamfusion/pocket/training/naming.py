@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dreamfusion.pocket.captions import captions_of
-from dreamfusion.pocket.model import sentence_features
-from dreamfusion.pocket.text import TextEncoder
+from dreamfusion.pocket.data.captions import captions_of
+from dreamfusion.pocket.model.denoiser import sentence_features
+from dreamfusion.pocket.model.text import TextEncoder
 
 BATCH = 256  # captions encoded at once
 DECAY = 1e-4  # weight decay of the logistic regression: near names keep a margin, far prompts are no sure thing

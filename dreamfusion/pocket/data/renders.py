@@ -21,9 +21,9 @@ import numpy as np
 import torch
 
 from dreamfusion.ops.rasterize import rasterize
-from dreamfusion.pocket.assets import load_asset
-from dreamfusion.pocket.catalog import Item, read_libraries
-from dreamfusion.pocket.pool import Failure, map_processes
+from dreamfusion.pocket.data.assets import load_asset
+from dreamfusion.pocket.data.catalog import Item, read_libraries
+from dreamfusion.pocket.data.pool import Failure, map_processes
 from dreamfusion.types import Cameras
 
 log = logging.getLogger(__name__)
