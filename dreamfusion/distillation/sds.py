@@ -10,9 +10,10 @@ from typing import Self
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from dreamfusion.guidance.prior import Prior, alpha_sigma, clean_from_noise, guided
+from dreamfusion.diffusion.parameterization import alpha_sigma, clean_from_noise
+from dreamfusion.guidance.prior import Prior, guided
+from dreamfusion.image import resize
 from dreamfusion.schedule import ScheduleLike, schedule
 from dreamfusion.types import Conditioning, GuidanceOutput
 
@@ -170,17 +171,3 @@ def weight(weighting: str, alphas_cumprod_t: Tensor) -> Tensor:
         case "reconstruction":
             return sigma / alpha
     raise ValueError(f"unknown weighting {weighting!r}, expected one of {', '.join(WEIGHTINGS)}")
-
-
-def resize(rgb: Tensor, resolution: int) -> Tensor:
-    """(B, 3, H, H) -> (B, 3, resolution, resolution), bilinear, antialiased on the way down.
-
-    Raises:
-        ValueError: the image is not square.
-    """
-    height, width = rgb.shape[-2:]
-    if height != width:
-        raise ValueError(f"a prior sees square images, got {height} x {width} pixels; set one size for both sides")
-    if height == resolution:
-        return rgb
-    return F.interpolate(rgb, (resolution, resolution), mode="bilinear", align_corners=False, antialias=True)

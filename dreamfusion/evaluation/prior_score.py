@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from dreamfusion.camera.orbit import Orbit
-from dreamfusion.distillation.sds import resize
-from dreamfusion.guidance.prior import Prior, alpha_sigma, predict_both
+from dreamfusion.diffusion.parameterization import alpha_sigma
+from dreamfusion.guidance.prior import Prior, predict_both
+from dreamfusion.image import resize
 from dreamfusion.scene.shading import ALBEDO
 from dreamfusion.system import DreamFusion, with_look
 from dreamfusion.types import Conditioning

@@ -13,8 +13,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from dreamfusion.diffusion.parameterization import noise_from_prediction
 from dreamfusion.guidance.pretrained import choose_dtype, encode_text, find_model, load_frozen, noise_schedule
-from dreamfusion.guidance.prior import GuidanceError, noise_from_prediction
+from dreamfusion.guidance.prior import GuidanceError
 from dreamfusion.types import Cameras, TextEmbedding
 
 # XL first (4.3 billion parameters), then L (0.9), M (0.4). Gated: accept the licence on the hub, then `hf auth login`.

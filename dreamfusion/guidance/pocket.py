@@ -16,8 +16,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from dreamfusion.diffusion.parameterization import noise_from_prediction
 from dreamfusion.guidance.pretrained import choose_dtype
-from dreamfusion.guidance.prior import GuidanceError, noise_from_prediction
+from dreamfusion.guidance.prior import GuidanceError
 from dreamfusion.ops.precision import processor_bfloat16
 from dreamfusion.pocket import WEIGHTS
 from dreamfusion.pocket.model.denoiser import (

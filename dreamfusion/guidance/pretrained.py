@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamfusion.guidance.prior import PREDICTIONS, GuidanceError
+from dreamfusion.diffusion.parameterization import PREDICTIONS
+from dreamfusion.guidance.prior import GuidanceError
 from dreamfusion.types import TextEmbedding
 
 HUB_TIMEOUT = 5.0  # seconds, for the one question whether the hub answers at all

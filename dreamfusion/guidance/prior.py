@@ -16,9 +16,8 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from dreamfusion.diffusion.classifier_free import guide
 from dreamfusion.types import Cameras, Conditioning, TextEmbedding
-
-PREDICTIONS = ("epsilon", "v_prediction", "sample")  # diffusers' words for what a network predicts
 
 
 class GuidanceError(RuntimeError):
@@ -79,44 +78,6 @@ class Prior(Protocol):
         ...
 
 
-def alpha_sigma(alphas_cumprod_t: Tensor) -> tuple[Tensor, Tensor]:
-    """abar (B,) -> alpha, sigma, each (B, 1, 1, 1)."""
-    abar = alphas_cumprod_t[:, None, None, None]
-    return abar.sqrt(), (1 - abar).sqrt()
-
-
-def noise_from_prediction(kind: str, prediction: Tensor, noisy: Tensor, alphas_cumprod_t: Tensor) -> Tensor:
-    """What a network predicts -> eps.
-
-    epsilon:      eps = prediction                                                      (Ho et al. 2020)
-    v_prediction: v = alpha eps - sigma x, so eps = sigma z + alpha v                    (Salimans & Ho 2022, App. D)
-    sample:       x = prediction, so eps = (z - alpha x) / sigma
-
-    Args:
-        kind: one of PREDICTIONS.
-        prediction, noisy: (B, C, h, w).
-        alphas_cumprod_t: abar at the timestep of each image, (B,), below 1.
-
-    Raises:
-        ValueError: an unknown kind; lists the known ones.
-    """
-    alpha, sigma = alpha_sigma(alphas_cumprod_t)
-    match kind:
-        case "epsilon":
-            return prediction
-        case "v_prediction":
-            return sigma * noisy + alpha * prediction
-        case "sample":
-            return (noisy - alpha * prediction) / sigma
-    raise ValueError(f"unknown prediction type {kind!r}, expected one of {', '.join(PREDICTIONS)}")
-
-
-def clean_from_noise(noise: Tensor, noisy: Tensor, alphas_cumprod_t: Tensor) -> Tensor:
-    """eps -> x = (z - sigma eps) / alpha."""
-    alpha, sigma = alpha_sigma(alphas_cumprod_t)
-    return (noisy - sigma * noise) / alpha
-
-
 def predict_both(prior: Prior, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
     """eps for the text and eps for the negative, of B images, in one batch of 2B; the latter is not told the camera."""
     known = torch.ones_like(timestep, dtype=torch.bool)
@@ -140,15 +101,6 @@ def guided(
         return noise_text, noise_text
     noise_text, noise_null = predict_both(prior, noisy, timestep, conditioning)
     return guide(noise_text, noise_null, scale), noise_text
-
-
-def guide(noise_text: Tensor, noise_null: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance, the one convention of this project (Ho & Salimans 2022, as in diffusers).
-
-    eps_hat = eps_null + scale (eps_text - eps_null); scale 1 is the plain conditional prediction, 0 the
-    unconditional one. The omega of Poole et al. is scale - 1, and threestudio's plain branch also adds that 1.
-    """
-    return noise_null + scale * (noise_text - noise_null)
 
 
 def concatenate_text(*parts: TextEmbedding) -> TextEmbedding:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from dreamfusion.guidance.prior import Prior, clean_from_noise, guided
+from dreamfusion.diffusion.ddim import ddim_sample
+from dreamfusion.diffusion.parameterization import clean_from_noise
+from dreamfusion.guidance.prior import Prior, guided
 from dreamfusion.types import Conditioning
 
 
@@ -36,29 +36,3 @@ def start_noise(prior: Prior, count: int, generator: torch.Generator) -> Tensor:
     blank = torch.zeros(1, 3, prior.resolution, prior.resolution, device=prior.alphas_cumprod.device)
     shape = prior.encode_image(blank).shape[1:]
     return torch.randn(count, *shape, generator=generator).to(blank.device)
-
-
-@torch.no_grad()
-def ddim_sample(
-    predict_clean: Callable[[Tensor, Tensor], Tensor],
-    start: Tensor,
-    alphas_cumprod: Tensor,
-    steps: int,
-    clip: bool,
-) -> Tensor:
-    """From pure noise `start` (B, C, h, w) to clean latents in `steps` evenly spaced steps.
-
-    `predict_clean(noisy, timestep (B,))` is the (guided) clean estimate x0_hat; `clip` keeps it in [-1, 1],
-    which only pixel-space priors want.
-    """
-    trained = alphas_cumprod.shape[0]
-    timesteps = torch.linspace(trained - 1, 0, steps + 1).round().long()
-    noisy = start
-    for now, then in zip(timesteps[:-1].tolist(), timesteps[1:].tolist(), strict=True):
-        alpha, sigma = alphas_cumprod[now].sqrt(), (1 - alphas_cumprod[now]).sqrt()
-        clean = predict_clean(noisy, torch.full((start.shape[0],), now, device=start.device))
-        if clip:
-            clean = clean.clamp(-1, 1)
-        noise = (noisy - alpha * clean) / sigma
-        noisy = alphas_cumprod[then].sqrt() * clean + (1 - alphas_cumprod[then]).sqrt() * noise
-    return clean

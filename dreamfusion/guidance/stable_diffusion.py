@@ -12,8 +12,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from dreamfusion.diffusion.parameterization import noise_from_prediction
 from dreamfusion.guidance.pretrained import choose_dtype, encode_text, find_model, load_frozen, noise_schedule
-from dreamfusion.guidance.prior import noise_from_prediction
 from dreamfusion.types import Cameras, TextEmbedding
 
 # The first that can be had: stabilityai's own copy left the hub in 2025, runwayml's SD 1.5 in 2024.

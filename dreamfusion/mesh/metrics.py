@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from dreamfusion.checkpoint import Scene
+from dreamfusion.image import contact_sheet
 from dreamfusion.ops.rasterize import Material, RasterMesh, rasterize
 from dreamfusion.report.picture import render_picture
-from dreamfusion.report.video import contact_sheet
 from dreamfusion.types import Mesh
 
 VIEWS, ELEVATION = 8, 10.0  # cameras around the object, and how high above the horizon, degrees

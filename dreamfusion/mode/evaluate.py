@@ -21,13 +21,13 @@ from dreamfusion.evaluation.pocket_prior import Answers, Evaluation, Retrieval, 
 from dreamfusion.files import replacing
 from dreamfusion.guidance.pocket import PocketPrior
 from dreamfusion.guidance.sampling import sample_images, start_noise
+from dreamfusion.image import contact_sheet, write_image
 from dreamfusion.mode.pretrain import read_names
 from dreamfusion.pocket import WEIGHTS
 from dreamfusion.pocket.data.batches import RenderBatches
 from dreamfusion.pocket.data.renders import RenderSet
 from dreamfusion.pocket.model.denoiser import with_look
 from dreamfusion.pocket.training.card import CARD_FILE, add_evidence
-from dreamfusion.report.video import contact_sheet, write_image
 from dreamfusion.types import Cameras, Conditioning
 
 log = logging.getLogger(__name__)

@@ -13,10 +13,10 @@ from dreamfusion.checkpoint import Scene, find_checkpoint, find_runs, load_scene
 from dreamfusion.error import UserError
 from dreamfusion.export.settings import check_export
 from dreamfusion.export.writer import Finish, write_mesh
+from dreamfusion.image import write_image
 from dreamfusion.mesh.density_grid import EmptyFieldError
 from dreamfusion.mesh.extract import Surface, extract_surface, longest_side, placed
 from dreamfusion.mesh.metrics import ENOUGH, Agreement, compare
-from dreamfusion.report.video import write_image
 from dreamfusion.runs.summary import note_summary
 
 log = logging.getLogger(__name__)

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from dreamfusion.camera.rays import cast_rays
 from dreamfusion.checkpoint import Scene, find_checkpoint, load_scene
 from dreamfusion.error import UserError, check_positive
+from dreamfusion.image import as_uint8
 from dreamfusion.report.picture import (
     Picture,
     render_picture,
@@ -21,7 +22,7 @@ from dreamfusion.report.picture import (
     write_rgba,
     write_webp,
 )
-from dreamfusion.report.video import as_uint8, write_video
+from dreamfusion.report.video import write_video
 from dreamfusion.scene.shading import ALBEDO, LAMBERTIAN
 
 log = logging.getLogger(__name__)

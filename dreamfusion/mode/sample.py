@@ -15,9 +15,9 @@ from dreamfusion.camera.orbit import Orbit
 from dreamfusion.error import check_positive
 from dreamfusion.guidance.prior import Prior
 from dreamfusion.guidance.sampling import sample_images, start_noise
+from dreamfusion.image import as_uint8, contact_sheet, write_image
 from dreamfusion.mode.train import check_prompt
 from dreamfusion.prompting.table import Prompting
-from dreamfusion.report.video import as_uint8, contact_sheet, write_image
 
 log = logging.getLogger(__name__)
 LEGIBLE = 128  # pixels a side: smaller pictures are enlarged on the sheet by a whole factor

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dreamfusion.checkpoint import RUNS, Scene, find_checkpoint, load_scene
 from dreamfusion.config import slug
-from dreamfusion.report.video import as_uint8, contact_sheet, write_image
+from dreamfusion.image import as_uint8, contact_sheet, write_image
 from dreamfusion.runs.study import STUDIES
 
 log = logging.getLogger(__name__)

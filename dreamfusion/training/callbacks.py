@@ -17,7 +17,7 @@ from torch import Tensor
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.error import UserError
 from dreamfusion.files import replacing
-from dreamfusion.report.video import as_uint8, contact_sheet, write_image
+from dreamfusion.image import as_uint8, contact_sheet, write_image
 from dreamfusion.scene.shading import LAMBERTIAN
 from dreamfusion.system import DreamFusion
 

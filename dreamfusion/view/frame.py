@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dreamfusion.camera.orbit import look_from, spherical
 from dreamfusion.camera.rays import cast_rays
-from dreamfusion.report.video import as_uint8
+from dreamfusion.image import as_uint8
 from dreamfusion.scene.nerf.field import Field
 from dreamfusion.scene.nerf.renderer import Renderer
 from dreamfusion.scene.shading import Shading

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dreamfusion.distillation.sds import SDS, WEIGHTINGS, rescale_clean, resize, weight
-from dreamfusion.guidance.prior import guide
+from dreamfusion.diffusion.classifier_free import guide
+from dreamfusion.distillation.sds import SDS, WEIGHTINGS, rescale_clean, weight
+from dreamfusion.image import resize
 from dreamfusion.types import Cameras, Conditioning, TextEmbedding
 
 T = 1000

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from dreamfusion.diffusion.parameterization import alpha_sigma
 from dreamfusion.evaluation.prior_score import LEVELS, text_score
-from dreamfusion.guidance.prior import alpha_sigma
 from dreamfusion.types import Conditioning
 
 

@@ -4,13 +4,8 @@ import sys
 import pytest
 import torch
 
-from dreamfusion.guidance.prior import (
-    PREDICTIONS,
-    clean_from_noise,
-    concatenate_cameras,
-    concatenate_text,
-    noise_from_prediction,
-)
+from dreamfusion.diffusion.parameterization import PREDICTIONS, clean_from_noise, noise_from_prediction
+from dreamfusion.guidance.prior import concatenate_cameras, concatenate_text
 from dreamfusion.types import Cameras, TextEmbedding
 
 

@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 
-from dreamfusion.guidance.prior import alpha_sigma, guide
-from dreamfusion.guidance.sampling import ddim_sample, sample_images, start_noise
+from dreamfusion.diffusion.classifier_free import guide
+from dreamfusion.diffusion.ddim import ddim_sample
+from dreamfusion.diffusion.parameterization import alpha_sigma
+from dreamfusion.guidance.sampling import sample_images, start_noise
 from dreamfusion.types import Conditioning, TextEmbedding
 
 MEAN, DEVIATION = 0.3, 0.5

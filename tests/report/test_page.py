@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from dreamfusion.export.writer import write_mesh
+from dreamfusion.image import write_image
 from dreamfusion.report.curves import Curve, draw_curve, read_curves
 from dreamfusion.report.page import RunPage, write_page
-from dreamfusion.report.video import write_image, write_video
+from dreamfusion.report.video import write_video
 from dreamfusion.types import Mesh
 
 VOID = {"meta", "link", "img", "br", "input", "hr"}

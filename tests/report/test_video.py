@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dreamfusion.report.video import as_uint8, contact_sheet, write_image, write_video
+from dreamfusion.image import as_uint8, contact_sheet, write_image
+from dreamfusion.report.video import write_video
 
 RED, GREEN, BLUE = (200, 30, 40), (30, 180, 60), (40, 60, 210)
 

@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from dreamfusion.guidance.prior import alpha_sigma
-from dreamfusion.guidance.sampling import ddim_sample
+from dreamfusion.diffusion.ddim import ddim_sample
+from dreamfusion.diffusion.parameterization import alpha_sigma
+from dreamfusion.image import contact_sheet, write_image
 from dreamfusion.pocket.data.batches import Batch
 from dreamfusion.pocket.model.denoiser import WHITE, PocketModel, camera_features, with_look
 from dreamfusion.pocket.model.proxy_render import Drawing
 from dreamfusion.pocket.model.text import CaptionCache, TextEncoder
-from dreamfusion.report.video import contact_sheet, write_image
 from dreamfusion.types import TextEmbedding
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,34 @@
+"""Deterministic sampling of a diffusion model (DDIM, Song et al. 2021, Eq. 12 with eta = 0)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def ddim_sample(
+    predict_clean: Callable[[Tensor, Tensor], Tensor],
+    start: Tensor,
+    alphas_cumprod: Tensor,
+    steps: int,
+    clip: bool,
+) -> Tensor:
+    """From pure noise `start` (B, C, h, w) to clean latents in `steps` evenly spaced steps.
+
+    `predict_clean(noisy, timestep (B,))` is the (guided) clean estimate x0_hat; `clip` keeps it in [-1, 1],
+    which only pixel-space priors want.
+    """
+    trained = alphas_cumprod.shape[0]
+    timesteps = torch.linspace(trained - 1, 0, steps + 1).round().long()
+    noisy = start
+    for now, then in zip(timesteps[:-1].tolist(), timesteps[1:].tolist(), strict=True):
+        alpha, sigma = alphas_cumprod[now].sqrt(), (1 - alphas_cumprod[now]).sqrt()
+        clean = predict_clean(noisy, torch.full((start.shape[0],), now, device=start.device))
+        if clip:
+            clean = clean.clamp(-1, 1)
+        noise = (noisy - alpha * clean) / sigma
+        noisy = alphas_cumprod[then].sqrt() * clean + (1 - alphas_cumprod[then]).sqrt() * noise
+    return clean

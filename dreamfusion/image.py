@@ -1,0 +1,68 @@
+"""Images as tensors, arrays and PNG files: resizing, 8-bit conversion, contact sheets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from dreamfusion.files import replacing
+
+
+def resize(rgb: Tensor, resolution: int) -> Tensor:
+    """(B, 3, H, H) -> (B, 3, resolution, resolution), bilinear, antialiased on the way down.
+
+    Raises:
+        ValueError: the image is not square.
+    """
+    height, width = rgb.shape[-2:]
+    if height != width:
+        raise ValueError(f"a prior sees square images, got {height} x {width} pixels; set one size for both sides")
+    if height == resolution:
+        return rgb
+    return F.interpolate(rgb, (resolution, resolution), mode="bilinear", align_corners=False, antialias=True)
+
+
+def as_uint8(rgb: Tensor) -> np.ndarray:
+    """Rendered colours (B, 3, H, W) in [0, 1] -> (B, H, W, 3) uint8, rounded to the nearest."""
+    return (rgb.detach().float().clamp(0.0, 1.0) * 255.0).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def contact_sheet(images: Sequence[np.ndarray], columns: int, gap: int = 0, background: int = 255) -> np.ndarray:
+    """(H, W, 3) uint8 images of one size side by side, row by row, with `gap` pixels of `background` between them."""
+    if len(images) == 0 or columns < 1:
+        raise ValueError(f"a contact sheet needs an image and a column, got {len(images)} images, {columns} columns")
+    columns = min(columns, len(images))
+    rows = math.ceil(len(images) / columns)
+    height, width, _ = checked_image(images[0], "image 0").shape
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), background, dtype=np.uint8)
+    for index, image in enumerate(images):
+        if checked_image(image, f"image {index}").shape != images[0].shape:
+            raise ValueError(f"image {index} has shape {image.shape}, the first one has {images[0].shape}")
+        top, left = (index // columns) * (height + gap), (index % columns) * (width + gap)
+        sheet[top : top + height, left : left + width] = image
+    return sheet
+
+
+def write_image(image: np.ndarray, path: Path) -> None:
+    """A PNG of (H, W, 3) uint8."""
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"cannot write the image {path.name!r}: the only format is png")
+    with replacing(path) as draft:
+        Image.fromarray(checked_image(image, "image")).save(draft, optimize=True)
+
+
+def checked_image(image: np.ndarray, name: str) -> np.ndarray:
+    """`image`, which errors call `name`, if it is (H, W, 3) uint8.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"{name} is {image.dtype} of shape {image.shape}, expected uint8 of shape (H, W, 3)")
+    return image
