@@ -3,8 +3,9 @@
 import hydra
 from omegaconf import DictConfig
 
-from dreamfusion.cli.startup import quick_help, quick_start
-from dreamfusion.config import quote_command_line, register
+from dreamfusion.cli.quoting import quote_command_line
+from dreamfusion.cli.resolvers import register
+from dreamfusion.cli.startup import quick_start
 from dreamfusion.error import one_line_errors
 
 
@@ -18,7 +19,6 @@ def main(cfg: DictConfig) -> object:
 
 if __name__ == "__main__":
     register()
-    quick_help()
     quote_command_line()
     with one_line_errors():
         main()

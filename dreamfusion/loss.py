@@ -1,49 +1,53 @@
-"""Stage 12: what is asked of the scene beside the prior's opinion (Poole et al. 2022, App. A.2)."""
+"""Stage 12: weighted regularisers, added to the loss of the distillation (Poole et al. 2022, App. A.2)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from dreamfusion.schedule import Schedule, ScheduleLike, schedule
+from dreamfusion.scene.base import Scene, Term
+from dreamfusion.schedule import ScheduleLike, schedule
 from dreamfusion.types import RenderOutput
 
 
-@dataclass(frozen=True)
 class Regularizer:
-    """Weighted sum of the terms; a weight is a number or a schedule over the run's progress, 0 leaves its term out."""
+    """Weighted regularisers of the images (IMAGE_TERMS) and of the scene (`Scene.regularizers`)."""
 
-    orientation: ScheduleLike = 0.0
-    opacity: ScheduleLike = 0.0
-    entropy: ScheduleLike = 0.0
-    smoothness: ScheduleLike = 0.0
-    _weights: dict[str, Schedule] = field(init=False, repr=False)
+    def __init__(self, **weights: ScheduleLike) -> None:
+        """`weights` by the name of the term: numbers, or schedules over the run's progress; 0 leaves a term out.
 
-    def __post_init__(self) -> None:
-        weights = {name: schedule(getattr(self, name)) for name in _TERMS}
-        for name, weight in weights.items():
-            if min(value for _, value in weight.points) < 0:
-                raise ValueError(f"system.regularizer.{name} is {getattr(self, name)}; a weight is at least 0")
-        object.__setattr__(self, "_weights", weights)
+        Raises:
+            ValueError: a negative weight.
+        """
+        self.weights = {name: schedule(weight) for name, weight in weights.items()}
+        for name, weight in self.weights.items():
+            if weight.lowest < 0:
+                raise ValueError(f"system.regularizer.{name} is {weights[name]}; a weight is at least 0")
 
-    def needs_normal(self, progress: float) -> bool:
-        """Whether a term that reads the normals has weight now."""
-        return self._weights["orientation"](progress) > 0 or self._weights["smoothness"](progress) > 0
+    def terms(self, scene: Scene) -> Mapping[str, Term]:
+        """The terms that have a weight.
 
-    def __call__(self, render: RenderOutput, progress: float) -> dict[str, Tensor]:
-        """Each active term, weighted; their sum is added to the distillation's loss."""
-        weights = {name: self._weights[name](progress) for name in _TERMS}
-        return {name: weight * _TERMS[name](render) for name, weight in weights.items() if weight > 0}
+        Raises:
+            ValueError: a weight for a term that neither images nor this kind of scene have, unless it is always 0.
+        """
+        known = {**IMAGE_TERMS, **scene.regularizers()}
+        used = [name for name, weight in self.weights.items() if name in known or weight.highest > 0]
+        unknown = [name for name in used if name not in known]
+        if unknown:
+            raise ValueError(f"system.regularizer has no term {unknown[0]!r} for this scene; it has {', '.join(known)}")
+        return {name: known[name] for name in used}
 
+    def needs_normal(self, scene: Scene, progress: float) -> bool:
+        """Whether a term that reads normals has weight now."""
+        return any(term.needs_normal and self.weights[name](progress) > 0 for name, term in self.terms(scene).items())
 
-def orientation_loss(render: RenderOutput) -> Tensor:
-    """Mean over rays of sum_i sg(w_i) max(0, n_i . v)^2: visible normals face the camera (Ref-NeRF, Eq. 11)."""
-    if render.sample_normal is None:
-        raise ValueError("the orientation loss needs normals; render with with_normal=True")
-    facing_away = (render.sample_normal * render.directions[render.samples.ray]).sum(-1).clamp(min=0)
-    return (render.weights.detach() * facing_away.square()).sum() / render.directions.shape[0]
+    def __call__(self, scene: Scene, render: RenderOutput, progress: float) -> dict[str, Tensor]:
+        """Each active term of `render`, weighted; their sum is added to the distillation's loss."""
+        terms = self.terms(scene)
+        active = {name: self.weights[name](progress) for name in terms}
+        return {name: weight * terms[name].penalty(render) for name, weight in active.items() if weight > 0}
 
 
 def opacity_loss(render: RenderOutput) -> Tensor:
@@ -68,11 +72,10 @@ def smoothness_loss(render: RenderOutput) -> Tensor:
     return (across.sum() + down.sum()) / solid.sum().clamp(min=1)
 
 
-_TERMS = {
-    "orientation": orientation_loss,
-    "opacity": opacity_loss,
-    "entropy": entropy_loss,
-    "smoothness": smoothness_loss,
+IMAGE_TERMS = {
+    "opacity": Term(opacity_loss),
+    "entropy": Term(entropy_loss),
+    "smoothness": Term(smoothness_loss, needs_normal=True),
 }
 
 

@@ -35,6 +35,10 @@ class Schedule:
     def lowest(self) -> float:
         return min(value for _, value in self.points)
 
+    @property
+    def highest(self) -> float:
+        return max(value for _, value in self.points)
+
     def __call__(self, progress: float) -> float:
         """The value at `progress`.
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 
-def _check(owner: object, name: str, actual: tuple[int, ...], expected: tuple[int | None, ...]) -> None:
+def check_shape(owner: object, name: str, actual: tuple[int, ...], expected: tuple[int | None, ...]) -> None:
+    """Raises: ValueError: the shape of a field is not the expected one, in which None stands for any size."""
     fits = len(actual) == len(expected) and all(e is None or a == e for a, e in zip(actual, expected, strict=True))
     if not fits:
         wanted = ", ".join("any" if e is None else str(e) for e in expected)
@@ -50,17 +51,13 @@ class Cameras(_Movable):
     light: Tensor  # (B, 3) position of the point light
     height: int  # pixels
     width: int  # pixels
-    look: Tensor | None = None  # (B, 2) in [-1, 1], where a prior is told it: grey level behind the object, and its
-    # light: -1 textureless, 0 albedo alone, 1 Lambertian
 
     def __post_init__(self) -> None:
         b = self.camera_to_world.shape[0]
-        _check(self, "camera_to_world", self.camera_to_world.shape, (None, 3, 4))
+        check_shape(self, "camera_to_world", self.camera_to_world.shape, (None, 3, 4))
         for name in ("fov", "azimuth", "elevation", "distance"):
-            _check(self, name, getattr(self, name).shape, (b,))
-        _check(self, "light", self.light.shape, (b, 3))
-        if self.look is not None:
-            _check(self, "look", self.look.shape, (b, 2))
+            check_shape(self, name, getattr(self, name).shape, (b,))
+        check_shape(self, "light", self.light.shape, (b, 3))
 
     def __len__(self) -> int:
         return self.camera_to_world.shape[0]
@@ -79,8 +76,8 @@ class RayBundle(_Movable):
     directions: Tensor  # (R, 3), unit length
 
     def __post_init__(self) -> None:
-        _check(self, "origins", self.origins.shape, (None, 3))
-        _check(self, "directions", self.directions.shape, (self.origins.shape[0], 3))
+        check_shape(self, "origins", self.origins.shape, (None, 3))
+        check_shape(self, "directions", self.directions.shape, (self.origins.shape[0], 3))
 
     def __len__(self) -> int:
         return self.origins.shape[0]
@@ -98,11 +95,11 @@ class RaySamples(_Movable):
 
     def __post_init__(self) -> None:
         s = self.ray.shape[0]
-        _check(self, "ray", self.ray.shape, (None,))
-        _check(self, "offsets", self.offsets.shape, (None,))
-        _check(self, "t_start", self.t_start.shape, (s,))
-        _check(self, "t_end", self.t_end.shape, (s,))
-        _check(self, "positions", self.positions.shape, (s, 3))
+        check_shape(self, "ray", self.ray.shape, (None,))
+        check_shape(self, "offsets", self.offsets.shape, (None,))
+        check_shape(self, "t_start", self.t_start.shape, (s,))
+        check_shape(self, "t_end", self.t_end.shape, (s,))
+        check_shape(self, "positions", self.positions.shape, (s, 3))
 
     def __len__(self) -> int:
         return self.ray.shape[0]
@@ -110,7 +107,7 @@ class RaySamples(_Movable):
 
 @dataclass(frozen=True, eq=False)
 class FieldOutput(_Movable):
-    """What the scene is at S points."""
+    """The field's values at S points."""
 
     density: Tensor  # (S,) per scene unit, >= 0
     albedo: Tensor  # (S, 3)
@@ -118,34 +115,30 @@ class FieldOutput(_Movable):
 
     def __post_init__(self) -> None:
         s = self.density.shape[0]
-        _check(self, "density", self.density.shape, (None,))
-        _check(self, "albedo", self.albedo.shape, (s, 3))
+        check_shape(self, "density", self.density.shape, (None,))
+        check_shape(self, "albedo", self.albedo.shape, (s, 3))
         if self.normal is not None:
-            _check(self, "normal", self.normal.shape, (s, 3))
+            check_shape(self, "normal", self.normal.shape, (s, 3))
 
 
 @dataclass(frozen=True, eq=False)
 class RenderOutput(_Movable):
-    """B images, and the packed samples they were made of (for regularisers)."""
+    """B images of a scene; kinds of scenes add what their own regularisers need."""
 
     rgb: Tensor  # (B, 3, H, W) composited over the background
-    background: Tensor  # (B, 3) mean colour of what is behind, over all pixels
+    background: Tensor  # (B, 3) mean background colour over all pixels
     opacity: Tensor  # (B, 1, H, W)
-    depth: Tensor  # (B, 1, H, W) expected distance along the ray, 0 where nothing is
+    depth: Tensor  # (B, 1, H, W) expected distance along the ray, 0 on empty rays
     normal: Tensor | None  # (B, 3, H, W) weighted mean, not normalised
-    weights: Tensor  # (S,) compositing weight of each sample
-    samples: RaySamples
-    sample_normal: Tensor | None  # (S, 3)
-    directions: Tensor  # (R, 3) of the rays, unit
 
     def __post_init__(self) -> None:
         b, _, h, w = self.rgb.shape
-        _check(self, "rgb", self.rgb.shape, (None, 3, None, None))
-        _check(self, "background", self.background.shape, (b, 3))
-        _check(self, "opacity", self.opacity.shape, (b, 1, h, w))
-        _check(self, "depth", self.depth.shape, (b, 1, h, w))
-        _check(self, "weights", self.weights.shape, (len(self.samples),))
-        _check(self, "directions", self.directions.shape, (b * h * w, 3))
+        check_shape(self, "rgb", self.rgb.shape, (None, 3, None, None))
+        check_shape(self, "background", self.background.shape, (b, 3))
+        check_shape(self, "opacity", self.opacity.shape, (b, 1, h, w))
+        check_shape(self, "depth", self.depth.shape, (b, 1, h, w))
+        if self.normal is not None:
+            check_shape(self, "normal", self.normal.shape, (b, 3, h, w))
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,28 +147,50 @@ class TextEmbedding(_Movable):
 
     states: Tensor  # (K, L, D)
     mask: Tensor  # (K, L) bool, False at padding
+    pooled: Tensor | None = None  # (K, P) one vector a text, for networks that take one (SDXL, SD3)
 
     def __post_init__(self) -> None:
-        _check(self, "states", self.states.shape, (None, None, None))
-        _check(self, "mask", self.mask.shape, tuple(self.states.shape[:2]))
+        check_shape(self, "states", self.states.shape, (None, None, None))
+        check_shape(self, "mask", self.mask.shape, tuple(self.states.shape[:2]))
+        if self.pooled is not None:
+            check_shape(self, "pooled", self.pooled.shape, (len(self.states), None))
+
+    def __len__(self) -> int:
+        return len(self.states)
 
     def __getitem__(self, index: Tensor) -> TextEmbedding:
         """The texts at `index` (B,) int64."""
-        return TextEmbedding(self.states[index], self.mask[index])
+        pooled = None if self.pooled is None else self.pooled[index]
+        return TextEmbedding(self.states[index], self.mask[index], pooled)
 
 
 @dataclass(frozen=True, eq=False)
 class Conditioning(_Movable):
-    """What the prior is told of each of B views."""
+    """Text, camera and appearance of each of B views, as a prior is conditioned on them."""
 
     text: TextEmbedding  # B texts
     negative: TextEmbedding  # B texts: the empty text, or the negative prompt
-    cameras: Cameras  # for priors that take the camera
+    cameras: Cameras
+    appearance: Tensor | None = None  # (B, 2) in [-1, 1]: grey level of the background; shading, -1 textureless,
+    # 0 albedo, 1 Lambertian. None where unknown
+
+    def __post_init__(self) -> None:
+        if self.appearance is not None:
+            check_shape(self, "appearance", self.appearance.shape, (len(self.text), 2))
+
+
+@dataclass(frozen=True, eq=False)
+class Branch(_Movable):
+    """The condition of one prediction of a prior for B images, such as the unconditional one."""
+
+    text: TextEmbedding  # B texts
+    cameras: Cameras | None = None  # None: unknown to the network
+    appearance: Tensor | None = None  # (B, 2), as in `Conditioning`
 
 
 @dataclass(frozen=True, eq=False)
 class GuidanceOutput(_Movable):
-    """The distillation's say on B images.
+    """Result of a distillation step on B images.
 
     `loss` is a surrogate: its gradient with respect to the image is the published one (Poole et al. 2022, Eq. 3),
     its value means nothing and is never shown as progress.
@@ -189,9 +204,9 @@ class GuidanceOutput(_Movable):
 
     def __post_init__(self) -> None:
         b = self.timestep.shape[0]
-        _check(self, "loss", self.loss.shape, ())
-        _check(self, "gradient_norm", self.gradient_norm.shape, (b,))
-        _check(self, "noise_level", self.noise_level.shape, (b,))
+        check_shape(self, "loss", self.loss.shape, ())
+        check_shape(self, "gradient_norm", self.gradient_norm.shape, (b,))
+        check_shape(self, "noise_level", self.noise_level.shape, (b,))
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,13 +221,13 @@ class Mesh:
     texture: np.ndarray | None = None  # (h, w, 3) uint8 display colours, first row at the top (v = 1)
 
     def __post_init__(self) -> None:
-        _check(self, "vertices", self.vertices.shape, (None, 3))
-        _check(self, "faces", self.faces.shape, (None, 3))
+        check_shape(self, "vertices", self.vertices.shape, (None, 3))
+        check_shape(self, "faces", self.faces.shape, (None, 3))
         if self.uv is not None:
-            _check(self, "uv", self.uv.shape, (len(self.vertices), 2))
+            check_shape(self, "uv", self.uv.shape, (len(self.vertices), 2))
         if self.texture is not None:
-            _check(self, "texture", self.texture.shape, (None, None, 3))
+            check_shape(self, "texture", self.texture.shape, (None, None, 3))
         for name in ("normals", "colors"):
             value = getattr(self, name)
             if value is not None:
-                _check(self, name, value.shape, self.vertices.shape)
+                check_shape(self, name, value.shape, self.vertices.shape)

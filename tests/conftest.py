@@ -9,11 +9,12 @@ import torch
 from browser import Browser
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from options import make_sds, option
 from priors import GaussianPrior
 
 from dreamfusion.camera.orbit import focal_to_fov, look_from, spherical
-from dreamfusion.config import quote_texts, register
-from dreamfusion.distillation.sds import SDS
+from dreamfusion.cli.quoting import quote_texts
+from dreamfusion.cli.resolvers import register
 from dreamfusion.loss import Regularizer
 from dreamfusion.prompting.view_dependent import ViewDependentPrompting
 from dreamfusion.scene.background.learned import LearnedBackground
@@ -21,6 +22,7 @@ from dreamfusion.scene.lighting import Lighting
 from dreamfusion.scene.nerf.field import Field
 from dreamfusion.scene.nerf.hashgrid import HashGridField
 from dreamfusion.scene.nerf.occupancy import OccupancyRenderer
+from dreamfusion.scene.nerf.scene import NeRF
 from dreamfusion.system import DreamFusion
 from dreamfusion.types import FieldOutput
 
@@ -93,22 +95,31 @@ def tiny_field():
 
 
 @pytest.fixture
-def make_system(tiny_field, gaussian_prior):
+def make_scene():
+    """A NeRF whose grid is refreshed every other step, from step 2 on a random part of the cells."""
+
+    def make(field, background=None, renderer=None):
+        background = background or LearnedBackground(frequencies=2, hidden=8, layers=1, random_share=0.5)
+        renderer = renderer or OccupancyRenderer(1.0, 8, 24, threshold=0.01, decay=0.9, update_every=2, warmup=2)
+        return NeRF(field, background, renderer)
+
+    return make
+
+
+@pytest.fixture
+def make_system(make_scene, tiny_field, gaussian_prior):
     def make(seed=0, **changes):
         prior, prompting = gaussian_prior(), ViewDependentPrompting()
         settings = {
-            "field": tiny_field(strong=True),
-            "background": LearnedBackground(frequencies=2, hidden=8, layers=1, random_share=0.5),
-            # A refresh every other step, of a random part of the cells from step 2 on.
-            "renderer": OccupancyRenderer(1.0, 8, 24, threshold=0.01, decay=0.9, update_every=2, warmup=2),
+            "scene": make_scene(tiny_field(strong=True)),
             "prompting": prompting,
-            "distillation": SDS(prior, max_timestep=[[0, 0.98], [1, 0.5]]),
+            "distillation": make_sds(prior, max_timestep=[[0, 0.98], [1, 0.5]]),
             "text_table": prompting.encode(prior, "a cat"),
             "config": {"prompt": "a cat", "field": {"radius": 1.0}},
             "lighting": Lighting(albedo_until=0.2, lit=0.8, textureless=0.5, ambient=0.1),
             "regularizer": Regularizer(orientation=[[0, 0.0], [1, 0.1]], opacity=0.01),
-            "table_learning_rate": 0.01, "network_learning_rate": 0.001, "learning_rate_end": 0.1,
-            "warmup_steps": 2, "views": 2, "size": [[0, 6], [1, 10]], "seed": seed,
+            "optimization": option("optimizer/adam", learning_rates={"table": 0.01, "network": 0.001}, warmup_steps=2),
+            "seed": seed,
         }  # fmt: skip
         return DreamFusion(**(settings | changes))
 

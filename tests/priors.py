@@ -11,6 +11,7 @@ class GaussianPrior:
     eps*(z, t) = sigma (z - alpha mu) / (alpha^2 s^2 + sigma^2).
     """
 
+    views = 1
     name, resolution, guidance_scale, weighting, sample_scale, pixel_space = "gaussian", 8, 2.0, "sigma2", 1.0, True
 
     def __init__(self, s=0.5):
@@ -30,10 +31,10 @@ class GaussianPrior:
     def encode_image(self, rgb):
         return rgb * 2 - 1
 
-    def predict_noise(self, noisy, timestep, text, cameras, camera_known):
+    def predict(self, noisy, timestep, branches):
         abar = self.alphas_cumprod[timestep][:, None, None, None]
-        mu = text.states[:, :1, :, None]
-        return (1 - abar).sqrt() * (noisy - abar.sqrt() * mu) / (abar * self.s**2 + 1 - abar)
+        means = [branch.text.states[:, :1, :, None] for branch in branches]
+        return tuple((1 - abar).sqrt() * (noisy - abar.sqrt() * mu) / (abar * self.s**2 + 1 - abar) for mu in means)
 
     def decode(self, latents):
         return latents / 2 + 0.5

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from dreamfusion.runs.study import Result
+from dreamfusion.runs.results import Result
 
 CAT = Result("a cat", 0, 100, 12.5, {"silhouette_iou": 0.97}, {"prompt": "a cat", "seed": 0, "system.seed": 0})
 

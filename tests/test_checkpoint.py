@@ -8,7 +8,8 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from dreamfusion.checkpoint import CheckpointError, find_checkpoint, load_scene, read_checkpoint, run_of
+from dreamfusion.checkpoint import CheckpointError, load_scene, read_checkpoint, run_of
+from dreamfusion.runs.find import find_checkpoint
 from dreamfusion.scene.background.solid import ConstantBackground
 
 # fmt: off
@@ -26,10 +27,15 @@ CONFIG = {
         "radius": "${field.radius}", "resolution": 8, "steps": 16, "threshold": 0.01, "decay": 0.9,
         "update_every": 2, "warmup": 4,
     },
+    "scene": {
+        "_target_": "dreamfusion.scene.nerf.scene.NeRF",
+        "field": "${field}", "background": "${background}", "renderer": "${renderer}",
+    },
     "camera": {
         "_target_": "dreamfusion.camera.orbit.Orbit",
         "elevation": [-15, 75], "distance": [2.7, 3.3], "focal": [1.3, 1.4], "uniform_area": 0.0,
         "position_jitter": 0.0, "look_at_std": 0.0, "up_std": 0.0, "light_distance": [1, 2],
+        "views": 2, "size": 8,
     },
 }
 # fmt: on
@@ -41,7 +47,7 @@ def content(tiny_field):
     renderer = instantiate(OmegaConf.create(CONFIG).renderer)
     renderer.grid.binaries[0, 0, 0, 0] = False
     parts = {"field": tiny_field(strong=True), "background": ConstantBackground([0.0, 0.0, 1.0]), "renderer": renderer}
-    state = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+    state = {f"scene.{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
     return {"config": CONFIG, "state_dict": state, "global_step": 42}
 
 
@@ -59,9 +65,9 @@ def save(tmp_path):
 def test_a_scene_is_what_its_checkpoint_says(content, save, tiny_field, cameras_at, tmp_path):
     scene = load_scene(save(content))
     assert (scene.step, scene.config.prompt, scene.run) == (42, "a cat", tmp_path / "run")
-    assert torch.equal(scene.field.table, tiny_field(strong=True).table)
-    assert not scene.renderer.grid.binaries[0, 0, 0, 0]
-    image = scene.renderer(cameras_at([0.0]), scene.field, scene.background)
+    assert torch.equal(scene.scene.field.table, tiny_field(strong=True).table)
+    assert not scene.scene.renderer.grid.binaries[0, 0, 0, 0]
+    image = scene.scene.render(cameras_at([0.0]))
     torch.testing.assert_close(image.background, torch.tensor([[0.0, 0.0, 1.0]]))  # the state's, not the settings'
     assert not image.rgb.requires_grad
     assert scene.camera.distance == [2.7, 3.3]

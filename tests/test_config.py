@@ -12,17 +12,11 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from dreamfusion.config import (
-    digest,
-    plain,
-    quote_command_line,
-    quote_texts,
-    resumed,
-    run_folder,
-    slug,
-    study_of,
-)
+from dreamfusion.cli.quoting import quote_command_line, quote_texts
 from dreamfusion.error import UserError
+from dreamfusion.runs.names import digest, run_folder, slug, study_of
+from dreamfusion.runs.resume import resumed
+from dreamfusion.runs.settings import plain
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -189,7 +183,7 @@ def test_a_run_belongs_to_the_study_that_is_named_and_a_multirun_always_to_one(s
 
 
 def test_the_same_settings_have_the_same_folder_in_a_study_and_others_another(compose_config):
-    same = ["prompt=a cat", "seed=1", "system.views=4"]
+    same = ["prompt=a cat", "seed=1", "camera.views=4"]
     first = digest(compose_config(*same))
     assert re.fullmatch("[0-9a-f]{8}", first)
     assert digest(compose_config(*same, "resume=false", "study=x", "logger=wandb", "checkpoint=latest")) == first
@@ -257,12 +251,12 @@ def test_the_papers_settings_are_the_published_ones(compose_config):
     cfg = compose_config("experiment=paper")
     steps = cfg.trainer.max_steps
     lighting, regularizer = instantiate(cfg.system.lighting), instantiate(cfg.system.regularizer)
-    assert (steps, cfg.system.views, cfg.system.size, cfg.field.radius) == (15000, 4, 64, 1.4)
+    assert (steps, cfg.camera.views, cfg.camera.size, cfg.field.radius) == (15000, 4, 64, 1.4)
     assert lighting.albedo_until * steps == pytest.approx(1000, abs=1)
     assert (lighting.lit, lighting.textureless, lighting.ambient) == (0.75, 0.5, 0.1)
-    weights = [regularizer._weights["orientation"](step / steps) for step in (0, 2500, 5000, 15000)]
+    weights = [regularizer.weights["orientation"](step / steps) for step in (0, 2500, 5000, 15000)]
     assert weights == pytest.approx([1e-4, 0.00505, 1e-2, 1e-2], rel=1e-3)
-    assert 1e-3 <= regularizer.opacity <= 5e-3
+    assert 1e-3 <= regularizer.weights["opacity"](0.5) <= 5e-3
     assert (cfg.distillation.min_timestep, cfg.distillation.max_timestep) == (0.02, 0.98)
     assert (cfg.distillation.guidance_scale, cfg.distillation.weighting) == (101.0, "sigma2")
     camera = instantiate(cfg.camera)
@@ -271,19 +265,32 @@ def test_the_papers_settings_are_the_published_ones(compose_config):
 
 
 SAVED = OmegaConf.create(
-    {"prompt": "a cat", "seed": 3, "system": {"seed": "${seed}", "views": 4}, "guidance": {"_target_": "a", "x": 1}}
+    {
+        "prompt": "a cat",
+        "seed": 3,
+        "system": {"seed": "${seed}"},
+        "camera": {"views": 4},
+        "guidance": {"_target_": "a", "x": 1},
+    }
 )
 
 
 def resume_with(composed, *overrides):
-    return resumed(SAVED, OmegaConf.create(composed), quote_texts(overrides))
+    mode = {"mode": {"_target_": "dreamfusion.mode.train.Train"}}
+    return resumed(SAVED, OmegaConf.create(composed | mode), quote_texts(overrides))
 
 
 def test_a_resumed_run_keeps_its_settings_but_for_those_named():
-    composed = {"prompt": None, "seed": 0, "system": {"seed": "${seed}", "views": 8}, "checkpoint": "latest"}
-    settings = resume_with(composed, "checkpoint=latest", "system.views=8")
-    assert (settings.prompt, settings.seed, settings.system.views) == ("a cat", 3, 8)
-    assert SAVED.system.views == 4
+    composed = {
+        "prompt": None,
+        "seed": 0,
+        "system": {"seed": "${seed}"},
+        "camera": {"views": 8},
+        "checkpoint": "latest",
+    }
+    settings = resume_with(composed, "checkpoint=latest", "camera.views=8")
+    assert (settings.prompt, settings.seed, settings.camera.views) == ("a cat", 3, 8)
+    assert SAVED.camera.views == 4
 
 
 def test_what_refers_to_a_named_setting_follows_it():
@@ -300,7 +307,7 @@ def test_an_added_key_is_taken_too():
     assert resume_with({"system": {"new": {"deep": 1}}}, "+system.new.deep=1").system.new.deep == 1
 
 
-@pytest.mark.parametrize("override", ["experiment=smoke", "~system.views"])
+@pytest.mark.parametrize("override", ["experiment=smoke", "~camera.views"])
 def test_what_is_no_setting_of_its_own_cannot_be_changed_in_a_resumed_run(override):
-    with pytest.raises(UserError, match=f"{re.escape(override)} cannot be changed in a run that goes on"):
+    with pytest.raises(UserError, match=f"{re.escape(override)} cannot be changed in a resumed run"):
         resume_with({"system": {"seed": 0}}, override)

@@ -6,22 +6,23 @@ import os
 import lightning as L
 import pytest
 import torch
+from options import make_sds, option
 from priors import GaussianPrior
 
 from dreamfusion.camera.data import CameraData, CameraStream
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.cli.console import tidy
-from dreamfusion.distillation.sds import SDS
 from dreamfusion.loss import Regularizer
 from dreamfusion.prompting.view_dependent import ViewDependentPrompting
 from dreamfusion.scene.background.learned import LearnedBackground
 from dreamfusion.scene.lighting import Lighting
 from dreamfusion.scene.nerf.hashgrid import HashGridField
 from dreamfusion.scene.nerf.occupancy import OccupancyRenderer
+from dreamfusion.scene.nerf.scene import NeRF
 from dreamfusion.system import DreamFusion
 
-ORBIT = Orbit([-15, 75], [2.7, 3.3], [1.3, 1.4], 0.5, 0.1, 0.1, 0.1, [1, 2])
 RANKS, STEPS, VIEWS, SIZE, SEED = 2, 3, 2, 8, 0
+ORBIT = Orbit([-15, 75], [2.7, 3.3], [1.3, 1.4], 0.5, 0.1, 0.1, 0.1, [1, 2], VIEWS, SIZE)
 PATIENCE = 300  # seconds, for all steps; one process waits for ever for another that failed
 
 
@@ -34,21 +35,18 @@ def make_system():
     torch.nn.init.normal_(field.table, std=0.5)
     prior, prompting = GaussianPrior(), ViewDependentPrompting()
     return DreamFusion(
-        field=field,
-        background=LearnedBackground(frequencies=2, hidden=8, layers=1, random_share=0.0),
-        renderer=OccupancyRenderer(1.0, 8, 24, threshold=0.01, decay=0.9, update_every=2, warmup=2),
+        scene=NeRF(
+            field,
+            LearnedBackground(frequencies=2, hidden=8, layers=1, random_share=0.0),
+            OccupancyRenderer(1.0, 8, 24, threshold=0.01, decay=0.9, update_every=2, warmup=2),
+        ),
         prompting=prompting,
-        distillation=SDS(prior),
+        distillation=make_sds(prior),
         text_table=prompting.encode(prior, "a cat"),
         config={},
         lighting=Lighting(albedo_until=0.0, lit=0.5, textureless=0.5, ambient=0.1),
         regularizer=Regularizer(opacity=0.01),
-        table_learning_rate=0.01,
-        network_learning_rate=0.001,
-        learning_rate_end=0.1,
-        warmup_steps=2,
-        views=VIEWS,
-        size=SIZE,
+        optimization=option("optimizer/adam", learning_rates={"table": 0.01, "network": 0.001}, warmup_steps=2),
         seed=SEED,
     )
 
@@ -85,7 +83,7 @@ def work(rank, folder):
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         default_root_dir=folder, callbacks=[keep],
     )  # fmt: skip
-    trainer.fit(make_system(), CameraData(ORBIT, VIEWS, SIZE, STEPS, SEED))
+    trainer.fit(make_system(), CameraData(ORBIT, STEPS, SEED))
     torch.save(keep.kept, folder / f"{rank}.pt")
 
 
@@ -106,7 +104,7 @@ def ranks(tmp_path_factory):
 
 def test_every_rank_sees_views_of_its_own(ranks):
     for rank, kept in enumerate(ranks):
-        alone = CameraStream(ORBIT, VIEWS, SIZE, STEPS, SEED, rank=rank).batch(0)
+        alone = CameraStream(ORBIT, STEPS, SEED, rank=rank).batch(0)
         torch.testing.assert_close(kept["cameras"], alone.camera_to_world)
     assert not torch.equal(ranks[0]["cameras"], ranks[1]["cameras"])
 
@@ -118,7 +116,7 @@ def test_the_averaged_gradient_is_that_of_one_process_on_the_same_views(ranks, m
     system.on_train_batch_start(None, 0)  # the grid of the first step
     for rank in range(RANKS):
         monkeypatch.setattr(DreamFusion, "global_rank", rank)
-        cameras = CameraStream(ORBIT, VIEWS, SIZE, STEPS, SEED, rank=rank).batch(0)
+        cameras = CameraStream(ORBIT, STEPS, SEED, rank=rank).batch(0)
         (system.training_step(cameras, 0) / RANKS).backward()
     for name, parameter in system.named_parameters():
         assert parameter.grad.abs().max() > 0, name

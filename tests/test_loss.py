@@ -6,15 +6,10 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from dreamfusion.loss import (
-    Regularizer,
-    entropy_loss,
-    opacity_loss,
-    orientation_loss,
-    smoothness_loss,
-    total,
-)
-from dreamfusion.types import RaySamples, RenderOutput
+from dreamfusion.loss import Regularizer, entropy_loss, opacity_loss, smoothness_loss, total
+from dreamfusion.scene.nerf.renderer import RayRender
+from dreamfusion.scene.nerf.scene import orientation_loss
+from dreamfusion.types import RaySamples
 
 
 def rendered(opacity, normal=None, weights=(), ray=(), sample_normal=None, directions=None):
@@ -24,7 +19,7 @@ def rendered(opacity, normal=None, weights=(), ray=(), sample_normal=None, direc
     ray = torch.tensor(ray, dtype=torch.long)
     offsets = torch.cat([torch.zeros(1, dtype=torch.long), torch.bincount(ray, minlength=rays).cumsum(0)])
     count = torch.zeros(len(ray))
-    return RenderOutput(
+    return RayRender(
         rgb=opacity.expand(-1, 3, -1, -1),
         background=torch.ones(1, 3),
         opacity=opacity,
@@ -35,6 +30,11 @@ def rendered(opacity, normal=None, weights=(), ray=(), sample_normal=None, direc
         sample_normal=sample_normal,
         directions=torch.tensor([[0.0, 0.0, -1.0]]).expand(rays, 3) if directions is None else directions,
     )
+
+
+@pytest.fixture
+def scene(make_scene, tiny_field):
+    return make_scene(tiny_field())
 
 
 def test_orientation_counts_weighted_squared_cosines_of_normals_that_face_away():
@@ -89,22 +89,22 @@ def test_an_empty_image_has_finite_losses():
         assert loss(render).isfinite()
 
 
-def test_terms_are_weighted_by_their_schedules_and_left_out_at_zero():
+def test_terms_are_weighted_by_their_schedules_and_left_out_at_zero(scene):
     render = rendered([[0.5]])
     regularizer = Regularizer(opacity=[[0, 0.0], [1, 2.0]], entropy=3.0)
-    assert set(regularizer(render, 0.0)) == {"entropy"}
-    terms = regularizer(render, 0.5)
+    assert set(regularizer(scene, render, 0.0)) == {"entropy"}
+    terms = regularizer(scene, render, 0.5)
     assert terms["opacity"].item() == pytest.approx(1.0 * math.sqrt(0.26))
     assert terms["entropy"].item() == pytest.approx(3.0)
     assert total(terms, torch.tensor(0.0)).item() == pytest.approx(3 + math.sqrt(0.26))
     assert total({}, torch.tensor(5.0)) == 0
 
 
-def test_normals_are_asked_for_while_a_term_that_reads_them_has_weight():
+def test_normals_are_needed_while_a_term_that_reads_them_has_weight(scene):
     late = Regularizer(orientation=[[0.5, 0.0], [1.0, 0.01]])
-    assert [late.needs_normal(p) for p in (0.0, 0.5, 0.6)] == [False, False, True]
-    assert Regularizer(smoothness=1.0).needs_normal(0.0)
-    assert not Regularizer(opacity=1.0, entropy=1.0).needs_normal(0.0)
+    assert [late.needs_normal(scene, p) for p in (0.0, 0.5, 0.6)] == [False, False, True]
+    assert Regularizer(smoothness=1.0).needs_normal(scene, 0.0)
+    assert not Regularizer(opacity=1.0, entropy=1.0).needs_normal(scene, 0.0)
 
 
 @pytest.mark.parametrize("loss", [orientation_loss, smoothness_loss])

@@ -1,15 +1,18 @@
 """The training step against its parts by hand, and a run that goes on against one that never stopped."""
 
+from dataclasses import replace
+
 import lightning as L
 import pytest
 import torch
+from options import option
 from training import ORBIT, STEPS, assert_same, state, train
 
 from dreamfusion.error import UserError
 from dreamfusion.loss import Regularizer, total
 from dreamfusion.randomness import Stream, step_generator
 from dreamfusion.scene.lighting import Lighting
-from dreamfusion.system import with_look
+from dreamfusion.system import with_appearance
 from dreamfusion.training.callbacks import Checkpoints, StopOnInterrupt
 
 
@@ -42,7 +45,9 @@ def test_a_resumed_run_ends_bit_equal_to_one_that_never_stopped(make_system, tmp
         stop = StopOnInterrupt()
         Checkpoints(half, 0).save(train(make_system(), tmp_path, stop, StopAfter(stop, 3)))
     assert state(half)["global_step"] == 3
-    assert not torch.equal(state(half)["state_dict"]["field.table"], state(whole)["state_dict"]["field.table"])
+    assert not torch.equal(
+        state(half)["state_dict"]["scene.field.table"], state(whole)["state_dict"]["scene.field.table"]
+    )
 
     torch.manual_seed(99)  # nothing may come from the state of the global generator
     Checkpoints(resumed, 0).save(train(make_system(), tmp_path, resume=half))
@@ -54,16 +59,16 @@ def test_the_occupancy_grid_and_adams_moments_are_in_the_checkpoint(make_system,
     system = make_system()
     Checkpoints(path, 0).save(train(system, tmp_path))
     content = torch.load(path, weights_only=True)  # nothing but data in it
-    assert torch.equal(content["state_dict"]["renderer.grid.occs"], system.renderer.grid.occs)
-    assert torch.equal(content["state_dict"]["renderer.grid.binaries"], system.renderer.grid.binaries)
-    assert not content["state_dict"]["renderer.grid.binaries"].all()
+    assert torch.equal(content["state_dict"]["scene.renderer.grid.occs"], system.scene.renderer.grid.occs)
+    assert torch.equal(content["state_dict"]["scene.renderer.grid.binaries"], system.scene.renderer.grid.binaries)
+    assert not content["state_dict"]["scene.renderer.grid.binaries"].all()
     assert content["optimizer_states"][0]["state"][0]["exp_avg"].abs().max() > 0
     assert content["config"] == system.config
     assert not any("prior" in name or "distillation" in name for name in content["state_dict"])
 
 
 def test_the_gradient_of_a_step_is_that_of_its_parts_by_hand(make_system, tmp_path):
-    step, views = 4, 2
+    step = 4
 
     class Compare(L.Callback):
         """Before the optimizer sees it, at a step in the middle, with light and all terms."""
@@ -76,12 +81,13 @@ def test_the_gradient_of_a_step_is_that_of_its_parts_by_hand(make_system, tmp_pa
     def by_hand(system):
         progress = step / STEPS
         generator = step_generator(0, step, Stream.TRAINING)
-        cameras = ORBIT.sample(views, round(6 + 4 * progress), step_generator(0, step, Stream.CAMERAS))
+        cameras = ORBIT.sample(progress, step_generator(0, step, Stream.CAMERAS))
         shading = system.lighting.draw(progress, generator)
-        image = system.renderer(cameras, system.field, system.background, shading, True, generator)
-        conditioning = system.prompting.condition(system.text_table, with_look(cameras, image, shading))
-        guidance = system.distillation(image.rgb, conditioning, progress, generator)
-        loss = guidance.loss + total(Regularizer(orientation=0.1 * progress, opacity=0.01)(image, 0.0), guidance.loss)
+        image = system.scene.render(cameras, shading, True, generator)
+        conditioning = with_appearance(system.prompting.condition(system.text_table, cameras), image, shading)
+        guidance = system.distillation(image, conditioning, progress, generator)
+        terms = Regularizer(orientation=0.1 * progress, opacity=0.01)(system.scene, image, 0.0)
+        loss = guidance.loss + total(terms, guidance.loss)
         parameters = dict(system.named_parameters())
         return dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
 
@@ -90,8 +96,8 @@ def test_the_gradient_of_a_step_is_that_of_its_parts_by_hand(make_system, tmp_pa
     assert compare.actual.keys() == compare.expected.keys()
     for name, expected in compare.expected.items():
         torch.testing.assert_close(compare.actual[name], expected, msg=name)
-    assert compare.expected["field.table"].abs().max() > 0
-    assert compare.expected["background.network.0.weight"].abs().max() > 0
+    assert compare.expected["scene.field.table"].abs().max() > 0
+    assert compare.expected["scene.background.network.0.weight"].abs().max() > 0
 
 
 def test_seeds_differ_and_a_seed_repeats_itself(make_system, tmp_path):
@@ -99,27 +105,26 @@ def test_seeds_differ_and_a_seed_repeats_itself(make_system, tmp_path):
     for seed in (0, 0, 1):
         system = make_system(seed=seed)
         train(system, tmp_path, steps=2)
-        tables.append(system.field.table.detach().clone())
+        tables.append(system.scene.field.table.detach().clone())
     assert torch.equal(tables[0], tables[1])
     assert not torch.equal(tables[0], tables[2])
 
 
-def test_the_scene_comes_to_look_like_the_priors_mean(make_system, tmp_path):
+def test_the_scene_comes_to_look_like_the_priors_mean(make_system, make_scene, tiny_field, tmp_path):
     """mu = 0.5 of the prior's [-1, 1] is the level 0.75; no other light, background or term."""
     from dreamfusion.scene.background.solid import ConstantBackground
 
     system = make_system(
-        background=ConstantBackground([0.75] * 3),
+        scene=make_scene(tiny_field(strong=True), background=ConstantBackground([0.75] * 3)),
         lighting=Lighting(1.0, 0.0, 0.0, 0.1),
         regularizer=Regularizer(),
-        size=8,
-        table_learning_rate=0.05,
+        optimization=option("optimizer/adam", warmup_steps=2),
     )
-    cameras = ORBIT.sample(4, 8, step_generator(0, 0, Stream.CAMERAS))
+    cameras = replace(ORBIT, views=4, size=8).sample(0.0, step_generator(0, 0, Stream.CAMERAS))
 
     def distance():
         with torch.no_grad():
-            return (system.renderer(cameras, system.field, system.background).rgb - 0.75).abs().mean().item()
+            return (system.scene.render(cameras).rgb - 0.75).abs().mean().item()
 
     before = distance()
     train(system, tmp_path, steps=40)
@@ -133,7 +138,9 @@ def test_the_learning_rates_warm_up_and_fall_to_their_end(make_system, tmp_path)
         def on_train_batch_start(self, trainer, system, batch, batch_idx):
             seen.append([group["lr"] for group in trainer.optimizers[0].param_groups])
 
-    train(make_system(learning_rate_end=0.0), tmp_path, Rates())
+    rates = {"table": 0.01, "network": 0.001}
+    optimization = option("optimizer/adam", learning_rates=rates, warmup_steps=2, end=0.0)
+    train(make_system(optimization=optimization), tmp_path, Rates())
     expected = [warm * (1 - step / STEPS) for step, warm in enumerate([0.5, 1, 1, 1, 1, 1])]
     assert [table for table, _ in seen] == pytest.approx([0.01 * e for e in expected])
     assert [network for _, network in seen] == pytest.approx([0.001 * e for e in expected])
@@ -146,19 +153,31 @@ def test_a_scene_that_is_no_longer_finite_is_not_saved(make_system, tmp_path):
     Checkpoints(path, 0).save(trainer)
     good = path.read_bytes()
     with torch.no_grad():
-        system.field.table[3] = float("nan")
-    with pytest.raises(UserError, match=r"training diverged before step 1: .* lower system.table_learning_rate"):
+        system.scene.field.table[3] = float("nan")
+    with pytest.raises(UserError, match=r"training diverged before step 1: .* lower optimizer.learning_rates.table"):
         Checkpoints(path, 0).save(trainer)
     assert path.read_bytes() == good
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "message"),
+    ("changes", "message"),
     [
-        ({"views": 0}, ValueError, r"system.views is 0"),
-        ({"size": "large"}, TypeError, "finite numbers, got 'large'"),
+        ({"learning_rates": {"table": 0.0}}, r"optimizer.learning_rates.table is 0.0; a learning rate is above 0"),
+        ({"end": -0.1}, r"optimizer.end is -0.1; it is a factor of at least 0"),
     ],
 )
-def test_bad_settings_are_named(make_system, change, error, message):
-    with pytest.raises(error, match=message):
-        make_system(**change)
+def test_learning_rates_that_cannot_be_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        option("optimizer/adam", **changes)
+
+
+def test_a_group_without_a_learning_rate_is_named(make_system, tmp_path):
+    system = make_system(optimization=option("optimizer/adam"))
+    system.optimization.learning_rates = {"table": 0.1}
+    with pytest.raises(ValueError, match=r"no learning rate for 'network'; type \+optimizer.learning_rates.network"):
+        train(system, tmp_path, steps=1)
+
+
+def test_a_regulariser_that_the_scene_does_not_have_is_named(make_system):
+    with pytest.raises(ValueError, match="no term 'curvature' for this scene; it has opacity, entropy, smoothness"):
+        make_system(regularizer=Regularizer(curvature=1.0))

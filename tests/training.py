@@ -8,7 +8,7 @@ from dreamfusion.camera.orbit import Orbit
 from dreamfusion.checkpoint import read_checkpoint
 from dreamfusion.cli.console import tidy
 
-ORBIT = Orbit([-15, 75], [2.7, 3.3], [1.3, 1.4], 0.5, 0.1, 0.1, 0.1, [1, 2])
+ORBIT = Orbit([-15, 75], [2.7, 3.3], [1.3, 1.4], 0.5, 0.1, 0.1, 0.1, [1, 2], views=2, size=[[0, 6], [1, 10]])
 STEPS = 6
 
 
@@ -29,7 +29,7 @@ def make_trainer(folder, *callbacks, steps=STEPS):
 
 def train(system, folder, *callbacks, resume=None, steps=STEPS):
     trainer = make_trainer(folder, *callbacks, steps=steps)
-    data = CameraData(ORBIT, system.views, system.size, steps, system.seed)
+    data = CameraData(ORBIT, steps, system.seed)
     trainer.fit(system, data, ckpt_path=resume, weights_only=True)
     return trainer
 

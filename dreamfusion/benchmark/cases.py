@@ -106,7 +106,7 @@ def field_rows(plan: Plan, log2_table: int) -> list[Row]:
 def ray_rows(plan: Plan) -> list[Row]:
     """Marching, and compositing forward and backward, at the step's size; one thread."""
     size = max(plan.step_sizes)
-    rays, occupancy = cast_rays(_orbit().sample(1, size, torch.Generator().manual_seed(0))), _ball()
+    rays, occupancy = cast_rays(_orbit(1, size).sample(0.0, torch.Generator().manual_seed(0))), _ball()
 
     def marched(backend: str | None) -> RaySamples:
         return march(rays, occupancy, 1.0, 2 / STEPS, backend=backend)
@@ -201,7 +201,7 @@ class Step:
         self.renderer = OccupancyRenderer(1.0, RESOLUTION, STEPS, 0.01, 0.95, 16, 256)
         self.renderer.grid.binaries.copy_(_ball()[None])
         self.background = ConstantBackground([1.0, 1.0, 1.0])
-        self.cameras = _orbit().sample(views, size, torch.Generator().manual_seed(0))
+        self.cameras = _orbit(views, size).sample(0.0, torch.Generator().manual_seed(0))
         self.target = torch.rand(views, 3, size, size, generator=torch.Generator().manual_seed(1))
         self.optimizer = torch.optim.Adam(self.field.parameters(), lr=1e-3, fused=fused or None)
         samples = self.renderer.sample(cast_rays(self.cameras), None)
@@ -240,9 +240,9 @@ def _layout(log2_table: int) -> HashGridLayout:
     return HashGridLayout(levels=16, features=2, log2_table_size=log2_table, base_resolution=16, max_resolution=2048)
 
 
-def _orbit() -> Orbit:
+def _orbit(views: int, size: int) -> Orbit:
     """The distances and the field of view of `camera=orbit`."""
-    return Orbit((-15, 75), (2.7, 3.3), (1.374, 1.374), 0.0, 0.0, 0.0, 0.0, (2.7, 3.3))
+    return Orbit((-15, 75), (2.7, 3.3), (1.374, 1.374), 0.0, 0.0, 0.0, 0.0, (2.7, 3.3), views, size)
 
 
 def _ball() -> Tensor:
@@ -256,7 +256,7 @@ def _positions(count: int) -> Tensor:
     """(count, 3) in [0, 1], ray after ray through the ball, as the step asks for them."""
     size = math.ceil(64 * math.sqrt(count / 70_000)) + 2  # pixels a side for at least so many samples
     while True:
-        rays = cast_rays(_orbit().sample(1, size, torch.Generator().manual_seed(0)))
+        rays = cast_rays(_orbit(1, size).sample(0.0, torch.Generator().manual_seed(0)))
         samples = march(rays, _ball(), 1.0, 2 / STEPS)
         if len(samples) >= count:
             return (samples.positions[:count] / 2 + 0.5).contiguous()

@@ -10,9 +10,10 @@ from omegaconf import DictConfig
 
 from dreamfusion.benchmark.timing import Row, torch_threads
 from dreamfusion.loss import total
-from dreamfusion.mode.train import assemble
+from dreamfusion.scene.nerf.scene import NeRF
 from dreamfusion.scene.shading import ALBEDO, Shading
-from dreamfusion.system import DreamFusion, with_look
+from dreamfusion.system import DreamFusion, with_appearance
+from dreamfusion.training.assemble import assemble
 from dreamfusion.types import Cameras
 
 PARTS = ("occupancy grid", "render", "prior", "backward", "optimizer")
@@ -26,19 +27,19 @@ def dream_rows(cfg: DictConfig, steps: int) -> list[Row]:
     with torch_threads(1):
         torch.manual_seed(cfg.seed)
         system, orbit = assemble(cfg), instantiate(cfg.camera)
-        system.distillation.to("cpu")
-        optimizer = torch.optim.Adam(system.field.parameters(), lr=1e-3, fused=True)
+        system.distillation.prior.to("cpu")
+        optimizer = torch.optim.Adam(system.scene.parameters(), lr=1e-3, fused=True)
         ambient = system.lighting.ambient
         rows = []
         for name, shading in (("plain", ALBEDO), ("lit", Shading(ambient, 1 - ambient))):
             seconds: dict[str, list[float]] = {part: [] for part in PARTS}
             for step in range(steps + 1):
                 generator = torch.Generator().manual_seed(step)
-                cameras = orbit.sample(system.views, round(system.size(0.0)), generator)
+                cameras = orbit.sample(0.0, generator)
                 parts, samples = _step(system, cameras, shading, optimizer, generator)
                 for part in PARTS if step else ():  # the first step compiles and warms up
                     seconds[part].append(parts[part])
-            setting: dict[str, int | str] = {"samples": samples, "views": system.views, "threads": 1}
+            setting: dict[str, int | str] = {"samples": samples, "views": orbit.views, "threads": 1}
             rows.append(Row(f"{name} step", setting, seconds))
     return rows
 
@@ -64,16 +65,18 @@ def _step(
         return clock[-1] - clock[-2]
 
     parts = {}
-    every, warmup = getattr(system.renderer, "update_every", 1), getattr(system.renderer, "warmup", 0)
-    system.renderer.update(system.field, every * (warmup // every + 1))  # as it is after the warm-up
+    assert isinstance(system.scene, NeRF)
+    renderer = system.scene.renderer
+    every, warmup = getattr(renderer, "update_every", 1), getattr(renderer, "warmup", 0)
+    system.scene.before_step(every * (warmup // every + 1))  # as it is after the warm-up
     parts["occupancy grid"] = lap() / every
-    with_normal = system.regularizer.needs_normal(0.0)
-    render = system.renderer(cameras, system.field, system.background, shading, with_normal, generator)
+    with_normal = system.regularizer.needs_normal(system.scene, 0.0)
+    render = system.scene.render(cameras, shading, with_normal, generator)
     parts["render"] = lap()
-    conditioning = system.prompting.condition(system.text_table, with_look(cameras, render, shading))
-    guidance = system.distillation(render.rgb, conditioning, 0.0, generator)
+    conditioning = with_appearance(system.prompting.condition(system.text_table, cameras), render, shading)
+    guidance = system.distillation(render, conditioning, 0.0, generator)
     parts["prior"] = lap()
-    loss = guidance.loss + total(system.regularizer(render, 0.0), guidance.loss)
+    loss = guidance.loss + total(system.regularizer(system.scene, render, 0.0), guidance.loss)
     loss.backward()
     parts["backward"] = lap()
     optimizer.step()

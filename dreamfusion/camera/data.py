@@ -9,7 +9,6 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.randomness import Stream, step_generator
-from dreamfusion.schedule import ScheduleLike, schedule
 from dreamfusion.types import Cameras
 
 
@@ -19,15 +18,12 @@ class CameraStream(IterableDataset[Cameras]):
     def __init__(
         self,
         orbit: Orbit,
-        views: int,
-        size: ScheduleLike,
         max_steps: int,
         seed: int,
         start: int = 0,
         rank: int = 0,
     ) -> None:
-        self.orbit, self.views, self.size = orbit, views, schedule(size)
-        self.max_steps, self.seed, self.start, self.rank = max_steps, seed, start, rank
+        self.orbit, self.max_steps, self.seed, self.start, self.rank = orbit, max_steps, seed, start, rank
 
     def __iter__(self) -> Iterator[Cameras]:
         step = self.start
@@ -37,18 +33,18 @@ class CameraStream(IterableDataset[Cameras]):
 
     def batch(self, step: int) -> Cameras:
         """The cameras of one step."""
-        size = round(self.size(min(step / max(self.max_steps, 1), 1.0)))
-        return self.orbit.sample(self.views, size, step_generator(self.seed, step, Stream.CAMERAS, self.rank))
+        progress = min(step / max(self.max_steps, 1), 1.0)
+        return self.orbit.sample(progress, step_generator(self.seed, step, Stream.CAMERAS, self.rank))
 
 
 class CameraData(L.LightningDataModule):
     """Gives Lightning the camera stream, from the step that the trainer is at."""
 
-    def __init__(self, orbit: Orbit, views: int, size: ScheduleLike, max_steps: int, seed: int) -> None:
+    def __init__(self, orbit: Orbit, max_steps: int, seed: int) -> None:
         super().__init__()
-        self.orbit, self.views, self.size, self.max_steps, self.seed = orbit, views, size, max_steps, seed
+        self.orbit, self.max_steps, self.seed = orbit, max_steps, seed
 
     def train_dataloader(self) -> DataLoader[Cameras]:
         start, rank = (0, 0) if self.trainer is None else (self.trainer.global_step, self.trainer.global_rank)
-        stream = CameraStream(self.orbit, self.views, self.size, self.max_steps, self.seed, start, rank)
+        stream = CameraStream(self.orbit, self.max_steps, self.seed, start, rank)
         return DataLoader(stream, batch_size=None)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dreamfusion.schedule import ScheduleLike, schedule
 from dreamfusion.types import Cameras
 
 Range = Sequence[float]  # [low, high]
@@ -26,6 +27,8 @@ class Orbit:
     look_at_std: float  # look-at point ~ N(0, std^2), scene units
     up_std: float  # up vector + N(0, std^2)
     light_distance: Range  # of the point light from the origin, scene units
+    views: int  # cameras a step
+    size: ScheduleLike  # pixels a side; a number, or a schedule over the run's progress
 
     def __post_init__(self) -> None:
         for name in ("elevation", "distance", "focal", "light_distance"):
@@ -42,9 +45,14 @@ class Orbit:
             raise ValueError(
                 f"camera.distance {list(self.distance)} and camera.focal {list(self.focal)} must be above 0"
             )
+        if self.views < 1:
+            raise ValueError(f"camera.views is {self.views}; a step needs at least 1 camera")
+        if schedule(self.size).lowest < 1:
+            raise ValueError(f"camera.size is {self.size}; a view needs at least 1 pixel a side: type camera.size=64")
 
-    def sample(self, batch: int, size: int, generator: torch.Generator) -> Cameras:
-        """`batch` cameras of `size` x `size` pixels, azimuths stratified over the circle, with one light each."""
+    def sample(self, progress: float, generator: torch.Generator) -> Cameras:
+        """The cameras of one step, azimuths stratified over the circle, with one light each."""
+        batch, size = self.views, round(schedule(self.size)(progress))
 
         def uniform(bounds: Range) -> Tensor:
             return bounds[0] + (bounds[1] - bounds[0]) * torch.rand(batch, generator=generator)

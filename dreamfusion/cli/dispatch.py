@@ -5,20 +5,17 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig
 
 from dreamfusion.cli.console import tidy
 from dreamfusion.cli.startup import settle
 from dreamfusion.cli.validation import check_kinds
-from dreamfusion.config import resumed
 from dreamfusion.error import UserError, file_error
 
 log = logging.getLogger(__name__)
@@ -40,10 +37,12 @@ def run_mode(cfg: DictConfig) -> object:
     try:
         check_kinds(cfg)
         if HydraConfig.get().runtime.choices["mode"] == "train" and cfg.checkpoint is not None:
+            from dreamfusion.runs.resume import continued  # here: most commands read no checkpoint
+
             cfg = continued(cfg, HydraConfig.get().overrides.task)
+        _check_settings(cfg.mode)
         mode = instantiate(cfg.mode)
         settle()
-        _check_settings(mode, cfg)
         return mode(cfg)
     except (InstantiationException, UserError, EmptyFieldError, GuidanceError, OSError) as error:
         reason = error.__cause__ if isinstance(error, InstantiationException) else error
@@ -54,7 +53,7 @@ def run_mode(cfg: DictConfig) -> object:
         if not isinstance(error, MemoryError | OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
         raise _ending(
-            "there is not enough memory; lower system.size, system.views, field.log2_table_size, export.resolution or "
+            "there is not enough memory; lower camera.size, camera.views, field.log2_table_size, export.resolution or "
             "mode.size"
         ) from error
 
@@ -66,32 +65,16 @@ def _ending(message: str) -> Exception | SystemExit:
     return UserError(message) if hydra.mode == RunMode.MULTIRUN else SystemExit(f"error: {message}")
 
 
-def continued(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """The settings of the run that `cfg.checkpoint` belongs to, except for what the command line names.
-
-    `checkpoint` becomes the path of the file.
-    """
-    from dreamfusion.checkpoint import find_checkpoint, read_checkpoint
-
-    path = find_checkpoint(cfg.checkpoint)
-    content = read_checkpoint(path)
-    saved, step = content["config"], content["global_step"]
-    named = [override for override in overrides if override != "mode=train"]  # which it is already
-    settings = resumed(OmegaConf.create(saved), cfg, named)
-    settings.checkpoint = str(path)
-    if step >= settings.trainer.max_steps:
-        log.info("%s is at step %d already; to train on, add trainer.max_steps=%d", path, step, 2 * step)
-    return settings
-
-
-def _check_settings(mode: Any, cfg: DictConfig) -> None:
-    """An experiment may bring settings of another mode.
+def _check_settings(mode: DictConfig) -> None:
+    """An experiment may set options of another mode.
 
     Raises:
-        UserError: `mode`, a partial call, has a setting too many or too few.
+        UserError: the mode has no such setting, or needs one more.
     """
+    settings = {str(key): None for key in mode if not str(key).startswith("_")}
+    target = get_object(mode._target_)
     try:
-        inspect.signature(mode.func).bind(cfg, **mode.keywords)
+        inspect.signature(target).bind(*([] if inspect.isclass(target) else [None]), **settings)
     except TypeError as error:
         raise UserError(f"mode={HydraConfig.get().runtime.choices['mode']} {error}; see --cfg job -p mode") from error
 

@@ -13,8 +13,9 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from dreamfusion.config import register, study_of
+from dreamfusion.cli.resolvers import register
 from dreamfusion.error import UserError
+from dreamfusion.runs.names import study_of
 
 log = logging.getLogger(__name__)
 register()
@@ -31,6 +32,6 @@ class StudyCallback(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if config.hydra.runtime.choices["mode"] == "train":
-            from dreamfusion.mode.report import report  # here: a single run needs nothing of it
+            from dreamfusion.runs.report import report
 
             report(str(study_of(config, RunMode.MULTIRUN)), logger=config.logger)

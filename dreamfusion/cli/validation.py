@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from dreamfusion.error import UserError
 
 LIGHTNINGS_OWN = "trainer"  # takes devices=auto, limit_train_batches=0.5 and the like, and says what it does not
-SCHEDULES = ("system.size",)  # whole numbers that may be a schedule
+SCHEDULES = ("camera.size",)  # whole numbers that may be a schedule
 
 
 def check_kinds(cfg: DictConfig) -> None:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.diffusion.parameterization import alpha_sigma
-from dreamfusion.guidance.prior import Prior, predict_both
+from dreamfusion.guidance.prior import Prior, null_branch, text_branch
 from dreamfusion.image import resize
 from dreamfusion.scene.shading import ALBEDO
-from dreamfusion.system import DreamFusion, with_look
+from dreamfusion.system import DreamFusion, with_appearance
 from dreamfusion.types import Conditioning
 
 ELEVATION = 15.0  # degrees, of the views that are shown
@@ -34,10 +34,11 @@ def prior_score(system: DreamFusion, orbit: Orbit, views: int) -> float:
     training = system.training
     system.eval()
     try:
-        render = system.renderer(cameras, system.field, system.background, ALBEDO)
+        render = system.scene.render(cameras, ALBEDO)
     finally:
         system.train(training)
-    conditioning = system.prompting.condition(system.text_table.to(device), with_look(cameras, render, ALBEDO))
+    conditioning = system.prompting.condition(system.text_table.to(device), cameras)
+    conditioning = with_appearance(conditioning, render, ALBEDO)
     return text_score(prior, render.rgb, conditioning)
 
 
@@ -58,12 +59,13 @@ def text_score(prior: Prior, rgb: Tensor, conditioning: Conditioning, levels: Se
     """
     generator = torch.Generator().manual_seed(SEED)
     clean = prior.encode_image(resize(rgb.float(), prior.resolution))
+    branches = [text_branch(conditioning), null_branch(conditioning)]
     with_text = without = torch.zeros((), device=clean.device)
     for level in levels:
         timestep = torch.full((len(rgb),), int(level * len(prior.alphas_cumprod)), device=clean.device)
         alpha, sigma = alpha_sigma(prior.alphas_cumprod[timestep])
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
-        noise_text, noise_null = predict_both(prior, alpha * clean + sigma * noise, timestep, conditioning)
+        noise_text, noise_null = prior.predict(alpha * clean + sigma * noise, timestep, branches)
         with_text = with_text + (noise_text - noise).square().sum()
         without = without + (noise_null - noise).square().sum()
     return float(1 - with_text / without.clamp(min=1e-12))

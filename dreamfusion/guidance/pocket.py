@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dreamfusion.diffusion.parameterization import noise_from_prediction
 from dreamfusion.guidance.pretrained import choose_dtype
-from dreamfusion.guidance.prior import GuidanceError
+from dreamfusion.guidance.prior import GuidanceError, concatenate_texts
 from dreamfusion.ops.precision import processor_bfloat16
 from dreamfusion.pocket import WEIGHTS
 from dreamfusion.pocket.model.denoiser import (
@@ -30,7 +30,7 @@ from dreamfusion.pocket.model.denoiser import (
     with_look,
 )
 from dreamfusion.pocket.model.text import TextEncoder
-from dreamfusion.types import Cameras, TextEmbedding
+from dreamfusion.types import Branch, TextEmbedding
 
 log = logging.getLogger(__name__)
 
@@ -51,15 +51,16 @@ class PocketPrior:
     name = "pocket"
     sample_scale = 1.0
     pixel_space = True
+    views = 1
 
     def __init__(
         self,
-        weights: str | Path | None = None,
-        camera_conditioning: bool = True,
-        guidance_scale: float = 1.0,
-        weighting: str = "reconstruction",
-        variant: int = 0,
-        dtype: str = "auto",
+        weights: str | Path | None,
+        camera_conditioning: bool,
+        guidance_scale: float,
+        weighting: str,
+        variant: int,
+        dtype: str,
     ) -> None:
         """Read the weights.
 
@@ -148,33 +149,31 @@ class PocketPrior:
         return rgb * 2 - 1
 
     @torch.no_grad()
-    def predict_noise(
-        self, noisy: Tensor, timestep: Tensor, text: TextEmbedding, cameras: Cameras | None, camera_known: Tensor | None
-    ) -> Tensor:
-        """See `Prior.predict_noise`; a camera outside what the network saw is told as the nearest that it saw."""
-        camera = self._camera(cameras, camera_known, noisy)
-        states = text.states.to(self._dtype)
+    def predict(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
+        """See `Prior.predict`; cameras are clamped to the range of the training data."""
+        count, text = len(branches), concatenate_texts(branches)
+        camera = torch.cat([self._camera_features(branch, noisy) for branch in branches])
+        noisy, timestep, dtype = noisy.repeat(count, 1, 1, 1), timestep.repeat(count), self._dtype
         clean = self.model(
-            noisy.to(self._dtype), timestep, states, text.mask, camera.to(self._dtype), variant=self.variant
+            noisy.to(dtype), timestep, text.states.to(dtype), text.mask, camera.to(dtype), variant=self.variant
         )
-        return noise_from_prediction("sample", clean.float(), noisy, self.alphas_cumprod[timestep])
+        return noise_from_prediction("sample", clean.float(), noisy, self.alphas_cumprod[timestep]).chunk(count)
 
     def decode(self, latents: Tensor) -> Tensor:
         """(B, 3, 64, 64) in [-1, 1] -> the same in [0, 1]."""
         return (latents.detach() / 2 + 0.5).clamp(0, 1)
 
-    def _camera(self, cameras: Cameras | None, known: Tensor | None, noisy: Tensor) -> Tensor:
-        """(B, 12): the camera, zeros where it is not to be told, and the look, white and unlit if not known."""
-        features = noisy.new_zeros(len(noisy), CAMERA_FEATURES)
+    def _camera_features(self, branch: Branch, noisy: Tensor) -> Tensor:
+        """(B, 12): the camera, zeros where unknown, and the appearance, white and unlit where unknown."""
+        features, cameras = noisy.new_zeros(len(noisy), CAMERA_FEATURES), branch.cameras
         if cameras is not None and self.camera_conditioning:
             features = camera_features(
                 cameras.azimuth, cameras.elevation.clamp(*ELEVATION), cameras.distance.clamp(*DISTANCE)
             )
-            features = features if known is None else features * known[:, None]
-        if not self.model.takes_sentence:  # the first prior was told nothing of the look
+        if not self.model.takes_sentence:  # the first weights were trained without appearance
             return features
-        look = None if cameras is None else cameras.look
-        return with_look(features, features.new_tensor(WHITE).expand(len(features), 2) if look is None else look)
+        unknown = features.new_tensor(WHITE).expand(len(features), 2)
+        return with_look(features, unknown if branch.appearance is None else branch.appearance)
 
     def _check_variant(self, prompt: str) -> None:
         if self.variant == 0 or self.model.sketch is None:

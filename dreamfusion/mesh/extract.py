@@ -11,15 +11,17 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from dreamfusion.camera.orbit import Orbit
 from dreamfusion.camera.rays import cast_rays
-from dreamfusion.checkpoint import Scene
 from dreamfusion.mesh.bake_texture import Color, paint_texture, paint_vertices
 from dreamfusion.mesh.density_grid import SURFACE, EmptyFieldError
 from dreamfusion.mesh.isosurface import extract_mesh
 from dreamfusion.mesh.simplify import is_watertight
 from dreamfusion.mesh.threshold import find_threshold, max_density_per_ray
 from dreamfusion.mesh.visual_hull import Density, carve, lowered
-from dreamfusion.report.picture import render_picture
+from dreamfusion.scene.base import Scene
+from dreamfusion.scene.nerf.scene import NeRF
+from dreamfusion.scene.picture import render_picture
 from dreamfusion.scene.shading import LAMBERTIAN
 from dreamfusion.types import Cameras, FieldOutput, Mesh
 
@@ -45,18 +47,22 @@ class Surface:
     """A mesh and how it was found."""
 
     mesh: Mesh  # scene units, y up, the front towards +z
-    threshold: float  # density, per scene unit
+    threshold: float | None  # density, per scene unit; None for a scene that is a surface already
     iou: float | None  # of its silhouette with the rendered one; None for a threshold that was given
     watertight: bool  # before its vertices were doubled at the seams of the texture
 
 
-def extract_surface(scene: Scene, export: DictConfig) -> Surface:
+def extract_surface(scene: Scene, orbit: Orbit, export: DictConfig) -> Surface:
     """The scene's mesh as the export group configures it.
 
     Raises:
         EmptyFieldError: the scene shows nothing, or nothing but fog; says the opacity that was seen.
     """
-    fit = None if export.threshold != "auto" else fit_threshold(scene)
+    own = scene.surface()
+    if own is not None:
+        return Surface(own, None, None, is_watertight(own.vertices, own.faces))
+    assert isinstance(scene, NeRF)
+    fit = None if export.threshold != "auto" else fit_threshold(scene, orbit)
     threshold = float(export.threshold) if fit is None else fit.threshold
     density: Density = scene.field.density
     if fit is not None and export.carve:
@@ -76,11 +82,11 @@ def extract_surface(scene: Scene, export: DictConfig) -> Surface:
             level=(lambda occupancy: SURFACE) if fit is None or export.blur == 0 else partial(fit_level, scene, fit),
         )
     except EmptyFieldError as error:
-        cameras = cameras_around(scene)
+        cameras = cameras_around(orbit)
         seen = np.stack([render_picture(scene, cameras.one(view)).opacity for view in range(len(cameras))])
         raise EmptyFieldError(f"{error}; the opacity of the renders is {seen.min():.3g} to {seen.max():.3g}") from error
     watertight = is_watertight(mesh.vertices, mesh.faces)
-    color, chunk = surface_color(scene, export.color_depth, export.lit), -(-export.chunk // DEPTHS)
+    color, chunk = surface_color(scene, orbit, export.color_depth, export.lit), -(-export.chunk // DEPTHS)
     if export.texture > 0:
         mesh = paint_texture(mesh, color, export.texture, chunk)
     else:
@@ -88,14 +94,14 @@ def extract_surface(scene: Scene, export: DictConfig) -> Surface:
     return Surface(mesh, threshold, None if fit is None else fit.iou, watertight)
 
 
-def surface_color(scene: Scene, depth: float, lit: bool) -> Color:
+def surface_color(scene: NeRF, orbit: Orbit, depth: float, lit: bool) -> Color:
     """The scene's colour at a surface: its albedo composited along the normal as a ray from outside sees it (Poole et
     al. 2022, Eq. 5), down to `depth` scene units; with `lit` in the light of a preview (Eq. 7) from the front, above
     the right shoulder.
 
     One point would tell of an albedo that no render ever showed alone.
     """
-    light = scene.camera.view(torch.zeros(1), 15.0, 1, 1).light
+    light = orbit.view(torch.zeros(1), 15.0, 1, 1).light
     step = (1 + OUTSIDE) * depth / DEPTHS
     below = (torch.arange(DEPTHS) + 0.5) * step - OUTSIDE * depth
 
@@ -115,12 +121,12 @@ def surface_color(scene: Scene, depth: float, lit: bool) -> Color:
 
 
 @torch.no_grad()
-def fit_threshold(scene: Scene) -> Fit:
+def fit_threshold(scene: NeRF, orbit: Orbit) -> Fit:
     """The threshold, and what was rendered for it."""
-    cameras = cameras_around(scene)
+    cameras = cameras_around(orbit)
     densities, opacities = [], []
     for view in range(len(cameras)):  # one at a time: memory
-        out = scene.renderer(cameras.one(view), scene.field, scene.background)
+        out = scene.render(cameras.one(view))
         density = scene.field.density(out.samples.positions)
         densities.append(max_density_per_ray(out.samples.ray, density, len(out.directions)))
         opacities.append(out.opacity)
@@ -129,7 +135,7 @@ def fit_threshold(scene: Scene) -> Fit:
     return Fit(fit.threshold, fit.iou, lowered(fit.threshold, density, opacity.reshape(-1)), cameras, opacity)
 
 
-def fit_level(scene: Scene, fit: Fit, occupancy: np.ndarray) -> float:
+def fit_level(scene: NeRF, fit: Fit, occupancy: np.ndarray) -> float:
     """The occupancy of a blurred grid, of the scene's whole box, whose surface has the silhouette of the renders: a
     blurred edge has lost a part of its height.
     """
@@ -143,11 +149,11 @@ def fit_level(scene: Scene, fit: Fit, occupancy: np.ndarray) -> float:
     return find_threshold(torch.cat(largest), fit.opacity.reshape(-1)).threshold
 
 
-def cameras_around(scene: Scene) -> Cameras:
+def cameras_around(orbit: Orbit) -> Cameras:
     """Between the previews' cameras in azimuth and elevation."""
     azimuth = (torch.arange(VIEWS) + 0.5) * (360 / VIEWS)
     elevation = torch.tensor(ELEVATIONS).repeat(VIEWS // len(ELEVATIONS))
-    return scene.camera.view(azimuth, elevation, SIZE, SIZE)
+    return orbit.view(azimuth, elevation, SIZE, SIZE)
 
 
 def placed(mesh: Mesh, size: float | None, up: str) -> Mesh:

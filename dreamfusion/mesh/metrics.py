@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dreamfusion.checkpoint import Scene
+from dreamfusion.camera.orbit import Orbit
 from dreamfusion.image import contact_sheet
 from dreamfusion.ops.rasterize import Material, RasterMesh, rasterize
-from dreamfusion.report.picture import render_picture
+from dreamfusion.scene.base import Scene
+from dreamfusion.scene.picture import render_picture
 from dreamfusion.types import Mesh
 
 VIEWS, ELEVATION = 8, 10.0  # cameras around the object, and how high above the horizon, degrees
@@ -33,12 +34,12 @@ class Agreement:
     sheet: np.ndarray  # (2 SIZE, VIEWS SIZE, 3) uint8: the scene above, the mesh below
 
 
-def compare(scene: Scene, mesh: Mesh) -> Agreement:
+def compare(scene: Scene, orbit: Orbit, mesh: Mesh) -> Agreement:
     """Render the scene and the mesh (in scene units, y up) from VIEWS azimuths.
 
     The colours compared are albedo; those of a mesh that light is baked into differ by that light.
     """
-    cameras = scene.camera.view(torch.arange(VIEWS) * (360.0 / VIEWS), ELEVATION, SIZE, SIZE)
+    cameras = orbit.view(torch.arange(VIEWS) * (360.0 / VIEWS), ELEVATION, SIZE, SIZE)
     pictures = [render_picture(scene, cameras.one(view)) for view in range(len(cameras))]
     opacity, color = (np.stack([getattr(picture, name) for picture in pictures]) for name in ("opacity", "color"))
     drawn = rasterize(as_raster(mesh), cameras)

@@ -3,49 +3,19 @@
 from __future__ import annotations
 
 import logging
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from dreamfusion.checkpoint import Scene, find_checkpoint, find_runs, load_scene, many
+from dreamfusion.checkpoint import load_scene
 from dreamfusion.error import UserError
 from dreamfusion.export.settings import check_export
-from dreamfusion.export.writer import Finish, write_mesh
-from dreamfusion.image import write_image
 from dreamfusion.mesh.density_grid import EmptyFieldError
-from dreamfusion.mesh.extract import Surface, extract_surface, longest_side, placed
-from dreamfusion.mesh.metrics import ENOUGH, Agreement, compare
-from dreamfusion.runs.summary import note_summary
+from dreamfusion.mesh.metrics import ENOUGH
+from dreamfusion.runs.export import describe, export_scene
+from dreamfusion.runs.find import find_checkpoint, find_runs, many
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class Exported:
-    """A mesh file and how good it is."""
-
-    path: Path
-    surface: Surface
-    agreement: Agreement
-    seconds: float  # from the scene to the file, the comparison included
-
-    @property
-    def figures(self) -> dict[str, float]:
-        """What the summary and the loggers keep, by name."""
-        figures = {
-            "triangles": len(self.surface.mesh.faces),
-            "watertight": int(self.surface.watertight),
-            "threshold": self.surface.threshold,
-            **({} if self.surface.iou is None else {"threshold_iou": self.surface.iou}),
-            "silhouette_iou": self.agreement.iou,
-            "silhouette_iou_worst": self.agreement.worst_iou,
-            "color_difference": self.agreement.color_difference,
-            "export_seconds": self.seconds,
-            "mesh_megabytes": self.path.stat().st_size / 1e6,
-        }
-        return {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in figures.items()}
 
 
 def run(cfg: DictConfig) -> list[Path]:
@@ -67,51 +37,6 @@ def run(cfg: DictConfig) -> list[Path]:
             log.warning("%s: no mesh: %s", folder, error)
         log.info("%d of %d runs", number, len(runs))
     return written
-
-
-def export_scene(scene: Scene, export: DictConfig) -> Exported:
-    """Extract the mesh, write it and its picture beside the scene's (mesh_check.png) into the checkpoint's run.
-
-    Raises:
-        EmptyFieldError: the scene shows nothing.
-    """
-    started = time.monotonic()
-    surface = extract_surface(scene, export)
-    agreement = compare(scene, surface.mesh)
-    path = scene.run / f"mesh.{export.format}"
-    metadata = {
-        "prompt": str(scene.config.prompt),
-        "seed": str(scene.config.seed),
-        "steps": str(scene.step),
-        "threshold": f"{surface.threshold:.4g}",
-        "threshold_iou": "" if surface.iou is None else f"{surface.iou:.4f}",
-        "silhouette_iou": f"{agreement.iou:.4f}",
-        "color_difference": f"{agreement.color_difference:.4f}",
-        "watertight": str(surface.watertight).lower(),
-    }
-    finish = Finish(float(export.roughness), bool(export.double_sided), unlit=bool(export.lit))
-    mesh = placed(surface.mesh, export.size, export.up)
-    metadata |= {"up": str(export.up), "metres_per_unit": f"{longest_side(mesh) / longest_side(surface.mesh):.6g}"}
-    write_mesh(mesh, path, metadata, finish)
-    write_image(agreement.sheet, scene.run / "mesh_check.png")
-    exported = Exported(path, surface, agreement, time.monotonic() - started)
-    note_summary(scene.run, exported.figures)
-    return exported
-
-
-def describe(exported: Exported) -> list[str]:
-    """What a person should know of the file, in a few words each."""
-    surface, agreement = exported.surface, exported.agreement
-    lines = [
-        f"{len(surface.mesh.faces)} triangles, {'watertight' if surface.watertight else 'not watertight'}",
-        f"silhouette IoU {agreement.iou:.3f} with the renders, colours differ by {agreement.color_difference:.3f}",
-        f"{exported.seconds:.0f} s",
-    ]
-    if surface.iou is not None:
-        lines.insert(
-            1, f"surface at density {surface.threshold:.3g} (silhouette IoU {surface.iou:.3f} by density alone)"
-        )
-    return lines
 
 
 def _export_one(checkpoint: Path, export: DictConfig) -> Path:

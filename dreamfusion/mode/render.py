@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from omegaconf import DictConfig
 
-from dreamfusion.camera.rays import cast_rays
-from dreamfusion.checkpoint import Scene, find_checkpoint, load_scene
+from dreamfusion.checkpoint import TrainedScene, load_scene
 from dreamfusion.error import UserError, check_positive
-from dreamfusion.image import as_uint8
-from dreamfusion.report.picture import (
-    Picture,
-    render_picture,
-    with_transparency,
-    write_depth,
-    write_rgba,
-    write_webp,
-)
+from dreamfusion.report.picture import with_transparency, write_depth, write_rgba, write_webp
+from dreamfusion.report.turntable import seen_around, turntable
 from dreamfusion.report.video import write_video
-from dreamfusion.scene.shading import ALBEDO, LAMBERTIAN
+from dreamfusion.runs.find import find_checkpoint
+from dreamfusion.scene.picture import Picture
 
 log = logging.getLogger(__name__)
 KINDS = ("video", "webp", "still", "depth", "normal")
@@ -63,29 +55,7 @@ def run(
     return written
 
 
-def seen_around(
-    scene: Scene, count: int, size: int, elevation: float = 15.0, lit: bool = False, with_normal: bool = False
-) -> Iterator[Picture]:
-    """Pictures from `count` sides, from the front over the right side."""
-    for azimuth in torch.linspace(0, 360, count + 1)[:-1]:
-        camera = scene.camera.view(azimuth[None], elevation, size, size)
-        yield render_picture(scene, camera, LAMBERTIAN if lit else ALBEDO, with_normal)
-
-
-@torch.no_grad()
-def turntable(scene: Scene, frames: int, size: int, elevation: float = 15.0, lit: bool = False) -> Iterator[np.ndarray]:
-    """Frames (size, size, 3) uint8 once around the object over the scene's own background."""
-    for azimuth, seen in zip(
-        torch.linspace(0, 360, frames + 1)[:-1], seen_around(scene, frames, size, elevation, lit), strict=True
-    ):
-        camera = scene.camera.view(azimuth[None], elevation, size, size)
-        behind = scene.background(cast_rays(camera).directions, 1, None).view(size, size, 3).numpy()
-        opacity = seen.opacity[..., None]
-        frame = torch.from_numpy(seen.color * opacity + behind * (1 - opacity)).permute(2, 0, 1)
-        yield as_uint8(frame[None])[0]
-
-
-def _write_stills(scene: Scene, seen: Picture, folder: Path, number: int, kinds: Sequence[str]) -> list[Path]:
+def _write_stills(scene: TrainedScene, seen: Picture, folder: Path, number: int, kinds: Sequence[str]) -> list[Path]:
     written = []
     for kind in kinds:
         path = folder / f"{kind}_{number:03d}.png"
@@ -94,8 +64,8 @@ def _write_stills(scene: Scene, seen: Picture, folder: Path, number: int, kinds:
             write_depth(
                 np.where(seen.opacity > 0.5, seen.depth, 0),
                 path,
-                middle - scene.field.radius,
-                middle + scene.field.radius,
+                middle - scene.scene.radius,
+                middle + scene.scene.radius,
             )
         elif kind == "normal" and seen.normal is not None:
             write_rgba(with_transparency(seen.normal * 0.5 + 0.5, seen.opacity), path)

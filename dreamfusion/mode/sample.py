@@ -16,8 +16,7 @@ from dreamfusion.error import check_positive
 from dreamfusion.guidance.prior import Prior
 from dreamfusion.guidance.sampling import sample_images, start_noise
 from dreamfusion.image import as_uint8, contact_sheet, write_image
-from dreamfusion.mode.train import check_prompt
-from dreamfusion.prompting.table import Prompting
+from dreamfusion.prompting.table import Prompting, check_prompt
 
 log = logging.getLogger(__name__)
 LEGIBLE = 128  # pixels a side: smaller pictures are enlarged on the sheet by a whole factor

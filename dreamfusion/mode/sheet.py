@@ -11,10 +11,10 @@ import torch
 from omegaconf import DictConfig
 from PIL import Image, ImageDraw, ImageFont
 
-from dreamfusion.checkpoint import RUNS, Scene, find_checkpoint, load_scene
-from dreamfusion.config import slug
+from dreamfusion.checkpoint import TrainedScene, load_scene
 from dreamfusion.image import as_uint8, contact_sheet, write_image
-from dreamfusion.runs.study import STUDIES
+from dreamfusion.runs.find import find_checkpoint
+from dreamfusion.runs.names import RUNS, STUDIES, slug
 
 log = logging.getLogger(__name__)
 LABEL = 22  # pixels, height of the line above each prompt's pictures
@@ -33,14 +33,14 @@ def run(cfg: DictConfig, prompts: Sequence[str], output: str, directions: int, s
 
 
 @torch.no_grad()
-def around(scene: Scene, directions: int, size: int, elevation: float) -> np.ndarray:
+def around(scene: TrainedScene, directions: int, size: int, elevation: float) -> np.ndarray:
     """Colour and opacity from `directions` azimuths, from the front over the right: (2 size, directions size, 3)."""
     azimuth = torch.arange(directions) * (360.0 / directions)
     images: list[np.ndarray] = []
     opacities: list[np.ndarray] = []
     for angle in azimuth:
         cameras = scene.camera.view(angle[None], elevation, size, size)
-        out = scene.renderer(cameras, scene.field, scene.background)
+        out = scene.scene.render(cameras)
         images.append(as_uint8(out.rgb)[0])
         opacities.append(as_uint8(out.opacity.expand(-1, 3, -1, -1))[0])
     return contact_sheet([*images, *opacities], columns=directions)

@@ -1,4 +1,4 @@
-"""`mode=view`: a scene in the browser, from a checkpoint or while it is trained; nothing is rendered for nobody."""
+"""`mode=view`: a scene in the browser, from a checkpoint or during training. Renders only while watched."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -19,12 +19,15 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from dreamfusion.camera.data import CameraStream
-from dreamfusion.checkpoint import Scene, find_checkpoint, find_runs, load_scene
+from dreamfusion.checkpoint import TrainedScene, load_scene
 from dreamfusion.error import UserError, check_positive
+from dreamfusion.export.settings import check_export
 from dreamfusion.export.writer import glb_metadata, write_mesh
 from dreamfusion.mesh.density_grid import EmptyFieldError
-from dreamfusion.mode.export import check_export, describe, export_scene
-from dreamfusion.mode.train import Outputs, check, dream, settings_refused, shortened
+from dreamfusion.runs.dream import Outputs, check, dream, shortened
+from dreamfusion.runs.export import describe, export_scene
+from dreamfusion.runs.find import find_checkpoint, find_runs
+from dreamfusion.training.assemble import settings_refused
 from dreamfusion.view.callback import Watch
 from dreamfusion.view.exports import Exports
 from dreamfusion.view.mailbox import Action, Desk
@@ -36,65 +39,59 @@ STILL = 0.25  # seconds without a move, after which a camera is still
 WAIT = 0.5  # seconds between two looks whether Ctrl-C was pressed; whatever else happens wakes the window before
 
 
-def run(
-    cfg: DictConfig,
-    host: str,
-    port: int,
-    coarse: int,
-    sharp: int,
-    every: int,
-    preview_every: int,
-    preview_size: int,
-    checkpoint_every: int,
-    turntable_frames: int,
-    turntable_size: int,
-    score_views: int,
-) -> Path:
-    """Open the window, and with a prompt train in it; ends with Ctrl-C. Returns the folder of the run.
+@dataclass(frozen=True)
+class ViewMode(Outputs):
+    """The settings of conf/mode/view.yaml, mode=train's among them; a call runs the mode."""
 
-    The other settings than the first five are mode=train's.
+    host: str
+    port: int
+    coarse: int  # pixels along the longer side while the camera moves
+    sharp: int  # pixels along the longer side when the camera is still
+    every: int  # training steps between two pictures of a still camera
 
-    Raises:
-        UserError: a setting that a part refuses, or one of those that make many runs.
-        SystemExit: with status 130, after a Ctrl-C that ended a training.
-    """
-    check_positive("mode", coarse=coarse, sharp=sharp, every=every)
-    _check_alone(cfg)
-    desk, sizes = Desk(STILL, every), Sizes(coarse, sharp)
-    if cfg.prompt is None:
-        check_export(cfg.export)
-        scene = load_scene(_find(cfg))
-        with _opened(host, port, desk, str(scene.config.prompt)) as window:
-            _stay(window, desk, sizes, scene, _exports(window, desk, cfg.export))
-        return scene.run
-    outputs = Outputs(preview_every, preview_size, checkpoint_every, turntable_frames, turntable_size, score_views)
-    check(cfg)
-    with settings_refused():
-        cameras = training_cameras(cfg)
-    folder = shortened(Path(HydraConfig.get().runtime.output_dir))
-    with _opened(host, port, desk, str(cfg.prompt)) as window:
-        exports = _exports(window, desk, cfg.export)
-        dream(unwatched(cfg), folder, outputs, watchers=[Watch(window, desk, sizes, cameras, exports)])
-        _stay(window, desk, sizes, load_scene(folder / "checkpoints" / "last.ckpt"), exports)
-    return folder
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive("mode", coarse=self.coarse, sharp=self.sharp, every=self.every)
+
+    def __call__(self, cfg: DictConfig) -> Path:
+        """Open the window, and with a prompt train while it is open, until Ctrl-C. Returns the folder of the run.
+
+        Raises:
+            UserError: a part refuses its settings, or they describe several runs.
+            SystemExit: with status 130, after a Ctrl-C that ended training.
+        """
+        _check_alone(cfg)
+        desk, sizes = Desk(STILL, self.every), Sizes(self.coarse, self.sharp)
+        if cfg.prompt is None:
+            check_export(cfg.export)
+            scene = load_scene(_find(cfg))
+            with _opened(self.host, self.port, desk, str(scene.config.prompt)) as window:
+                _stay(window, desk, sizes, scene, _exports(window, desk, cfg.export))
+            return scene.run
+        check(cfg)
+        with settings_refused():
+            cameras = training_cameras(cfg)
+        folder = shortened(Path(HydraConfig.get().runtime.output_dir))
+        with _opened(self.host, self.port, desk, str(cfg.prompt)) as window:
+            exports = _exports(window, desk, cfg.export)
+            dream(unwatched(cfg), folder, self, watchers=[Watch(window, desk, sizes, cameras, exports)])
+            _stay(window, desk, sizes, load_scene(folder / "checkpoints" / "last.ckpt"), exports)
+        return folder
 
 
 def unwatched(cfg: DictConfig) -> DictConfig:
-    """The settings of the same run without a window: what its files tell, and what goes on from its checkpoint."""
+    """The settings of the same run without a window, for its files and for resuming it with mode=train."""
     settings = cfg.copy()
-    names = [field.name for field in fields(Outputs)]
-    settings.mode = {"_target_": "dreamfusion.mode.train.run", "_partial_": True, **{n: cfg.mode[n] for n in names}}
+    settings.mode = {"_target_": "dreamfusion.mode.train.Train", **{f.name: cfg.mode[f.name] for f in fields(Outputs)}}
     return settings
 
 
 def training_cameras(cfg: DictConfig) -> CameraStream:
     """The cameras of every step of the run with these settings."""
-    return CameraStream(
-        instantiate(cfg.camera), cfg.system.views, cfg.system.size, cfg.trainer.max_steps, int(cfg.seed)
-    )
+    return CameraStream(instantiate(cfg.camera), cfg.trainer.max_steps, int(cfg.seed))
 
 
-def export(scene: Scene, settings: DictConfig, window: Window) -> Action:
+def export(scene: TrainedScene, settings: DictConfig, window: Window) -> Action:
     """`mode=export` of a scene; returns how its mesh then takes its place in the window, or what is said instead."""
     try:
         exported = export_scene(scene, settings)
@@ -113,7 +110,7 @@ def export(scene: Scene, settings: DictConfig, window: Window) -> Action:
     return show
 
 
-def show_exported(scene: Scene, window: Window) -> None:
+def show_exported(scene: TrainedScene, window: Window) -> None:
     """The run's mesh.glb as a layer, hidden at first, where it is of the same step."""
     path = scene.run / "mesh.glb"
     told = glb_metadata(path)
@@ -134,9 +131,9 @@ def _exports(window: Window, desk: Desk, settings: DictConfig) -> Exports:
     return Exports(window, desk, lambda scene: export(scene, settings, window))
 
 
-def _stay(window: Window, desk: Desk, sizes: Sizes, scene: Scene, exports: Exports) -> None:
+def _stay(window: Window, desk: Desk, sizes: Sizes, scene: TrainedScene, exports: Exports) -> None:
     """Serve a scene that no longer changes, until Ctrl-C."""
-    studio = Studio(window, desk, sizes, scene, training_cameras(scene.config), lambda: scene.step)
+    studio = Studio(window, desk, sizes, scene.scene, training_cameras(scene.config), lambda: scene.step)
     window.on_export = lambda: exports.begin(copy.deepcopy(scene))
     window.say(f"step {scene.step}, {scene.run}")
     show_exported(scene, window)

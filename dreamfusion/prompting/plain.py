@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from dreamfusion.guidance.prior import Prior
-from dreamfusion.prompting.table import TextTable, checked_prompt, choose, encode_table
+from dreamfusion.prompting.table import TextTable, choose, encode_table
 from dreamfusion.types import Cameras, Conditioning
 
 
@@ -21,7 +21,7 @@ class PlainPrompting:
 
     def texts(self, prompt: str) -> list[str]:
         """The one text."""
-        return [checked_prompt(prompt)]
+        return [prompt.strip()]
 
     def encode(self, prior: Prior, prompt: str) -> TextTable:
         """Encode the prompt and the negative; tells the user if the prior does not know the prompt."""

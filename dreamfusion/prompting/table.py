@@ -10,8 +10,11 @@ from typing import Protocol
 
 import torch
 
+from dreamfusion.error import UserError
 from dreamfusion.guidance.prior import Prior
 from dreamfusion.types import Cameras, Conditioning, TextEmbedding
+
+LONGEST_PROMPT = 2000  # characters; text encoders read far fewer
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,13 +63,13 @@ def choose(table: TextTable, index: torch.Tensor, cameras: Cameras) -> Condition
     return Conditioning(table.texts[index], table.negative[torch.zeros_like(index)], cameras)
 
 
-def checked_prompt(prompt: str) -> str:
-    """The prompt without surrounding space.
-
-    Raises:
-        ValueError: nothing is left.
-    """
-    prompt = prompt.strip()
-    if not prompt:
-        raise ValueError('the prompt is empty; type prompt="a cat"')
-    return prompt
+def check_prompt(prompt: object) -> None:
+    """Raises: UserError: no prompt, an empty one, one that is too long, or invalid Unicode."""
+    if prompt is None or not str(prompt).strip():
+        raise UserError('there is no prompt; type prompt="a cat"')
+    if len(str(prompt)) > LONGEST_PROMPT:
+        raise UserError(f"the prompt has {len(str(prompt))} characters; at most {LONGEST_PROMPT} are allowed")
+    try:
+        str(prompt).encode()
+    except UnicodeEncodeError as error:
+        raise UserError("the prompt is not valid UTF-8; is the terminal set to UTF-8?") from error

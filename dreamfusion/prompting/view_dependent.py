@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dreamfusion.guidance.prior import Prior
-from dreamfusion.prompting.table import TextTable, checked_prompt, choose, encode_table
+from dreamfusion.prompting.table import TextTable, choose, encode_table
 from dreamfusion.types import Cameras, Conditioning
 
 VIEWS = ("front", "side", "back", "overhead")
@@ -53,7 +53,7 @@ class ViewDependentPrompting:
 
     def texts(self, prompt: str) -> list[str]:
         """The four texts, in the order of VIEWS."""
-        return [self.templates[view].replace("{prompt}", checked_prompt(prompt)) for view in VIEWS]
+        return [self.templates[view].replace("{prompt}", prompt.strip()) for view in VIEWS]
 
     def encode(self, prior: Prior, prompt: str) -> TextTable:
         """Encode the four texts and the negative; tells the user if the prior does not know the prompt."""

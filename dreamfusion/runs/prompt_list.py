@@ -9,9 +9,9 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from dreamfusion.config import digest, run_folder, study_of
 from dreamfusion.error import UserError, check_positive
-from dreamfusion.mode.report import report
+from dreamfusion.runs.names import digest, run_folder, study_of
+from dreamfusion.runs.report import report
 
 log = logging.getLogger(__name__)
 

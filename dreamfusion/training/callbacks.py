@@ -43,8 +43,9 @@ class Previews(L.Callback):
         """One sheet of the scene as it stands."""
         azimuth = torch.tensor([0.0, 90.0, 180.0, 270.0])
         cameras = self.orbit.view(azimuth, 15.0, self.size, self.size).to(system.device)
-        plain = system.renderer(cameras, system.field, system.background, with_normal=True)
-        lit = system.renderer(cameras, system.field, system.background, LAMBERTIAN)
+        plain = system.scene.render(cameras, with_normal=True)
+        lit = system.scene.render(cameras, LAMBERTIAN)
+        assert plain.normal is not None
         rows = [plain.rgb, lit.rgb, normal_colors(plain.normal, plain.opacity), plain.opacity.expand_as(plain.rgb)]
         if system.last_guidance is not None:
             rows.append(self._prior_view(system, len(azimuth)))
@@ -82,7 +83,7 @@ class Checkpoints(L.Callback):
         if not all(bool(p.isfinite().all()) for p in trainer.lightning_module.parameters()):
             raise UserError(
                 f"training diverged before step {trainer.global_step}: the scene is no longer finite; lower "
-                "system.table_learning_rate and system.network_learning_rate, or distillation.guidance_scale"
+                "optimizer.learning_rates.table and optimizer.learning_rates.network, or distillation.guidance_scale"
             )
         # Every process takes part, the first one writes.
         with replacing(self.path) if trainer.is_global_zero else nullcontext(self.path) as draft:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import lightning as L
 
 from dreamfusion.camera.data import CameraStream
-from dreamfusion.checkpoint import Scene, load_scene
+from dreamfusion.checkpoint import TrainedScene, load_scene
 from dreamfusion.error import UserError
 from dreamfusion.schedule import schedule
 from dreamfusion.system import DreamFusion
@@ -39,7 +39,7 @@ class Watch(L.Callback):
     def on_train_start(self, trainer: L.Trainer, system: L.LightningModule) -> None:
         assert isinstance(system, DreamFusion)
         self._studio = Studio(
-            self.window, self.desk, self.sizes, system, self.cameras, lambda: trainer.global_step, system.device
+            self.window, self.desk, self.sizes, system.scene, self.cameras, lambda: trainer.global_step, system.device
         )
         controls = Controls(self.turn, lambda: self._save(trainer), lambda value: rescale(system, value))
         self.window.add_training(system.distillation.guidance_scale(system.progress), controls)
@@ -75,7 +75,7 @@ class Watch(L.Callback):
             studio.serve()
         part(trainer, Stopwatch).leave_out(time.monotonic() - began)
 
-    def _save(self, trainer: L.Trainer, then: Callable[[Scene], None] | None = None) -> None:
+    def _save(self, trainer: L.Trainer, then: Callable[[TrainedScene], None] | None = None) -> None:
         """Write the run's checkpoint; `then` takes the scene in it, so that what it makes is of the same step."""
         checkpoints = part(trainer, Checkpoints)
         try:

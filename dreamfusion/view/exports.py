@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from dreamfusion.checkpoint import Scene
+from dreamfusion.checkpoint import TrainedScene
 from dreamfusion.view.mailbox import Action, Desk
 from dreamfusion.view.window import Window
 
@@ -18,12 +18,12 @@ class Exports:
     one for all threads, and a training uses it.
     """
 
-    def __init__(self, window: Window, desk: Desk, make: Callable[[Scene], Action]) -> None:
+    def __init__(self, window: Window, desk: Desk, make: Callable[[TrainedScene], Action]) -> None:
         """`make` makes the mesh and returns what the owner of the window's scene then does with it."""
         self._window, self._desk, self._make = window, desk, make
         self._thread: threading.Thread | None = None
 
-    def begin(self, scene: Scene) -> None:
+    def begin(self, scene: TrainedScene) -> None:
         """Make the mesh of a scene, unless another one is being made."""
         if self._thread is None:
             self._window.show_exporting(True)
@@ -37,7 +37,7 @@ class Exports:
             self._thread.join()
             self._desk.act()
 
-    def _work(self, scene: Scene) -> None:
+    def _work(self, scene: TrainedScene) -> None:
         try:
             end = self._make(scene)
         except BaseException as error:

@@ -5,33 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dreamfusion.camera.orbit import look_from, spherical
 from dreamfusion.camera.rays import cast_rays
 from dreamfusion.image import as_uint8
-from dreamfusion.scene.nerf.field import Field
-from dreamfusion.scene.nerf.renderer import Renderer
+from dreamfusion.scene.base import Scene
 from dreamfusion.scene.shading import Shading
 from dreamfusion.types import Cameras
 
 RAYS = 2**13  # rendered before a look at whether the picture is still wanted: about 0.1 s on a CPU
 FAR = 160.0  # scene units; as far as the window's depths go
-
-
-class Visible(Protocol):
-    """What can be looked at: a scene from a checkpoint, or a system in training."""
-
-    @property
-    def field(self) -> Field: ...
-    @property
-    def background(self) -> nn.Module: ...
-    @property
-    def renderer(self) -> Renderer: ...
 
 
 @dataclass(frozen=True)
@@ -67,7 +54,7 @@ class Frame:
 
 @torch.no_grad()
 def render_frame(
-    scene: Visible, camera: Cameras, shading: Shading, is_stale: Callable[[], bool] | None = None
+    scene: Scene, camera: Cameras, shading: Shading, is_stale: Callable[[], bool] | None = None
 ) -> Frame | None:
     """The picture, in strips; None if it was no longer wanted (`is_stale`) before the last of them.
 
@@ -79,7 +66,7 @@ def render_frame(
         if top > 0 and is_stale is not None and is_stale():
             return None
         part = slice(top, min(top + rows, camera.height))
-        out = scene.renderer(camera, scene.field, scene.background, shading, rows=part)
+        out = scene.render(camera, shading, rows=part)
         opacity = out.opacity[0, 0]
         along = (cast_rays(camera, part).directions @ -camera.camera_to_world[0, :, 2]).view_as(opacity)
         depth = out.depth[0, 0] / opacity.clamp(min=1e-6) * along

@@ -11,7 +11,8 @@ from functools import partial
 import torch
 
 from dreamfusion.camera.data import CameraStream
-from dreamfusion.view.frame import Visible, render_frame
+from dreamfusion.scene.base import Scene
+from dreamfusion.view.frame import render_frame
 from dreamfusion.view.mailbox import Desk
 from dreamfusion.view.window import Window
 
@@ -34,7 +35,7 @@ class Studio:
         window: Window,
         desk: Desk,
         sizes: Sizes,
-        scene: Visible,
+        scene: Scene,
         cameras: CameraStream,
         step: Callable[[], int],
         device: torch.device | str = "cpu",

@@ -1,5 +1,6 @@
 """The camera stream is a function of (seed, step)."""
 
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -9,11 +10,11 @@ from dreamfusion.camera.data import CameraData, CameraStream
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.randomness import Stream, step_generator, step_seed
 
-ORBIT = Orbit([-15, 75], [2.7, 3.3], [1.3, 1.4], 0.5, 0.1, 0.1, 0.1, [1, 2])
+ORBIT = Orbit([-15, 75], [2.7, 3.3], [1.3, 1.4], 0.5, 0.1, 0.1, 0.1, [1, 2], views=2, size=8)
 
 
 def stream(**changes):
-    return CameraStream(**({"orbit": ORBIT, "views": 2, "size": 8, "max_steps": 10, "seed": 0} | changes))
+    return CameraStream(**({"orbit": ORBIT, "max_steps": 10, "seed": 0} | changes))
 
 
 def test_the_batch_of_a_step_does_not_depend_on_where_the_stream_began():
@@ -41,12 +42,12 @@ def test_the_global_generator_has_no_say_and_is_not_touched():
 
 
 def test_the_image_size_follows_its_schedule():
-    growing = stream(size=[[0, 8], [0.5, 16]])
+    growing = stream(orbit=replace(ORBIT, size=[[0, 8], [0.5, 16]]))
     assert [growing.batch(step).height for step in (0, 2, 5, 9, 50)] == [8, 11, 16, 16, 16]
 
 
 def test_without_a_trainer_the_data_begins_at_step_zero():
-    (batch,) = islice(CameraData(ORBIT, 2, 8, 10, 0).train_dataloader(), 1)
+    (batch,) = islice(CameraData(ORBIT, 10, 0).train_dataloader(), 1)
     assert torch.equal(batch.camera_to_world, stream().batch(0).camera_to_world)
 
 

@@ -17,12 +17,18 @@ PLAIN = Orbit(
     look_at_std=0.0,
     up_std=0.0,
     light_distance=[0.8, 1.5],
+    views=1,
+    size=4,
 )
 MANY = 20_000
 
 
+def sample(orbit, views, size, generator):
+    return replace(orbit, views=views, size=size).sample(0.0, generator)
+
+
 def test_every_draw_lies_in_its_range(seeded):
-    cameras = PLAIN.sample(MANY, 64, seeded())
+    cameras = sample(PLAIN, MANY, 64, seeded())
     assert (cameras.height, cameras.width) == (64, 64)
     tolerance = 1e-4
     for drawn, (low, high) in (
@@ -38,29 +44,29 @@ def test_every_draw_lies_in_its_range(seeded):
 
 def test_azimuths_of_a_batch_fall_one_into_each_part_of_the_circle(seeded):
     for seed in range(20):
-        azimuth = PLAIN.sample(8, 4, seeded(seed)).azimuth.sort().values
+        azimuth = sample(PLAIN, 8, 4, seeded(seed)).azimuth.sort().values
         gaps = torch.diff(torch.cat([azimuth, azimuth[:1] + 360]))
         assert gaps.max() < 2 * 45  # two neighbouring parts
-    everywhere = torch.cat([PLAIN.sample(2, 4, seeded(seed)).azimuth for seed in range(2000)])
+    everywhere = torch.cat([sample(PLAIN, 2, 4, seeded(seed)).azimuth for seed in range(2000)])
     counts = torch.histc(everywhere, 8, 0, 360)
     assert (counts - 500).abs().max() < 100
 
 
 def test_uniform_in_area_means_a_uniform_sine_of_the_elevation(seeded):
-    by_area = replace(PLAIN, uniform_area=1.0, elevation=[-10, 90]).sample(MANY, 4, seeded()).elevation
-    by_angle = replace(PLAIN, uniform_area=0.0, elevation=[-10, 90]).sample(MANY, 4, seeded()).elevation
+    by_area = sample(replace(PLAIN, uniform_area=1.0, elevation=[-10, 90]), MANY, 4, seeded()).elevation
+    by_angle = sample(replace(PLAIN, uniform_area=0.0, elevation=[-10, 90]), MANY, 4, seeded()).elevation
     low = math.sin(math.radians(-10))
     sine = torch.sin(torch.deg2rad(by_area))
     assert sine.mean().item() == pytest.approx((low + 1) / 2, abs=0.01)
     assert sine.std().item() == pytest.approx((1 - low) / math.sqrt(12), abs=0.01)
     assert by_angle.mean().item() == pytest.approx(40, abs=0.7)
     assert by_angle.std().item() == pytest.approx(100 / math.sqrt(12), abs=0.5)
-    mixed = replace(PLAIN, uniform_area=0.5, elevation=[-10, 90]).sample(MANY, 4, seeded()).elevation
+    mixed = sample(replace(PLAIN, uniform_area=0.5, elevation=[-10, 90]), MANY, 4, seeded()).elevation
     assert mixed.mean().item() == pytest.approx((by_area.mean() + by_angle.mean()).item() / 2, abs=0.7)
 
 
 def test_angles_are_those_of_the_jittered_position(seeded):
-    cameras = replace(PLAIN, position_jitter=1.0).sample(500, 4, seeded())
+    cameras = sample(replace(PLAIN, position_jitter=1.0), 500, 4, seeded())
     position = cameras.camera_to_world[:, :, 3]
     torch.testing.assert_close(spherical(cameras.azimuth, cameras.elevation, cameras.distance), position)
     assert (cameras.distance < 2.7).any()  # the jitter is in it
@@ -69,13 +75,13 @@ def test_angles_are_those_of_the_jittered_position(seeded):
 
 def test_rotations_are_right_handed_and_orthonormal(seeded):
     paper = replace(PLAIN, position_jitter=0.1, look_at_std=0.447, up_std=0.141)
-    rotation = paper.sample(500, 4, seeded()).camera_to_world[:, :, :3]
+    rotation = sample(paper, 500, 4, seeded()).camera_to_world[:, :, :3]
     torch.testing.assert_close(rotation.mT @ rotation, torch.eye(3).expand(500, 3, 3), atol=1e-5, rtol=0)
     torch.testing.assert_close(torch.linalg.det(rotation), torch.ones(500))
 
 
 def test_a_camera_looks_along_its_own_minus_z_at_the_origin(seeded):
-    to_world = PLAIN.sample(100, 4, seeded()).camera_to_world
+    to_world = sample(PLAIN, 100, 4, seeded()).camera_to_world
     back = to_world[:, :, 2]
     torch.testing.assert_close(back, torch.nn.functional.normalize(to_world[:, :, 3], dim=-1))
     assert (to_world[:, 1, 1] > 0).all()  # up is upwards
@@ -105,17 +111,17 @@ def test_looking_at_another_point_turns_the_camera_and_keeps_its_angles():
 def test_lights_scatter_around_the_camera_as_published(seeded):
     """Direction ~ N(camera position, I), normalised; distance uniform."""
     at_front = replace(PLAIN, distance=[3, 3], light_distance=[0.8, 1.5])
-    cameras = at_front.sample(MANY, 4, seeded())
+    cameras = sample(at_front, MANY, 4, seeded())
     torch.testing.assert_close(cameras.light.norm(dim=-1).mean(), torch.tensor(1.15), atol=0.01, rtol=0)
     back = torch.nn.functional.normalize(cameras.camera_to_world[:, :, 3], dim=-1)
     cosine = (torch.nn.functional.normalize(cameras.light, dim=-1) * back).sum(-1)
-    sample = torch.tensor([0.0, 0, 3]) + torch.randn(MANY, 3, generator=seeded(1))
-    expected = (sample[:, 2] / sample.norm(dim=-1)).mean()
+    drawn = torch.tensor([0.0, 0, 3]) + torch.randn(MANY, 3, generator=seeded(1))
+    expected = (drawn[:, 2] / drawn.norm(dim=-1)).mean()
     torch.testing.assert_close(cosine.mean(), expected, atol=0.01, rtol=0)
 
 
 def test_the_same_generator_state_gives_the_same_cameras(seeded):
-    first, again, other = (PLAIN.sample(4, 8, seeded(seed)) for seed in (5, 5, 6))
+    first, again, other = (sample(PLAIN, 4, 8, seeded(seed)) for seed in (5, 5, 6))
     assert torch.equal(first.camera_to_world, again.camera_to_world)
     assert torch.equal(first.light, again.light)
     assert not torch.equal(first.camera_to_world, other.camera_to_world)
@@ -144,6 +150,8 @@ def test_preview_cameras_stand_in_the_middle_of_the_ranges():
         ({"elevation": [-10, 91]}, "allowed are -90 to 90 degrees"),
         ({"distance": [0, 1]}, "must be above 0"),
         ({"uniform_area": 1.5}, "camera.uniform_area is 1.5, expected a share"),
+        ({"views": 0}, "camera.views is 0; a step needs at least 1 camera"),
+        ({"size": 0.4}, "camera.size is 0.4; a view needs at least 1 pixel"),
     ],
 )
 def test_bad_ranges_are_named(change, message):

@@ -41,4 +41,4 @@ def test_what_is_of_another_kind_is_named_with_what_to_type(own, given, message)
 
 
 def test_the_size_of_a_view_may_be_a_schedule():
-    compare("system.size", 64, [[0.0, 32], [1.0, 64]])
+    compare("camera.size", 64, [[0.0, 32], [1.0, 64]])

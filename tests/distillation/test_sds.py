@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from options import as_render, make_sds, predict
 from torch.nn import functional as F
 
 from dreamfusion.diffusion.classifier_free import guide
-from dreamfusion.distillation.sds import SDS, WEIGHTINGS, rescale_clean, weight
+from dreamfusion.distillation.base import rescale_clean
+from dreamfusion.distillation.weighting import WEIGHTINGS, weight
 from dreamfusion.image import resize
 from dreamfusion.types import Cameras, Conditioning, TextEmbedding
 
@@ -20,6 +22,7 @@ class GaussianPrior:
     """
 
     name, resolution, guidance_scale, weighting = "gaussian", SIZE, 1.0, "sigma2"
+    views = 1
     pixel_space = False  # nothing is clipped: the closed forms hold
 
     def __init__(self, s=0.5, channels=3):
@@ -36,11 +39,11 @@ class GaussianPrior:
     def encode_image(self, rgb):
         return rgb * 2 - 1
 
-    def predict_noise(self, noisy, timestep, text, cameras, camera_known):
-        self.calls.append((noisy, timestep, text, cameras, camera_known))
+    def predict(self, noisy, timestep, branches):
+        self.calls.append((noisy, timestep, branches))
         abar = self.alphas_cumprod[timestep][:, None, None, None]
-        mu = text.states[:, 0, 0][:, None, None, None]
-        return (1 - abar).sqrt() * (noisy - abar.sqrt() * mu) / (abar * self.s**2 + 1 - abar)
+        means = [branch.text.states[:, 0, 0][:, None, None, None] for branch in branches]
+        return tuple((1 - abar).sqrt() * (noisy - abar.sqrt() * mu) / (abar * self.s**2 + 1 - abar) for mu in means)
 
 
 def embedding(*mu):
@@ -79,9 +82,9 @@ def drawn(prior, shape, low, high):
 
 def test_the_expected_gradient_on_a_gaussian_prior_is_the_closed_form():
     prior, views, t = GaussianPrior(s=0.5), 20000, 400
-    sds = SDS(prior, guidance_scale=1.0, min_timestep=t / T, max_timestep=t / T)
+    sds = make_sds(prior, guidance_scale=1.0, min_timestep=t / T, max_timestep=t / T)
     rgb = torch.full((views, 3, SIZE, SIZE), 0.7, requires_grad=True)
-    sds(rgb, conditioning([-0.2] * views, [0.0] * views), 0.0, seeded()).loss.backward()
+    sds(as_render(rgb), conditioning([-0.2] * views, [0.0] * views), 0.0, seeded()).loss.backward()
     abar = prior.alphas_cumprod[t]
     alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
     x = 2 * 0.7 - 1
@@ -94,16 +97,15 @@ def test_the_expected_gradient_on_a_gaussian_prior_is_the_closed_form():
 @pytest.mark.parametrize("size", [SIZE, 3 * SIZE, 2], ids=["same", "down", "up"])
 def test_the_surrogates_gradient_is_the_published_one_through_the_resize(weighting, size):
     prior, rgb = GaussianPrior(), image(2, size)
-    sds = SDS(prior, guidance_scale=3.0, weighting=weighting)
-    sds(rgb, conditioning([0.5, -0.5], [0.1, 0.2]), 0.0, seeded()).loss.backward()
+    sds = make_sds(prior, guidance_scale=3.0, weighting=weighting)
+    sds(as_render(rgb), conditioning([0.5, -0.5], [0.1, 0.2]), 0.0, seeded()).loss.backward()
 
     t, eps, abar = drawn(prior, (2, 3, SIZE, SIZE), 0.02, 0.98)
     other = image(2, size)
     small = other if size == SIZE else F.interpolate(other, (SIZE, SIZE), mode="bilinear", antialias=True)
     latents = 2 * small - 1
     z = (abar.sqrt() * latents + (1 - abar).sqrt() * eps).detach()
-    eps_text = prior.predict_noise(z, t, embedding(0.5, -0.5), None, None)
-    eps_null = prior.predict_noise(z, t, embedding(0.1, 0.2), None, None)
+    eps_text, eps_null = (predict(prior, z, t, embedding(*mu)) for mu in ((0.5, -0.5), (0.1, 0.2)))
     eps_hat = eps_null + 3.0 * (eps_text - eps_null)
     w = {
         "sigma2": 1 - abar,
@@ -118,8 +120,8 @@ def test_the_surrogates_gradient_is_the_published_one_through_the_resize(weighti
 
 def test_clean_weighting_is_the_gradient_alpha_times_render_minus_clean_estimate():
     prior, rgb = GaussianPrior(), image(2)
-    sds = SDS(prior, guidance_scale=4.0, weighting="clean")
-    output = sds(rgb, conditioning([0.5, 0.5], [0.0, 0.0]), 0.0, seeded())
+    sds = make_sds(prior, guidance_scale=4.0, weighting="clean")
+    output = sds(as_render(rgb), conditioning([0.5, 0.5], [0.0, 0.0]), 0.0, seeded())
     output.loss.backward()
     x = (2 * rgb - 1).detach()
     alpha = (1 - output.noise_level.square()).sqrt()[:, None, None, None]
@@ -128,7 +130,9 @@ def test_clean_weighting_is_the_gradient_alpha_times_render_minus_clean_estimate
 
 def test_reconstruction_weighting_is_the_gradient_render_minus_clean_estimate():
     prior, rgb = GaussianPrior(), image(2)
-    out = SDS(prior, weighting="reconstruction")(rgb, conditioning([0.3, 0.1], [0.0, 0.0]), 0.0, seeded())
+    out = make_sds(prior, weighting="reconstruction")(
+        as_render(rgb), conditioning([0.3, 0.1], [0.0, 0.0]), 0.0, seeded()
+    )
     out.loss.backward()
     torch.testing.assert_close(rgb.grad, 2 * (2 * rgb.detach() - 1 - out.denoised) / 2, atol=1e-4, rtol=1e-4)
 
@@ -136,8 +140,8 @@ def test_reconstruction_weighting_is_the_gradient_render_minus_clean_estimate():
 def test_a_prior_of_pixels_is_clipped_to_pictures_and_the_gradient_with_it():
     prior, rgb = GaussianPrior(), image(2)
     prior.pixel_space = True
-    sds = SDS(prior, guidance_scale=50.0, weighting="reconstruction")
-    out = sds(rgb, conditioning([0.9, -0.9], [0.0, 0.0]), 0.0, seeded())
+    sds = make_sds(prior, guidance_scale=50.0, weighting="reconstruction")
+    out = sds(as_render(rgb), conditioning([0.9, -0.9], [0.0, 0.0]), 0.0, seeded())
     out.loss.backward()
     assert out.denoised.abs().max() == 1
     torch.testing.assert_close(rgb.grad, 2 * (2 * rgb.detach() - 1 - out.denoised) / 2, atol=1e-4, rtol=1e-4)
@@ -145,7 +149,7 @@ def test_a_prior_of_pixels_is_clipped_to_pictures_and_the_gradient_with_it():
 
 def test_the_denoised_image_is_the_posterior_mean_of_the_gaussian():
     prior, rgb = GaussianPrior(s=0.3), image(3)
-    output = SDS(prior)(rgb, conditioning([0.4] * 3, [0.0] * 3), 0.0, seeded())
+    output = make_sds(prior)(as_render(rgb), conditioning([0.4] * 3, [0.0] * 3), 0.0, seeded())
     t, eps, abar = drawn(prior, rgb.shape, 0.02, 0.98)
     z = abar.sqrt() * (2 * rgb.detach() - 1) + (1 - abar).sqrt() * eps
     expected = (abar.sqrt() * prior.s**2 * z + (1 - abar) * 0.4) / (abar * prior.s**2 + 1 - abar)
@@ -156,7 +160,7 @@ def test_the_denoised_image_is_the_posterior_mean_of_the_gaussian():
 
 def test_gradient_norm_is_the_norm_of_the_gradient_in_the_priors_space():
     rgb = image(2)
-    output = SDS(GaussianPrior())(rgb, conditioning([0.4] * 2, [0.0] * 2), 0.0, seeded())
+    output = make_sds(GaussianPrior())(as_render(rgb), conditioning([0.4] * 2, [0.0] * 2), 0.0, seeded())
     output.loss.backward()
     torch.testing.assert_close(output.gradient_norm, rgb.grad.flatten(1).norm(dim=1) / 2)
 
@@ -174,33 +178,33 @@ def test_guidance_between_two_equal_texts_changes_nothing_at_any_scale():
     gradients = []
     for scale in (1.0, 50.0):
         rgb = image(1)
-        SDS(prior, guidance_scale=scale)(rgb, conditioning([0.3], [0.3]), 0.0, seeded()).loss.backward()
+        make_sds(prior, guidance_scale=scale)(as_render(rgb), conditioning([0.3], [0.3]), 0.0, seeded()).loss.backward()
         gradients.append(rgb.grad)
     torch.testing.assert_close(*gradients)
 
 
-def test_text_and_negative_go_in_one_batch_and_the_negative_half_has_no_camera():
+def test_text_and_negative_are_predicted_in_one_call_and_the_negative_has_no_camera():
     prior = GaussianPrior()
-    SDS(prior, guidance_scale=2.0)(image(3), conditioning([1.0, 2.0, 3.0], [-1.0, -2.0, -3.0]), 0.0, seeded())
-    ((noisy, timestep, text, cameras, known),) = prior.calls
-    assert text.states.flatten().tolist() == [1, 2, 3, -1, -2, -3]
-    assert known.tolist() == [True] * 3 + [False] * 3
-    assert cameras.azimuth.tolist() == [0, 30, 60, 0, 30, 60]
-    torch.testing.assert_close(noisy[:3], noisy[3:])
-    torch.testing.assert_close(timestep[:3], timestep[3:])
+    views = conditioning([1.0, 2.0, 3.0], [-1.0, -2.0, -3.0])
+    make_sds(prior, guidance_scale=2.0)(as_render(image(3)), views, 0.0, seeded())
+    ((noisy, _, (text, null)),) = prior.calls
+    assert text.text.states.flatten().tolist() == [1, 2, 3]
+    assert null.text.states.flatten().tolist() == [-1, -2, -3]
+    assert text.cameras.azimuth.tolist() == [0, 30, 60]
+    assert null.cameras is None
     assert not noisy.requires_grad
 
 
-def test_at_scale_one_the_negative_is_not_asked_for_and_nothing_else_changes():
+def test_at_scale_one_the_negative_is_not_predicted_and_nothing_else_changes():
     gradients = []
     for scale in (1.0, 1.0 + 1e-6):
         prior, rgb = GaussianPrior(), image(3)
         told = conditioning([1.0, 2.0, 3.0], [-1.0, -2.0, -3.0])
-        SDS(prior, guidance_scale=scale)(rgb, told, 0.0, seeded()).loss.backward()
+        make_sds(prior, guidance_scale=scale)(as_render(rgb), told, 0.0, seeded()).loss.backward()
         gradients.append(rgb.grad)
-        ((noisy, _, _, _, known),) = prior.calls
-        assert len(noisy) == (3 if scale == 1 else 6)
-        assert known[:3].all()
+        ((_, _, branches),) = prior.calls
+        assert len(branches) == (1 if scale == 1 else 2)
+        assert branches[0].cameras is not None
     torch.testing.assert_close(*gradients)
 
 
@@ -208,7 +212,7 @@ def test_the_same_seed_gives_the_same_gradient_and_another_seed_another():
     gradients = []
     for seed in (3, 3, 4):
         rgb = image(2)
-        SDS(GaussianPrior())(rgb, conditioning([0.3] * 2, [0.0] * 2), 0.0, seeded(seed)).loss.backward()
+        make_sds(GaussianPrior())(as_render(rgb), conditioning([0.3] * 2, [0.0] * 2), 0.0, seeded(seed)).loss.backward()
         gradients.append(rgb.grad)
     assert torch.equal(gradients[0], gradients[1])
     assert not torch.equal(gradients[0], gradients[2])
@@ -216,9 +220,9 @@ def test_the_same_seed_gives_the_same_gradient_and_another_seed_another():
 
 @pytest.mark.parametrize(("progress", "low", "high"), [(0.0, 20, 980), (0.5, 20, 740), (1.0, 20, 500)])
 def test_timesteps_fill_the_range_of_the_schedule(progress, low, high):
-    sds = SDS(GaussianPrior(), min_timestep=0.02, max_timestep=[[0, 0.98], [1, 0.5]])
+    sds = make_sds(GaussianPrior(), min_timestep=0.02, max_timestep=[[0, 0.98], [1, 0.5]])
     views = 4000
-    t = sds(image(views), conditioning([0.0] * views, [0.0] * views), progress, seeded()).timestep
+    t = sds(as_render(image(views)), conditioning([0.0] * views, [0.0] * views), progress, seeded()).timestep
     assert low <= t.min() < low + 5
     assert high - 5 < t.max() < high
     assert t.double().mean().item() == pytest.approx((low + high) / 2, abs=4 * (high - low) / (12 * views) ** 0.5)
@@ -226,9 +230,9 @@ def test_timesteps_fill_the_range_of_the_schedule(progress, low, high):
 
 def test_the_guidance_scale_follows_its_schedule_and_defaults_to_the_priors():
     prior = GaussianPrior()
-    assert SDS(prior).guidance_scale(0.7) == prior.guidance_scale
-    assert SDS(prior).weighting == prior.weighting
-    assert SDS(prior, guidance_scale=[[0, 10], [1, 20]]).guidance_scale(0.5) == 15
+    assert make_sds(prior).guidance_scale(0.7) == prior.guidance_scale
+    assert make_sds(prior).weighting == prior.weighting
+    assert make_sds(prior, guidance_scale=[[0, 10], [1, 20]]).guidance_scale(0.5) == 15
 
 
 def test_full_rescale_gives_the_guided_image_the_contrast_of_the_unguided_one():
@@ -241,8 +245,8 @@ def test_full_rescale_gives_the_guided_image_the_contrast_of_the_unguided_one():
 
 def test_rescale_reaches_gradient_and_preview_alike():
     rgb, prior = image(2), GaussianPrior()
-    output = SDS(prior, guidance_scale=30.0, weighting="clean", rescale=1.0)(
-        rgb, conditioning([0.5, 0.5], [-0.5, -0.5]), 0.0, seeded()
+    output = make_sds(prior, guidance_scale=30.0, weighting="clean", rescale=1.0)(
+        as_render(rgb), conditioning([0.5, 0.5], [-0.5, -0.5]), 0.0, seeded()
     )
     output.loss.backward()
     alpha = (1 - output.noise_level.square()).sqrt()[:, None, None, None]
@@ -258,15 +262,15 @@ def test_a_square_image_of_the_right_size_is_not_touched_and_others_must_be_squa
 
 
 @pytest.mark.parametrize(
-    ("option", "message"),
+    ("changes", "message"),
     [
         ({"weighting": "sds"}, r"'sds'; type distillation.weighting=sigma2\|uniform\|alpha_sigma2\|clean"),
         ({"rescale": 1.5}, "rescale is 1.5, expected 0"),
     ],
 )
-def test_bad_options_say_what_to_type(option, message):
+def test_bad_options_say_what_to_type(changes, message):
     with pytest.raises(ValueError, match=message):
-        SDS(GaussianPrior(), **option)
+        make_sds(GaussianPrior(), **changes)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +283,7 @@ def test_bad_options_say_what_to_type(option, message):
 )
 def test_an_empty_timestep_range_is_named_before_the_first_step(low, high, place):
     with pytest.raises(ValueError, match=f"timestep range at progress {place}"):
-        SDS(GaussianPrior(), min_timestep=low, max_timestep=high)
+        make_sds(GaussianPrior(), min_timestep=low, max_timestep=high)
 
 
 def test_weights_at_a_known_noise_level():
@@ -288,6 +292,16 @@ def test_weights_at_a_known_noise_level():
     assert values == pytest.approx([0.36, 1.0, 0.288, 0.6])
 
 
-def test_moving_the_distillation_moves_the_prior():
+def test_views_that_a_prior_couples_share_their_timestep():
     prior = GaussianPrior()
-    assert SDS(prior).to("meta").prior.device == "meta"
+    prior.views = 2
+    views = conditioning([0.0] * 6, [0.0] * 6)
+    t = make_sds(prior)(as_render(image(6)), views, 0.0, seeded()).timestep.tolist()
+    assert t[::2] == t[1::2]
+    assert len(set(t)) == 3
+    with pytest.raises(ValueError, match=r"camera\.views is 3, not a multiple of 2; type camera\.views=2"):
+        make_sds(prior)(as_render(image(3)), conditioning([0.0] * 3, [0.0] * 3), 0.0, seeded())
+
+
+def test_the_prior_is_no_part_of_the_module():
+    assert list(make_sds(GaussianPrior()).state_dict()) == []

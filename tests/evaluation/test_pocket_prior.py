@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from PIL import Image
 from sets import load_set, write_set
 
-from dreamfusion.config import register
+from dreamfusion.cli.resolvers import register
 from dreamfusion.error import UserError
 from dreamfusion.evaluation.pocket_prior import Evaluation, Views, plain_picture, views_of
 from dreamfusion.pocket import WEIGHTS

@@ -1,14 +1,12 @@
 """The DeepFloyd adapter on small random networks of the published classes."""
 
-import inspect
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
+from options import as_render, make_sds, option, predict
 
-from dreamfusion.distillation.sds import SDS
-from dreamfusion.guidance.deepfloyd import TOKENS, DeepFloydPrior
+from dreamfusion.guidance.deepfloyd import TOKENS
 from dreamfusion.guidance.prior import GuidanceError
 from dreamfusion.types import Conditioning
 
@@ -58,7 +56,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prior(folder):
-    return DeepFloydPrior(str(folder))
+    return option("guidance/deepfloyd", model=str(folder))
 
 
 def test_the_noise_is_the_first_three_of_six_channels(prior):
@@ -66,7 +64,7 @@ def test_the_noise_is_the_first_three_of_six_channels(prior):
     timestep, text = torch.tensor([100, 700]), prior.encode_text(["a cat", "a dog"])
     raw = prior._unet(noisy, timestep, encoder_hidden_states=text.states).sample
     assert raw.shape[1] == 6
-    noise = prior.predict_noise(noisy, timestep, text, None, None)
+    noise = predict(prior, noisy, timestep, text)
     torch.testing.assert_close(noise, raw[:, :3].detach())
     assert not noise.requires_grad
 
@@ -89,7 +87,9 @@ def test_texts_are_lowered_and_padded_to_77_tokens_that_do_not_change_them(prior
 def test_sds_trains_the_image_and_nothing_of_the_prior(prior, make_cameras):
     rgb = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
     text, negative = prior.encode_text(["a cat", "a cat"]), prior.encode_text(["", ""])
-    output = SDS(prior)(rgb, Conditioning(text, negative, make_cameras([0.0, 90.0])), 0.0, torch.Generator())
+    output = make_sds(prior)(
+        as_render(rgb), Conditioning(text, negative, make_cameras([0.0, 90.0])), 0.0, torch.Generator()
+    )
     output.loss.backward()
     assert rgb.grad.isfinite().all()
     assert rgb.grad.flatten(1).norm(dim=1).min() > 0
@@ -98,7 +98,7 @@ def test_sds_trains_the_image_and_nothing_of_the_prior(prior, make_cameras):
 
 def test_a_missing_folder_is_named():
     with pytest.raises(GuidanceError, match="/no/such/folder: no such folder"):
-        DeepFloydPrior("/no/such/folder")
+        option("guidance/deepfloyd", model="/no/such/folder")
 
 
 def test_a_sentencepiece_tokenizer_without_sentencepiece_says_what_to_install(folder, tmp_path, monkeypatch):
@@ -107,11 +107,4 @@ def test_a_sentencepiece_tokenizer_without_sentencepiece_says_what_to_install(fo
     (tmp_path / "tokenizer").mkdir()
     monkeypatch.setattr("dreamfusion.guidance.deepfloyd.find_spec", lambda name: None)
     with pytest.raises(GuidanceError, match="pip install sentencepiece"):
-        DeepFloydPrior(str(tmp_path))
-
-
-def test_the_configuration_and_the_constructor_agree_on_the_defaults():
-    signature = inspect.signature(DeepFloydPrior).parameters
-    configured = yaml.safe_load(CONF.read_text())
-    assert configured.pop("_target_") == "dreamfusion.guidance.deepfloyd.DeepFloydPrior"
-    assert configured == {name: parameter.default for name, parameter in signature.items()}
+        option("guidance/deepfloyd", model=str(tmp_path))

@@ -5,7 +5,7 @@ import torch
 from omegaconf import OmegaConf
 
 from dreamfusion.guidance import prior_cache as module
-from dreamfusion.guidance.prior_cache import resident
+from dreamfusion.guidance.prior_cache import cached_prior
 
 
 @pytest.fixture(autouse=True)
@@ -18,11 +18,11 @@ def named(text):
 
 
 def test_the_same_settings_find_the_same_prior_and_others_take_its_place():
-    first = resident(named("1/2"))
-    assert resident(named("1/2")) is first
-    assert resident(named("1/3")) == pytest.approx(1 / 3)
+    first = cached_prior(named("1/2"))
+    assert cached_prior(named("1/2")) is first
+    assert cached_prior(named("1/3")) == pytest.approx(1 / 3)
     assert len(module._KEPT) == 1
-    again = resident(named("1/2"))
+    again = cached_prior(named("1/2"))
     assert again == first
     assert again is not first
 
@@ -31,6 +31,6 @@ def test_a_new_prior_leaves_the_random_numbers_of_the_scene_alone():
     drawn = []
     for _ in range(2):
         torch.manual_seed(5)
-        resident(OmegaConf.create({"_target_": "torch.nn.Linear", "in_features": 3, "out_features": 2}))
+        cached_prior(OmegaConf.create({"_target_": "torch.nn.Linear", "in_features": 3, "out_features": 2}))
         drawn.append(torch.rand(3))
     assert torch.equal(*drawn)

@@ -23,11 +23,11 @@ class GaussianPrior:
     def encode_image(self, rgb):
         return rgb[:, :2, ::2, ::2]
 
-    def predict_noise(self, noisy, timestep, text, cameras, camera_known):
+    def predict(self, noisy, timestep, branches):
         """eps* = sigma (z - alpha mu) / (alpha^2 s^2 + sigma^2)."""
         alpha, sigma = alpha_sigma(self.alphas_cumprod[timestep])
-        mean = MEAN * text.mask[:, :1, None, None]
-        return sigma * (noisy - alpha * mean) / (alpha**2 * DEVIATION**2 + sigma**2)
+        means = [MEAN * branch.text.mask[:, :1, None, None] for branch in branches]
+        return tuple(sigma * (noisy - alpha * mean) / (alpha**2 * DEVIATION**2 + sigma**2) for mean in means)
 
     def decode(self, latents):
         return latents

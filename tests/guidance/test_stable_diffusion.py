@@ -1,6 +1,5 @@
 """The Stable Diffusion adapter on small random networks of the published classes."""
 
-import inspect
 import json
 import socket
 import time
@@ -8,12 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
+from options import as_render, make_sds, option, predict
 
-from dreamfusion.distillation.sds import SDS
 from dreamfusion.guidance import pretrained
 from dreamfusion.guidance.prior import GuidanceError
-from dreamfusion.guidance.stable_diffusion import MODELS, StableDiffusionPrior
+from dreamfusion.guidance.stable_diffusion import StableDiffusionPrior
 from dreamfusion.types import Conditioning
 
 CONF = Path(__file__).parents[2] / "conf" / "guidance" / "sd.yaml"
@@ -81,7 +79,7 @@ def folder(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prior(folder):
-    return StableDiffusionPrior(str(folder))
+    return option("guidance/sd", model=str(folder))
 
 
 def image(b=1, size=32):
@@ -99,7 +97,7 @@ def test_the_prediction_type_of_the_folder_decides_what_the_output_means(prior):
     raw = prior._unet(noisy, timestep, encoder_hidden_states=text.states).sample
     abar = prior.alphas_cumprod[timestep][:, None, None, None]
     expected = raw if prior._prediction == "epsilon" else (1 - abar).sqrt() * noisy + abar.sqrt() * raw
-    noise = prior.predict_noise(noisy, timestep, text, None, None)
+    noise = predict(prior, noisy, timestep, text)
     torch.testing.assert_close(noise, expected.detach())
     assert not noise.requires_grad
 
@@ -120,7 +118,7 @@ def test_sds_trains_the_image_and_nothing_of_the_prior(prior, make_cameras):
     conditioning = Conditioning(
         prior.encode_text(["a cat", "a cat"]), prior.encode_text(["", ""]), make_cameras([0.0, 90.0])
     )
-    output = SDS(prior)(rgb, conditioning, 0.0, torch.Generator().manual_seed(0))
+    output = make_sds(prior)(as_render(rgb), conditioning, 0.0, torch.Generator().manual_seed(0))
     output.loss.backward()
     assert rgb.grad.isfinite().all()
     assert rgb.grad.flatten(1).norm(dim=1).min() > 0
@@ -146,9 +144,11 @@ def test_texts_are_padded_and_cut_to_the_tokenizers_length_and_differ(prior):
 
 
 def test_options_load(folder):
-    prior = StableDiffusionPrior(str(folder), dtype="bfloat16", attention_slicing=True, channels_last=False).to("cpu")
+    prior = option("guidance/sd", model=str(folder), dtype="bfloat16", attention_slicing=True, channels_last=False).to(
+        "cpu"
+    )
     text = prior.encode_text(["a cat"])
-    noise = prior.predict_noise(torch.zeros(1, LATENTS, 16, 16), torch.tensor([500]), text, None, None)
+    noise = predict(prior, torch.zeros(1, LATENTS, 16, 16), torch.tensor([500]), text)
     assert prior._unet.dtype == torch.bfloat16
     assert noise.dtype == torch.float32
     assert noise.isfinite().all()
@@ -159,14 +159,14 @@ def test_float16_files_are_read_where_there_are_no_others(folder, tmp_path):
     save_pipeline(copy, "epsilon")
     for network in copy.glob("*/*.safetensors"):
         network.rename(network.with_suffix(".fp16.safetensors"))
-    prior = StableDiffusionPrior(str(copy))
+    prior = option("guidance/sd", model=str(copy))
     assert prior._unet.dtype == torch.float32
     assert prior.encode_text(["a cat"]).states.isfinite().all()
 
 
 def test_an_unknown_dtype_lists_the_known_ones(folder):
     with pytest.raises(ValueError, match=r"'half'; type guidance\.dtype=auto, or one of float32, float16, bfloat16"):
-        StableDiffusionPrior(str(folder), dtype="half")
+        option("guidance/sd", model=str(folder), dtype="half")
 
 
 @pytest.fixture
@@ -186,9 +186,9 @@ def test_without_weights_it_ends_at_once_and_says_what_was_tried_and_what_to_typ
     monkeypatch.setattr(time, "sleep", waits.append)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *address, **more: waits.append(address) or [])
     with pytest.raises(GuidanceError) as caught:
-        StableDiffusionPrior()
+        option("guidance/sd")
     message = str(caught.value)
-    assert all(model in message for model in MODELS)
+    assert all(model in message for model in StableDiffusionPrior.models)
     assert "not in the cache" in message
     assert "guidance.model=/path/to/folder" in message
     assert waits == []
@@ -200,13 +200,13 @@ def test_without_weights_it_ends_at_once_and_says_what_was_tried_and_what_to_typ
 )
 def test_a_mistyped_model_is_named(offline, model, reason):
     with pytest.raises(GuidanceError, match=f"{model}: {reason}"):
-        StableDiffusionPrior(model)
+        option("guidance/sd", model=model)
 
 
 def test_an_incomplete_folder_names_what_it_lacks(tmp_path):
     (tmp_path / "unet").mkdir()
     with pytest.raises(GuidanceError, match="has no vae, text_encoder, tokenizer, scheduler"):
-        StableDiffusionPrior(str(tmp_path))
+        option("guidance/sd", model=str(tmp_path))
 
 
 def test_a_hub_that_does_not_answer_is_asked_once_and_not_for_long(offline, monkeypatch):
@@ -219,15 +219,8 @@ def test_a_hub_that_does_not_answer_is_asked_once_and_not_for_long(offline, monk
     with socket.create_server(("127.0.0.1", 0)) as hub:  # takes calls and says nothing
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{hub.getsockname()[1]}")
         with pytest.raises(GuidanceError, match="the hub does not answer"):
-            StableDiffusionPrior()
+            option("guidance/sd")
         hub.setblocking(False)
         hub.accept()[0].close()
         with pytest.raises(BlockingIOError):  # nobody called a second time
             hub.accept()
-
-
-def test_the_configuration_and_the_constructor_agree_on_the_defaults():
-    signature = inspect.signature(StableDiffusionPrior).parameters
-    configured = yaml.safe_load(CONF.read_text())
-    assert configured.pop("_target_") == "dreamfusion.guidance.stable_diffusion.StableDiffusionPrior"
-    assert configured == {name: parameter.default for name, parameter in signature.items()}

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -7,24 +5,26 @@ import trimesh
 from omegaconf import OmegaConf
 
 from dreamfusion.camera.orbit import Orbit
-from dreamfusion.checkpoint import Scene
 from dreamfusion.mesh.density_grid import EmptyFieldError
 from dreamfusion.mesh.extract import extract_surface, placed, surface_color
 from dreamfusion.mesh.metrics import SIZE, VIEWS, compare
 from dreamfusion.scene.background.solid import ConstantBackground
 from dreamfusion.scene.nerf.field import Field
+from dreamfusion.scene.nerf.scene import NeRF
 from dreamfusion.scene.nerf.stratified import StratifiedRenderer
 from dreamfusion.types import FieldOutput, Mesh
 
 COLOR = (0.8, 0.3, 0.1)
+ORBIT = Orbit([0, 0], [3, 3], [1.374, 1.374], 0.0, 0.0, 0.0, 0.0, [3, 3], 1, 64)
 
 
 @pytest.fixture
-def scene(ball, tmp_path):
-    orbit = Orbit([0, 0], [3, 3], [1.374, 1.374], 0.0, 0.0, 0.0, 0.0, [3, 3])
-    renderer = StratifiedRenderer(1.0, 48)
-    field = ball(density=80.0, size=0.6, color=COLOR)
-    return Scene(field, ConstantBackground([1, 1, 1]), renderer, orbit, OmegaConf.create({}), 1, tmp_path / "x.ckpt")
+def scene(ball):
+    return with_field(ball(density=80.0, size=0.6, color=COLOR))
+
+
+def with_field(field):
+    return NeRF(field, ConstantBackground([1, 1, 1]), StratifiedRenderer(1.0, 48))
 
 
 def sphere(radius, color=COLOR, offset=(0, 0, 0)):
@@ -35,7 +35,7 @@ def sphere(radius, color=COLOR, offset=(0, 0, 0)):
 
 
 def test_the_ball_itself_agrees_in_outline_and_color(scene):
-    found = compare(scene, sphere(0.6))
+    found = compare(scene, ORBIT, sphere(0.6))
     assert found.iou > 0.98
     assert found.worst_iou > 0.98
     assert found.color_difference < 0.002
@@ -45,12 +45,12 @@ def test_the_ball_itself_agrees_in_outline_and_color(scene):
 def test_a_smaller_ball_agrees_by_its_share_of_the_area(scene):
     d = 3.0
     share = (0.48**2 / (d**2 - 0.48**2)) / (0.6**2 / (d**2 - 0.6**2))  # discs of radius r / sqrt(d^2 - r^2)
-    assert compare(scene, sphere(0.48)).iou == pytest.approx(share, abs=0.02)
+    assert compare(scene, ORBIT, sphere(0.48)).iou == pytest.approx(share, abs=0.02)
 
 
 def test_another_color_differs_by_as_much_and_a_ball_elsewhere_does_not_agree(scene):
-    assert compare(scene, sphere(0.6, (0.8, 0.6, 0.1))).color_difference == pytest.approx(0.1, abs=0.003)
-    aside = compare(scene, sphere(0.2, offset=(0, 0.9, 0)))
+    assert compare(scene, ORBIT, sphere(0.6, (0.8, 0.6, 0.1))).color_difference == pytest.approx(0.1, abs=0.003)
+    aside = compare(scene, ORBIT, sphere(0.2, offset=(0, 0.9, 0)))
     assert aside.iou < 0.1
 
 
@@ -64,10 +64,10 @@ SETTINGS = OmegaConf.create(
 
 
 def test_what_is_extracted_agrees_with_the_renders(scene):
-    surface = extract_surface(scene, SETTINGS)
+    surface = extract_surface(scene, ORBIT, SETTINGS)
     assert surface.watertight
     assert surface.mesh.texture.shape == (128, 128, 3)
-    found = compare(scene, surface.mesh)
+    found = compare(scene, ORBIT, surface.mesh)
     assert found.iou > 0.95
     assert found.color_difference < 0.005
 
@@ -80,10 +80,10 @@ def test_a_wheel_that_hangs_in_the_air_is_part_of_the_mesh(scene):
             wheel = (positions - torch.tensor([0.0, -0.75, 0.0])).norm(dim=-1) < 0.1
             return super().density(positions) + self.value * wheel
 
-    rolling = replace(scene, field=Body(density=80.0, size=0.6, color=COLOR))
-    mesh = extract_surface(rolling, SETTINGS).mesh
+    rolling = with_field(Body(density=80.0, size=0.6, color=COLOR))
+    mesh = extract_surface(rolling, ORBIT, SETTINGS).mesh
     assert mesh.vertices[:, 1].min() == pytest.approx(-0.85, abs=0.03)
-    assert compare(rolling, mesh).iou > 0.95
+    assert compare(rolling, ORBIT, mesh).iou > 0.95
 
 
 def test_a_blur_evens_out_what_is_rough_and_keeps_the_outline(scene):
@@ -92,12 +92,14 @@ def test_a_blur_evens_out_what_is_rough_and_keeps_the_outline(scene):
             bumps = 0.015 * torch.sin(60 * positions).prod(dim=-1)
             return self.value * (positions.norm(dim=-1) + bumps < self.size)
 
-    rough = replace(scene, field=Rough(density=80.0, size=0.6, color=COLOR))
+    rough = with_field(Rough(density=80.0, size=0.6, color=COLOR))
     spread, agreement = [], []
     for blur in (0.0, 0.03):
-        mesh = extract_surface(rough, OmegaConf.merge(SETTINGS, {"resolution": 96, "blur": blur, "texture": 0})).mesh
+        mesh = extract_surface(
+            rough, ORBIT, OmegaConf.merge(SETTINGS, {"resolution": 96, "blur": blur, "texture": 0})
+        ).mesh
         spread.append(np.linalg.norm(mesh.vertices, axis=1).std())
-        agreement.append(compare(rough, mesh).iou)
+        agreement.append(compare(rough, ORBIT, mesh).iou)
     assert spread[1] < 0.5 * spread[0]
     assert min(agreement) > 0.97
 
@@ -115,7 +117,7 @@ def test_a_color_is_what_a_ray_from_outside_sees_of_the_layers_below(scene):
             return FieldOutput(50.0 * (distance < 0.6), red.clamp(0, 1) * torch.tensor([1.0, 0.0, 1.0]), None)
 
     normal = torch.nn.functional.normalize(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), dim=1)
-    seen = surface_color(replace(scene, field=Layers()), 0.048, lit=False)(0.6 * normal, normal)
+    seen = surface_color(with_field(Layers()), ORBIT, 0.048, lit=False)(0.6 * normal, normal)
     through = np.exp(-50 * 0.02)
     end = np.exp(-50 * 0.05)
     expected = [(1 - through) / (1 - end), 0, (through - end) / (1 - end)]
@@ -123,19 +125,19 @@ def test_a_color_is_what_a_ray_from_outside_sees_of_the_layers_below(scene):
 
 
 def test_a_scene_full_of_fog_or_empty_is_named_with_the_opacity_that_was_seen(scene, ball):
-    fog = replace(scene, field=ball(density=80.0, size=2.0))
+    fog = with_field(ball(density=80.0, size=2.0))
     with pytest.raises(EmptyFieldError, match=r"full at threshold 20: .* the opacity of the renders is 0 to 1$"):
-        extract_surface(fog, OmegaConf.merge(SETTINGS, {"threshold": 20.0}))
+        extract_surface(fog, ORBIT, OmegaConf.merge(SETTINGS, {"threshold": 20.0}))
     with pytest.raises(EmptyFieldError, match=r"empty at threshold 200: .* the opacity of the renders is 0 to 1$"):
-        extract_surface(scene, OmegaConf.merge(SETTINGS, {"threshold": 200.0}))
-    nothing = replace(scene, field=ball(density=0.1, size=0.6))
+        extract_surface(scene, ORBIT, OmegaConf.merge(SETTINGS, {"threshold": 200.0}))
+    nothing = with_field(ball(density=0.1, size=0.6))
     with pytest.raises(EmptyFieldError, match=r"the largest opacity over 262144 rays is 0\.1"):
-        extract_surface(nothing, SETTINGS)
+        extract_surface(nothing, ORBIT, SETTINGS)
 
 
 def test_baked_light_darkens_the_side_away_from_it_and_vertex_colors_do_without_texture(scene):
-    mesh = extract_surface(scene, OmegaConf.merge(SETTINGS, {"lit": True, "texture": 0})).mesh
-    light = scene.camera.view(torch.zeros(1), 15.0, 1, 1).light[0].numpy()
+    mesh = extract_surface(scene, ORBIT, OmegaConf.merge(SETTINGS, {"lit": True, "texture": 0})).mesh
+    light = ORBIT.view(torch.zeros(1), 15.0, 1, 1).light[0].numpy()
     towards = light - mesh.vertices
     cosine = (mesh.normals * towards).sum(1) / np.linalg.norm(towards, axis=1)
     np.testing.assert_allclose(mesh.colors, np.float32(COLOR) * (0.1 + 0.9 * cosine.clip(0)[:, None]), atol=1e-4)

@@ -9,7 +9,7 @@ from contextlib import chdir, redirect_stderr, redirect_stdout
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
-from runs import PROMPT, ROOT, SLUG, Ended, Finished
+from launched import PROMPT, ROOT, SLUG, Ended, Finished
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ TINY = [
     "benchmark.points=200", "benchmark.log2_tables=[6]", "benchmark.step_sizes=[8]",
     "benchmark.scaling_points=[50,100]", "benchmark.scaling_sizes=[4,8]", "benchmark.scaling_views=[1,2]",
     "benchmark.threads=[1,2]", "benchmark.dream_steps=1", "field.levels=4", "field.log2_table_size=10",
-    "field.max_resolution=64", "field.hidden=16", "renderer.steps=24", "renderer.resolution=16", "system.size=16",
+    "field.max_resolution=64", "field.hidden=16", "renderer.steps=24", "renderer.resolution=16", "camera.size=16",
 ]  # fmt: skip
 
 

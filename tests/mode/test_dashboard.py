@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from runs import ROOT, files
+from launched import ROOT, files
 from wandb.proto import wandb_internal_pb2
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
@@ -94,7 +94,7 @@ def test_a_study_is_complete_in_the_offline_files_of_its_runs(offline, launch, t
     assert len({run.head.run_id for run in runs}) == 2
     for path, run in zip(found, runs, strict=True):
         assert (run.head.run_group, run.head.job_type, list(run.head.tags)) == ("x", "train", ["t"])
-        assert run.config["system"]["views"] == 1
+        assert run.config["camera"]["views"] == 1
         assert run.history.keys() >= {
             "gradient_norm",
             "opacity",

@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 import trimesh
-from runs import PROMPT, files
+from launched import PROMPT, files
 
 
 @pytest.fixture

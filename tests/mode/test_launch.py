@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from runs import ROOT, files
+from launched import ROOT, files
 
 CONF, LAUNCH = ROOT / "conf", ROOT / "launch.py"
 PATIENCE = 300  # seconds; a machine may have other work
@@ -43,7 +43,7 @@ def test_ctrl_c_saves_and_the_command_it_prints_goes_on(launch, tmp_path):
         log.seek(0)
         said = log.read()
     assert "Traceback" not in said
-    stopped = int(re.search(r"stopped at step (\d+) of 100000; to go on:", said)[1])
+    stopped = int(re.search(r"stopped at step (\d+) of 100000; to resume:", said)[1])
     (run,) = tmp_path.glob("outputs/train/a-cat/*")
     assert (run / "checkpoints" / "last.ckpt").is_file()
     assert not (run / "mesh.glb").exists()

@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 import yaml
-from runs import ROOT
+from launched import ROOT
 
 SMALL = ["experiment=smoke", "mode.preview_every=0"]
 pytestmark = pytest.mark.filterwarnings(
@@ -69,7 +69,7 @@ def test_optuna_searches_with_what_the_runs_return_and_again_without_running_the
     scores = [yaml.safe_load(text)["scores"]["prior_score"] for text in results]
     assert len(scores) == 2
     assert found["best_value"] == max(scores)
-    assert set(found["best_params"]) > {"distillation.guidance_scale", "system.table_learning_rate"}
+    assert set(found["best_params"]) > {"distillation.guidance_scale", "optimizer.learning_rates.table"}
     assert len(list(study.glob("a-cat/*/rungs.json"))) == 2
 
     again = launch(tmp_path, *search, "pruning.startup=2")

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from results import CAT, with_settings
 
-from dreamfusion.mode.report import report
-from dreamfusion.runs.study import write_result
+from dreamfusion.runs.report import report
+from dreamfusion.runs.results import write_result
 
 
 @pytest.fixture

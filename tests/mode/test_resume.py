@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import ROOT, files
+from launched import ROOT, files
 from training import assert_same, state
 
-from dreamfusion.mode.train import Outputs, take_part
+from dreamfusion.runs.dream import Outputs, take_part
 
 COMMAND = ["prompt=a cat", "study=killed", "experiment=smoke", "trainer.max_steps=2", "mode.checkpoint_every=1"]
 COMMAND += ["mode.preview_every=2", "mode.turntable_frames=1", "export.resolution=16", "export.texture=0"]

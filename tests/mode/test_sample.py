@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from PIL import Image
 
 from dreamfusion.cli.dispatch import run_mode
-from dreamfusion.config import register
+from dreamfusion.cli.resolvers import register
 from dreamfusion.mode.sample import sample_views
 
 CONF = Path(__file__).parents[2] / "conf"

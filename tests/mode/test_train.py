@@ -7,8 +7,8 @@ import shutil
 
 import pytest
 import torch
+from launched import PROMPT, files
 from omegaconf import OmegaConf
-from runs import PROMPT, files
 
 
 def steps_in(path):
@@ -90,7 +90,7 @@ def test_a_run_goes_on_from_its_checkpoint_alone_with_its_own_settings(copied, l
     new = {path.split("/", 4)[4] for path in files(folder) - before}
     assert new == {"previews/000003.png"}
     settings = OmegaConf.load(run / "config.yaml")
-    assert (settings.prompt, settings.system.size, settings.trainer.max_steps) == (PROMPT, 16, 3)
+    assert (settings.prompt, settings.camera.size, settings.trainer.max_steps) == (PROMPT, 16, 3)
     assert f"{PROMPT}: 3 steps" in ended.text
 
 
@@ -115,10 +115,10 @@ def test_a_run_that_is_done_is_only_summed_up_again(copied, launch):
         (["prompt=\udcff"], "the prompt is not valid UTF-8"),
         (["prompt=a cat", "seed=-1"], "seed is -1; it must be a whole number from 0 to 4294967295"),
         (["prompt=a cat", "trainer.max_steps=0"], "trainer.max_steps is 0; it must be at least 1"),
-        (["prompt=a cat", "system.views=0"], "system.views is 0"),
-        (["prompt=a cat", "system.size=large"], "system.size is large; it is a whole number: type system.size=64"),
-        (["prompt=a cat", "system.size=0"], "system.size is 0; a view needs at least 1 pixel"),
-        (["prompt=a cat", "system.table_learning_rate=-1"], "system.table_learning_rate is -1"),
+        (["prompt=a cat", "camera.views=0"], "camera.views is 0"),
+        (["prompt=a cat", "camera.size=large"], "camera.size is large; it is a whole number: type camera.size=64"),
+        (["prompt=a cat", "camera.size=0"], "camera.size is 0; a view needs at least 1 pixel"),
+        (["prompt=a cat", "optimizer.learning_rates.table=-1"], "optimizer.learning_rates.table is -1"),
         (["prompt=a cat", "system.lighting.lit=x"], "system.lighting.lit is x; it is a number: type system.lighting"),
         (["prompt=a cat", "resume=perhaps"], "resume is perhaps; it is true or false: type resume=true"),
         (["prompt=a cat", "distillation.min_timestep=2"], "the timestep range at progress 0.0 is [2.0, 0.98]"),
@@ -169,10 +169,10 @@ def test_an_unknown_option_lists_the_known_ones(option, launch, tmp_path):
 
 
 def test_too_little_memory_is_one_line_that_says_what_to_lower(launch, tmp_path, monkeypatch):
-    monkeypatch.setattr("dreamfusion.mode.train.assemble", lambda _: torch.empty(2**60))
+    monkeypatch.setattr("dreamfusion.runs.dream.assemble", lambda _: torch.empty(2**60))
     ended = launch(tmp_path, "prompt=a cat")
     assert (ended.status, ended.text.count("\n")) == (1, 1)
-    assert ended.text.startswith("error: there is not enough memory; lower system.size")
+    assert ended.text.startswith("error: there is not enough memory; lower camera.size")
     assert not list(tmp_path.glob("outputs/*/*"))
 
 

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from launched import PROMPT, files
 from omegaconf import OmegaConf
 from PIL import Image
-from runs import PROMPT, files
 from training import assert_same, state
 from viewer import Viewer
 
 from dreamfusion.checkpoint import load_scene, read_checkpoint
 from dreamfusion.export.writer import glb_metadata, write_mesh
 from dreamfusion.mesh.density_grid import EmptyFieldError
-from dreamfusion.mode.export import export_scene
 from dreamfusion.mode.view import show_exported
+from dreamfusion.runs.export import export_scene
 from dreamfusion.types import Mesh
 from dreamfusion.view.callback import Watch
 

@@ -13,11 +13,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from options import option
 from PIL import Image
 from test_model import SMALL, TINY
 
 from dreamfusion.error import UserError
-from dreamfusion.guidance.pocket import PocketPrior
 from dreamfusion.mode import pretrain
 from dreamfusion.pocket.data.batches import Look, RenderBatches
 from dreamfusion.pocket.model.denoiser import PocketModel
@@ -156,7 +156,7 @@ def test_the_folder_it_leaves_is_a_prior_with_its_vocabulary_and_a_sheet(train, 
     sheet = read_image(tmp_path / "run" / "samples" / "0000003.png")
     assert sheet.shape == (64, 8 * 64, 3)  # two prompts from four sides
     assert sheet.std() > 1
-    prior = PocketPrior(tmp_path / "run" / "weights")
+    prior = option("guidance/pocket", weights=str(tmp_path / "run" / "weights"))
     averaged = {k.removeprefix("model.unet."): v for k, v in checkpoint["state_dict"].items() if "unet" in k}
     for name, value in prior.model.unet.state_dict().items():
         torch.testing.assert_close(value, averaged[name].half().float(), atol=0, rtol=0)

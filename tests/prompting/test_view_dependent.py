@@ -2,7 +2,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from dreamfusion.error import UserError
 from dreamfusion.prompting.plain import PlainPrompting
+from dreamfusion.prompting.table import check_prompt
 from dreamfusion.prompting.view_dependent import VIEWS, ViewDependentPrompting
 from dreamfusion.types import Cameras, TextEmbedding
 
@@ -105,10 +107,18 @@ def test_bad_options_are_named(option, message):
         ViewDependentPrompting(**option)
 
 
-@pytest.mark.parametrize("prompting", [ViewDependentPrompting(), PlainPrompting()])
-def test_an_empty_prompt_says_what_to_type(prompting):
-    with pytest.raises(ValueError, match='type prompt="a cat"'):
-        prompting.texts("  ")
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        (None, 'there is no prompt; type prompt="a cat"'),
+        ("  ", 'there is no prompt; type prompt="a cat"'),
+        ("x" * 2001, "the prompt has 2001 characters; at most 2000 are allowed"),
+        ("\udcff", "not valid UTF-8"),
+    ],
+)
+def test_a_prompt_that_cannot_be_says_what_to_type(prompt, message):
+    with pytest.raises(UserError, match=message):
+        check_prompt(prompt)
 
 
 @pytest.mark.parametrize("prompting", [PlainPrompting, ViewDependentPrompting])

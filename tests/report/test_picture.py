@@ -1,28 +1,27 @@
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from PIL import Image
 
 from dreamfusion.camera.orbit import Orbit
-from dreamfusion.checkpoint import Scene
-from dreamfusion.report.picture import render_picture, with_transparency, write_depth, write_rgba, write_webp
+from dreamfusion.report.picture import with_transparency, write_depth, write_rgba, write_webp
 from dreamfusion.scene.background.solid import ConstantBackground
+from dreamfusion.scene.nerf.scene import NeRF
 from dreamfusion.scene.nerf.stratified import StratifiedRenderer
+from dreamfusion.scene.picture import render_picture
 
 COLOR = (0.8, 0.3, 0.1)
+ORBIT = Orbit([0, 0], [3, 3], [1.374, 1.374], 0.0, 0.0, 0.0, 0.0, [3, 3], 1, 64)
 
 
 @pytest.fixture
-def scene(ball, tmp_path):
-    orbit = Orbit([0, 0], [3, 3], [1.374, 1.374], 0.0, 0.0, 0.0, 0.0, [3, 3])
+def scene(ball):
     field = ball(density=200.0, size=0.6, color=COLOR)
-    parts = (field, ConstantBackground([1, 1, 1]), StratifiedRenderer(1.0, 256), orbit)
-    return Scene(*parts, OmegaConf.create({}), 1, tmp_path / "x.ckpt")
+    return NeRF(field, ConstantBackground([1, 1, 1]), StratifiedRenderer(1.0, 256))
 
 
 def seen(scene, **options):
-    return render_picture(scene, scene.camera.view(torch.zeros(1), 0.0, 33, 33), **options)
+    return render_picture(scene, ORBIT.view(torch.zeros(1), 0.0, 33, 33), **options)
 
 
 def test_a_ball_is_opaque_in_the_middle_and_nothing_at_the_rim(scene):
@@ -73,6 +72,6 @@ def test_files_read_back_are_what_was_seen(scene, tmp_path):
 
 def test_two_cameras_and_no_image_are_named(scene, tmp_path):
     with pytest.raises(ValueError, match="one camera, got 2"):
-        render_picture(scene, scene.camera.view(torch.zeros(2), 0.0, 8, 8))
+        render_picture(scene, ORBIT.view(torch.zeros(2), 0.0, 8, 8))
     with pytest.raises(ValueError, match="there is no image"):
         write_webp([], tmp_path / "a.webp", 10)

@@ -9,17 +9,10 @@ from omegaconf import OmegaConf
 from results import CAT, with_settings
 
 from dreamfusion.error import UserError
-from dreamfusion.runs.study import (
-    RESULT,
-    Busy,
-    claimed,
-    differing,
-    flat,
-    read_result,
-    read_study,
-    unfinished,
-    write_result,
-)
+from dreamfusion.runs.lock import Busy, claimed
+from dreamfusion.runs.results import RESULT, read_result, write_result
+from dreamfusion.runs.settings import run_settings
+from dreamfusion.runs.study import differing, read_study, unfinished
 
 
 def test_a_result_is_read_as_it_was_written_wherever_its_folder_is_now(tmp_path):
@@ -79,7 +72,7 @@ def test_of_another_choice_of_a_group_only_the_choice_is_named():
 
 def test_settings_are_flat_and_resolved_and_without_what_changes_nothing():
     cfg = OmegaConf.create({"seed": 3, "system": {"seed": "${seed}", "size": [[0, 1]], "empty": {}}, "study": "x"})
-    assert flat(cfg) == {"seed": 3, "system.seed": 3, "system.size": [[0, 1]], "system.empty": {}}
+    assert run_settings(cfg) == {"seed": 3, "system.seed": 3, "system.size": [[0, 1]], "system.empty": {}}
 
 
 def hold(folder, held):

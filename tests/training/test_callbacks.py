@@ -7,26 +7,29 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from options import make_sds
 from PIL import Image
 
 from dreamfusion.camera.orbit import Orbit
-from dreamfusion.distillation.sds import SDS
 from dreamfusion.scene.background.solid import ConstantBackground
+from dreamfusion.scene.nerf.scene import NeRF
 from dreamfusion.scene.nerf.stratified import StratifiedRenderer
 from dreamfusion.training.callbacks import Previews, StopOnInterrupt, normal_colors
 from dreamfusion.types import GuidanceOutput
 
-ORBIT = Orbit([0, 0], [3, 3], [1.374, 1.374], 0.0, 0.0, 0.0, 0.0, [3, 3])
+ORBIT = Orbit([0, 0], [3, 3], [1.374, 1.374], 0.0, 0.0, 0.0, 0.0, [3, 3], 1, 64)
 SIZE = 24
 
 
 @pytest.fixture
 def system(ball, gaussian_prior):
     return SimpleNamespace(
-        field=ball(200.0, size=0.6, color=(1.0, 0.0, 0.0)),
-        background=ConstantBackground([1.0, 1.0, 1.0]),
-        renderer=StratifiedRenderer(1.0, 100),
-        distillation=SDS(gaussian_prior()),
+        scene=NeRF(
+            ball(200.0, size=0.6, color=(1.0, 0.0, 0.0)),
+            ConstantBackground([1.0, 1.0, 1.0]),
+            StratifiedRenderer(1.0, 100),
+        ),
+        distillation=make_sds(gaussian_prior()),
         last_guidance=None,
         device="cpu",
     )

@@ -69,7 +69,7 @@ def watched(desk, window, make_system, tmp_path):
 
     def run(visit, export=None, finish=lambda: None, **changes):
         system = make_system(**changes)
-        cameras = CameraStream(ORBIT, system.views, system.size, STEPS, system.seed)
+        cameras = CameraStream(ORBIT, STEPS, system.seed)
         checkpoints, stop = Checkpoints(tmp_path / "watched.ckpt", 0), StopOnInterrupt()
         watch = Watch(window, desk, SIZES, cameras, SimpleNamespace(begin=export, finish=finish))
         checkpoints.save(train(system, tmp_path, Stopwatch(), stop, Visitor(visit), checkpoints, watch))

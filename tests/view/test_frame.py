@@ -1,7 +1,6 @@
 """A picture of a ball known in closed form, from a client's camera."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,22 +8,20 @@ import torch
 
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.scene.background.solid import ConstantBackground
+from dreamfusion.scene.nerf.scene import NeRF
 from dreamfusion.scene.nerf.stratified import StratifiedRenderer
 from dreamfusion.scene.shading import ALBEDO, LAMBERTIAN
 from dreamfusion.view import frame
 from dreamfusion.view.frame import FAR, View, render_frame
 
-ORBIT = Orbit([0, 0], [3, 3], [1.374, 1.374], 0.0, 0.0, 0.0, 0.0, [3, 3])
+ORBIT = Orbit([0, 0], [3, 3], [1.374, 1.374], 0.0, 0.0, 0.0, 0.0, [3, 3], 1, 64)
 FRONT = View((0.0, 0.0, 3.0), (0.0, 0.0, -1.0), (0.0, -1.0, 0.0), math.radians(40), 600, 800)
 
 
 @pytest.fixture
 def scene(ball):
-    return SimpleNamespace(
-        field=ball(500.0, size=0.5, color=(1.0, 0.0, 0.0)),
-        background=ConstantBackground([0.0, 0.0, 1.0]),
-        renderer=StratifiedRenderer(1.0, 400),
-    )
+    field = ball(500.0, size=0.5, color=(1.0, 0.0, 0.0))
+    return NeRF(field, ConstantBackground([0.0, 0.0, 1.0]), StratifiedRenderer(1.0, 400))
 
 
 @pytest.mark.parametrize(("azimuth", "elevation"), [(0.0, 0.0), (30.0, 15.0), (200.0, -40.0), (90.0, 80.0)])

@@ -4,7 +4,6 @@ import socket
 import threading
 import time
 import urllib.request
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from dreamfusion.camera.data import CameraStream
 from dreamfusion.export.writer import write_mesh
 from dreamfusion.scene.background.solid import ConstantBackground
 from dreamfusion.scene.nerf.field import Field
+from dreamfusion.scene.nerf.scene import NeRF
 from dreamfusion.scene.nerf.stratified import StratifiedRenderer
 from dreamfusion.types import FieldOutput, Mesh
 from dreamfusion.view.mailbox import Desk
@@ -56,9 +56,7 @@ def window(desk):
 @pytest.fixture
 def served(window, desk):
     """The ball, served by a thread of its own."""
-    scene = SimpleNamespace(
-        field=TwoSided(), background=ConstantBackground([1.0, 1.0, 1.0]), renderer=StratifiedRenderer(1.0, 64)
-    )
+    scene = NeRF(TwoSided(), ConstantBackground([1.0, 1.0, 1.0]), StratifiedRenderer(1.0, 64))
     studio = Studio(window, desk, Sizes(32, 128), scene, CameraStream(ORBIT, 2, 16, 100, 0), lambda: STEP)
     ended, failed = threading.Event(), []
 

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dreamfusion.camera.rays import cast_rays
 from dreamfusion.ops.composite import accumulate, composite
 from dreamfusion.scene.nerf.field import Field
 from dreamfusion.scene.shading import ALBEDO, Shading
-from dreamfusion.types import Cameras, RayBundle, RaySamples, RenderOutput
+from dreamfusion.types import Cameras, RayBundle, RaySamples, RenderOutput, check_shape
+
+
+@dataclass(frozen=True, eq=False)
+class RayRender(RenderOutput):
+    """B images with the packed samples they were composited from."""
+
+    weights: Tensor  # (S,) compositing weight of each sample
+    samples: RaySamples
+    sample_normal: Tensor | None  # (S, 3)
+    directions: Tensor  # (R, 3) of the rays, unit
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        b, _, h, w = self.rgb.shape
+        check_shape(self, "weights", self.weights.shape, (len(self.samples),))
+        check_shape(self, "directions", self.directions.shape, (b * h * w, 3))
 
 
 class Renderer(nn.Module):
@@ -34,7 +51,7 @@ class Renderer(nn.Module):
         with_normal: bool = False,
         generator: torch.Generator | None = None,
         rows: slice = slice(None),
-    ) -> RenderOutput:
+    ) -> RayRender:
         """Images from B cameras; `generator` moves the samples and draws backgrounds, None is evaluation.
 
         `with_normal` asks for normals even where the shading needs none; `rows` renders only these of each image.
@@ -52,7 +69,7 @@ class Renderer(nn.Module):
         behind = background(rays.directions, len(cameras), generator)
         images = torch.cat([sums[:, :3] + (1 - opacity) * behind, depth, opacity, sums[:, 3:]], dim=-1)
         images = images.view(len(cameras), -1, cameras.width, images.shape[-1]).permute(0, 3, 1, 2)
-        return RenderOutput(
+        return RayRender(
             rgb=images[:, :3],
             background=behind.detach().view(len(cameras), -1, 3).mean(dim=1),
             opacity=images[:, 4:5],

@@ -1,8 +1,8 @@
 """`prompts.file`: many prompts in one process, which loads the prior once."""
 
 import pytest
+from launched import files
 from omegaconf import OmegaConf
-from runs import files
 
 from dreamfusion.error import UserError
 from dreamfusion.guidance import prior_cache as module

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 PROMPT = """a cat's "${hat}", (🐈) = ../../<b>x</b>\\"""
 SLUG = "a-cats-hat-b-x-b"
 

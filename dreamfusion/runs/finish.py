@@ -7,19 +7,19 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from dreamfusion.checkpoint import Scene
+from dreamfusion.checkpoint import TrainedScene
 from dreamfusion.mesh.density_grid import EmptyFieldError
-from dreamfusion.mode.export import export_scene
-from dreamfusion.mode.render import turntable
 from dreamfusion.report.page import RunPage, write_page
+from dreamfusion.report.turntable import turntable
 from dreamfusion.report.video import write_video
+from dreamfusion.runs.export import export_scene
 from dreamfusion.runs.summary import note_summary
 
 log = logging.getLogger(__name__)
 
 
 def finish(
-    scene: Scene, cfg: DictConfig, frames: int, size: int, seconds: float, prior_score: float
+    scene: TrainedScene, cfg: DictConfig, frames: int, size: int, seconds: float, prior_score: float
 ) -> dict[str, float]:
     """Write everything that a person opens, into the run's folder; returns what came out of it, by name."""
     folder = scene.run
@@ -65,7 +65,7 @@ def settings(cfg: DictConfig) -> dict[str, str]:
         "guidance": str(cfg.guidance._target_).rsplit(".", 1)[-1],
         "guidance scale": str(cfg.distillation.guidance_scale or cfg.guidance.get("guidance_scale", "")),
         "seed": str(cfg.seed),
-        "views a step": str(cfg.system.views),
-        "image size": str(cfg.system.size),
+        "views a step": str(cfg.camera.views),
+        "image size": str(cfg.camera.size),
         "steps": str(cfg.trainer.max_steps),
     }

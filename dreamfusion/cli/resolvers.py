@@ -1,0 +1,36 @@
+"""OmegaConf resolvers that choose the output folder of a run; registered before Hydra composes. Light: no torch."""
+
+from __future__ import annotations
+
+import os
+
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from dreamfusion.runs.names import digest, run_folder, slug, study_of
+
+
+def register() -> None:
+    """Make our resolvers known; before Hydra composes."""
+    OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
+    OmegaConf.register_new_resolver("sweep_folder", _sweep_folder, replace=True)
+    OmegaConf.register_new_resolver("run_folder_in_sweep", _run_folder_in_sweep, replace=True)
+
+
+def _run_folder(time: str, *, _root_: DictConfig) -> str:
+    """`run_folder` of the configuration that Hydra composed, whose run begins at `time`."""
+    mode = str(_root_.hydra.runtime.choices["mode"])
+    study = study_of(_root_, _root_.hydra.mode) if mode == "train" else None
+    name = time if study is None else digest(_root_)
+    return run_folder(mode, _root_.prompt, _root_.checkpoint, name, study)
+
+
+def _sweep_folder(*, _root_: DictConfig) -> str:
+    """Where in outputs/ a multirun writes what belongs to no single run."""
+    trains = _root_.hydra.runtime.choices["mode"] == "train" and _root_.checkpoint is None
+    return f"studies/{slug(str(study_of(_root_, RunMode.MULTIRUN)))}" if trains else "."
+
+
+def _run_folder_in_sweep(time: str, *, _root_: DictConfig) -> str:
+    """`run_folder`, as Hydra wants it: from `sweep_folder` on."""
+    return os.path.relpath(_run_folder(time, _root_=_root_), _sweep_folder(_root_=_root_))

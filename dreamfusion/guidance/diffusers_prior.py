@@ -1,0 +1,94 @@
+"""The common part of priors that are published weights in diffusers' folder layout: loading, precision, prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from dreamfusion.diffusion.parameterization import noise_from_prediction
+from dreamfusion.guidance.pretrained import choose_dtype, encode_text, find_model, load_frozen, noise_schedule
+from dreamfusion.guidance.prior import concatenate_texts
+from dreamfusion.types import Branch, TextEmbedding
+
+
+class DiffusersPrior:
+    """A U-Net with cross-attention to text. It runs in half precision on CUDA (not run there yet)."""
+
+    name: ClassVar[str]
+    models: ClassVar[Sequence[str]]  # hub ids, tried in order
+    parts: ClassVar[Sequence[str]]  # sub-folders that are read
+    views = 1
+
+    def __init__(
+        self,
+        model: str | None,
+        revision: str | None,
+        dtype: str,
+        guidance_scale: float,
+        weighting: str,
+        channels_last: bool,
+        attention_slicing: bool,
+        compile: bool,
+    ) -> None:
+        """Find and load the weights; the text encoder is loaded when text is encoded.
+
+        Args:
+            model: folder in diffusers' layout, or hub id; None tries `models` in order.
+            revision: branch, tag or commit on the hub.
+            dtype: of the U-Net and the text encoder: "auto", "float16", "bfloat16" or "float32".
+            guidance_scale, weighting: recommendations to the distillation, see `Prior`.
+            channels_last: memory layout of the U-Net.
+            attention_slicing: less memory, slower.
+            compile: `torch.compile` the U-Net; takes minutes at the first step.
+
+        Raises:
+            GuidanceError: the weights are not available.
+            ValueError: an unknown dtype.
+        """
+        from diffusers import UNet2DConditionModel
+
+        self.guidance_scale, self.weighting = guidance_scale, weighting
+        self._dtype_name, self._device = dtype, torch.device("cpu")
+        # Load in the precision of the device it will run on: `to("cuda")` then needs no float32 copy first.
+        expected = choose_dtype(dtype, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        candidates = (model,) if model else self.models
+        self._folder = find_model(candidates, revision, self.parts, half=expected == torch.float16)
+        self.alphas_cumprod, self._prediction = noise_schedule(self._folder)
+        self._unet = load_frozen(UNet2DConditionModel, self._folder, "unet", expected)
+        if channels_last:
+            self._unet.to(memory_format=torch.channels_last)
+        if attention_slicing:
+            self._unet.set_attention_slice("auto")
+        if compile:
+            self._unet.compile()
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move in place; "auto" takes the precision of the new device."""
+        self._device = torch.device(device)
+        self._unet.to(self._device, choose_dtype(self._dtype_name, self._device))
+        self.alphas_cumprod = self.alphas_cumprod.to(self._device)
+        return self
+
+    def warn_if_unknown(self, prompt: str) -> None:
+        """Nothing to check: the training data is the web."""
+
+    @torch.no_grad()
+    def predict(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
+        """See `Prior.predict`; cameras and appearance are ignored.
+
+        Channels of the network's output beyond those of `noisy` are a learned variance (DeepFloyd IF) and dropped.
+        The text mask is not used: the networks were trained with the padding visible.
+        """
+        count, dtype, text = len(branches), self._unet.dtype, concatenate_texts(branches)
+        noisy, timestep = noisy.repeat(count, 1, 1, 1), timestep.repeat(count)
+        prediction = self._unet(noisy.to(dtype), timestep, encoder_hidden_states=text.states.to(dtype)).sample
+        prediction = prediction[:, : noisy.shape[1]].float()
+        noise = noise_from_prediction(self._prediction, prediction, noisy, self.alphas_cumprod[timestep])
+        return noise.chunk(count)
+
+    def _encode(self, tokenizer: Any, encoder: type[Any], texts: Sequence[str]) -> TextEmbedding:
+        dtype = choose_dtype(self._dtype_name, self._device)
+        return encode_text(tokenizer, encoder, self._folder, texts, self._device, dtype)

@@ -1,0 +1,57 @@
+"""Optimizer and learning rates (`conf/optimizer/`), by named parameter groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Optimization:
+    """Learning rates rise linearly for `warmup_steps`, then fall linearly to `end` times their value over the run."""
+
+    def __init__(
+        self,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        learning_rates: Mapping[str, float],
+        end: float,
+        warmup_steps: int,
+    ) -> None:
+        """`optimizer` is a torch class with all arguments but the parameters; `learning_rates` by group name.
+
+        Raises:
+            ValueError: a learning rate that is not above 0, or a negative `end`.
+        """
+        for name, rate in learning_rates.items():
+            if rate <= 0:
+                raise ValueError(f"optimizer.learning_rates.{name} is {rate}; a learning rate is above 0")
+        if end < 0:
+            raise ValueError(f"optimizer.end is {end}; it is a factor of at least 0")
+        self.optimizer, self.learning_rates = optimizer, dict(learning_rates)
+        self.end, self.warmup_steps = end, warmup_steps
+
+    def __call__(
+        self, parameters: Mapping[str, Sequence[nn.Parameter]], others: Sequence[dict[str, Any]], max_steps: int
+    ) -> dict[str, Any]:
+        """Lightning's optimizer configuration for named groups and for `others`, which bring their learning rates.
+
+        Raises:
+            ValueError: no learning rate for a group.
+        """
+        for name in parameters:
+            if name not in self.learning_rates:
+                raise ValueError(f"there is no learning rate for {name!r}; type +optimizer.learning_rates.{name}=0.01")
+        groups = [
+            {"params": list(group), "lr": self.learning_rates[name]} for name, group in parameters.items() if group
+        ]
+        optimizer = self.optimizer([*groups, *others])
+
+        def factor(step: int) -> float:
+            warm = min(1.0, (step + 1) / max(self.warmup_steps, 1))
+            past = min(step / max(max_steps, 1), 1.0)
+            return warm * (1 + (self.end - 1) * past)
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

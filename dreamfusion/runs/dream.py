@@ -1,0 +1,188 @@
+"""One run: prompt and configuration -> a trained scene, its mesh, turntable and page, in the run's folder."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import lightning as L
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+
+from dreamfusion.camera.data import CameraData
+from dreamfusion.camera.orbit import Orbit
+from dreamfusion.checkpoint import CheckpointError, load_scene, read_checkpoint
+from dreamfusion.error import INTERRUPTED, UserError, check_positive
+from dreamfusion.evaluation.prior_score import prior_score
+from dreamfusion.export.settings import check_export
+from dreamfusion.ops.allocator import keep_large_blocks
+from dreamfusion.prompting.table import check_prompt
+from dreamfusion.runs.lock import claimed
+from dreamfusion.runs.results import RESULT, SCORES, Result, read_result, write_result
+from dreamfusion.runs.settings import run_settings
+from dreamfusion.training.assemble import assemble, settings_refused
+from dreamfusion.training.callbacks import Checkpoints, Previews, StopOnInterrupt, Stopwatch
+from dreamfusion.training.loggers import close
+from dreamfusion.training.metrics import Metrics, PreviewPictures, show_end
+from dreamfusion.training.progress import Progress
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The settings of mode=train: files of a run beside its checkpoint."""
+
+    preview_every: int  # steps; 0: never
+    preview_size: int  # pixels a side
+    checkpoint_every: int  # steps; 0: only at the end
+    turntable_frames: int
+    turntable_size: int  # pixels a side
+    score_views: int
+
+    def __post_init__(self) -> None:
+        counts = ("preview_size", "turntable_frames", "turntable_size", "score_views")
+        check_positive("mode", **{name: getattr(self, name) for name in counts})
+        for name in ("preview_every", "checkpoint_every"):
+            if getattr(self, name) < 0:
+                raise UserError(f"mode.{name} is {getattr(self, name)}; it is a number of steps, or 0 for never")
+
+
+def take_part(cfg: DictConfig, folder: Path, outputs: Outputs) -> Path:
+    """One run of a study: skip it if it is finished, resume it if it was begun; `resume=false` starts it again.
+
+    Raises:
+        UserError: a setting that no run can have.
+        Busy: another process has locked the run.
+    """
+    check(cfg)
+    # The first process of a distributed run locks the folder for all of them.
+    first = getattr(rank_zero_only, "rank", 0) == 0
+    with claimed(folder) if first else nullcontext():
+        checkpoint = folder / "checkpoints" / "last.ckpt"
+        if cfg.resume and read_result(folder) is not None:
+            log.info("%s, seed %s is finished already: %s", cfg.prompt, cfg.seed, folder)
+            return folder
+        if first and not cfg.resume:
+            (folder / RESULT).unlink(missing_ok=True)  # first: the rest then counts as an unfinished run
+            checkpoint.unlink(missing_ok=True)
+        return dream(cfg, folder, outputs, checkpoint if _is_usable(checkpoint) else None)
+
+
+def dream(
+    cfg: DictConfig, folder: Path, outputs: Outputs, resume: Path | None = None, watchers: Sequence[L.Callback] = ()
+) -> Path:
+    """Train in `folder`, from the beginning or from the checkpoint `resume`; `watchers` are the last callbacks.
+
+    Raises:
+        UserError: a part refuses its settings.
+        SystemExit: with status 130, after Ctrl-C and a last checkpoint.
+    """
+    stopwatch = Stopwatch()
+    checkpoints = Checkpoints(folder / "checkpoints" / "last.ckpt", outputs.checkpoint_every)
+    stop = StopOnInterrupt()
+    keep_large_blocks()
+    torch.manual_seed(cfg.seed)  # of the initial weights
+    with settings_refused():
+        orbit: Orbit = instantiate(cfg.camera)
+        system = assemble(cfg)
+        loggers: list[Logger] = instantiate(cfg.logger)(folder=folder, name=str(cfg.prompt))
+        previews = Previews(orbit, folder / "previews", outputs.preview_every, outputs.preview_size)
+        pictures = PreviewPictures(previews.folder)
+        score = partial(prior_score, system, orbit, outputs.score_views)
+        judges = instantiate(cfg.pruning)(folder=folder, measure=score)
+        chosen = list(instantiate(cfg.callbacks).values()) if cfg.callbacks else []
+        trainer: L.Trainer = instantiate(cfg.trainer)(
+            logger=loggers,
+            # `Metrics` before `checkpoints`: the row of a step is on disk before a checkpoint that counts the step.
+            callbacks=[
+                *(stopwatch, Progress(), stop, previews, pictures, Metrics(), checkpoints),
+                *(*judges, *chosen, *watchers),
+            ],
+            default_root_dir=folder,
+            enable_checkpointing=False,
+        )
+        cameras = CameraData(orbit, trainer.max_steps, cfg.seed)
+    try:
+        if trainer.is_global_zero:
+            (folder / RESULT).unlink(missing_ok=True)
+            save_settings(cfg, folder, loggers)
+        trainer.fit(system, cameras, ckpt_path=None if resume is None else str(resume), weights_only=True)
+        checkpoints.save(trainer)
+        if stop.interrupted:
+            log.info("stopped at step %d of %d; to resume:", trainer.global_step, trainer.max_steps)
+            log.info("  %s", resume_command(folder))
+            raise SystemExit(INTERRUPTED)
+        if trainer.is_global_zero:
+            pruned = next((judge.reason for judge in judges if judge.reason), None)
+            figures = {"prior_score": score()}
+            if pruned is None:
+                from dreamfusion.runs.finish import finish  # here: its imports take a second that no step waits for
+
+                shown = outputs.turntable_frames, outputs.turntable_size, stopwatch.seconds, figures["prior_score"]
+                figures = finish(load_scene(checkpoints.path), cfg, *shown) | figures
+            else:
+                log.info("%s: ended at step %d: %s\n  %s", cfg.prompt, trainer.global_step, pruned, folder)
+            show_end(loggers, folder, trainer.global_step, figures, pruned)
+            for logger in loggers:
+                logger.save()  # before the result, which marks the run as complete
+            scores = {name: figures[name] for name in SCORES if name in figures}
+            settings = run_settings(cfg)
+            write_result(
+                Result(str(cfg.prompt), cfg.seed, trainer.global_step, stopwatch.seconds, scores, settings, pruned),
+                folder,
+            )
+    finally:
+        close(loggers)
+    return folder
+
+
+def check(cfg: DictConfig) -> None:
+    """Raises: UserError: a prompt, seed, number of steps or mesh setting that no run can have."""
+    check_prompt(cfg.prompt)
+    if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
+        raise UserError(f"seed is {cfg.seed}; it must be a whole number from 0 to {2**32 - 1}")
+    check_positive("trainer", max_steps=cfg.trainer.max_steps)
+    check_export(cfg.export)
+
+
+def _is_usable(checkpoint: Path) -> bool:
+    """Whether there is a readable checkpoint to resume from; an unreadable one is ignored, with a warning."""
+    if not checkpoint.is_file():
+        return False
+    try:
+        step = read_checkpoint(checkpoint)["global_step"]
+    except CheckpointError as error:
+        log.warning("%s; the run starts again", error)
+        return False
+    log.info("resuming from step %d of %s", step, checkpoint)
+    return True
+
+
+def save_settings(cfg: DictConfig, folder: Path, loggers: Sequence[Logger]) -> None:
+    """Write config.yaml, and pass the settings to the loggers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(cfg, folder / "config.yaml")
+    for logger in loggers:
+        logger.log_hyperparams(dict(OmegaConf.to_container(cfg, resolve=True)))  # type: ignore[arg-type]
+
+
+def resume_command(folder: Path) -> str:
+    """The shell command that resumes the run in `folder`; its settings are in its checkpoint."""
+    python = "python" if shutil.which("python") == sys.executable else str(shortened(Path(sys.executable)))
+    return shlex.join([python, sys.argv[0], f"checkpoint={folder}"])
+
+
+def shortened(path: Path) -> Path:
+    """The path relative to the working directory if it lies there."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,0 +1,69 @@
+"""Find runs and their checkpoints from the settings `checkpoint`, `run` and `study`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from dreamfusion.checkpoint import CheckpointError, run_of
+from dreamfusion.runs.names import RUNS, STUDIES, study_folder
+
+
+def find_checkpoint(choice: str, *folders: Path) -> Path:
+    """`latest`: the newest run's last checkpoint under `folders`; else a checkpoint file, or a run's folder.
+
+    Without `folders` they are those of all runs, alone or in a study.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if choice == "latest":
+        folders = folders or (RUNS, STUDIES)
+        runs = (path for folder in folders for path in folder.glob("**/checkpoints/last.ckpt"))
+        found = sorted(runs, key=lambda path: path.stat().st_mtime)
+        if not found:
+            raise CheckpointError(f'no run under {folders[0]} has a checkpoint yet; type prompt="a cat" to make one')
+        return found[-1]
+    path = Path(choice).expanduser()
+    if path.is_dir():
+        path = path / "checkpoints" / "last.ckpt"
+    if not path.is_file():
+        raise CheckpointError(
+            f"no checkpoint at {path}; type checkpoint=latest, or the path of a run or of a .ckpt file"
+        )
+    return path
+
+
+def many(cfg: DictConfig) -> str | None:
+    """What `find_runs` is asked for: `run`, or the folder of `study`; None for a single run."""
+    if cfg.run is not None:
+        return str(cfg.run)
+    return None if cfg.study is None else str(study_folder(str(cfg.study)))
+
+
+def find_runs(choice: str, runs: Path = RUNS, studies: Path = STUDIES) -> list[Path]:
+    """The folders of runs with a checkpoint that `choice` names, in the order of their names.
+
+    `all`: every one under `runs` and `studies`; a run's folder, or one that holds runs; a glob of such folders; or the
+    name of a study.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = Path(choice).expanduser()
+    if choice == "all":
+        tops = [runs, studies]
+    elif choice.strip() and path.exists():
+        tops = [path]
+    elif any(character in choice for character in "*?["):
+        tops = list(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
+    else:
+        tops = [study_folder(choice, studies)] if choice.strip() else []
+    found = sorted({run_of(checkpoint) for top in tops for checkpoint in top.glob("**/checkpoints/last.ckpt")})
+    if not found:
+        raise CheckpointError(
+            f"no run at {choice}; type run=all, a run's folder, a folder of runs, a glob such as "
+            f"run='{runs}/a-*/*', or the name of a study"
+        )
+    return found

@@ -1,0 +1,100 @@
+"""The table of a study: report.csv, report.md and gallery.html, from the results of its finished runs."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from dreamfusion.files import replacing
+from dreamfusion.runs.gallery import gallery
+from dreamfusion.runs.names import STUDIES, study_folder
+from dreamfusion.runs.results import Result
+from dreamfusion.runs.study import differing, read_study, unfinished
+from dreamfusion.training.loggers import wandb_mode
+
+log = logging.getLogger(__name__)
+LONGEST = 40  # characters of a prompt or setting in the Markdown table
+
+
+def report(study: str, studies: Path = STUDIES, logger: DictConfig | None = None) -> Path:
+    """The three files of `run` for the study of that name; returns its folder.
+
+    If the runs are logged to Weights & Biases, as the settings `logger` say, the table goes there as well.
+    """
+    results, folder = read_study(study, studies), study_folder(study, studies)
+    rows = table(results, folder)
+    with replacing(folder / "report.csv") as draft, draft.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    text = markdown(study, rows, [path.relative_to(folder) for path in unfinished(study, studies)])
+    with replacing(folder / "report.md") as draft:
+        draft.write_text(text, encoding="utf-8")
+    files = [folder / "report.md", folder / "report.csv"]
+    if shown := [result.path for result in results if (result.path / "config.yaml").is_file()]:
+        files.append(folder / "gallery.html")
+        gallery(shown, study, files[-1])
+    log.info("\n%s%s", text.rstrip(), "".join(f"\n  {file}" for file in files))
+    if logger is not None and logger._target_ == "dreamfusion.training.loggers.wandb" and wandb_mode() != "disabled":
+        from dreamfusion.training.metrics import show_study  # which takes its time to import
+
+        show_study(study, folder, rows, logger.project)
+    return folder
+
+
+def table(results: Sequence[Result], folder: Path) -> list[list[str]]:
+    """A head and a row for each run; the columns are those that some run has something for."""
+    settings = differing(results)
+    scores = list(dict.fromkeys(name for result in results for name in result.scores))
+    pruned = ["pruned"] if any(result.pruned for result in results) else []
+    rows = [["prompt", "seed", *settings, "steps", "seconds", *scores, *pruned, "path"]]
+    for result in results:
+        rows.append(
+            [
+                result.prompt,
+                str(result.seed),
+                *(_shown(result.settings.get(name)) for name in settings),
+                str(result.steps),
+                f"{result.seconds:.1f}",
+                *(f"{result.scores[name]:.4f}" if name in result.scores else "" for name in scores),
+                *([result.pruned or ""] if pruned else []),
+                os.path.relpath(result.path, folder),
+            ]
+        )
+    return rows
+
+
+def markdown(study: str, rows: Sequence[Sequence[str]], missing: Sequence[Path]) -> str:
+    """The table as GitHub shows it, numbers to the right, and which runs are not in it; a folder is a link."""
+    head, *body = rows
+    numeric = [bool(body) and all(_is_number(row[i]) for row in body) for i in range(len(head))]
+    lines = [f"# {study}", "", f"{len(body)} finished runs, {len(missing)} unfinished.", ""]
+    lines.append(f"| {' | '.join(head)} |")
+    lines.append(f"|{'|'.join('--:' if right else '---' for right in numeric)}|")
+    for *cells, path in body:
+        lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} | [{path}]({path}/index.html) |")
+    if missing:
+        lines += ["", "Unfinished; the same command goes on with them:", *(f"- {path.as_posix()}" for path in missing)]
+    return "\n".join(lines) + "\n"
+
+
+def _shown(value: object) -> str:
+    """A setting in a table; of a class, its own name."""
+    text = "" if value is None else str(value)
+    return text.rsplit(".", 1)[-1] if text.startswith("dreamfusion.") else text
+
+
+def _cell(text: str) -> str:
+    short = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    return " ".join(short.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text or 0)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,69 @@
+"""The settings of a resumed run: those in its checkpoint, with the changes of the command line."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from dreamfusion.checkpoint import read_checkpoint
+from dreamfusion.error import UserError
+from dreamfusion.runs.find import find_checkpoint
+from dreamfusion.runs.settings import plain
+
+log = logging.getLogger(__name__)
+
+
+def continued(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The settings of the run that `cfg.checkpoint` names, except for those on the command line.
+
+    `checkpoint` becomes the path of the file.
+    """
+    path = find_checkpoint(cfg.checkpoint)
+    content = read_checkpoint(path)
+    saved, step = content["config"], content["global_step"]
+    named = [override for override in overrides if override != "mode=train"]  # the only mode that resumes
+    settings = resumed(OmegaConf.create(saved), cfg, named)
+    settings.checkpoint = str(path)
+    if step >= settings.trainer.max_steps:
+        log.info("%s is at step %d already; to train on, add trainer.max_steps=%d", path, step, 2 * step)
+    return settings
+
+
+def resumed(saved: DictConfig, composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The settings of a resumed run: its own, except for those that the command line names.
+
+    Args:
+        saved: the configuration in the checkpoint.
+        composed: this command's; its values are taken for the keys and groups that are named.
+        overrides: the command line in Hydra's grammar, such as `trainer.max_steps=3000`.
+
+    Raises:
+        UserError: a named setting does not exist in the configuration, such as an experiment.
+    """
+    settings, named = plain(saved), plain(composed)
+    for missing in named.keys() - settings.keys():  # settings that this version has and the run's did not
+        settings[missing] = named[missing]
+    mode = settings.get("mode")
+    same = isinstance(mode, dict) and mode.get("_target_") == named["mode"]["_target_"]
+    settings["mode"] = named["mode"] | mode if same and mode else named["mode"]
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        try:
+            _graft(settings, named, override.key_or_group.split("."))
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"{override.input_line} cannot be changed in a resumed run; name single settings, key=value"
+            ) from error
+    return OmegaConf.create(settings)
+
+
+def _graft(settings: dict[str, Any], named: dict[str, Any], path: list[str]) -> None:
+    """Give `settings` the value that `named` has at `path`."""
+    head, *rest = path
+    if rest and isinstance(named[head], dict):
+        _graft(settings.setdefault(head, {}), named[head], rest)
+    else:
+        settings[head] = named[head]

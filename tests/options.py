@@ -1,0 +1,38 @@
+"""Parts with the defaults of their YAML files, which are the only place where a default stands."""
+
+from pathlib import Path
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from dreamfusion.types import Branch, RenderOutput
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+def option(choice, *arguments, **changes):
+    """`conf/<choice>.yaml` instantiated, as in `option("guidance/pocket", variant=1)`."""
+    settings = OmegaConf.load(CONF / f"{choice}.yaml")
+    try:
+        return instantiate(settings, *arguments, **changes)
+    except InstantiationException as error:
+        raise error.__cause__ from None
+
+
+def make_sds(prior, **changes):
+    """Score distillation with the paper's range of timesteps (Poole et al. 2022, Sec. 3)."""
+    return option("distillation/sds", prior=prior, **({"min_timestep": 0.02, "max_timestep": 0.98} | changes))
+
+
+def predict(prior, noisy, timestep, text, cameras=None, appearance=None):
+    """The prediction of one branch."""
+    (noise,) = prior.predict(noisy, timestep, [Branch(text, cameras, appearance)])
+    return noise
+
+
+def as_render(rgb):
+    """Images (B, 3, H, W) as an opaque render."""
+    full = torch.ones_like(rgb[:, :1]).detach()
+    return RenderOutput(rgb, torch.zeros(len(rgb), 3), full, full, None)
