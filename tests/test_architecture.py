@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MODULES = sorted([*(ROOT / "dreamfusion").rglob("*.py"), ROOT / "launch.py"])
 CONFIGS = sorted(path for folder in ("conf", "sweeps") for path in (ROOT / folder).rglob("*.yaml"))
-KERNELS = {"numba", "nerfacc", "tinycudann"}
+KERNELS = {"numba", "nerfacc", "tinycudann", "triton"}
 # The one exception: the state of nerfacc's occupancy grid is plain PyTorch and the same on every device.
 OCCUPANCY = "dreamfusion/scene/nerf/occupancy.py"
 
@@ -67,15 +67,65 @@ def test_no_file_knows_the_machine_it_was_written_on():
     assert not found
 
 
-def test_prompting_camera_and_field_do_not_know_what_comes_after_them():
-    """The reading order is the data flow: nothing imports from further down."""
-    order = ["camera", "field", "background", "renderer", "distillation", "mode"]
-    for place, folder in enumerate(order):
-        for path in (ROOT / "dreamfusion" / folder).glob("*.py"):
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            used = {
-                node.module.split(".")[1]
-                for node in ast.walk(tree)
-                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dreamfusion.")
-            }
-            assert not used & set(order[place + 1 :]), name(path)
+# From the ground floor up: a room imports from its own and the lower ones only. See docs/extending.md.
+ROOMS = """
+types schedule randomness error files
+image
+ops
+camera
+scene
+diffusion
+pocket/model
+guidance
+prompting
+distillation
+loss optimization untrusted
+system checkpoint
+mesh
+export
+report
+pocket/data
+pocket/training
+evaluation
+training
+runs
+view
+benchmark
+cli
+mode
+"""
+FLOOR = {room: floor for floor, rooms in enumerate(ROOMS.split("\n")) for room in rooms.split()}
+
+
+def room(parts):
+    """The room of a module's path within the package, and its floor."""
+    names = ["/".join(parts[:2]), parts[0]] if parts[0] == "pocket" else [parts[0]]
+    return next((name for name in names if name in FLOOR), None)
+
+
+def internal(tree):
+    """The modules of this package that a module imports, as parts of their path."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dreamfusion."):
+            yield node.module.split(".")[1:]
+        elif isinstance(node, ast.ImportFrom) and node.module == "dreamfusion":
+            yield from ([alias.name] for alias in node.names)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_imports_go_down_only(path):
+    """So no two rooms import each other, no mode imports another, and everything has a place on the list."""
+    if path.parent == ROOT or path.name == "__init__.py" and path.parent.parent == ROOT:
+        return
+    own = list(path.relative_to(ROOT / "dreamfusion").with_suffix("").parts)
+    if room(own) is None:
+        assert own in (["pocket", "__init__"], ["api"], ["__main__"]), f"{name(path)} has no place in ROOMS"
+        return
+    for parts in internal(ast.parse(path.read_text(encoding="utf-8"))):
+        used = room(parts)
+        if used is None:
+            assert parts in (["pocket"], ["__version__"]), ".".join(parts)
+        elif used == room(own):
+            assert used != "mode" or parts == own, f"{name(path)} imports the mode {'.'.join(parts)}"
+        else:
+            assert FLOOR[used] < FLOOR[room(own)], f"{name(path)} imports {'.'.join(parts)}"
