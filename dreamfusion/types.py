@@ -62,6 +62,10 @@ class Cameras(_Movable):
     def __len__(self) -> int:
         return self.camera_to_world.shape[0]
 
+    def resized(self, height: int, width: int) -> Cameras:
+        """The same cameras with another image size."""
+        return replace(self, height=height, width=width)
+
     def one(self, index: int) -> Cameras:
         """The camera of this index alone."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}

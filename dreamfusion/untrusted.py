@@ -15,11 +15,11 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
+from dreamfusion import CONFIGURATION
 from dreamfusion.error import UserError
 
 TARGET = "_target_"
 SCALARS = (str, int, float, bool, type(None))
-OWN_CONFIGURATION = Path(__file__).resolve().parents[1] / "conf"
 # OmegaConf reads `${` as an interpolation unless an odd number of backslashes stands before it. The path of another
 # setting is harmless; anything else, such as `${oc.env:HOME}`, calls a resolver.
 INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{(?P<path>[A-Za-z_][\w.]*\})?")
@@ -91,7 +91,7 @@ def _check_target(path: str, node: Mapping[str, object], group: str, source: Pat
 
 def configuration_folders() -> list[Path]:
     """conf/, and in a command the folders of its own search path (`--config-dir`), where users keep their options."""
-    folders = [OWN_CONFIGURATION]
+    folders = [CONFIGURATION]
     if HydraConfig.initialized():
         sources = HydraConfig.get().runtime.config_sources
         folders += [Path(source.path) for source in sources if source.schema == "file"]

@@ -7,9 +7,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from dreamfusion import CONFIGURATION
 from dreamfusion.error import UserError
 from dreamfusion.mode import pretrain
-from dreamfusion.untrusted import OWN_CONFIGURATION, UntrustedError, checked_configuration
+from dreamfusion.untrusted import UntrustedError, checked_configuration
 
 SOURCE = Path("sent.ckpt")
 CAMERA = {"_target_": "dreamfusion.camera.orbit.Orbit", "elevation": [-15, 75], "up_std": 0.0}
@@ -68,8 +69,8 @@ def test_a_configuration_is_plain_data(value):
 
 
 def test_every_option_of_every_group_is_accepted():
-    for file in OWN_CONFIGURATION.glob("*/**/*.yaml"):
-        group = file.relative_to(OWN_CONFIGURATION).parts[0]
+    for file in CONFIGURATION.glob("*/**/*.yaml"):
+        group = file.relative_to(CONFIGURATION).parts[0]
         if group in ("hydra", "experiment", "mode", "benchmark"):
             continue
         option = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
@@ -80,5 +81,5 @@ def test_every_option_of_every_group_is_accepted():
 def test_an_option_of_the_users_own_folder_is_accepted(tmp_path, monkeypatch):
     (tmp_path / "camera").mkdir()
     (tmp_path / "camera" / "mine.yaml").write_text("_target_: mine.Camera\n")
-    monkeypatch.setattr("dreamfusion.untrusted.configuration_folders", lambda: [OWN_CONFIGURATION, tmp_path])
+    monkeypatch.setattr("dreamfusion.untrusted.configuration_folders", lambda: [CONFIGURATION, tmp_path])
     assert checked_configuration({"camera": {"_target_": "mine.Camera"}}, SOURCE)

@@ -68,7 +68,7 @@ def _stage(page: RunPage) -> str:
     shown = []
     if page.mesh is not None:
         shown.append(
-            f'<div class="model"><model-viewer alt="{label}" src="{_embedded(page.mesh)}" camera-controls auto-rotate '
+            f'<div class="model"><model-viewer alt="{label}" src="{embedded(page.mesh)}" camera-controls auto-rotate '
             'auto-rotate-delay="600" rotation-per-second="24deg" camera-orbit="20deg 78deg 115%" touch-action="pan-y" '
             'interaction-prompt="none" environment-image="legacy" tone-mapping="neutral" exposure="0.8" '
             'shadow-intensity="0.7" shadow-softness="0.9" min-camera-orbit="auto auto 40%"></model-viewer>'
@@ -76,7 +76,7 @@ def _stage(page: RunPage) -> str:
         )
     if page.video is not None:
         shown.append(
-            f'<div class="video"><video src="{_embedded(page.video)}" aria-label="{label}, turning" '
+            f'<div class="video"><video src="{embedded(page.video)}" aria-label="{label}, turning" '
             "autoplay muted loop playsinline controls></video></div>"
         )
     return f'<div class="stage">{"".join(shown)}</div>' if shown else ""
@@ -84,7 +84,7 @@ def _stage(page: RunPage) -> str:
 
 def _previews(previews: Mapping[str, Path]) -> str:
     shown = (
-        f'<figure><img src="{_embedded(image)}" alt=""><figcaption>{html.escape(caption)}</figcaption></figure>'
+        f'<figure><img src="{embedded(image)}" alt=""><figcaption>{html.escape(caption)}</figcaption></figure>'
         for caption, image in previews.items()
     )
     return f'<div class="previews">{"".join(shown)}</div>' if previews else ""
@@ -115,7 +115,7 @@ def _section(heading: str, body: str) -> str:
     return f"<section><h2>{heading}</h2>{body}</section>" if body else ""
 
 
-def _embedded(path: Path) -> str:
+def embedded(path: Path) -> str:
     """The file as a data URL."""
     media_type = MEDIA_TYPES.get(path.suffix.lower())
     if media_type is None:

@@ -179,8 +179,16 @@ def save_settings(cfg: DictConfig, folder: Path, loggers: Sequence[Logger]) -> N
 
 def resume_command(folder: Path) -> str:
     """The shell command that resumes the run in `folder`; its settings are in its checkpoint."""
+    program = Path(sys.argv[0])
     python = "python" if shutil.which("python") == sys.executable else str(shortened(Path(sys.executable)))
-    return shlex.join([python, sys.argv[0], f"checkpoint={folder}"])
+    match program.name:
+        case "dreamfusion":
+            command = ["dreamfusion"]
+        case "launch.py":
+            command = [python, sys.argv[0]]
+        case _:
+            command = [python, "-m", "dreamfusion"]
+    return shlex.join([*command, f"checkpoint={folder}"])
 
 
 def shortened(path: Path) -> Path:

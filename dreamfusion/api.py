@@ -1,0 +1,111 @@
+"""The Python API: `dream` makes a run, `compose` a configuration; both as the command line does."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from dreamfusion import CONFIGURATION
+from dreamfusion.cli.console import tidy
+from dreamfusion.cli.quoting import quote_texts
+from dreamfusion.cli.resolvers import register
+from dreamfusion.runs.names import OUTPUTS, run_folder
+from dreamfusion.runs.results import read_result
+from dreamfusion.runs.summary import read_summary
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run; in a notebook its representation is the turntable and the scores."""
+
+    folder: Path
+
+    @property
+    def mesh(self) -> Path | None:
+        """The mesh file, in the format of `export`; None if the scene has no surface."""
+        return next((path for path in sorted(self.folder.glob("mesh.*")) if path.suffix != ".mtl"), None)
+
+    @property
+    def turntable(self) -> Path:
+        """The video of the scene from all sides."""
+        return self.folder / "turntable.mp4"
+
+    @property
+    def page(self) -> Path:
+        """The HTML page with model, video and curves, for a browser."""
+        return self.folder / "index.html"
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The figures of the run by name: prior_score, silhouette_iou, color_difference, seconds, triangles, ..."""
+        return read_summary(self.folder)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the run by dotted name."""
+        result = read_result(self.folder)
+        return {} if result is None else dict(result.settings)
+
+    def _repr_html_(self) -> str:
+        from dreamfusion.report.page import embedded
+
+        scores = escape(json.dumps({k: round(v, 3) for k, v in self.scores.items() if isinstance(v, float)}))
+        video = f'<video src="{embedded(self.turntable)}" autoplay muted loop playsinline controls></video>'
+        return f"{video}<pre>{scores}\n{escape(str(self.folder))}</pre>"
+
+
+def compose(overrides: Sequence[str] = ()) -> DictConfig:
+    """The configuration that the command line composes from the same overrides, such as `["guidance=sd", "seed=1"]`.
+
+    Raises:
+        hydra.errors.HydraException: an override that does not exist or cannot be parsed.
+    """
+    register()
+    GlobalHydra.instance().clear()  # a notebook may call this any number of times
+    with initialize_config_dir(str(CONFIGURATION), version_base="1.3"):
+        return hydra_compose("config", overrides=quote_texts(overrides))
+
+
+def dream(
+    prompt: str,
+    *overrides: str,
+    steps: int | None = None,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    live: bool = False,
+) -> Run:
+    """Train a scene for `prompt` and write its mesh, turntable and page.
+
+    Args:
+        prompt: any text.
+        overrides: settings as on the command line, such as `"guidance=sd"` or `"camera.views=4"`.
+        steps: training steps; None is the configuration's number.
+        seed: of everything random.
+        folder: of the run; None is outputs/train/<prompt>/<time>/ in the working directory.
+        live: show a picture of the scene and the curve of the gradient norm below the notebook's cell.
+
+    Raises:
+        UserError: settings that no run can have.
+    """
+    from dreamfusion.runs.dream import Outputs, check
+    from dreamfusion.runs.dream import dream as run
+    from dreamfusion.training.notebook import LiveFigure
+
+    cfg = compose([*overrides, *([] if steps is None else [f"trainer.max_steps={steps}"])])
+    cfg.prompt, cfg.seed = prompt, seed
+    tidy()
+    check(cfg)
+    name = time.strftime("%Y-%m-%d_%H-%M-%S")
+    path = OUTPUTS / run_folder("train", prompt, None, name) if folder is None else Path(folder)
+    outputs = Outputs(**{f.name: cfg.mode[f.name] for f in fields(Outputs)})
+    return Run(run(cfg, path, outputs, watchers=[LiveFigure()] if live else ()))

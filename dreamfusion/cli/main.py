@@ -1,0 +1,46 @@
+"""Stage 0: parse the command line with Hydra and run the chosen mode. Light: imports neither torch nor numpy."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from dreamfusion import CONFIGURATION, SWEEPS
+from dreamfusion.cli.quoting import quote_command_line
+from dreamfusion.cli.resolvers import register
+from dreamfusion.cli.startup import quick_start
+from dreamfusion.error import one_line_errors
+
+
+def main() -> None:
+    """Run the command in `sys.argv`.
+
+    Raises:
+        SystemExit: with one line, after an error that the user can put right.
+    """
+    register()
+    quote_command_line()
+    find_sweeps()
+    with one_line_errors():
+        run()
+
+
+@hydra.main(config_path=str(CONFIGURATION), config_name="config", version_base="1.3")
+def run(cfg: DictConfig) -> object:
+    """Run the composed configuration; launchers send this function to their workers."""
+    quick_start()
+    from dreamfusion.cli.dispatch import run_mode
+
+    return run_mode(cfg)
+
+
+def find_sweeps() -> None:
+    """Let `-cd sweeps` name the sweeps of the package where the working directory has no folder of that name."""
+    for option in ("-cd", "--config-dir"):
+        if option in sys.argv[:-1]:
+            place = sys.argv.index(option) + 1
+            if sys.argv[place].rstrip("/") == "sweeps" and not Path("sweeps").is_dir():
+                sys.argv[place] = str(SWEEPS)
