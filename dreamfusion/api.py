@@ -101,8 +101,8 @@ def dream(
     from dreamfusion.runs.dream import dream as run
     from dreamfusion.training.notebook import LiveFigure
 
-    cfg = compose([*overrides, *([] if steps is None else [f"trainer.max_steps={steps}"])])
-    cfg.prompt, cfg.seed = prompt, seed
+    named = [f"prompt={prompt}", f"seed={seed}", *([] if steps is None else [f"trainer.max_steps={steps}"])]
+    cfg = compose([*overrides, *named])
     tidy()
     check(cfg)
     name = time.strftime("%Y-%m-%d_%H-%M-%S")

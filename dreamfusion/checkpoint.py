@@ -74,7 +74,8 @@ def load_scene(path: Path) -> TrainedScene:
     prefix = "scene."
     state = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
     try:
-        scene, camera = instantiate(config.scene), instantiate(config.camera)
+        # A copy: instantiating the scene resolves the groups that it refers to, in place.
+        scene, camera = instantiate(config.copy().scene), instantiate(config.camera)
         scene.load_state_dict(state)
     except (InstantiationException, ConfigAttributeError, InterpolationResolutionError, RuntimeError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]

@@ -16,6 +16,8 @@ from dreamfusion.system import DreamFusion
 
 def assemble(cfg: DictConfig) -> DreamFusion:
     """The LightningModule of a configuration, with all its parts; the prior is shared within the process."""
+    config = OmegaConf.to_container(cfg)
+    cfg = cfg.copy()  # instantiating the scene resolves the groups that it refers to, in place
     prior = cached_prior(cfg.guidance)
     prompting = instantiate(cfg.prompting)
     system: DreamFusion = instantiate(cfg.system)(
@@ -24,7 +26,7 @@ def assemble(cfg: DictConfig) -> DreamFusion:
         distillation=instantiate(cfg.distillation, prior=prior),
         text_table=prompting.encode(prior, str(cfg.prompt)),
         optimization=instantiate(cfg.optimizer),
-        config=OmegaConf.to_container(cfg),
+        config=config,
     )
     return system
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import Any
 
 import lightning as L
 import torch
 
 from dreamfusion.image import as_uint8
-from dreamfusion.scene.shading import ALBEDO
 from dreamfusion.system import DreamFusion
+from dreamfusion.types import Cameras
 
 
 class LiveFigure(L.Callback):
@@ -31,25 +32,26 @@ class LiveFigure(L.Callback):
         self._show(self._draw(system, batch, trainer.max_steps))
 
     @torch.no_grad()
-    def _draw(self, system: DreamFusion, cameras: Any, max_steps: int) -> Any:
-        """The figure of this step; the picture is taken from one of the step's own cameras."""
+    def _draw(self, system: DreamFusion, cameras: Cameras, max_steps: int) -> bytes:
+        """The figure of this step as PNG; the picture is taken from one of the step's own cameras."""
         from matplotlib.figure import Figure
 
         view = cameras.one(0).resized(self.size, self.size)
-        picture = as_uint8(system.scene.render(view, ALBEDO).rgb)[0]
         figure = Figure(figsize=(8, 3), layout="constrained")
         image, curve = figure.subplots(1, 2)
-        image.imshow(picture)
+        image.imshow(as_uint8(system.scene.render(view).rgb)[0])
         image.set_axis_off()
         image.set_title(f"step {self.steps[-1]} of {max_steps}")
         curve.plot(self.steps, self.norms)
         curve.set(xlabel="step", ylabel="gradient norm", xlim=(0, max_steps))
-        return figure
+        png = BytesIO()
+        figure.savefig(png)
+        return png.getvalue()
 
-    def _show(self, figure: Any) -> None:
-        from IPython.display import display
+    def _show(self, png: bytes) -> None:
+        from IPython.display import Image, display
 
         if self._shown is None:
-            self._shown = display(figure, display_id=True)
+            self._shown = display(Image(png), display_id=True)
         else:
-            self._shown.update(figure)
+            self._shown.update(Image(png))

@@ -1,0 +1,59 @@
+"""The Python API: what it composes and makes is what the command line composes and makes."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+import trimesh
+from launched import PROMPT, ROOT, SLUG
+from nbclient import NotebookClient
+from omegaconf import OmegaConf
+
+import dreamfusion
+from dreamfusion.error import UserError
+
+SMOKE = ("experiment=smoke", "mode.preview_every=0")
+
+
+def test_compose_is_the_command_lines_composition(compose_config):
+    overrides = ["guidance=sd", "camera.views=4", f"prompt={PROMPT}"]
+    assert dreamfusion.compose(overrides) == compose_config(*overrides)
+    assert dreamfusion.compose() == compose_config()
+
+
+def test_a_dream_from_python_is_the_run_of_the_command(tmp_path, monkeypatch, compose_config):
+    monkeypatch.chdir(tmp_path)
+    run = dreamfusion.dream(PROMPT, *SMOKE, steps=3, seed=5)
+    assert run.folder.parent == Path("outputs/train") / SLUG
+    assert isinstance(trimesh.load(run.mesh, force="mesh"), trimesh.Trimesh)
+    assert run.turntable.is_file()
+    assert "<html" in run.page.read_text()
+    assert run.scores["steps"] == 3
+    assert 0 <= run.scores["silhouette_iou"] <= 1
+    assert run.settings["seed"] == 5
+    assert run._repr_html_().startswith('<video src="data:video/mp4;base64,')
+    saved = torch.load(run.folder / "checkpoints" / "last.ckpt", weights_only=True)["config"]
+    wanted = compose_config(f"prompt={PROMPT}", "seed=5", "trainer.max_steps=3", *SMOKE)
+    assert saved == OmegaConf.to_container(wanted)
+
+
+def test_settings_that_no_run_can_have_are_named(tmp_path):
+    with pytest.raises(UserError, match='there is no prompt; type prompt="a cat"'):
+        dreamfusion.dream("  ", folder=tmp_path)
+    with pytest.raises(AttributeError, match="module 'dreamfusion' has no attribute 'nothing'"):
+        dreamfusion.nothing  # noqa: B018
+
+
+@pytest.mark.filterwarnings("ignore")  # of the notebook's own machinery
+def test_the_notebook_runs_and_shows_a_training_and_a_mesh(tmp_path):
+    notebook = nbformat.read(ROOT / "docs" / "first_steps.ipynb", as_version=4)
+    first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    assert first.source.startswith("steps, overrides = 300, []")
+    first.source = f"steps, overrides = 4, {list(SMOKE)}\nimport torch\ntorch.set_num_threads(1)"
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", []) if "data" in output]
+    assert not [output for output in shown if output.output_type == "error"]
+    assert sum("image/png" in output.data for output in shown) >= 2  # the live figure, and the mesh
+    assert any("<video" in output.data.get("text/html", "") for output in shown)
+    assert any("<iframe" in output.data.get("text/html", "") for output in shown)

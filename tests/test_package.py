@@ -1,0 +1,53 @@
+"""The wheel: it has the configuration and the command, works from any folder, and nothing else travels in it."""
+
+import os
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from launched import ROOT
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel of this checkout, unpacked as pip would install it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", str(folder), "."]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (file,) = folder.glob("*.whl")
+    with zipfile.ZipFile(file) as archive:
+        archive.extractall(folder / "site")
+    return folder / "site"
+
+
+def command(site, cwd, *arguments):
+    environment = os.environ | {"PYTHONPATH": str(site), "DREAMFUSION_OPS": "torch", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "dreamfusion", *arguments], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_wheel_runs_from_any_folder_and_writes_there(wheel, tmp_path):
+    said = command(wheel, tmp_path, "prompt=a cat", "experiment=smoke", "mode.preview_every=0", "trainer.max_steps=1")
+    (run,) = (tmp_path / "outputs" / "train" / "a-cat").iterdir()
+    assert (run / "mesh.glb").is_file()
+    assert f"outputs/train/a-cat/{run.name}" in said
+    assert "study: laptop" in command(wheel, tmp_path, "-cd", "sweeps", "-cn", "laptop", "--cfg", "job")
+
+
+def test_the_wheel_has_what_the_command_needs_and_no_more(wheel):
+    names = {path.relative_to(wheel).as_posix() for path in wheel.rglob("*") if path.is_file()}
+    for folder in ("conf", "sweeps"):
+        own = {f"dreamfusion/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / folder).rglob("*.yaml")}
+        assert own <= names
+    own = {path.relative_to(ROOT).as_posix() for path in (ROOT / "dreamfusion").rglob("*.py")}
+    assert own <= names
+    tops = {name.split("/")[0] for name in names}
+    assert tops == {"dreamfusion", next(top for top in tops if top.endswith(".dist-info"))}
+    made_by_running = {name for name in names if name.endswith((".pyc", ".nbi", ".nbc"))}
+    assert not {name for name in names - made_by_running if "test" in name or "docs/" in name}
+    (entry,) = wheel.glob("*.dist-info/entry_points.txt")
+    assert "dreamfusion = dreamfusion.cli.main:main" in entry.read_text()
