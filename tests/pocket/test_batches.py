@@ -5,8 +5,9 @@ import pytest
 import torch
 from sets import load_set
 
-from dreamfusion.pocket.data.batches import Look, RenderBatches, subject_names
+from dreamfusion.pocket.data.batches import Look, RenderBatches
 from dreamfusion.pocket.data.captions import COLORS
+from dreamfusion.pocket.data.names import subject_names
 from dreamfusion.pocket.model.denoiser import camera_features
 
 PLAIN = Look(recolored=0, textureless=0, lambertian=0, white_background=1)

@@ -14,13 +14,15 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
-from test_model import SMALL, TINY
+from test_denoiser import SMALL, TINY
 
 from dreamfusion.error import UserError
 from dreamfusion.guidance.pocket import PocketPrior
 from dreamfusion.mode import pretrain
 from dreamfusion.pocket.data.batches import Look, RenderBatches
+from dreamfusion.pocket.data.names import read_names
 from dreamfusion.pocket.model.denoiser import PocketModel
+from dreamfusion.pocket.training.assemble import begin_from
 from dreamfusion.pocket.training.pretraining import NOISE_LEVELS, PocketPretraining
 from dreamfusion.types import Cameras
 
@@ -205,7 +207,7 @@ def test_codes_are_taken_over_by_the_names_of_their_models(tmp_path):
     start = PocketModel.load(tmp_path).sketch
     model = PocketModel.create(TINY, named("horse", "dog", "cat"), 8, **SMALL)
     fresh = model.sketch.codes[0].clone()
-    pretrain.begin_from(model, tmp_path)
+    begin_from(model, tmp_path)
     for own, other in ((2, 0), (1, 1)):
         assert torch.equal(model.sketch.codes[own], start.codes[other])
     assert torch.equal(model.sketch.codes[0], fresh)
@@ -219,7 +221,7 @@ def test_weights_without_a_sketch_give_the_network_and_leave_the_sketch_to_learn
     (tmp_path / "training.json").write_text(json.dumps({"images": 640, "sketch_images": 64}))
     other = PocketModel.create(TINY, named("cat"), 8, **SMALL)
     codes = other.sketch.codes.clone()
-    assert pretrain.begin_from(other, tmp_path) == {"images": 640, "sketch_images": 0}
+    assert begin_from(other, tmp_path) == {"images": 640, "sketch_images": 0}
     assert torch.equal(other.unet.conv_in.weight, model.unet.conv_in.weight.half().float())
     assert torch.equal(other.sketch.codes, codes)
 
@@ -276,4 +278,4 @@ def test_a_broken_library_is_an_error_and_leaves_nothing(train, tmp_path):
 def test_names_are_read_with_what_the_libraries_call_them(tmp_path):
     file = tmp_path / "names.txt"
     file.write_text("# a comment\ncat = sitting cat, cat\n\nhorse\n")
-    assert pretrain.read_names(file) == {"sitting cat": "cat", "cat": "cat", "horse": "horse"}
+    assert read_names(file) == {"sitting cat": "cat", "cat": "cat", "horse": "horse"}

@@ -6,7 +6,7 @@ The drawing is a pure function of (seed, step): an interrupted training goes on 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from dreamfusion.pocket.data.captions import COLORS, caption, recolor, view_words
-from dreamfusion.pocket.data.renders import RenderSet, Subject
+from dreamfusion.pocket.data.names import select_models, subject_names
+from dreamfusion.pocket.data.renders import RenderSet
 from dreamfusion.pocket.model.denoiser import camera_features, with_look
 
 OWN_NAME = 0.25
@@ -76,7 +77,7 @@ class RenderBatches(IterableDataset[Batch]):
         self.look = look or Look()
         self.start_step = 0
         subjects = subject_names(renders.items)
-        self.called = _called(renders.items, subjects, names)
+        self.called = select_models(renders.items, names)
         self.models = np.array(list(self.called))
         self.subjects = {subjects[i]: name for i, name in self.called.items()}
         self.names = sorted(set(self.called.values()))
@@ -175,32 +176,6 @@ class RenderBatches(IterableDataset[Batch]):
     def _background(self, rng: np.random.Generator) -> float:
         """Grey level in [0, 1]."""
         return 1.0 if rng.random() < self.look.white_background else float(rng.random())
-
-
-def subject_names(items: Sequence[Subject]) -> list[str]:
-    """A name of its own for each model: the library's, numbered from 1 in their order where several have it."""
-    counts = Counter(item.name for item in items)
-    seen: Counter[str] = Counter()
-    names = []
-    for item in items:
-        seen[item.name] += 1
-        names.append(item.name if counts[item.name] == 1 else f"{item.name} {seen[item.name]}")
-    return names
-
-
-def _called(items: Sequence[Subject], subjects: Sequence[str], names: dict[str, str] | None) -> dict[int, str]:
-    """Which models to learn, by index, and the name that each is learned under; a name's models in the order given."""
-    if names is None:
-        return {i: item.name for i, item in enumerate(items)}
-    order = {own: place for place, own in enumerate(names)}
-    wanted = []
-    for i, (item, subject) in enumerate(zip(items, subjects, strict=True)):
-        own = subject if subject in names else item.name
-        if own in names:
-            wanted.append((order[own], i, names[own]))
-    if not wanted:
-        raise ValueError(f"none of the {len(names)} wanted names is among the {len(items)} rendered models")
-    return {i: name for _, i, name in sorted(wanted)}
 
 
 def _channels_first(pictures: list[np.ndarray]) -> Tensor:
