@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
+from dreamfusion.camera.orbit import spherical
 from dreamfusion.evaluation.likeness import border_color, color_word, features
 from dreamfusion.pocket.data.batches import RenderBatches
 from dreamfusion.pocket.data.captions import COLORS, with_article
@@ -38,9 +40,8 @@ class Views:
 
     def positions(self) -> np.ndarray:
         """Of the cameras, (B, 3)."""
-        a, e = np.radians(self.azimuth), np.radians(self.elevation)
-        direction = np.stack([np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)], axis=-1)
-        return np.asarray(self.distance[..., None] * direction)
+        angles = (torch.tensor(np.asarray(a)) for a in (self.azimuth, self.elevation, self.distance))
+        return spherical(*angles).numpy()
 
 
 # Prompts and views -> pictures (B, r, r, 3) in [0, 1].

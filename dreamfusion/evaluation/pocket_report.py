@@ -13,19 +13,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from dreamfusion.camera.orbit import focal_to_fov, look_from, spherical
 from dreamfusion.evaluation.pocket_prior import Answers, Evaluation, Retrieval, Views
 from dreamfusion.files import replacing
 from dreamfusion.guidance.pocket import PocketPrior
 from dreamfusion.guidance.sampling import sample_images, start_noise
 from dreamfusion.image import contact_sheet, write_image
 from dreamfusion.pocket.data.batches import RenderBatches
+from dreamfusion.pocket.data.renders import render_cameras
 from dreamfusion.pocket.model.denoiser import with_look
 from dreamfusion.pocket.model.text import CaptionCache
-from dreamfusion.types import Cameras, Conditioning
+from dreamfusion.types import Conditioning
 
 log = logging.getLogger(__name__)
-FOCAL = 1.374  # focal length over image height of the renders: a vertical field of view of 40 degrees
 TRIPLETS = 5  # per row of the contact sheet
 
 
@@ -122,24 +121,14 @@ class PriorSampler:
         for first in range(0, len(prompts), self.batch_size):
             part = slice(first, first + self.batch_size)
             texts = list(prompts[part])
-            conditioning = Conditioning(
-                self.prior.encode_text(texts), self.prior.encode_text([""] * len(texts)), self._cameras(views, part)
-            ).to(device)
+            azimuth, elevation, distance = views.azimuth[part], views.elevation[part], views.distance[part]
+            cameras = render_cameras(azimuth, elevation, distance, self.prior.resolution)
+            null = self.prior.encode_text([""] * len(texts))
+            conditioning = Conditioning(self.prior.encode_text(texts), null, cameras).to(device)
             images = sample_images(self.prior, conditioning, noise[part], self.scale, self.steps)
             pictures.append(images.float().permute(0, 2, 3, 1).cpu().numpy())
             log.info("sampled %d of %d", min(first + self.batch_size, len(prompts)), len(prompts))
         return np.concatenate(pictures)
-
-    def _cameras(self, views: Views, part: slice) -> Cameras:
-        azimuth, elevation, distance = (
-            torch.from_numpy(np.asarray(a[part], dtype=np.float32))
-            for a in (views.azimuth, views.elevation, views.distance)
-        )
-        position = spherical(azimuth, elevation, distance)
-        up = torch.tensor([0.0, 1.0, 0.0]).expand_as(position)
-        fov = focal_to_fov(torch.full_like(azimuth, FOCAL))
-        size = self.prior.resolution
-        return look_from(position, torch.zeros_like(position), up, fov, position, size, size)
 
 
 def _retrieval_entry(retrieval: Retrieval) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from dreamfusion.camera.orbit import spherical
 from dreamfusion.pocket.data.captions import COLORS, caption, recolor, view_words
 from dreamfusion.pocket.data.names import select_models, subject_names
 from dreamfusion.pocket.data.renders import RenderSet
@@ -185,8 +186,8 @@ def _channels_first(pictures: list[np.ndarray]) -> Tensor:
 
 def _lambertian(rng: np.random.Generator, normal: np.ndarray, azimuth: float, elevation: float) -> np.ndarray:
     """Eq. 7's factor on the albedo, (r, r, 1), for stored normals (r, r, 3) and a light anywhere about the camera."""
-    a, e = np.radians(azimuth), np.radians(elevation)
-    camera = np.array([np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)])
+    angles = torch.tensor([azimuth, elevation, 1.0], dtype=torch.float64)
+    camera = spherical(*angles).numpy()
     light = camera + rng.normal(size=3)
     light = (light / np.linalg.norm(light)).astype(np.float32)
     diffuse = np.maximum((normal.astype(np.float32) / 127.5 - 1) @ light, 0)[..., None]

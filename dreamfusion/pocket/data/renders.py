@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +20,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
+from dreamfusion.camera.orbit import FOV, look_from, spherical
 from dreamfusion.ops.rasterize import rasterize
 from dreamfusion.pocket.data.assets import load_asset
 from dreamfusion.pocket.data.catalog import Item, read_libraries
@@ -30,7 +31,6 @@ log = logging.getLogger(__name__)
 
 ELEVATION = (-15.0, 75.0)  # degrees
 DISTANCE = (2.7, 3.3)  # radii of the model
-FOV = 40.0  # degrees, vertical
 TIMEOUT = 60.0  # seconds for one model
 
 _IMAGES = {"albedo": (3,), "normal": (3,), "alpha": ()}
@@ -145,24 +145,27 @@ def stratified_cameras(views: int, resolution: int, generator: np.random.Generat
     """
     azimuth = (generator.permutation(views) + generator.random(views)) * (360.0 / views)
     elevation, distance = generator.uniform(*ELEVATION, views), generator.uniform(*DISTANCE, views)
-    a, e, zero = np.radians(azimuth), np.radians(elevation), np.zeros(views)
-    back = np.stack([np.cos(e) * np.sin(a), np.sin(e), np.cos(e) * np.cos(a)], axis=1)
-    right = np.stack([np.cos(a), zero, -np.sin(a)], axis=1)
-    position = distance[:, None] * back
-    return Cameras(
-        camera_to_world=_tensor(np.stack([right, np.cross(back, right), back, position], axis=2)),
-        fov=torch.full((views,), FOV),
-        azimuth=_tensor(azimuth),
-        elevation=_tensor(elevation),
-        distance=_tensor(distance),
-        light=_tensor(position),
-        height=resolution,
-        width=resolution,
+    return render_cameras(azimuth, elevation, distance, resolution)
+
+
+def render_cameras(azimuth: np.ndarray, elevation: np.ndarray, distance: np.ndarray, resolution: int) -> Cameras:
+    """Cameras with the renders' field of view at (B,) angles in degrees, looking at the origin, lights at the cameras.
+
+    Computed in float64, stored in float32.
+    """
+    angles = [torch.tensor(values, dtype=torch.float64) for values in (azimuth, elevation, distance)]
+    position = spherical(*angles)
+    up = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64).expand_as(position)
+    fov = torch.full((len(position),), FOV)
+    cameras = look_from(position, torch.zeros_like(position), up, fov, position, resolution, resolution)
+    return replace(
+        cameras,
+        camera_to_world=cameras.camera_to_world.float(),
+        azimuth=angles[0].float(),
+        elevation=angles[1].float(),
+        distance=angles[2].float(),
+        light=position.float(),
     )
-
-
-def _tensor(values: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(values).float()
 
 
 def _render_into(

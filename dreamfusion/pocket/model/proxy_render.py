@@ -21,12 +21,12 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dreamfusion.camera.orbit import FOV
 from dreamfusion.ops.feature_volume import look
 
 GROWTH = 4  # voxels of the volume a side for each of a model's code
 REACH = 1.1  # scene units from the middle to a face of the volume, and half of the rays' way through it
 OUTSIDE = 2.0  # a coordinate that is in no volume
-FOV = 40.0  # degrees, of all training renders
 FOG = -3.0  # density before the softplus that a new volume has everywhere: the gradient reaches all depths
 
 
