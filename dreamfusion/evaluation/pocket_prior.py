@@ -86,8 +86,8 @@ class Evaluation:
     def __init__(self, data: RenderBatches, sampler: Sampler, seed: int) -> None:
         """`data` says which models are learned under which names; nouns that name one single model are asked for."""
         self.data, self.renders, self.sampler, self.seed = data, data.renders, sampler, seed
-        count = Counter(data.called.values())
-        single = {name: model for model, name in data.called.items() if count[name] == 1}
+        count = Counter(data.names_by_model.values())
+        single = {name: model for model, name in data.names_by_model.items() if count[name] == 1}
         self.models = {name: single[name] for name in sorted(single)}
 
     def retrieval(self, count: int) -> Retrieval:

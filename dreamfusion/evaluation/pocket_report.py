@@ -20,7 +20,7 @@ from dreamfusion.guidance.sampling import sample_images, start_noise
 from dreamfusion.image import contact_sheet, write_image
 from dreamfusion.pocket.data.batches import RenderBatches
 from dreamfusion.pocket.data.renders import render_cameras
-from dreamfusion.pocket.model.denoiser import with_look
+from dreamfusion.pocket.model.denoiser import with_appearance
 from dreamfusion.pocket.model.text import CaptionCache
 from dreamfusion.types import Conditioning
 
@@ -101,7 +101,7 @@ def held_out_losses(prior: PocketPrior, data: RenderBatches, size: int) -> dict[
     device = prior.alphas_cumprod.device
     batch = data.validation(size).to(device)
     if not prior.model.takes_sentence:  # such networks were trained without background and light features
-        batch = replace(batch, camera=with_look(batch.camera, torch.zeros_like(batch.camera[:, -2:])))
+        batch = replace(batch, camera=with_appearance(batch.camera, torch.zeros_like(batch.camera[:, -2:])))
     text = CaptionCache(prior.text_encoder)(batch.captions).to(device)
     errors, _ = errors_by_level(prior.model, text, batch)
     return {f"t{level}": float(error.mean()) for level, error in errors.items()}

@@ -28,7 +28,7 @@ def run(
     max_hours: float | None,
     ema_decay: float,
     precision: str,
-    look: Any,
+    appearance: Any,
     emphasis: dict[str, float] | None,
     cameras_each: int,
     module: Any,
@@ -46,7 +46,7 @@ def run(
         batch_size,
         cfg.seed,
         None if names is None else read_names(Path(names)),
-        look=look,
+        appearance=appearance,
         emphasis=dict(emphasis or {}),
         cameras_each=cameras_each,
     )

@@ -14,7 +14,7 @@ from dreamfusion.config import register
 from dreamfusion.error import UserError
 from dreamfusion.evaluation.pocket_prior import Evaluation, Views, plain_picture, views_of
 from dreamfusion.pocket import WEIGHTS
-from dreamfusion.pocket.data.batches import Look, RenderBatches
+from dreamfusion.pocket.data.batches import Appearance, RenderBatches
 from dreamfusion.pocket.data.captions import COLORS, recolor
 from dreamfusion.pocket.training.card import CARD_FILE, add_evidence
 
@@ -25,7 +25,7 @@ NAMES = ("red ball", "box", "drum", "crate", "shelf", "shelf")
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     renders = load_set(write_set(tmp_path_factory.mktemp("renders") / "set", views=96, names=NAMES))
-    return RenderBatches(renders, 1, 0, look=Look(0, 0, 0.35, 0.35))
+    return RenderBatches(renders, 1, 0, appearance=Appearance(0, 0, 0.35, 0.35))
 
 
 class Painter:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dreamfusion.pocket import WEIGHTS
-from dreamfusion.pocket.model.denoiser import CAMERA_FEATURES, PocketModel, camera_features, with_look
+from dreamfusion.pocket.model.denoiser import CAMERA_FEATURES, PocketModel, camera_features, with_appearance
 from dreamfusion.pocket.model.text import TOKENS, WIDTH
 
 TINY = {
@@ -16,7 +16,7 @@ TINY = {
     "attention_head_dim": 8,
     "norm_num_groups": 8,
 }
-SMALL = {"voxels": 16, "code": 4, "coarse": 16, "middle": 8, "seen": 8, "width": 16, "hidden": 16}  # of the sketch
+SMALL = {"voxels": 16, "code": 4, "coarse": 16, "middle": 8, "fine": 8, "width": 16, "hidden": 16}  # feature volume
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +46,11 @@ def test_saved_weights_give_the_same_pictures_but_for_half_precision(tiny, input
 
 def test_the_weights_of_the_package_load_and_take_noise_away(inputs):
     model = PocketModel.load(WEIGHTS).eval().requires_grad_(False)
+    assert model.feature_volume.variants("horse") == [4, 5]  # config.json has the keys of earlier code
     noisy, _, states, mask, camera = inputs
     clean = torch.full((2, 3, 64, 64), 0.5)
     abar = model.alphas_cumprod[200]
-    empty = with_look(camera * 0, torch.tensor([[0.5, 0.0]] * 2))  # nothing but the background, and that is told
+    empty = with_appearance(camera * 0, torch.tensor([[0.5, 0.0]] * 2))  # nothing but the background, and that is told
     estimate = model(abar.sqrt() * clean + (1 - abar).sqrt() * noisy, torch.full((2,), 200), states * 0, mask, empty)
     assert (estimate - clean).square().mean() < 0.05 * (1 - abar) / abar
 

@@ -19,7 +19,7 @@ from test_denoiser import SMALL, TINY
 from dreamfusion.error import UserError
 from dreamfusion.guidance.pocket import PocketPrior
 from dreamfusion.mode import pretrain
-from dreamfusion.pocket.data.batches import Look, RenderBatches
+from dreamfusion.pocket.data.batches import Appearance, RenderBatches
 from dreamfusion.pocket.data.names import read_names
 from dreamfusion.pocket.model.denoiser import PocketModel
 from dreamfusion.pocket.training.assemble import begin_from
@@ -66,8 +66,8 @@ def train(renders_folder, tmp_path):
             camera_dropout=0.2,
             sheet_prompts=PROMPTS,
             sheet_scale=2.0,
-            sketch_steps=alone,
-            sketch=SMALL,
+            proxy_steps=alone,
+            proxy_widths=SMALL,
         )
         often = {"batch_size": 4, "validation_size": 6, "validation_every": 1000, **changes}
         pretrain.run(
@@ -79,7 +79,7 @@ def train(renders_folder, tmp_path):
             max_steps=max_steps,
             ema_decay=0.8,
             precision="32-true",
-            look=Look(),
+            appearance=Appearance(),
             emphasis=None,
             module=module,
             names=None,
@@ -143,6 +143,18 @@ def test_a_checkpoint_written_in_the_middle_goes_on_bit_for_bit(train, tmp_path,
     np.testing.assert_array_equal(*sheets)
 
 
+def test_a_checkpoint_with_the_keys_of_earlier_code_resumes_bit_for_bit(train, tmp_path):
+    whole = train(6, "whole")
+    half = train(3, "parts")
+    for weights in ("state_dict", "current_model_state"):
+        half[weights] = {key.replace(".feature_volume.", ".sketch."): value for key, value in half[weights].items()}
+    half["seen"]["sketch_images"] = half["seen"].pop("proxy_images")
+    torch.save(half, tmp_path / "parts" / "checkpoints" / "last.ckpt")
+    resumed = train(6, "parts")
+    assert_same_training(resumed, whole)
+    assert resumed["seen"].keys() == whole["seen"].keys()
+
+
 def test_the_loss_falls_on_a_handful_of_models(train, tmp_path):
     train(80, batch_size=8, validation_every=20, validation_size=16)
     with (tmp_path / "run" / "metrics" / "from_step_0" / "metrics.csv").open() as lines:
@@ -173,12 +185,12 @@ def test_the_folder_it_leaves_is_a_prior_with_its_vocabulary_and_a_sheet(train, 
     ).shape == (1, 3, 64, 64)
 
 
-def test_the_sketch_learns_alone_first_and_then_with_the_unet(train, tmp_path):
+def test_the_feature_volume_trains_alone_first_and_then_with_the_unet(train, tmp_path):
     alone = train(4, alone=4)["current_model_state"]
     torch.manual_seed(7)
     fresh = PocketModel.create(TINY, named(*"abcd"), 8, **SMALL).state_dict()
     moved = {name.split(".")[0] for name in fresh if not torch.equal(fresh[name], alone[f"model.{name}"])}
-    assert moved == {"sketch"}
+    assert moved == {"feature_volume"}
     together = train(8, alone=4)["current_model_state"]
     assert not torch.equal(together["model.unet.conv_in.weight"], alone["model.unet.conv_in.weight"])
 
@@ -187,16 +199,19 @@ def test_weights_that_are_begun_from_bring_their_history(train, tmp_path):
     train(6, "first", validation_every=3, alone=2)
     seen = json.loads((tmp_path / "first" / "weights" / "training.json").read_text())
     hours = seen.pop("hours")
-    assert seen == {"images": 16, "sketch_images": 8} and hours > 0
-    assert "16 images, and 8 for the sketch alone, in 0.0 hours." in (tmp_path / "first/weights/README.md").read_text()
+    assert seen == {"images": 16, "proxy_images": 8} and hours > 0
+    assert (
+        "16 images, and 8 for the\n  feature volume alone, in 0.0 hours."
+        in (tmp_path / "first/weights/README.md").read_text()
+    )
     start = str(tmp_path / "first" / "weights")
     train(3, "second", validation_every=3, start=start, alone=2)
     train(6, "second", validation_every=3, alone=2)  # interrupted, and gone on with
     seen = json.loads((tmp_path / "second" / "weights" / "training.json").read_text())
-    assert seen.pop("hours") > hours and seen == {"images": 16 + 16, "sketch_images": 8 + 8}
-    train(8, "second", validation_every=2, alone=20)  # and with the sketch alone once more
+    assert seen.pop("hours") > hours and seen == {"images": 16 + 16, "proxy_images": 8 + 8}
+    train(8, "second", validation_every=2, alone=20)  # and with the volume alone once more
     seen = json.loads((tmp_path / "second" / "weights" / "training.json").read_text())
-    assert seen.pop("hours") > hours and seen == {"images": 16 + 16, "sketch_images": 8 + 8 + 8}
+    assert seen.pop("hours") > hours and seen == {"images": 16 + 16, "proxy_images": 8 + 8 + 8}
     with pytest.raises(UserError, match=r"mode.start=.*gone holds no weights"):
         train(3, "third", start=str(tmp_path / "gone"))
 
@@ -204,32 +219,32 @@ def test_weights_that_are_begun_from_bring_their_history(train, tmp_path):
 def test_codes_are_taken_over_by_the_names_of_their_models(tmp_path):
     torch.manual_seed(0)
     PocketModel.create(TINY, named("cat", "dog"), 8, **SMALL).save(tmp_path)
-    start = PocketModel.load(tmp_path).sketch
+    start = PocketModel.load(tmp_path).feature_volume
     model = PocketModel.create(TINY, named("horse", "dog", "cat"), 8, **SMALL)
-    fresh = model.sketch.codes[0].clone()
+    fresh = model.feature_volume.codes[0].clone()
     begin_from(model, tmp_path)
     for own, other in ((2, 0), (1, 1)):
-        assert torch.equal(model.sketch.codes[own], start.codes[other])
-    assert torch.equal(model.sketch.codes[0], fresh)
-    assert torch.equal(model.sketch.paint.weight, start.paint.weight)
+        assert torch.equal(model.feature_volume.codes[own], start.codes[other])
+    assert torch.equal(model.feature_volume.codes[0], fresh)
+    assert torch.equal(model.feature_volume.paint.weight, start.paint.weight)
 
 
-def test_weights_without_a_sketch_give_the_network_and_leave_the_sketch_to_learn(tmp_path):
+def test_start_weights_without_a_volume_initialise_the_unet_alone(tmp_path):
     model = PocketModel.create(TINY, named("cat"), 8, **SMALL)
     model.save(tmp_path)
     shutil.rmtree(tmp_path / "sketch")
-    (tmp_path / "training.json").write_text(json.dumps({"images": 640, "sketch_images": 64}))
+    (tmp_path / "training.json").write_text(json.dumps({"images": 640, "proxy_images": 64}))
     other = PocketModel.create(TINY, named("cat"), 8, **SMALL)
-    codes = other.sketch.codes.clone()
-    assert begin_from(other, tmp_path) == {"images": 640, "sketch_images": 0}
+    codes = other.feature_volume.codes.clone()
+    assert begin_from(other, tmp_path) == {"images": 640, "proxy_images": 0}
     assert torch.equal(other.unet.conv_in.weight, model.unet.conv_in.weight.half().float())
-    assert torch.equal(other.sketch.codes, codes)
+    assert torch.equal(other.feature_volume.codes, codes)
 
 
 def test_the_learning_rate_warms_up_twice_and_cools_down():
     module = PocketPretraining(
         named("a"), TINY, 8, 1e-3, 10, 0.0, 0.0, 0.0, 0.0, [], sheet_scale=1.0,
-        sketch_steps=100, sketch_learning_rate=3e-3, cooldown=(300, 400),
+        proxy_steps=100, proxy_learning_rate=3e-3, cooldown=(300, 400),
     )  # fmt: skip
     factors = [module._learning_rate_factor(step) for step in (0, 9, 99, 100, 109, 300, 350, 400, 500)]
     assert factors == pytest.approx([0.3, 3.0, 3.0, 0.1, 1.0, 1.0, 0.5, 0.0, 0.0])

@@ -24,9 +24,9 @@ from dreamfusion.pocket.model.text import TextEncoder
 from dreamfusion.pocket.training.averaging import AveragedCheckpoints
 from dreamfusion.pocket.training.card import TRAINING, write_card
 from dreamfusion.pocket.training.naming import fit_names
-from dreamfusion.pocket.training.pretraining import PocketPretraining, Seen
+from dreamfusion.pocket.training.pretraining import PocketPretraining, Seen, current_keys
 
-CODES = "sketch.codes"  # (M, ...): one row per model
+CODES = "feature_volume.codes"  # (M, ...): one row per model
 log = logging.getLogger(__name__)
 
 
@@ -57,9 +57,10 @@ def prepare(module: PocketPretraining, data: RenderBatches, folder: Path, checkp
     else:
         if start is not None:
             module.seen = begin_from(module.model, start)
-        drawer = module.model.drawer
-        right = fit_names(drawer.classify, encoder, {n: drawer.names.index(c) for n, c in data.spoken().items()})
-        log.info("%.2f %% of all captions name the right thing", 100 * right)
+        volume = module.model.feature_volume
+        outputs = {noun: volume.vocabulary.index(name) for noun, name in data.learned_names().items()}
+        correct = fit_names(volume.classify, encoder, outputs)
+        log.info("the name classifier is correct on %.2f %% of all captions", 100 * correct)
 
     def describe(weights: Path, seen: Seen, losses: Mapping[int, float]) -> None:
         write_card(
@@ -67,7 +68,7 @@ def prepare(module: PocketPretraining, data: RenderBatches, folder: Path, checkp
             seen,
             losses,
             subjects=[data.renders.items[i] for i in data.models],
-            called=[data.called[i] for i in data.models],
+            names=[data.names_by_model[i] for i in data.models],
             views=data.renders.views,
             parameters=sum(p.numel() for p in module.parameters()),
             prompts=module.sheet_prompts,
@@ -133,23 +134,23 @@ def begin_from(model: PocketModel, folder: Path) -> Seen:
     except (FileNotFoundError, RuntimeError, ValueError) as error:
         raise UserError(f"mode.start={folder} holds no weights to begin from: {error}") from error
     trained, own = start.state_dict(), model.state_dict()
-    if start.sketch is not None:
+    if start.feature_volume is not None:
         trained[CODES] = _matching_codes(start, model, trained[CODES], own[CODES])
     fitting = {key: value for key, value in trained.items() if key in own and own[key].shape == value.shape}
     if not fitting:
-        raise UserError(f"mode.start={folder} fits no part of mode.module.unet and mode.module.sketch")
+        raise UserError(f"mode.start={folder} fits no part of mode.module.unet and mode.module.proxy_widths")
     model.load_state_dict(fitting, strict=False)
     left = sorted({key.split(".")[0] for key in own.keys() - fitting.keys()})
     log.info("beginning from %s; randomly initialised: parts of %s", folder, ", ".join(left) or "none")
     file = folder / TRAINING
-    seen: Seen = json.loads(file.read_text()) if file.is_file() else {"images": 0, "sketch_images": 0}
-    return seen if "sketch" not in left else {**seen, "sketch_images": 0}
+    seen: Seen = current_keys(json.loads(file.read_text())) if file.is_file() else {"images": 0, "proxy_images": 0}
+    return seen if "feature_volume" not in left else {**seen, "proxy_images": 0}
 
 
 def _matching_codes(start: PocketModel, model: PocketModel, trained: Tensor, own: Tensor) -> Tensor:
     """The codes of `model`, replaced by those of `start` for the models that both know by name."""
-    known = {name: row for row, name in enumerate(start.drawer.config.subjects)}
-    wanted = model.drawer.config.subjects
+    known = {name: row for row, name in enumerate(start.feature_volume.config.subjects)}
+    wanted = model.feature_volume.config.subjects
     rows = [(row, known[name]) for row, name in enumerate(wanted) if name in known]
     codes = own.clone()
     for row, source in rows:
