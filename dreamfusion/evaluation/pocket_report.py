@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dreamfusion.evaluation.pocket_prior import Answers, Evaluation, Retrieval, Views
+from dreamfusion.evaluation.pocket_prior import Accuracy, Evaluation, Retrieval, Views
 from dreamfusion.files import replacing
 from dreamfusion.guidance.pocket import PocketPrior
 from dreamfusion.guidance.sampling import sample_images, start_noise
@@ -35,8 +35,8 @@ class PocketReport:
     settings: dict[str, Any]
     losses: dict[str, float]
     retrieval: Retrieval
-    color: Answers
-    azimuth: Answers
+    color: Accuracy
+    azimuth: Accuracy
     seconds: int  # measuring took
 
     def write(self, path: Path) -> None:
@@ -45,8 +45,8 @@ class PocketReport:
             **self.settings,
             "loss": self.losses,
             "retrieval": _retrieval_entry(self.retrieval),
-            "color": _answers_entry(self.color),
-            "azimuth": _answers_entry(self.azimuth),
+            "color": _accuracy_entry(self.color),
+            "azimuth": _accuracy_entry(self.azimuth),
             "seconds": self.seconds,
         }
         with replacing(path) as draft:
@@ -61,8 +61,8 @@ class PocketReport:
         for count in (1, 5):
             name = f"model among the nearest {count} of {len(found.nouns)}"
             rows.append((name, f"{found.top(count):.0%}", f"{found.ceiling(count):.0%}"))
-        for name, answers in (("colour", self.color), ("front is not back", self.azimuth)):
-            rows.append((f"{name}, of {len(answers.asked)}", f"{answers.share:.0%}", f"{answers.ceiling:.0%}"))
+        for name, accuracy in (("colour", self.color), ("front is not back", self.azimuth)):
+            rows.append((f"{name}, of {len(accuracy.prompts)}", f"{accuracy.share:.0%}", f"{accuracy.ceiling:.0%}"))
         return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
     def sheet(self) -> np.ndarray:
@@ -142,6 +142,6 @@ def _retrieval_entry(retrieval: Retrieval) -> dict[str, Any]:
     }
 
 
-def _answers_entry(answers: Answers) -> dict[str, Any]:
-    right = dict(zip(answers.asked, answers.right, strict=True))
-    return {"asked": len(answers.asked), "share": answers.share, "ceiling": answers.ceiling, "right": right}
+def _accuracy_entry(accuracy: Accuracy) -> dict[str, Any]:
+    correct = dict(zip(accuracy.prompts, accuracy.correct, strict=True))
+    return {"asked": len(correct), "share": accuracy.share, "ceiling": accuracy.ceiling, "right": correct}

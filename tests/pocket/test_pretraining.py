@@ -1,4 +1,4 @@
-"""A training of the pocket prior in small: the same code and hooks as `mode=pretrain`, on a small network."""
+"""Training of the pocket prior with the code and hooks of `mode=pretrain`, on a small network."""
 
 import csv
 import json
@@ -41,7 +41,7 @@ def named(*subjects):
 
 @pytest.fixture
 def train(renders_folder, tmp_path):
-    """Runs `mode=pretrain` up to a step, in a folder; returns the checkpoint that it leaves."""
+    """Run `mode=pretrain` in a folder up to a step; returns the last checkpoint."""
 
     def run(
         max_steps,
@@ -107,7 +107,7 @@ def assert_same_training(one, other):
 
 
 @pytest.mark.parametrize("minutes", [1000.0, 0.0], ids=["at_the_end", "at_each_step"])
-def test_an_interrupted_training_goes_on_bit_for_bit(train, minutes, monkeypatch):
+def test_an_interrupted_training_resumes_bit_for_bit(train, minutes, monkeypatch):
     drawn = []
     draw = RenderBatches.draw
     monkeypatch.setattr(RenderBatches, "draw", lambda self, step: drawn.append(step) or draw(self, step))
@@ -122,8 +122,8 @@ def test_an_interrupted_training_goes_on_bit_for_bit(train, minutes, monkeypatch
     assert_same_training(resumed, whole)
 
 
-def test_a_checkpoint_written_in_the_middle_goes_on_bit_for_bit(train, tmp_path, monkeypatch):
-    """What a killed process leaves: no hook of the end has run."""
+def test_a_checkpoint_written_during_training_resumes_bit_for_bit(train, tmp_path, monkeypatch):
+    """As after a killed process: no hook of the end of training has run."""
     import lightning as L
 
     save = L.Trainer.save_checkpoint
@@ -138,7 +138,7 @@ def test_a_checkpoint_written_in_the_middle_goes_on_bit_for_bit(train, tmp_path,
     whole = train(9, "whole", minutes=0.0, validation_every=6)
     resumed = train(9, "killed", minutes=0.0, validation_every=6)
     assert_same_training(resumed, whole)
-    # the validation is due at the same steps, and its sheet is made of the same averaged weights
+    # validation runs at the same steps with the same averaged weights
     sheets = [read_image(tmp_path / run / "samples" / "0000006.png") for run in ("whole", "killed")]
     np.testing.assert_array_equal(*sheets)
 
@@ -165,7 +165,7 @@ def test_the_loss_falls_on_a_handful_of_models(train, tmp_path):
         assert last < 0.8 * first, level
 
 
-def test_the_folder_it_leaves_is_a_prior_with_its_vocabulary_and_a_sheet(train, tmp_path, caplog):
+def test_the_output_folder_is_a_prior_with_vocabulary_and_sample_sheet(train, tmp_path, caplog):
     checkpoint = train(6, validation_every=3)
     sheet = read_image(tmp_path / "run" / "samples" / "0000003.png")
     assert sheet.shape == (64, 8 * 64, 3)  # two prompts from four sides
@@ -195,7 +195,7 @@ def test_the_feature_volume_trains_alone_first_and_then_with_the_unet(train, tmp
     assert not torch.equal(together["model.unet.conv_in.weight"], alone["model.unet.conv_in.weight"])
 
 
-def test_weights_that_are_begun_from_bring_their_history(train, tmp_path):
+def test_start_weights_contribute_their_counts(train, tmp_path):
     train(6, "first", validation_every=3, alone=2)
     seen = json.loads((tmp_path / "first" / "weights" / "training.json").read_text())
     hours = seen.pop("hours")
@@ -206,17 +206,17 @@ def test_weights_that_are_begun_from_bring_their_history(train, tmp_path):
     )
     start = str(tmp_path / "first" / "weights")
     train(3, "second", validation_every=3, start=start, alone=2)
-    train(6, "second", validation_every=3, alone=2)  # interrupted, and gone on with
+    train(6, "second", validation_every=3, alone=2)  # interrupted and resumed
     seen = json.loads((tmp_path / "second" / "weights" / "training.json").read_text())
     assert seen.pop("hours") > hours and seen == {"images": 16 + 16, "proxy_images": 8 + 8}
-    train(8, "second", validation_every=2, alone=20)  # and with the volume alone once more
+    train(8, "second", validation_every=2, alone=20)  # with the feature volume alone again
     seen = json.loads((tmp_path / "second" / "weights" / "training.json").read_text())
     assert seen.pop("hours") > hours and seen == {"images": 16 + 16, "proxy_images": 8 + 8 + 8}
     with pytest.raises(UserError, match=r"mode.start=.*gone holds no weights"):
         train(3, "third", start=str(tmp_path / "gone"))
 
 
-def test_codes_are_taken_over_by_the_names_of_their_models(tmp_path):
+def test_codes_of_start_weights_are_matched_by_model_name(tmp_path):
     torch.manual_seed(0)
     PocketModel.create(TINY, named("cat", "dog"), 8, **SMALL).save(tmp_path)
     start = PocketModel.load(tmp_path).feature_volume
@@ -260,8 +260,8 @@ def one_camera():
     return Cameras(torch.zeros(1, 3, 4), 40 * one, 0 * one, 15 * one, 3 * one, torch.zeros(1, 3), 64, 64)
 
 
-def test_the_network_that_the_configuration_makes_can_be_written(tmp_path):
-    """diffusers writes the network's configuration as JSON, which knows no containers of OmegaConf."""
+def test_the_configured_network_can_be_saved(tmp_path):
+    """diffusers saves the configuration as JSON, which does not support OmegaConf containers."""
     small = ["block_out_channels=[16,16,16]", "attention_head_dim=8", "norm_num_groups=8", "cross_attention_dim=16"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", ["mode=pretrain", *(f"mode.module.unet.{change}" for change in small)])
@@ -282,7 +282,7 @@ def test_a_missing_library_is_an_error_that_says_how_to_get_it(train, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_broken_library_is_an_error_and_leaves_nothing(train, tmp_path):
+def test_a_broken_library_is_an_error_and_leaves_no_files(train, tmp_path):
     broken = tmp_path / "broken.sh3f"
     broken.write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(UserError, match=r"broken.sh3f is not a readable zip file"):
@@ -290,7 +290,7 @@ def test_a_broken_library_is_an_error_and_leaves_nothing(train, tmp_path):
     assert list(tmp_path.iterdir()) == [broken]
 
 
-def test_names_are_read_with_what_the_libraries_call_them(tmp_path):
+def test_names_are_read_with_their_library_names(tmp_path):
     file = tmp_path / "names.txt"
     file.write_text("# a comment\ncat = sitting cat, cat\n\nhorse\n")
     assert read_names(file) == {"sitting cat": "cat", "cat": "cat", "horse": "horse"}

@@ -49,8 +49,8 @@ def test_residuals_of_a_new_volume_are_zero():
     assert not any(r.any() for r in residuals) and not bottom.any()
 
 
-def test_rays_are_those_of_the_renders_camera():
-    """Projected by the camera that rendered the pictures, the samples of a ray fall on its part of the image."""
+def test_rays_match_the_camera_of_the_renders():
+    """Projected by the render camera, the samples of a ray fall on its image cell."""
     cameras = stratified_cameras(6, 64, np.random.default_rng(0))
     features = camera_features(cameras.azimuth, cameras.elevation, cameras.distance)
     points = ray_points(features, VOXELS)
@@ -94,7 +94,7 @@ def test_a_frozen_volume_is_decoded_once_and_one_in_training_each_time():
 
 
 def test_an_object_trained_from_one_side_renders_from_the_opposite_one():
-    """A square to the right of the middle, seen from +z, stands to the left seen from -z, where it was never shown."""
+    """A square on the right seen from +z is on the left seen from -z, a view without training images."""
     volume = tiny_volume()
     angle = torch.tensor([-30.0, -15.0, 0.0, 15.0, 30.0, 180.0])
     camera = camera_features(angle, torch.zeros(6), torch.full((6,), 3.0))
