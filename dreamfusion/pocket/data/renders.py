@@ -155,14 +155,8 @@ def render_cameras(azimuth: np.ndarray, elevation: np.ndarray, distance: np.ndar
     up = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64).expand_as(position)
     fov = torch.full((len(position),), FOV)
     cameras = look_from(position, torch.zeros_like(position), up, fov, position, resolution, resolution)
-    return replace(
-        cameras,
-        camera_to_world=cameras.camera_to_world.float(),
-        azimuth=angles[0].float(),
-        elevation=angles[1].float(),
-        distance=angles[2].float(),
-        light=position.float(),
-    )
+    pose, (a, e, d) = cameras.camera_to_world.float(), (values.float() for values in angles)
+    return replace(cameras, camera_to_world=pose, azimuth=a, elevation=e, distance=d, light=position.float())
 
 
 def _render_into(

@@ -72,16 +72,10 @@ class FeatureVolume(ModelMixin, ConfigMixin):
         width: int = 48,
         hidden: int = 256,
     ) -> None:
-        """Create a volume decoder with random weights.
+        """Create a volume decoder with random weights for M models `subjects`, each with its name in `names`.
 
-        Args:
-            subjects: the M models that have a code.
-            names: the name of each model; models that share a name are its variants, in order.
-            text, camera: widths of the sentence vector and of the camera features.
-            channels, layers_per_block: of the UNet's levels, finest first; `finest` is that level's side in pixels.
-            voxels: side of the volume, decoded from `code` channels through `coarse` and `middle` to `fine` ones, the
-                first of which is the density.
-            width, hidden: channels of the image features and of the text embedding.
+        The volume of `voxels` a side is decoded from `code` channels through `coarse` and `middle` to `fine` ones, the
+        first of which is the density. `channels` are those of the UNet's levels, the first with `finest` pixels a side.
         """
         super().__init__()
         self.voxels = voxels

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -62,18 +63,14 @@ def prepare(module: PocketPretraining, data: RenderBatches, folder: Path, checkp
         correct = fit_names(volume.classify, encoder, outputs)
         log.info("the name classifier is correct on %.2f %% of all captions", 100 * correct)
 
-    def describe(weights: Path, seen: Seen, losses: Mapping[int, float]) -> None:
-        write_card(
-            weights,
-            seen,
-            losses,
-            subjects=[data.renders.items[i] for i in data.models],
-            names=[data.names_by_model[i] for i in data.models],
-            views=data.renders.views,
-            parameters=sum(p.numel() for p in module.parameters()),
-            prompts=module.sheet_prompts,
-        )
-
+    describe = partial(
+        write_card,
+        subjects=[data.renders.items[i] for i in data.models],
+        names=[data.names_by_model[i] for i in data.models],
+        views=data.renders.views,
+        parameters=sum(p.numel() for p in module.parameters()),
+        prompts=module.sheet_prompts,
+    )
     module.attach(encoder, folder, describe)
     return resumed
 

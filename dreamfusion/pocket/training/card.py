@@ -67,14 +67,8 @@ def write_card(
 ) -> None:
     """Write README.md, ATTRIBUTION.md, vocabulary.txt and training.json into a folder of weights.
 
-    Args:
-        seen: number of training `images` of the whole network, `proxy_images` of the feature volume alone, and, if
-            known, `hours`.
-        losses: validation error by timestep.
-        subjects, names: the learned models, and the name each is learned under.
-        views: per model.
-        parameters: of the whole network.
-        prompts: of the sample sheet.
+    `seen` counts training `images` of the whole network, `proxy_images` of the feature volume alone, and, if known,
+    `hours`; `losses` are by timestep, `names` those under which the `subjects` are learned, `prompts` of the sheet.
     """
     vocabulary = sorted({*names, *(s.name for s in subjects)})
     table = "| timestep | error |\n|--:|--:|\n" + "\n".join(f"| {t} | {loss:.4f} |" for t, loss in losses.items())

@@ -89,10 +89,7 @@ class PocketPretraining(L.LightningModule):
         self._began = 0.0
 
     def attach(self, encoder: TextEncoder, folder: Path, describe: Describe | None = None) -> None:
-        """Set the state that is not in the checkpoint: frozen text encoder, output folder, and model card writer.
-
-        `describe(weights folder, seen, validation error by timestep)` writes the card.
-        """
+        """Set the state outside the checkpoint; `describe(weights folder, seen, error by timestep)` writes the card."""
         self.captions, self.folder, self.describe = CaptionCache(encoder), folder, describe
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
