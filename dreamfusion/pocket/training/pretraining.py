@@ -154,8 +154,8 @@ class PocketPretraining(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore `seen`; rename the keys of checkpoints in which the feature volume is called "sketch"."""
         self.seen = current_keys(checkpoint["seen"])
-        for weights in ("state_dict", "current_model_state"):  # averaged, and those of the optimizer
-            state = checkpoint.get(weights, {})
+        for weights in {"state_dict", "current_model_state"} & checkpoint.keys():  # averaged, and the optimizer's
+            state = checkpoint[weights]
             checkpoint[weights] = {k.replace("model.sketch.", "model.feature_volume."): v for k, v in state.items()}
 
     def save_weights(self) -> None:
