@@ -1,4 +1,4 @@
-"""A render set drawn by formula, for the tests of what learns from renders."""
+"""An analytic render set for tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAMES = ("red ball", "striped box", "striped box", "cat")
 
 
 def write_set(folder: Path, views: int = 24, names: tuple[str, ...] = NAMES) -> Path:
-    """One model a name: discs and squares of growing size. From the front, all but the first wear a dark stripe."""
+    """Write one model per name: discs and squares of increasing size, all but the first with a dark stripe in front."""
     folder.mkdir(parents=True)
     arrays: dict[str, list[np.ndarray]] = {key: [] for key in ("albedo", "normal", "alpha")}
     angles: dict[str, list[np.ndarray]] = {key: [] for key in ("azimuth", "elevation", "distance")}

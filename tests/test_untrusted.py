@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from dreamfusion import CONFIGURATION
 from dreamfusion.error import UserError
-from dreamfusion.mode import pretrain
+from dreamfusion.pocket.training.assemble import step_of
 from dreamfusion.untrusted import UntrustedError, checked_configuration
 
 SOURCE = Path("sent.ckpt")
@@ -23,7 +23,7 @@ def test_the_checkpoint_of_a_training_of_the_prior_runs_nothing(tmp_path):
 
     torch.save({"global_step": 3, "payload": Payload()}, tmp_path / "evil.ckpt")
     with pytest.raises(UserError, match=r"evil\.ckpt cannot be read as a checkpoint"):
-        pretrain.step_of(tmp_path / "evil.ckpt")
+        step_of(tmp_path / "evil.ckpt")
     assert not (tmp_path / "owned").exists()
 
 

@@ -14,6 +14,8 @@ from dreamfusion.types import Cameras
 
 Range = Sequence[float]  # [low, high]
 
+FOV = 40.0  # degrees, vertical: of the pocket prior's training renders; `focal` is 1.374
+
 
 @dataclass(frozen=True)
 class Orbit:
@@ -111,9 +113,9 @@ def look_from(
 
 
 def spherical(azimuth: Tensor, elevation: Tensor, distance: Tensor) -> Tensor:
-    """(B,) degrees, degrees, scene units -> positions (B, 3)."""
+    """(...) degrees, degrees, scene units -> positions (..., 3)."""
     a, e = torch.deg2rad(azimuth), torch.deg2rad(elevation)
-    return distance[:, None] * torch.stack([a.sin() * e.cos(), e.sin(), a.cos() * e.cos()], dim=-1)
+    return distance[..., None] * torch.stack([a.sin() * e.cos(), e.sin(), a.cos() * e.cos()], dim=-1)
 
 
 def focal_to_fov(focal: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""How alike two pictures are, and which colour word fits one: the measures of `evaluation.py`, learned from nothing.
+"""Image distance and colour classification for `pocket_prior.py`, without learned features.
 
-A picture's features are its oriented gradients (Dalal & Triggs 2005) for the form, and its CIELAB colours on a coarse
-grid for what is where in which colour. The weights were chosen on real renders alone, by how often a held-out render
-in another light is nearest to its own model among 100 (see `evaluation.py`, which reports that share as the ceiling).
+Features of an image are its oriented gradients (Dalal & Triggs 2005), for shape, and its CIELAB colours on a coarse
+grid. Their weights were chosen on real renders, to maximise how often a held-out render in another light is nearest to
+its own model among 100 (`pocket_prior.py` reports that share as the ceiling).
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ from skimage.feature import hog
 
 from dreamfusion.pocket.data.captions import COLORS
 
-CELL = 8  # pixels a side, of both parts
-LIGHTNESS = 0.3  # of CIELAB's L beside a and b: the light of a sample is not known
-# Two models' pictures are 7.1 apart in gradients and 147 in colours, on average: gradients count a bit more.
+CELL = 8  # pixels a side, for gradients and colours
+LIGHTNESS = 0.3  # weight of CIELAB's L relative to a and b: the light of a sample is unknown
+# Renders of two models differ by 7.1 in gradients and 147 in colours on average: gradients weigh slightly more.
 GRADIENT_SCALE, COLOR_SCALE = 7.0, 200.0
 BORDER = 2  # pixels
 
-# Light multiplies the colour of a surface (Poole et al. 2022, Eq. 7): a colour word is compared under these exposures.
+# Light scales the colour of a surface (Poole et al. 2022, Eq. 7): colour words are compared under these exposures.
 EXPOSURES = np.array([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3])
-EXPOSURE_COST = 10.0  # CIELAB units for a factor of e, without which gray were black
+EXPOSURE_COST = 10.0  # CIELAB units per factor of e; without this cost, gray equals dark white
 
 
 def features(pictures: np.ndarray) -> np.ndarray:
-    """Pictures (N, r, r, 3) in [0, 1] -> (N, D); their Euclidean distance is how unlike two of them are."""
+    """Images (N, r, r, 3) in [0, 1] -> features (N, D), compared by Euclidean distance."""
     return np.stack([np.concatenate([_gradients(p) / GRADIENT_SCALE, _colors(p) / COLOR_SCALE]) for p in pictures])
 
 
 def border_color(picture: np.ndarray) -> np.ndarray:
-    """The background of (r, r, 3): the median over its outermost pixels."""
+    """Background colour of an image (r, r, 3): the median of its outermost pixels."""
     inner = np.zeros(picture.shape[:2], dtype=bool)
     inner[BORDER:-BORDER, BORDER:-BORDER] = True
     return np.asarray(np.median(picture[~inner], axis=0), dtype=np.float32)
 
 
 def color_word(rgb: np.ndarray) -> str:
-    """The word of `captions.COLORS` that is nearest to a colour (3,) in CIELAB, under whatever light suits it best."""
+    """The word of `captions.COLORS` nearest to a colour (3,) in CIELAB, minimised over exposures."""
     palette = np.array(list(COLORS.values()))
     lit = rgb2lab(palette[:, None] * EXPOSURES[:, None])  # (words, exposures, 3)
     distance = np.linalg.norm(lit - rgb2lab(rgb[None, None]), axis=-1) - EXPOSURE_COST * np.log(EXPOSURES)

@@ -1,8 +1,8 @@
-"""What the pocket prior has learned, in figures: `mode=evaluate`.
+"""Scores of the pocket prior's samples (`mode=evaluate`).
 
-Loss on held-out views by noise level; and of samples, whether they show the model that the words name (among N), the
-colour asked for, and the side the camera sees. Compared in the space of `likeness.py`, which no prior was trained in;
-each figure comes with its ceiling, the share that real renders reach in the place of samples.
+Whether a sample shows the model named in the prompt (among N), the colour in the prompt, and the side facing the
+camera. Images are compared in the feature space of `likeness.py`, which is independent of any prior; each score has a
+ceiling, the same score of real renders in place of samples.
 """
 
 from __future__ import annotations
@@ -12,87 +12,88 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
+from dreamfusion.camera.orbit import spherical
 from dreamfusion.evaluation.likeness import border_color, color_word, features
 from dreamfusion.pocket.data.batches import RenderBatches
 from dreamfusion.pocket.data.captions import COLORS, with_article
 from dreamfusion.pocket.data.renders import RenderSet
 
 GREY = np.full(3, 0.5, dtype=np.float32)
-SOLID = 0.9  # opacity from which a pixel shows the object alone
-VISIBLE = 64  # such pixels, below which a colour cannot be told
+SOLID = 0.9  # minimum opacity of a pixel that shows the object alone
+VISIBLE = 64  # minimum number of such pixels to measure a colour
 SIDES = (0.0, 180.0)  # degrees of azimuth: front and back
 SIDE_ELEVATION, SIDE_DISTANCE = 15.0, 3.0
-# A model's renders from the front, or the back, are those within these degrees. It has a front if of these at least so
-# many have their nearest neighbour on their own side.
+# Maximum azimuth difference and elevation of renders that count as front or back; a model has a distinct front if at
+# least the share SIDE_SHARE of these renders have their nearest neighbour on the same side.
 SIDE_WIDTH, SIDE_HIGHEST, SIDE_SHARE = 30.0, 45.0, 0.9
 
 
 @dataclass(frozen=True, eq=False)
 class Views:
-    """Where B pictures are taken from."""
+    """Camera positions of B images."""
 
     azimuth: np.ndarray  # (B,) degrees
     elevation: np.ndarray  # (B,) degrees
     distance: np.ndarray  # (B,) radii of the object
 
     def positions(self) -> np.ndarray:
-        """Of the cameras, (B, 3)."""
-        a, e = np.radians(self.azimuth), np.radians(self.elevation)
-        direction = np.stack([np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)], axis=-1)
-        return np.asarray(self.distance[..., None] * direction)
+        """Cartesian positions (B, 3)."""
+        angles = (torch.tensor(np.asarray(a)) for a in (self.azimuth, self.elevation, self.distance))
+        return spherical(*angles).numpy()
 
 
-# Prompts and views -> pictures (B, r, r, 3) in [0, 1].
+# Prompts and views -> images (B, r, r, 3) in [0, 1].
 Sampler = Callable[[Sequence[str], Views], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
 class Retrieval:
-    """Whether "a NOUN" looks like that noun's model, among all of them."""
+    """Rank of the named model among all models, by distance to the sample of "a NOUN"."""
 
     nouns: tuple[str, ...]
-    rank: np.ndarray  # (N,) how many other models are nearer than the right one
-    ceiling_rank: np.ndarray  # (N,) likewise of a render of the model in another light, against its other views
-    triplets: tuple[np.ndarray, ...]  # sample, nearest, right one of each noun, (r, r, 3)
+    rank: np.ndarray  # (N,) number of models nearer than the named one
+    ceiling_rank: np.ndarray  # (N,) the same for a render of the model in another light, compared with its other views
+    triplets: tuple[np.ndarray, ...]  # sample, nearest and correct render of each noun, (r, r, 3)
 
     def top(self, count: int) -> float:
-        """The share of samples whose model is among the nearest `count`."""
+        """Share of samples whose model is among the nearest `count`."""
         return float((self.rank < count).mean())
 
     def ceiling(self, count: int) -> float:
-        """The same of real renders."""
+        """Share of real renders whose model is among the nearest `count`."""
         return float((self.ceiling_rank < count).mean())
 
 
 @dataclass(frozen=True)
-class Answers:
-    """Questions with one right answer each."""
+class Accuracy:
+    """Correctness of samples, one per prompt."""
 
-    asked: tuple[str, ...]
-    right: tuple[bool, ...]  # of the samples
-    ceiling: float  # share of real renders that are right
+    prompts: tuple[str, ...]  # without the article
+    correct: tuple[bool, ...]
+    ceiling: float  # share of real renders that are correct
 
     @property
     def share(self) -> float:
-        """Of samples that are right."""
-        return float(np.mean(self.right)) if self.right else float("nan")
+        """Share of correct samples."""
+        return float(np.mean(self.correct)) if self.correct else float("nan")
 
 
 class Evaluation:
-    """The measures over samples; every choice is a function of the renders, the names and the seed."""
+    """Scores of a sampler; prompts and views are a function of the renders, the names and the seed."""
 
     def __init__(self, data: RenderBatches, sampler: Sampler, seed: int) -> None:
-        """`data` says which models are learned under which names; nouns that name one single model are asked for."""
+        """Use those names of `data` as prompts that refer to exactly one model."""
         self.data, self.renders, self.sampler, self.seed = data, data.renders, sampler, seed
-        count = Counter(data.called.values())
-        single = {name: model for model, name in data.called.items() if count[name] == 1}
+        count = Counter(data.names_by_model.values())
+        single = {name: model for model, name in data.names_by_model.items() if count[name] == 1}
         self.models = {name: single[name] for name in sorted(single)}
 
     def retrieval(self, count: int) -> Retrieval:
-        """A sample of each of `count` nouns at the camera of a held-out view of its model, against all the models.
+        """Rank samples of `count` nouns, each at the camera of a held-out view of its model, among all models.
 
-        The right picture is that held-out view; each other model shows the view that is nearest to its camera.
+        The correct image is that held-out view; each other model is represented by its view nearest to the camera.
         """
         rng = np.random.default_rng((self.seed, 1))
         nouns = self._draw(rng, list(self.models), count)
@@ -109,8 +110,8 @@ class Evaluation:
             ceiling_rank.append(int((distance < distance[i]).sum()))
         return Retrieval(tuple(nouns), np.array(rank), np.array(ceiling_rank), tuple(triplets))
 
-    def colors(self, count: int) -> Answers:
-        """ "a COLOUR NOUN" for `count` nouns, the words in turn: the colour of the pixels where the model is."""
+    def colors(self, count: int) -> Accuracy:
+        """Classify the mean colour inside the model's silhouette, for "a COLOUR NOUN" with `count` nouns."""
         rng = np.random.default_rng((self.seed, 2))
         free = [noun for noun in self.models if not set(noun.split()) & set(COLORS)]
         order = self._draw(rng, free, len(free))
@@ -118,36 +119,36 @@ class Evaluation:
         nouns = [n for n in order if self._solid(self.models[n], views[n]).sum() >= VISIBLE][:count]
         words = [list(COLORS)[i % len(COLORS)] for i in range(len(nouns))]
         models, view = np.array([self.models[n] for n in nouns]), np.array([views[n] for n in nouns])
-        asked = [f"{word} {noun}" for word, noun in zip(words, nouns, strict=True)]
-        samples = self.sampler([with_article(text) for text in asked], views_of(self.renders, models, view))
-        right, ceiling = [], []
+        prompts = [f"{word} {noun}" for word, noun in zip(words, nouns, strict=True)]
+        samples = self.sampler([with_article(text) for text in prompts], views_of(self.renders, models, view))
+        correct, ceiling = [], []
         for word, model, v, sample in zip(words, models, view, samples, strict=True):
             solid = self._solid(model, v)
-            right.append(color_word(sample[solid].mean(axis=0)) == word)
+            correct.append(color_word(sample[solid].mean(axis=0)) == word)
             ceiling.append(color_word(self.data.picture(rng, int(model), int(v), word)[solid].mean(axis=0)) == word)
-        return Answers(tuple(asked), tuple(right), float(np.mean(ceiling)))
+        return Accuracy(tuple(prompts), tuple(correct), float(np.mean(ceiling)))
 
-    def azimuth(self, count: int) -> Answers:
-        """ "a NOUN" from the front and from the back, for at most `count` models whose own two sides differ.
+    def azimuth(self, count: int) -> Accuracy:
+        """Classify samples from front and back, for at most `count` models whose two sides differ.
 
-        A picture shows the side of the model's render that is nearest to it; right is a model with both sides right.
+        The class of an image is the side of the nearest render of its model; both sides must be correct.
         """
         rng = np.random.default_rng((self.seed, 3))
         nouns = [n for n in self._draw(rng, list(self.models), len(self.models)) if self._has_front(self.models[n])]
         nouns = nouns[:count]
         if not nouns:
-            return Answers((), (), float("nan"))
+            return Accuracy((), (), float("nan"))
         azimuth = np.tile(SIDES, len(nouns))
         views = Views(azimuth, np.full_like(azimuth, SIDE_ELEVATION), np.full_like(azimuth, SIDE_DISTANCE))
         samples = self.sampler([with_article(noun) for noun in nouns for _ in SIDES], views)
-        right, ceiling = [], []
+        correct, ceiling = [], []
         for i, noun in enumerate(nouns):
             model = self.models[noun]
-            right.append([self._side(model, sample) for sample in samples[2 * i : 2 * i + 2]] == list(SIDES))
+            correct.append([self._side(model, sample) for sample in samples[2 * i : 2 * i + 2]] == list(SIDES))
             own = [int(rng.choice(self._side_views(model, side))) for side in SIDES]
             shown = [self._side(model, self.data.picture(rng, model, view), without=view) for view in own]
             ceiling.append(shown == list(SIDES))
-        return Answers(tuple(nouns), tuple(right), float(np.mean(ceiling)))
+        return Accuracy(tuple(nouns), tuple(correct), float(np.mean(ceiling)))
 
     def _draw(self, rng: np.random.Generator, nouns: list[str], count: int) -> list[str]:
         return [nouns[i] for i in rng.permutation(len(nouns))[:count]]
@@ -161,9 +162,9 @@ class Evaluation:
     def _compare(
         self, picture: np.ndarray, models: np.ndarray, own: int, view: int, itself: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Distance of `picture`, taken from `view` of models[own], to each model's nearest view, and these (N, ...).
+        """Distances (N,) of `picture`, seen as `view` of models[own], to each model's nearest view; and these views.
 
-        `itself` says whether models[own] may show that very view.
+        `itself` allows models[own] to be represented by `view` itself.
         """
         position = views_of(self.renders, models[own], view).positions()
         away = np.linalg.norm(views_of(self.renders, models).positions() - position, axis=-1)  # (N, V)
@@ -175,7 +176,7 @@ class Evaluation:
         return np.linalg.norm(features(gallery) - features(picture[None]), axis=1), gallery
 
     def _side_views(self, model: int, side: float) -> np.ndarray:
-        """The views from about the azimuth `side`, not from high above."""
+        """Views within SIDE_WIDTH of the azimuth `side`, up to the elevation SIDE_HIGHEST."""
         turned = np.abs((self.renders.azimuth[model] - side + 180) % 360 - 180)
         return np.flatnonzero((turned <= SIDE_WIDTH) & (self.renders.elevation[model] <= SIDE_HIGHEST))
 
@@ -190,7 +191,7 @@ class Evaluation:
         return bool((sides[distance.argmin(axis=1)] == sides).mean() >= SIDE_SHARE)
 
     def _side(self, model: int, picture: np.ndarray, without: int = -1) -> float:
-        """The side from which the model's render that is nearest to `picture` was taken."""
+        """Side of the model's render nearest to `picture`, leaving out the view `without`."""
         views = {int(v): side for side in SIDES for v in self._side_views(model, side) if v != without}
         background = border_color(picture)
         gallery = np.stack([plain_picture(self.renders, model, view, background) for view in views])
@@ -199,11 +200,11 @@ class Evaluation:
 
 
 def views_of(renders: RenderSet, models: np.ndarray | int, views: np.ndarray | int | slice = slice(None)) -> Views:
-    """The cameras of stored renders, in the shape of the indices."""
+    """Cameras of stored renders, in the shape of the indices."""
     return Views(*(np.asarray(a[models, views]) for a in (renders.azimuth, renders.elevation, renders.distance)))
 
 
 def plain_picture(renders: RenderSet, model: int, view: int, background: np.ndarray) -> np.ndarray:
-    """A stored render without light, over a colour (3,): (r, r, 3) in [0, 1]."""
+    """An unlit stored render over a background colour (3,): (r, r, 3) in [0, 1]."""
     alpha = renders.alpha[model, view].astype(np.float32)[..., None] / 255
     return renders.albedo[model, view].astype(np.float32) / 255 * alpha + background * (1 - alpha)

@@ -27,7 +27,7 @@ from dreamfusion.pocket.model.denoiser import (
     PocketModel,
     camera_features,
     sentence_features,
-    with_look,
+    with_appearance,
 )
 from dreamfusion.pocket.model.text import TextEncoder
 from dreamfusion.types import Branch, TextEmbedding
@@ -173,15 +173,15 @@ class PocketPrior:
         if not self.model.takes_sentence:  # the first weights were trained without appearance
             return features
         unknown = features.new_tensor(WHITE).expand(len(features), 2)
-        return with_look(features, unknown if branch.appearance is None else branch.appearance)
+        return with_appearance(features, unknown if branch.appearance is None else branch.appearance)
 
     def _check_variant(self, prompt: str) -> None:
-        if self.variant == 0 or self.model.sketch is None:
+        if self.variant == 0 or self.model.feature_volume is None:
             return
-        text, sketch = self.encode_text([prompt]), self.model.drawer
-        (meant,) = sketch.named(sentence_features(text.states, text.mask), 0).tolist()
-        name = sketch.called[meant]
-        known = len(sketch.variants(name))
+        text, volume = self.encode_text([prompt]), self.model.feature_volume
+        (subject,) = volume.select_subjects(sentence_features(text.states, text.mask), 0).tolist()
+        name = volume.names[subject]
+        known = len(volume.variants(name))
         if self.variant >= known:
             raise GuidanceError(
                 f'guidance.variant={self.variant}, but the prior knows {known} of "{name}"; type 0 to {known - 1}'

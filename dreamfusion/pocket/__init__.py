@@ -1,4 +1,4 @@
-"""The pocket prior: a small text-to-image diffusion model that the project trains itself."""
+"""The pocket prior: a small text-to-image diffusion model trained by this project."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The measures with samplers whose answers are known: the renders themselves, and pictures that show something else."""
+"""Scores of samplers with known results: stored renders, and renders with a deliberate mistake."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from dreamfusion.cli.resolvers import register
 from dreamfusion.error import UserError
 from dreamfusion.evaluation.pocket_prior import Evaluation, Views, plain_picture, views_of
 from dreamfusion.pocket import WEIGHTS
-from dreamfusion.pocket.data.batches import Look, RenderBatches
+from dreamfusion.pocket.data.batches import Appearance, RenderBatches
 from dreamfusion.pocket.data.captions import COLORS, recolor
 from dreamfusion.pocket.training.card import CARD_FILE, add_evidence
 
@@ -25,19 +25,19 @@ NAMES = ("red ball", "box", "drum", "crate", "shelf", "shelf")
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     renders = load_set(write_set(tmp_path_factory.mktemp("renders") / "set", views=96, names=NAMES))
-    return RenderBatches(renders, 1, 0, look=Look(0, 0, 0.35, 0.35))
+    return RenderBatches(renders, 1, 0, appearance=Appearance(0, 0, 0.35, 0.35))
 
 
 class Painter:
-    """Shows the model that the text names, from the nearest view to the camera, with a mistake if asked."""
+    """Sampler that shows the named model from the view nearest to the camera, optionally with a mistake."""
 
     def __init__(self, data, wrong_model=False, wrong_side=False, wrong_color=False):
         self.data = data
         self.wrong_model, self.wrong_side, self.wrong_color = wrong_model, wrong_side, wrong_color
-        self.asked = []
+        self.prompts = []
 
     def __call__(self, prompts, views):
-        self.asked += prompts
+        self.prompts += prompts
         azimuth = views.azimuth + 180 * self.wrong_side
         positions = Views(azimuth, views.elevation, views.distance).positions()
         return np.stack([self.paint(p, position) for p, position in zip(prompts, positions, strict=True)])
@@ -57,13 +57,13 @@ class Painter:
         return recolor(image, alpha, shown) * alpha[..., None] + 0.8 * (1 - alpha[..., None])
 
 
-def test_only_nouns_of_one_single_model_are_asked_for(data):
+def test_only_nouns_with_exactly_one_model_are_prompts(data):
     painter = Painter(data)
     Evaluation(data, painter, seed=0).retrieval(100)
-    assert sorted(painter.asked) == ["a box", "a crate", "a drum", "a red ball"]
+    assert sorted(painter.prompts) == ["a box", "a crate", "a drum", "a red ball"]
 
 
-def test_a_perfect_sampler_is_perfect_in_every_figure(data):
+def test_a_perfect_sampler_has_perfect_scores(data):
     evaluation = Evaluation(data, Painter(data), seed=0)
     retrieval = evaluation.retrieval(4)
     assert retrieval.top(1) == retrieval.ceiling(1) == 1.0
@@ -73,25 +73,25 @@ def test_a_perfect_sampler_is_perfect_in_every_figure(data):
     assert evaluation.azimuth(4).share == 1.0
 
 
-def test_a_sampler_that_shows_other_things_finds_none(data):
+def test_a_sampler_that_shows_other_models_is_never_nearest(data):
     retrieval = Evaluation(data, Painter(data, wrong_model=True), seed=0).retrieval(4)
     assert retrieval.top(1) == 0.0 and retrieval.top(4) == 1.0
 
 
-def test_a_sampler_that_takes_the_wrong_colour_has_none_right(data):
+def test_a_sampler_with_wrong_colours_is_never_correct(data):
     colors = Evaluation(data, Painter(data, wrong_color=True), seed=0).colors(3)
     assert colors.share == 0.0
-    assert [text.split()[0] for text in colors.asked] == list(COLORS)[:3]
-    assert not any("red ball" in text for text in colors.asked)  # it has a colour of its own
+    assert [text.split()[0] for text in colors.prompts] == list(COLORS)[:3]
+    assert not any("red ball" in text for text in colors.prompts)  # its name contains a colour
 
 
-def test_a_sampler_that_shows_the_back_has_no_azimuth_right_and_plain_balls_are_not_asked(data):
-    answers = Evaluation(data, Painter(data, wrong_side=True), seed=0).azimuth(4)
-    assert sorted(answers.asked) == ["box", "crate", "drum"]
-    assert answers.share == 0.0 and answers.ceiling == 1.0
+def test_a_sampler_that_shows_the_back_is_never_correct_and_balls_have_no_front(data):
+    accuracy = Evaluation(data, Painter(data, wrong_side=True), seed=0).azimuth(4)
+    assert sorted(accuracy.prompts) == ["box", "crate", "drum"]
+    assert accuracy.share == 0.0 and accuracy.ceiling == 1.0
 
 
-def test_the_questions_are_a_function_of_the_seed(data):
+def test_the_prompts_are_a_function_of_the_seed(data):
     first, again, other = (Evaluation(data, Painter(data), seed).retrieval(3).nouns for seed in (0, 0, 1))
     assert first == again != other
 
@@ -104,7 +104,7 @@ def evaluate(folder, renders, *overrides):
     return instantiate(cfg.mode)(cfg)
 
 
-def test_the_mode_writes_figures_and_pictures_of_the_packages_weights(tmp_path, caplog):
+def test_the_mode_writes_scores_and_images_of_the_packaged_weights(tmp_path, caplog):
     renders = write_set(tmp_path / "set", views=96, names=NAMES)
     few = ["mode.nouns=5", "mode.colors=2", "mode.sides=1", "mode.steps=2", "mode.batch_size=4"]
     with caplog.at_level("INFO"):
@@ -119,7 +119,7 @@ def test_the_mode_writes_figures_and_pictures_of_the_packages_weights(tmp_path, 
     assert "| model among the nearest 1 of 4 |" in caplog.text
 
 
-def test_evidence_takes_the_place_of_older_evidence_in_the_card(tmp_path):
+def test_evidence_replaces_older_evidence_in_the_card(tmp_path):
     card = tmp_path / CARD_FILE
     card.write_text("# Weights\n")
     for found in ("| 50 % |", "| 60 % |"):
@@ -134,7 +134,7 @@ def test_evaluation_errors_say_what_to_do(tmp_path):
         (tmp_path / part).symlink_to(WEIGHTS / part)
     with pytest.raises(UserError, match=r"mode.card=true, but there is no model card .*README.md; mode=pretrain"):
         evaluate(tmp_path / "out", tmp_path, "mode.card=true", f"guidance.weights={tmp_path}")
-    with pytest.raises(FileNotFoundError, match=r"is no render set: items.json is missing; .*mode=pretrain"):
+    with pytest.raises(FileNotFoundError, match=r"is not a render set: items.json is missing; .*mode=pretrain"):
         evaluate(tmp_path / "out", tmp_path)
     with pytest.raises(UserError, match=r"mode.steps is 0; it must be at least 1"):
         evaluate(tmp_path / "out", tmp_path, "mode.steps=0")

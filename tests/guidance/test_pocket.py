@@ -9,7 +9,7 @@ from options import as_render, make_sds, option, predict
 from dreamfusion.guidance import pocket
 from dreamfusion.guidance.pocket import WEIGHTS
 from dreamfusion.guidance.prior import GuidanceError
-from dreamfusion.pocket.model.denoiser import WHITE, PocketModel, camera_features, with_look
+from dreamfusion.pocket.model.denoiser import WHITE, PocketModel, camera_features, with_appearance
 from dreamfusion.types import Branch, Conditioning
 
 TINY = {
@@ -21,7 +21,7 @@ TINY = {
     "attention_head_dim": 8,
     "cross_attention_dim": 16,
 }
-SMALL = {"voxels": 16, "code": 4, "coarse": 16, "middle": 8, "seen": 8, "width": 16, "hidden": 16}  # of the sketch
+SMALL = {"voxels": 16, "code": 4, "coarse": 16, "middle": 8, "fine": 8, "width": 16, "hidden": 16}  # feature volume
 
 
 def pocket_prior(weights=None, **changes):
@@ -55,7 +55,7 @@ def test_the_noise_and_the_networks_clean_image_add_up_to_the_noisy_one(prior, b
     text, cameras = prior.encode_text(["a cat", "a dog"]), make_cameras([30.0, 200.0])
     noise = predict(prior, noisy, timestep, text, cameras)
     features = camera_features(cameras.azimuth, cameras.elevation, cameras.distance)
-    features = with_look(features, torch.tensor([WHITE, WHITE]))
+    features = with_appearance(features, torch.tensor([WHITE, WHITE]))
     clean = PocketModel.load(prior._folder).eval()(noisy, timestep, text.states, text.mask, features).detach()
     abar = prior.alphas_cumprod[timestep][:, None, None, None]
     torch.testing.assert_close(abar.sqrt() * clean + (1 - abar).sqrt() * noise, noisy, atol=1e-4, rtol=1e-4)
@@ -170,7 +170,7 @@ def test_auto_is_bfloat16_where_the_processor_multiplies_it(folder, monkeypatch,
     monkeypatch.setattr(pocket, "processor_bfloat16", lambda: has)
     model = pocket_prior(folder).to("cpu").model
     assert model.unet.conv_in.weight.dtype == (torch.bfloat16 if has else torch.float32)
-    assert model.drawer.codes.dtype == torch.float32
+    assert model.feature_volume.codes.dtype == torch.float32
 
 
 def test_an_unknown_dtype_is_named(folder):

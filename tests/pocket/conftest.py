@@ -1,4 +1,4 @@
-"""A small render set, and one thread for small networks."""
+"""A small render set, and a single thread for small networks."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from sets import write_set
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
-    """Small networks lose more to waiting threads than they gain."""
+    """Multithreading slows small networks down."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,4 @@
-"""A hand-made Sweet Home 3D library for the tests of the pocket prior's data."""
+"""A handwritten Sweet Home 3D library for tests of the pocket prior's data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ license=CC0  \\u00a9 nobody
 provider=www.example.org
 """
 
-# A box of 2 x 1 x 1 whose front (+z) is red, whose right side (+x) has the texture, and the rest is Java 3D's "white".
+# A box of 2 x 1 x 1: red front (+z), textured right side (+x), all other sides Java 3D's "white".
 OBJ = """mtllib box.mtl
 v -1 0 0
 v 1 0 0
@@ -50,7 +50,7 @@ d 0.05
 
 
 def write_library(path: Path, items: str, files: dict[str, bytes]) -> Path:
-    """A `.sh3f` with the catalogue entries `items` and the model files."""
+    """Write a `.sh3f` file with the catalogue entries `items` and the model files."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("PluginFurnitureCatalog.properties", HEADER + items)
         for name, content in files.items():

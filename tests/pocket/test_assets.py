@@ -27,7 +27,7 @@ def load(tmp_path, obj: str = OBJ, mtl: str = MTL, texture: bytes | None = None,
 
 
 def colors_by_side(mesh: RasterMesh) -> dict[tuple[int, ...], tuple[float, ...]]:
-    """The colour of each face's material (a texture's first texel) by the direction the face looks in."""
+    """Colour of each face's material (a texture's first texel) by the rounded face normal."""
     found = {}
     for face, m in zip(mesh.faces, mesh.material, strict=True):
         normal = tuple(np.rint(mesh.normals[face].mean(axis=0)).astype(int).tolist())
@@ -44,14 +44,14 @@ def test_a_model_is_centred_and_its_farthest_vertex_is_at_one(tmp_path):
     assert np.linalg.norm(mesh.vertices, axis=1).max() == pytest.approx(1)
 
 
-def test_colours_textures_and_default_materials_are_where_the_file_puts_them(tmp_path):
+def test_faces_have_the_colours_textures_and_default_materials_of_the_file(tmp_path):
     sides = colors_by_side(load(tmp_path))
     assert sides[0, 0, 1] == (1, 0, 0)  # Kd
     assert sides[1, 0, 0] == (0, 1, 0)  # the texture, found beside the model, replaces Kd
     assert sides[0, 1, 0] == (1, 1, 1)  # "white" of the default materials
 
 
-def test_transparent_materials_are_not_drawn_unless_there_is_nothing_else(tmp_path):
+def test_transparent_materials_are_dropped_unless_there_are_no_others(tmp_path):
     blue = (0.0, 0.0, 1.0)
     assert blue not in colors_by_side(load(tmp_path)).values()
     only_pane = OBJ[: OBJ.index("usemtl front")] + OBJ[OBJ.index("usemtl pane") :]
@@ -64,7 +64,7 @@ def test_rotation_turns_the_front_towards_plus_z(tmp_path):
     assert sides[0, 0, -1] == (0, 1, 0)
 
 
-def test_large_textures_become_small_and_keep_their_shape(tmp_path):
+def test_large_textures_are_downscaled_with_their_aspect_ratio(tmp_path):
     mesh = load(tmp_path, texture=png((1024, 512), (10, 20, 30, 255)))
     texture = next(m.texture for m in mesh.materials if m.texture is not None)
     assert texture.shape == (128, 256, 4)
@@ -79,27 +79,27 @@ def test_given_normals_are_kept(tmp_path):
 @pytest.mark.parametrize(
     ("obj", "message"), [("v 0 0 0\n", "has no faces"), ("v 1 1 1\nf 1 1 1\n", "the radius of the model is 0")]
 )
-def test_a_model_that_cannot_be_drawn_is_one_error_that_names_it(tmp_path, obj, message):
+def test_a_model_that_cannot_be_rendered_is_an_error_that_names_it(tmp_path, obj, message):
     with pytest.raises(AssetError, match=rf"model m/box.obj \(thing\) of test.sh3f.*{message}"):
         load(tmp_path, obj=obj)
 
 
-def test_a_missing_and_a_huge_model_are_errors_too(tmp_path, monkeypatch):
+def test_missing_and_huge_models_are_errors(tmp_path, monkeypatch):
     path = write_library(tmp_path / "test.sh3f", entry(1, "Thing", "/m/gone.obj"), {})
     with pytest.raises(AssetError, match=r"gone.obj"):
         load_asset(read_catalog(path)[0])
     monkeypatch.setattr(assets, "MAX_FACES", 5)
-    with pytest.raises(AssetError, match="has 12 faces, at most 5 are drawn"):
+    with pytest.raises(AssetError, match="has 12 faces, at most 5 are allowed"):
         load(tmp_path)
 
 
-def test_files_on_disk_load_like_those_in_libraries(tmp_path):
+def test_files_on_disk_load_like_those_in_archives(tmp_path):
     for name, content in {"box.obj": OBJ.encode(), "box.mtl": MTL.encode(), "side.png": png()}.items():
         (tmp_path / name).write_bytes(content)
     assert colors_by_side(load_asset(read_catalog(tmp_path)[0]))[1, 0, 0] == (0, 1, 0)
 
 
-def test_glb_files_bring_their_texture_and_place_in_the_scene(tmp_path):
+def test_glb_files_load_with_texture_and_node_transform(tmp_path):
     texture = Image.new("RGB", (4, 4), (0, 0, 255))
     material = trimesh.visual.material.PBRMaterial(baseColorTexture=texture, baseColorFactor=[255, 255, 255, 255])
     box = trimesh.creation.box(extents=(1, 2, 3))

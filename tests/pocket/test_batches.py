@@ -5,11 +5,12 @@ import pytest
 import torch
 from sets import load_set
 
-from dreamfusion.pocket.data.batches import Look, RenderBatches, subject_names
+from dreamfusion.pocket.data.batches import Appearance, RenderBatches
 from dreamfusion.pocket.data.captions import COLORS
+from dreamfusion.pocket.data.names import subject_names
 from dreamfusion.pocket.model.denoiser import camera_features
 
-PLAIN = Look(recolored=0, textureless=0, lambertian=0, white_background=1)
+PLAIN = Appearance(recolored=0, textureless=0, lambertian=0, white_background=1)
 
 
 @pytest.fixture(scope="module")
@@ -31,21 +32,21 @@ def test_a_batch_is_a_function_of_seed_and_step(renders):
         assert not torch.equal(other.images, again.images)
 
 
-def test_held_out_views_are_never_trained_on_and_validation_has_nothing_else(renders):
+def test_training_never_samples_held_out_views_and_validation_only_those(renders):
     data = RenderBatches(renders, 64, seed=0, held_out=4)
-    drawn = torch.cat([data.draw(step).camera for step in range(20)])
+    sampled = torch.cat([data.draw(step).camera for step in range(20)])
     everywhere = [torch.from_numpy(np.array(a)) for a in (renders.azimuth, renders.elevation, renders.distance)]
     kept = camera_features(*(a[:, -4:].flatten() for a in everywhere))
     trained = camera_features(*(a[:, :-4].flatten() for a in everywhere))
-    assert distances(drawn, kept).min() > 1e-4
-    assert distances(trained, drawn).min(dim=1).values.max() < 1e-5  # and every other view is
+    assert distances(sampled, kept).min() > 1e-4
+    assert distances(trained, sampled).min(dim=1).values.max() < 1e-5  # all other views are sampled
     validation = data.validation(64).camera
     assert distances(validation, kept).min(dim=1).values.max() < 1e-5
     assert torch.equal(data.validation(64).images, data.validation(64).images)
 
 
 def distances(one, other):
-    """Of camera features without the look."""
+    """Pairwise distances of camera features without the appearance."""
     return torch.cdist(
         one[:, :-2], other[:, :-2], compute_mode="donot_use_mm_for_euclid_dist"
     )  # exact where they are equal
@@ -62,12 +63,13 @@ def test_a_names_share_grows_with_its_models_and_its_emphasis(renders):
 def name_shares(data):
     shares = dict.fromkeys(data.names, 0.0)
     for model, probability in zip(data.models, data.probability, strict=True):
-        shares[data.called[model]] += probability
+        shares[data.names_by_model[model]] += probability
     return shares
 
 
 def test_only_wanted_names_are_learned_under_the_name_they_are_given(renders):
-    data = RenderBatches(renders, 64, 0, names={"striped box": "box", "cat": "cat", "dragon": "dragon"}, look=PLAIN)
+    names = {"striped box": "box", "cat": "cat", "dragon": "dragon"}
+    data = RenderBatches(renders, 64, 0, names, appearance=PLAIN)
     assert data.names == ["box", "cat"]
     words = {caption.split(",")[0].removeprefix("a ") for caption in data.draw(0).captions}
     assert words == {"box", "striped box", "cat"}
@@ -75,38 +77,38 @@ def test_only_wanted_names_are_learned_under_the_name_they_are_given(renders):
         RenderBatches(renders, 8, 0, names={"dragon": "dragon"})
 
 
-def test_a_number_picks_one_of_several_models_of_a_name(renders):
+def test_a_number_selects_one_of_several_models_of_a_name(renders):
     assert subject_names(renders.items) == ["red ball", "striped box 1", "striped box 2", "cat"]
     data = RenderBatches(renders, 8, 0, names={"striped box 2": "box"})
     assert data.subjects == {"striped box 2": "box"} and data.models.tolist() == [2]
 
 
-def test_of_several_models_the_first_named_is_drawn_most(renders):
+def test_of_several_models_the_first_one_listed_is_sampled_most(renders):
     data = RenderBatches(renders, 8, 0, names={"striped box 2": "box", "striped box 1": "box"})
     assert list(data.subjects) == ["striped box 2", "striped box 1"]
     assert data.probability.tolist() == pytest.approx([1 / 1.7, 0.7 / 1.7])
 
 
-def test_a_batch_says_which_model_its_images_show(renders):
+def test_a_batch_has_the_model_index_of_its_images(renders):
     data = RenderBatches(renders, 8, 0, cameras_each=4)
     for batch in (data.draw(0), data.draw(1)):
         assert len(batch.subject) == 2
-        for place, captions in zip(batch.subject, (batch.subjects[:4], batch.subjects[4:]), strict=True):
+        for place, captions in zip(batch.subject, (batch.proxy_captions[:4], batch.proxy_captions[4:]), strict=True):
             name = list(data.subjects.values())[place]
             assert all(name in caption for caption in captions)
 
 
-def test_drawings_are_albedo_opacity_and_normals_without_background(renders):
-    data = RenderBatches(renders, 4, 0, {"red ball": "red ball"}, look=PLAIN, cameras_each=4)
+def test_proxy_targets_are_albedo_opacity_and_normals_without_background(renders):
+    data = RenderBatches(renders, 4, 0, {"red ball": "red ball"}, appearance=PLAIN, cameras_each=4)
     batch = data.draw(0)
-    rgba, normal = batch.drawings.split([4, 3], dim=1)
+    rgba, normal = batch.proxy_targets.split([4, 3], dim=1)
     torch.testing.assert_close(rgba[:, :3] + 1 - rgba[:, 3:], (batch.images + 1) / 2)
     length = normal.norm(dim=1)
     torch.testing.assert_close(length, rgba[:, 3], atol=0.01, rtol=0)
 
 
 def test_a_plain_picture_is_the_render_over_white(renders):
-    data = RenderBatches(renders, 32, seed=0, names={"red ball": "red ball"}, look=PLAIN)
+    data = RenderBatches(renders, 32, seed=0, names={"red ball": "red ball"}, appearance=PLAIN)
     picture = pixels(data.draw(0))[0]
     np.testing.assert_allclose(picture[32, 32], np.rint(np.array([0.8, 0.1, 0.1]) * 255) / 255, atol=1e-6)
     np.testing.assert_allclose(picture[0, 0], 1.0, atol=1e-6)
@@ -114,12 +116,12 @@ def test_a_plain_picture_is_the_render_over_white(renders):
 
 def test_lit_pixels_are_the_albedo_times_equation_7(renders):
     """Poole et al. 2022, Eq. 7: albedo * (diffuse * max(0, n . l) + ambient), with diffuse = 1 - ambient."""
-    lit = RenderBatches(renders, 64, 0, {"red ball": "red ball"}, look=dataclasses.replace(PLAIN, lambertian=1))
+    lit = RenderBatches(renders, 64, 0, {"red ball": "red ball"}, appearance=dataclasses.replace(PLAIN, lambertian=1))
     albedo = np.rint(np.array([0.8, 0.1, 0.1]) * 255) / 255
     factors = []
     for picture in pixels(lit.draw(0)):
         factor = picture[32, 32] / albedo
-        np.testing.assert_allclose(factor, factor[0], rtol=1e-5)  # white light keeps the hue
+        np.testing.assert_allclose(factor, factor[0], rtol=1e-5)  # white light preserves the hue
         factors.append(factor[0])
     assert 0.1 <= min(factors) < 0.4 < 0.8 < max(factors) <= 1
 
@@ -139,40 +141,42 @@ def test_equation_7_with_a_known_light():
     np.testing.assert_allclose(shade[..., 0], [[0.2 + 0.8 / np.sqrt(2), 0.2 + 0.8 / np.sqrt(2), 0.2]], atol=1e-6)
 
 
-def test_textureless_pictures_are_white_things_without_a_colour_word(renders):
-    look = Look(recolored=1, textureless=1, lambertian=0, white_background=0)
-    batch = RenderBatches(renders, 16, 0, {"cat": "cat"}, look=look).draw(0)
+def test_textureless_images_are_white_and_have_no_colour_word(renders):
+    appearance = Appearance(recolored=1, textureless=1, lambertian=0, white_background=0)
+    batch = RenderBatches(renders, 16, 0, {"cat": "cat"}, appearance=appearance).draw(0)
     assert not any(set(caption.replace(",", "").split()) & set(COLORS) for caption in batch.captions)
     middle = pixels(batch)[:, 32, 20]
     np.testing.assert_allclose(middle, middle[:, :1].repeat(3, axis=1), atol=1e-6)
 
 
-def test_recoloured_pictures_say_their_colour(renders):
-    look = dataclasses.replace(PLAIN, recolored=1)
-    batch = RenderBatches(renders, 32, 0, {"red ball": "ball"}, look=look).draw(0)
+def test_captions_of_recoloured_images_name_the_colour(renders):
+    appearance = dataclasses.replace(PLAIN, recolored=1)
+    batch = RenderBatches(renders, 32, 0, {"red ball": "ball"}, appearance=appearance).draw(0)
     for caption, picture in zip(batch.captions, pixels(batch), strict=True):
         word = next(word for word in caption.split() if word in COLORS)
         np.testing.assert_allclose(picture[32, 32], COLORS[word], atol=1e-5)
 
 
-def test_backgrounds_are_white_in_the_asked_share_and_else_grey_of_any_level(renders):
-    look = Look(recolored=0, textureless=0, lambertian=0, white_background=0.3)
-    corners = np.concatenate([pixels(RenderBatches(renders, 200, 0, look=look).draw(step))[:, 0, 0] for step in (0, 1)])
+def test_backgrounds_are_white_in_the_given_share_and_else_grey_of_any_level(renders):
+    appearance = Appearance(recolored=0, textureless=0, lambertian=0, white_background=0.3)
+    data = RenderBatches(renders, 200, 0, appearance=appearance)
+    corners = np.concatenate([pixels(data.draw(step))[:, 0, 0] for step in (0, 1)])
     np.testing.assert_allclose(corners, corners[:, :1].repeat(3, axis=1), atol=1e-6)
     level = corners[:, 0]
     assert (level == 1).mean() == pytest.approx(0.3, abs=0.06)
     assert np.histogram(level[level < 1], 4, (0, 1))[0].min() > 0.15 * (level < 1).sum()
 
 
-def test_the_network_is_told_the_background_and_the_kind_of_light(renders):
-    """`Cameras.look` in the last two places: grey level in [-1, 1]; -1 textureless, 0 albedo alone, 1 Lambertian."""
-    for light, look in enumerate((Look(0, 1, 0, 0.3), Look(0, 0, 0, 0.3), Look(0, 0, 1, 0.3)), start=-1):
-        batch = RenderBatches(renders, 16, 0, look=look).draw(0)
+def test_the_last_camera_features_are_the_background_and_the_kind_of_light(renders):
+    """In the last two camera features: grey level in [-1, 1]; -1 textureless, 0 albedo alone, 1 Lambertian."""
+    lights = (Appearance(0, 1, 0, 0.3), Appearance(0, 0, 0, 0.3), Appearance(0, 0, 1, 0.3))
+    for light, appearance in enumerate(lights, start=-1):
+        batch = RenderBatches(renders, 16, 0, appearance=appearance).draw(0)
         torch.testing.assert_close(batch.camera[:, -2], batch.images[:, 0, 0, 0], atol=1e-5, rtol=0)
         assert (batch.camera[:, -1] == light).all()
 
 
-def test_a_single_picture_takes_the_colour_it_is_asked_for(renders):
-    picture = RenderBatches(renders, 1, 0, look=PLAIN).picture(np.random.default_rng(0), 0, 3, "blue")
+def test_a_single_picture_has_the_given_colour(renders):
+    picture = RenderBatches(renders, 1, 0, appearance=PLAIN).picture(np.random.default_rng(0), 0, 3, "blue")
     np.testing.assert_allclose(picture[32, 32], COLORS["blue"], atol=1e-5)
     np.testing.assert_allclose(picture[0, 0], 1.0)

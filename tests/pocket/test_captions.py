@@ -21,7 +21,7 @@ LUMINANCE = np.array([0.299, 0.587, 0.114])
         ("bread", "bread"),
     ],
 )
-def test_names_take_the_article_that_english_gives_them(name, phrase):
+def test_names_get_the_english_article(name, phrase):
     assert with_article(name) == phrase
 
 
@@ -39,7 +39,7 @@ def test_names_take_the_article_that_english_gives_them(name, phrase):
         (0, 60.1, "overhead view"),
     ],
 )
-def test_view_words_change_at_the_papers_angles(azimuth, elevation, words):
+def test_view_words_change_at_the_angles_of_the_paper(azimuth, elevation, words):
     assert view_words(azimuth, elevation) == words
 
 
@@ -53,21 +53,21 @@ def test_view_words_are_those_of_the_default_prompting():
     position = spherical(azimuth, elevation, torch.full((200,), 3.0))
     up = torch.tensor([0.0, 1.0, 0.0]).expand_as(position)
     cameras = look_from(position, torch.zeros_like(position), up, azimuth, position, 64, 64)
-    told = [f"{VIEWS[i]} view" for i in ViewDependentPrompting().view(cameras).tolist()]
-    assert told == [view_words(float(a), float(e)) for a, e in zip(azimuth, elevation, strict=True)]
+    words = [f"{VIEWS[i]} view" for i in ViewDependentPrompting().view(cameras).tolist()]
+    assert words == [view_words(float(a), float(e)) for a, e in zip(azimuth, elevation, strict=True)]
 
 
-def test_captions_name_the_thing_and_say_view_and_article_as_often_as_asked():
+def test_captions_have_view_words_and_articles_in_the_given_shares():
     rng = np.random.default_rng(0)
-    drawn = [caption(rng, "cactus", None, "side view") for _ in range(2000)]
-    assert set(drawn) == {"cactus", "a cactus", "cactus, side view", "a cactus, side view"}
-    assert np.mean([", side view" in text for text in drawn]) == pytest.approx(0.5, abs=0.04)
-    assert np.mean([text.startswith("cactus") for text in drawn]) == pytest.approx(0.1, abs=0.03)
+    captions = [caption(rng, "cactus", None, "side view") for _ in range(2000)]
+    assert set(captions) == {"cactus", "a cactus", "cactus, side view", "a cactus, side view"}
+    assert np.mean([", side view" in text for text in captions]) == pytest.approx(0.5, abs=0.04)
+    assert np.mean([text.startswith("cactus") for text in captions]) == pytest.approx(0.1, abs=0.03)
     assert {caption(rng, "cactus", "orange", "side view", view_share=0) for _ in range(50)} == {"an orange cactus"}
 
 
 @pytest.mark.parametrize("color", COLORS)
-def test_a_recoloured_object_has_the_asked_colour_and_keeps_the_order_of_light_and_dark(color):
+def test_recolouring_gives_the_colour_and_preserves_the_order_of_luminance(color):
     rng = np.random.default_rng(0)
     albedo = rng.uniform(0.1, 0.9, (16, 16, 3)).astype(np.float32)
     alpha = np.ones((16, 16), dtype=np.float32)
@@ -81,9 +81,9 @@ def test_a_recoloured_object_has_the_asked_colour_and_keeps_the_order_of_light_a
     assert list(COLORS)[int(np.linalg.norm(palette - mean, axis=1).argmin())] == color
 
 
-def test_recolouring_looks_at_the_object_alone():
+def test_recolouring_ignores_the_background():
     albedo = np.full((4, 4, 3), 0.5, dtype=np.float32)
     alpha = np.zeros((4, 4), dtype=np.float32)
     alpha[:2] = 1
-    albedo[2:] = 0.9  # behind the object, must not make it look dark
+    albedo[2:] = 0.9  # background
     np.testing.assert_allclose(recolor(albedo, alpha, "red")[:2], np.broadcast_to(COLORS["red"], (2, 4, 3)), atol=1e-6)

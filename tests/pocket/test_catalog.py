@@ -21,11 +21,11 @@ from dreamfusion.pocket.data.catalog import clean_name, is_excluded, read_catalo
         ("308", "308"),
     ],
 )
-def test_sizes_and_model_numbers_are_no_part_of_a_name(raw, clean):
+def test_names_have_no_sizes_and_model_numbers(raw, clean):
     assert clean_name(raw) == clean
 
 
-def test_a_library_tells_name_author_licence_place_and_pose(tmp_path):
+def test_an_item_has_name_creator_licence_path_and_rotation(tmp_path):
     path = write_library(
         tmp_path / "test.sh3f",
         entry(1, "Hot dog", "/a/b.obj", modelRotation="-1 0 0 0 1 0 0 0 -1") + entry(2, "Caf\\u00e9 3", "/a/c.obj"),
@@ -40,21 +40,21 @@ def test_a_library_tells_name_author_licence_place_and_pose(tmp_path):
     assert (second.name, second.rotation) == ("café", None)
 
 
-def test_items_are_called_what_a_person_would_call_them(tmp_path):
+def test_items_get_everyday_names(tmp_path):
     items = entry(1, "Hashtray 2", "/x/y.obj") + entry(2, "Scooter", "/scopia/scooter/scooter.obj")
     items += entry(3, "Scooter", "/katorlegaz/scooter/scooter.obj") + entry(4, "Socket", "/scopia/x/chaussette.obj")
     names = [item.name for item in read_catalog(write_library(tmp_path / "test.sh3f", items, {}))]
     assert names == ["kick scooter", "motor scooter", "sock"]
 
 
-def test_doors_and_what_is_no_object_are_left_out(tmp_path):
+def test_doors_and_excluded_models_are_left_out(tmp_path):
     items = entry(1, "Castle gate", "/x/y.obj", doorOrWindow="true") + entry(2, "Wall socket", "/x/y.obj")
     items += entry(3, "Box", "/io/texturableBox.obj") + entry(4, "Box", "/io/other.obj")
     assert [item.model for item in read_catalog(write_library(tmp_path / "test.sh3f", items, {}))] == ["io/other.obj"]
     assert is_excluded("oriental rug") and is_excluded("parking slot") and not is_excluded("snowman")
 
 
-def test_a_folder_is_a_library_and_captions_name_its_models(tmp_path):
+def test_a_folder_is_a_library_with_optional_captions(tmp_path):
     (tmp_path / "deep").mkdir()
     for name in ("red_fox-2.glb", "deep/b.obj", "notes.txt"):
         (tmp_path / name).touch()
@@ -65,16 +65,16 @@ def test_a_folder_is_a_library_and_captions_name_its_models(tmp_path):
     assert (fox.name, fox.archive) == ("red fox", None)
 
 
-def test_captions_for_a_missing_file_or_without_names_are_errors(tmp_path):
+def test_captions_of_a_missing_file_or_without_names_are_errors(tmp_path):
     (tmp_path / "captions.csv").write_text("file,name\ngone.glb,fox\n")
-    with pytest.raises(ValueError, match=r"names 'gone.glb' \(1 such\), which is not in"):
+    with pytest.raises(ValueError, match=r"lists 'gone.glb' \(one of 1\), which is not in"):
         read_catalog(tmp_path)
     (tmp_path / "captions.csv").write_text("file;name\n")
-    with pytest.raises(ValueError, match="needs at least file and name"):
+    with pytest.raises(ValueError, match="file and name are required"):
         read_catalog(tmp_path)
 
 
-def test_a_broken_a_foreign_and_a_missing_library_are_one_clear_error_each(tmp_path):
+def test_broken_foreign_and_missing_libraries_are_clear_errors(tmp_path):
     broken = tmp_path / "broken.sh3f"
     broken.write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(ValueError, match=r"broken.sh3f is not a readable zip file .* download it again"):
@@ -83,7 +83,7 @@ def test_a_broken_a_foreign_and_a_missing_library_are_one_clear_error_each(tmp_p
     foreign.write_bytes(
         foreign.read_bytes().replace(b"PluginFurnitureCatalog", b"SomethingElseThatLong"[:22].ljust(22, b"_"))
     )
-    with pytest.raises(ValueError, match="holds no furniture catalogue"):
+    with pytest.raises(ValueError, match="contains no furniture catalogue"):
         read_libraries([foreign])
     with pytest.raises(FileNotFoundError, match=r"gone.sh3f does not exist; give a .sh3f file or a folder"):
         read_libraries([tmp_path / "gone.sh3f"])
@@ -100,7 +100,7 @@ def test_a_rotation_needs_nine_numbers(tmp_path):
         read_catalog(path)
 
 
-def test_a_folder_of_libraries_is_read_as_if_each_was_given(tmp_path):
+def test_a_folder_of_libraries_equals_its_files(tmp_path):
     for name in ("b", "a"):
         write_library(tmp_path / f"{name}.sh3f", entry(1, f"Box {name}", "/m/box.obj"), {"m/box.obj": OBJ.encode()})
     (tmp_path / "loose.obj").write_text(OBJ)
@@ -113,5 +113,5 @@ def test_a_folder_of_libraries_is_read_as_if_each_was_given(tmp_path):
 
 
 def test_a_missing_library_says_how_to_get_the_default_ones(tmp_path):
-    with pytest.raises(FileNotFoundError, match="on Debian `make pretrain-data` gets the default ones"):
+    with pytest.raises(FileNotFoundError, match="on Debian `make pretrain-data` downloads the default ones"):
         read_libraries([tmp_path / "gone"])

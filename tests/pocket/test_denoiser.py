@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dreamfusion.pocket import WEIGHTS
-from dreamfusion.pocket.model.denoiser import CAMERA_FEATURES, PocketModel, camera_features, with_look
+from dreamfusion.pocket.model.denoiser import CAMERA_FEATURES, PocketModel, camera_features, with_appearance
 from dreamfusion.pocket.model.text import TOKENS, WIDTH
 
 TINY = {
@@ -16,7 +16,7 @@ TINY = {
     "attention_head_dim": 8,
     "norm_num_groups": 8,
 }
-SMALL = {"voxels": 16, "code": 4, "coarse": 16, "middle": 8, "seen": 8, "width": 16, "hidden": 16}  # of the sketch
+SMALL = {"voxels": 16, "code": 4, "coarse": 16, "middle": 8, "fine": 8, "width": 16, "hidden": 16}  # feature volume
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def inputs():
     return torch.randn(2, 3, 64, 64, generator=generator), torch.tensor([10, 900]), states, mask, camera
 
 
-def test_saved_weights_give_the_same_pictures_but_for_half_precision(tiny, inputs, tmp_path):
+def test_saved_weights_give_the_same_images_up_to_half_precision(tiny, inputs, tmp_path):
     tiny.save(tmp_path)
     loaded = PocketModel.load(tmp_path).eval()
     assert all(p.dtype == torch.float32 for p in loaded.parameters())
@@ -44,17 +44,18 @@ def test_saved_weights_give_the_same_pictures_but_for_half_precision(tiny, input
         torch.testing.assert_close(value, half[name].half().float(), atol=0, rtol=0)
 
 
-def test_the_weights_of_the_package_load_and_take_noise_away(inputs):
+def test_the_packaged_weights_load_and_denoise(inputs):
     model = PocketModel.load(WEIGHTS).eval().requires_grad_(False)
+    assert model.feature_volume.variants("horse") == [4, 5]  # config.json has the keys of earlier code
     noisy, _, states, mask, camera = inputs
     clean = torch.full((2, 3, 64, 64), 0.5)
     abar = model.alphas_cumprod[200]
-    empty = with_look(camera * 0, torch.tensor([[0.5, 0.0]] * 2))  # nothing but the background, and that is told
+    empty = with_appearance(camera * 0, torch.tensor([[0.5, 0.0]] * 2))  # a grey image, given as background
     estimate = model(abar.sqrt() * clean + (1 - abar).sqrt() * noisy, torch.full((2,), 200), states * 0, mask, empty)
     assert (estimate - clean).square().mean() < 0.05 * (1 - abar) / abar
 
 
-def test_camera_features_are_the_angles_waves_and_never_all_zero():
+def test_camera_features_are_sines_and_cosines_and_never_all_zero():
     azimuth, elevation = torch.tensor([30.0]), torch.tensor([-15.0])
     (features,) = camera_features(azimuth, elevation, torch.tensor([3.3]))
     a, e = math.radians(30), math.radians(-15)
@@ -62,15 +63,15 @@ def test_camera_features_are_the_angles_waves_and_never_all_zero():
     torch.testing.assert_close(features, torch.tensor([*waves, 1.0, 1.0, 0.0, 0.0]), atol=1e-6, rtol=1e-5)
     assert features.shape == (CAMERA_FEATURES,)
     everywhere = camera_features(torch.arange(360.0), torch.zeros(360), torch.full((360,), 3.0))
-    assert (everywhere[:, 9] == 1).all()  # tells a camera from zeros, the word for none
+    assert (everywhere[:, 9] == 1).all()  # distinguishes a camera from zeros, which mean none
 
 
-def test_azimuth_is_a_circle():
+def test_azimuth_is_periodic():
     one, two = (camera_features(torch.tensor([x]), torch.zeros(1), torch.full((1,), 3.0)) for x in (-10.0, 350.0))
     torch.testing.assert_close(one, two, atol=1e-5, rtol=0)
 
 
-def test_the_network_sees_text_and_camera_and_not_what_stands_at_padding(tiny, inputs):
+def test_the_output_depends_on_text_and_camera_but_not_on_padding(tiny, inputs):
     noisy, timestep, states, mask, camera = inputs
     plain = tiny(*inputs)
     assert (tiny(noisy, timestep, states, mask, camera * 0) - plain).abs().max() > 1e-3

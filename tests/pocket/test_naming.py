@@ -7,7 +7,7 @@ from dreamfusion.pocket.model.text import WIDTH, TextEncoder
 from dreamfusion.pocket.training.naming import fit_names
 
 
-def test_captions_of_a_name_are_in_all_colours_and_from_all_sides():
+def test_captions_of_a_name_cover_all_colours_and_views():
     texts = captions_of("armchair")
     assert {"armchair", "an armchair", "a red armchair", "an armchair, back view", "a red armchair, side view"} <= {
         *texts
@@ -15,11 +15,11 @@ def test_captions_of_a_name_are_in_all_colours_and_from_all_sides():
     assert len(texts) == len({*texts}) == 1 + (1 + len(COLORS)) * 5
 
 
-def test_it_tells_near_names_apart_and_carries_over_to_words_it_was_not_fitted_to():
+def test_it_separates_similar_names_and_generalises_to_new_words():
     encoder = TextEncoder.load(WEIGHTS / "text_encoder")
     classify = nn.Linear(WIDTH, 3).requires_grad_(False)
-    called = {"teddy bear": 0, "doll": 1, "cat": 2, "sitting cat": 2}
-    assert fit_names(classify, encoder, called) == 1.0
+    outputs = {"teddy bear": 0, "doll": 1, "cat": 2, "sitting cat": 2}
+    assert fit_names(classify, encoder, outputs) == 1.0
     for text, output in {"a fluffy teddy bear": 0, "a kitten": 2, "a big doll, front view": 1}.items():
         encoded = encoder([text])
         assert classify(sentence_features(encoded.states, encoded.mask)).argmax() == output, text

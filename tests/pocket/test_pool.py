@@ -16,7 +16,7 @@ def misbehave(task: str) -> str:
     return task.upper()
 
 
-def test_crashes_hangs_and_exceptions_cost_only_their_own_task():
+def test_crashes_hangs_and_exceptions_affect_only_their_own_task():
     tasks = ["a", "crash", "b", "hang", "raise", "c", "d"]
     results = list(map_processes(misbehave, tasks, workers=2, timeout=1.0))
     assert results == [

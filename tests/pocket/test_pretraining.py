@@ -1,4 +1,4 @@
-"""A training of the pocket prior in small: the same code and hooks as `mode=pretrain`, on a small network."""
+"""Training of the pocket prior with the code and hooks of `mode=pretrain`, on a small network."""
 
 import csv
 import json
@@ -15,12 +15,14 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from options import option
 from PIL import Image
-from test_model import SMALL, TINY
+from test_denoiser import SMALL, TINY
 
 from dreamfusion.error import UserError
 from dreamfusion.mode import pretrain
-from dreamfusion.pocket.data.batches import Look, RenderBatches
+from dreamfusion.pocket.data.batches import Appearance, RenderBatches
+from dreamfusion.pocket.data.names import read_names
 from dreamfusion.pocket.model.denoiser import PocketModel
+from dreamfusion.pocket.training.assemble import begin_from
 from dreamfusion.pocket.training.pretraining import NOISE_LEVELS, PocketPretraining
 from dreamfusion.types import Cameras
 
@@ -39,7 +41,7 @@ def named(*subjects):
 
 @pytest.fixture
 def train(renders_folder, tmp_path):
-    """Runs `mode=pretrain` up to a step, in a folder; returns the checkpoint that it leaves."""
+    """Run `mode=pretrain` in a folder up to a step; returns the last checkpoint."""
 
     def run(
         max_steps,
@@ -64,8 +66,8 @@ def train(renders_folder, tmp_path):
             camera_dropout=0.2,
             sheet_prompts=PROMPTS,
             sheet_scale=2.0,
-            sketch_steps=alone,
-            sketch=SMALL,
+            proxy_steps=alone,
+            proxy_widths=SMALL,
         )
         often = {"batch_size": 4, "validation_size": 6, "validation_every": 1000, **changes}
         pretrain.run(
@@ -77,7 +79,7 @@ def train(renders_folder, tmp_path):
             max_steps=max_steps,
             ema_decay=0.8,
             precision="32-true",
-            look=Look(),
+            appearance=Appearance(),
             emphasis=None,
             module=module,
             names=None,
@@ -105,7 +107,7 @@ def assert_same_training(one, other):
 
 
 @pytest.mark.parametrize("minutes", [1000.0, 0.0], ids=["at_the_end", "at_each_step"])
-def test_an_interrupted_training_goes_on_bit_for_bit(train, minutes, monkeypatch):
+def test_an_interrupted_training_resumes_bit_for_bit(train, minutes, monkeypatch):
     drawn = []
     draw = RenderBatches.draw
     monkeypatch.setattr(RenderBatches, "draw", lambda self, step: drawn.append(step) or draw(self, step))
@@ -120,8 +122,8 @@ def test_an_interrupted_training_goes_on_bit_for_bit(train, minutes, monkeypatch
     assert_same_training(resumed, whole)
 
 
-def test_a_checkpoint_written_in_the_middle_goes_on_bit_for_bit(train, tmp_path, monkeypatch):
-    """What a killed process leaves: no hook of the end has run."""
+def test_a_checkpoint_written_during_training_resumes_bit_for_bit(train, tmp_path, monkeypatch):
+    """As after a killed process: no hook of the end of training has run."""
     import lightning as L
 
     save = L.Trainer.save_checkpoint
@@ -136,9 +138,21 @@ def test_a_checkpoint_written_in_the_middle_goes_on_bit_for_bit(train, tmp_path,
     whole = train(9, "whole", minutes=0.0, validation_every=6)
     resumed = train(9, "killed", minutes=0.0, validation_every=6)
     assert_same_training(resumed, whole)
-    # the validation is due at the same steps, and its sheet is made of the same averaged weights
+    # validation runs at the same steps with the same averaged weights
     sheets = [read_image(tmp_path / run / "samples" / "0000006.png") for run in ("whole", "killed")]
     np.testing.assert_array_equal(*sheets)
+
+
+def test_a_checkpoint_with_the_keys_of_earlier_code_resumes_bit_for_bit(train, tmp_path):
+    whole = train(6, "whole")
+    half = train(3, "parts")
+    for weights in ("state_dict", "current_model_state"):
+        half[weights] = {key.replace(".feature_volume.", ".sketch."): value for key, value in half[weights].items()}
+    half["seen"]["sketch_images"] = half["seen"].pop("proxy_images")
+    torch.save(half, tmp_path / "parts" / "checkpoints" / "last.ckpt")
+    resumed = train(6, "parts")
+    assert_same_training(resumed, whole)
+    assert resumed["seen"].keys() == whole["seen"].keys()
 
 
 def test_the_loss_falls_on_a_handful_of_models(train, tmp_path):
@@ -151,7 +165,7 @@ def test_the_loss_falls_on_a_handful_of_models(train, tmp_path):
         assert last < 0.8 * first, level
 
 
-def test_the_folder_it_leaves_is_a_prior_with_its_vocabulary_and_a_sheet(train, tmp_path, caplog):
+def test_the_output_folder_is_a_prior_with_vocabulary_and_sample_sheet(train, tmp_path, caplog):
     checkpoint = train(6, validation_every=3)
     sheet = read_image(tmp_path / "run" / "samples" / "0000003.png")
     assert sheet.shape == (64, 8 * 64, 3)  # two prompts from four sides
@@ -171,63 +185,66 @@ def test_the_folder_it_leaves_is_a_prior_with_its_vocabulary_and_a_sheet(train, 
     ).shape == (1, 3, 64, 64)
 
 
-def test_the_sketch_learns_alone_first_and_then_with_the_unet(train, tmp_path):
+def test_the_feature_volume_trains_alone_first_and_then_with_the_unet(train, tmp_path):
     alone = train(4, alone=4)["current_model_state"]
     torch.manual_seed(7)
     fresh = PocketModel.create(TINY, named(*"abcd"), 8, **SMALL).state_dict()
     moved = {name.split(".")[0] for name in fresh if not torch.equal(fresh[name], alone[f"model.{name}"])}
-    assert moved == {"sketch"}
+    assert moved == {"feature_volume"}
     together = train(8, alone=4)["current_model_state"]
     assert not torch.equal(together["model.unet.conv_in.weight"], alone["model.unet.conv_in.weight"])
 
 
-def test_weights_that_are_begun_from_bring_their_history(train, tmp_path):
+def test_start_weights_contribute_their_counts(train, tmp_path):
     train(6, "first", validation_every=3, alone=2)
     seen = json.loads((tmp_path / "first" / "weights" / "training.json").read_text())
     hours = seen.pop("hours")
-    assert seen == {"images": 16, "sketch_images": 8} and hours > 0
-    assert "16 images, and 8 for the sketch alone, in 0.0 hours." in (tmp_path / "first/weights/README.md").read_text()
+    assert seen == {"images": 16, "proxy_images": 8} and hours > 0
+    assert (
+        "16 images, and 8 for the\n  feature volume alone, in 0.0 hours."
+        in (tmp_path / "first/weights/README.md").read_text()
+    )
     start = str(tmp_path / "first" / "weights")
     train(3, "second", validation_every=3, start=start, alone=2)
-    train(6, "second", validation_every=3, alone=2)  # interrupted, and gone on with
+    train(6, "second", validation_every=3, alone=2)  # interrupted and resumed
     seen = json.loads((tmp_path / "second" / "weights" / "training.json").read_text())
-    assert seen.pop("hours") > hours and seen == {"images": 16 + 16, "sketch_images": 8 + 8}
-    train(8, "second", validation_every=2, alone=20)  # and with the sketch alone once more
+    assert seen.pop("hours") > hours and seen == {"images": 16 + 16, "proxy_images": 8 + 8}
+    train(8, "second", validation_every=2, alone=20)  # with the feature volume alone again
     seen = json.loads((tmp_path / "second" / "weights" / "training.json").read_text())
-    assert seen.pop("hours") > hours and seen == {"images": 16 + 16, "sketch_images": 8 + 8 + 8}
+    assert seen.pop("hours") > hours and seen == {"images": 16 + 16, "proxy_images": 8 + 8 + 8}
     with pytest.raises(UserError, match=r"mode.start=.*gone holds no weights"):
         train(3, "third", start=str(tmp_path / "gone"))
 
 
-def test_codes_are_taken_over_by_the_names_of_their_models(tmp_path):
+def test_codes_of_start_weights_are_matched_by_model_name(tmp_path):
     torch.manual_seed(0)
     PocketModel.create(TINY, named("cat", "dog"), 8, **SMALL).save(tmp_path)
-    start = PocketModel.load(tmp_path).sketch
+    start = PocketModel.load(tmp_path).feature_volume
     model = PocketModel.create(TINY, named("horse", "dog", "cat"), 8, **SMALL)
-    fresh = model.sketch.codes[0].clone()
-    pretrain.begin_from(model, tmp_path)
+    fresh = model.feature_volume.codes[0].clone()
+    begin_from(model, tmp_path)
     for own, other in ((2, 0), (1, 1)):
-        assert torch.equal(model.sketch.codes[own], start.codes[other])
-    assert torch.equal(model.sketch.codes[0], fresh)
-    assert torch.equal(model.sketch.paint.weight, start.paint.weight)
+        assert torch.equal(model.feature_volume.codes[own], start.codes[other])
+    assert torch.equal(model.feature_volume.codes[0], fresh)
+    assert torch.equal(model.feature_volume.paint.weight, start.paint.weight)
 
 
-def test_weights_without_a_sketch_give_the_network_and_leave_the_sketch_to_learn(tmp_path):
+def test_start_weights_without_a_volume_initialise_the_unet_alone(tmp_path):
     model = PocketModel.create(TINY, named("cat"), 8, **SMALL)
     model.save(tmp_path)
     shutil.rmtree(tmp_path / "sketch")
-    (tmp_path / "training.json").write_text(json.dumps({"images": 640, "sketch_images": 64}))
+    (tmp_path / "training.json").write_text(json.dumps({"images": 640, "proxy_images": 64}))
     other = PocketModel.create(TINY, named("cat"), 8, **SMALL)
-    codes = other.sketch.codes.clone()
-    assert pretrain.begin_from(other, tmp_path) == {"images": 640, "sketch_images": 0}
+    codes = other.feature_volume.codes.clone()
+    assert begin_from(other, tmp_path) == {"images": 640, "proxy_images": 0}
     assert torch.equal(other.unet.conv_in.weight, model.unet.conv_in.weight.half().float())
-    assert torch.equal(other.sketch.codes, codes)
+    assert torch.equal(other.feature_volume.codes, codes)
 
 
 def test_the_learning_rate_warms_up_twice_and_cools_down():
     module = PocketPretraining(
         named("a"), TINY, 8, 1e-3, 10, 0.0, 0.0, 0.0, 0.0, [], sheet_scale=1.0,
-        sketch_steps=100, sketch_learning_rate=3e-3, cooldown=(300, 400),
+        proxy_steps=100, proxy_learning_rate=3e-3, cooldown=(300, 400),
     )  # fmt: skip
     factors = [module._learning_rate_factor(step) for step in (0, 9, 99, 100, 109, 300, 350, 400, 500)]
     assert factors == pytest.approx([0.3, 3.0, 3.0, 0.1, 1.0, 1.0, 0.5, 0.0, 0.0])
@@ -243,8 +260,8 @@ def one_camera():
     return Cameras(torch.zeros(1, 3, 4), 40 * one, 0 * one, 15 * one, 3 * one, torch.zeros(1, 3), 64, 64)
 
 
-def test_the_network_that_the_configuration_makes_can_be_written(tmp_path):
-    """diffusers writes the network's configuration as JSON, which knows no containers of OmegaConf."""
+def test_the_configured_network_can_be_saved(tmp_path):
+    """diffusers saves the configuration as JSON, which does not support OmegaConf containers."""
     small = ["block_out_channels=[16,16,16]", "attention_head_dim=8", "norm_num_groups=8", "cross_attention_dim=16"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", ["mode=pretrain", *(f"mode.module.unet.{change}" for change in small)])
@@ -265,7 +282,7 @@ def test_a_missing_library_is_an_error_that_says_how_to_get_it(train, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_broken_library_is_an_error_and_leaves_nothing(train, tmp_path):
+def test_a_broken_library_is_an_error_and_leaves_no_files(train, tmp_path):
     broken = tmp_path / "broken.sh3f"
     broken.write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(UserError, match=r"broken.sh3f is not a readable zip file"):
@@ -273,7 +290,7 @@ def test_a_broken_library_is_an_error_and_leaves_nothing(train, tmp_path):
     assert list(tmp_path.iterdir()) == [broken]
 
 
-def test_names_are_read_with_what_the_libraries_call_them(tmp_path):
+def test_names_are_read_with_their_library_names(tmp_path):
     file = tmp_path / "names.txt"
     file.write_text("# a comment\ncat = sitting cat, cat\n\nhorse\n")
-    assert pretrain.read_names(file) == {"sitting cat": "cat", "cat": "cat", "horse": "horse"}
+    assert read_names(file) == {"sitting cat": "cat", "cat": "cat", "horse": "horse"}

@@ -1,4 +1,4 @@
-"""The sketch beside the UNet: silent at first, geometry as the renders', and able to learn what stands where."""
+"""Feature volume: zero residuals at first, the renders' camera geometry, and 3D consistency after training."""
 
 import math
 
@@ -8,11 +8,11 @@ import torch
 
 from dreamfusion.pocket.data.renders import stratified_cameras
 from dreamfusion.pocket.model.denoiser import PocketModel, camera_features
-from dreamfusion.pocket.model.proxy_render import OUTSIDE, REACH, Drawing, Sketch, ray_points
+from dreamfusion.pocket.model.proxy_render import HALF_EXTENT, OUTSIDE, FeatureVolume, ProxyRender, ray_points
 
 VOXELS = 16
 
-SMALL = {"voxels": VOXELS, "code": 4, "coarse": 16, "middle": 8, "seen": 8, "width": 16, "hidden": 16}
+SMALL = {"voxels": VOXELS, "code": 4, "coarse": 16, "middle": 8, "fine": 8, "width": 16, "hidden": 16}
 
 TINY = {
     "block_out_channels": [16, 16, 32],
@@ -33,23 +33,24 @@ def inputs():
     return noisy, torch.tensor([100, 900]), states, torch.ones(2, 16, dtype=torch.bool), camera
 
 
-def tiny_sketch(subjects=("a", "b"), text=2):
+def tiny_volume(subjects=("a", "b"), text=2):
     torch.manual_seed(0)
-    return Sketch(subjects=list(subjects), called=list(subjects), text=text, camera=12, channels=(16, 16, 32), **SMALL)
+    names = list(subjects)
+    return FeatureVolume(subjects=names, names=names, text=text, camera=12, channels=(16, 16, 32), **SMALL)
 
 
 def tiny_model(unshuffle=8):
     return PocketModel.create(TINY, {"z 1": "z", "b": "b", "z 2": "z"}, unshuffle=unshuffle, **SMALL)
 
 
-def test_residuals_of_a_new_sketch_are_silent():
-    sketch = tiny_sketch()
-    residuals, bottom = sketch.residuals(torch.randn(1, 16, VOXELS, VOXELS))
+def test_residuals_of_a_new_volume_are_zero():
+    volume = tiny_volume()
+    residuals, bottom = volume.residuals(torch.randn(1, 16, VOXELS, VOXELS))
     assert not any(r.any() for r in residuals) and not bottom.any()
 
 
-def test_rays_are_those_of_the_renders_camera():
-    """Projected by the camera that rendered the pictures, the samples of a ray fall on its part of the image."""
+def test_rays_match_the_camera_of_the_renders():
+    """Projected by the render camera, the samples of a ray fall on its image cell."""
     cameras = stratified_cameras(6, 64, np.random.default_rng(0))
     features = camera_features(cameras.azimuth, cameras.elevation, cameras.distance)
     points = ray_points(features, VOXELS)
@@ -58,7 +59,7 @@ def test_rays_are_those_of_the_renders_camera():
     assert inside.any(dim=(1, 2)).all()
     assert (points[inside].norm(dim=-1) <= 1).all()
     pose = cameras.camera_to_world
-    seen = torch.einsum("bsdx,bxy->bsdy", points * REACH - pose[:, None, None, :, 3], pose[..., :3])
+    seen = torch.einsum("bsdx,bxy->bsdy", points * HALF_EXTENT - pose[:, None, None, :, 3], pose[..., :3])
     plane = seen[..., :2] / -seen[..., 2:] / math.tan(math.radians(20))
     middle = (torch.arange(VOXELS) + 0.5) * 2 / VOXELS - 1
     column, row = middle.repeat(VOXELS), -middle.repeat_interleave(VOXELS)
@@ -70,87 +71,88 @@ def test_rays_are_those_of_the_renders_camera():
 
 
 def test_cameras_of_one_model_share_its_volume():
-    sketch = tiny_sketch().eval()
+    volume = tiny_volume().eval()
     text, camera = torch.randn(4, 2), torch.cat([inputs()[4], inputs()[4]])
-    volume = sketch.grow(torch.tensor([1, 0]))
-    together = sketch(volume, text, camera)
-    apart = sketch(volume.repeat_interleave(2, 0), text, camera)
+    decoded = volume.decode(torch.tensor([1, 0]))
+    together = volume(decoded, text, camera)
+    apart = volume(decoded.repeat_interleave(2, 0), text, camera)
     torch.testing.assert_close(together.rgba, apart.rgba, atol=1e-5, rtol=1e-4)
 
 
-def test_a_frozen_sketch_grows_a_volume_once_and_one_in_training_anew():
-    sketch = tiny_sketch()
+def test_a_frozen_volume_is_decoded_once_and_one_in_training_each_time():
+    volume = tiny_volume()
     one, other = torch.tensor([1]), torch.tensor([0])
     with torch.no_grad():
-        before = sketch.grow(one)
-        sketch.codes += 1
-        assert not torch.equal(sketch.grow(one), before)
-    sketch.requires_grad_(False)
-    kept = sketch.grow(one)
-    assert sketch.grow(one) is kept
-    assert not torch.equal(sketch.grow(other), kept)
-    assert torch.equal(sketch.grow(one), kept)
+        before = volume.decode(one)
+        volume.codes += 1
+        assert not torch.equal(volume.decode(one), before)
+    volume.requires_grad_(False)
+    kept = volume.decode(one)
+    assert volume.decode(one) is kept
+    assert not torch.equal(volume.decode(other), kept)
+    assert torch.equal(volume.decode(one), kept)
 
 
-def test_it_learns_a_thing_from_one_side_and_knows_it_from_the_opposite_one():
-    """A square to the right of the middle, seen from +z, stands to the left seen from -z, where it was never shown."""
-    sketch = tiny_sketch()
+def test_an_object_trained_from_one_side_renders_from_the_opposite_one():
+    """A square on the right seen from +z is on the left seen from -z, a view without training images."""
+    volume = tiny_volume()
     angle = torch.tensor([-30.0, -15.0, 0.0, 15.0, 30.0, 180.0])
     camera = camera_features(angle, torch.zeros(6), torch.full((6,), 3.0))
     rays = ray_points(camera, VOXELS).view(6, VOXELS, VOXELS, VOXELS, 3)
     thing = (rays - torch.tensor([0.4, 0.0, 0.0])).abs().amax(-1) < 0.25
     target = thing.any(-1).float().repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None].expand(-1, 4, -1, -1)
-    optimizer = torch.optim.Adam(sketch.parameters(), lr=5e-3)
+    optimizer = torch.optim.Adam(volume.parameters(), lr=5e-3)
     text, subject = torch.ones(6, 2), torch.tensor([0])
     for _ in range(60):
-        loss = (sketch(sketch.grow(subject), text[:5], camera[:5]).rgba - target[:5]).square().mean()
+        loss = (volume(volume.decode(subject), text[:5], camera[:5]).rgba - target[:5]).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    opacity = sketch(sketch.grow(subject), text, camera).rgba[:, 3].detach()
+    opacity = volume(volume.decode(subject), text, camera).rgba[:, 3].detach()
     assert loss < 0.02
     assert opacity[2, :, 32:].mean() > 3 * opacity[2, :, :32].clamp(min=0).mean()
     assert opacity[5, :, :32].mean() > 2 * opacity[5, :, 32:].clamp(min=0).mean()
 
 
-def test_the_words_choose_the_name_and_the_variant_one_of_its_models():
+def test_the_text_selects_the_name_and_the_variant_one_of_its_models():
     model = tiny_model().eval().requires_grad_(False)
     _, _, states, mask, camera = inputs()
-    model.sketch.classify.weight.zero_()
-    model.sketch.classify.bias.copy_(torch.tensor([2.0, 1.0]))
-    assert model.sketch.names == ["z", "b"]
-    assert model.sketch.variants("z") == [0, 2] and model.sketch.variants("b") == [1]
+    model.feature_volume.classify.weight.zero_()
+    model.feature_volume.classify.bias.copy_(torch.tensor([2.0, 1.0]))
+    assert model.feature_volume.vocabulary == ["z", "b"]
+    assert model.feature_volume.variants("z") == [0, 2] and model.feature_volume.variants("b") == [1]
     for variant, subject in enumerate([0, 2, 2]):
-        drawn = model.draw(states, mask, camera, variant=variant)
-        told = model.draw(states, mask, camera, torch.tensor([subject]))
-        assert torch.equal(drawn.rgba, told.rgba)
+        selected = model.render_proxy(states, mask, camera, variant=variant)
+        given = model.render_proxy(states, mask, camera, torch.tensor([subject]))
+        assert torch.equal(selected.rgba, given.rgba)
 
 
-def test_a_drawing_over_a_background():
+def test_a_proxy_render_is_composited_over_grey():
     rgba = torch.tensor([0.3, 0.2, 0.1, 0.5]).view(1, 4, 1, 1)
-    over = Drawing(rgba, rgba[:, :3], rgba).over(torch.tensor([1.0])).flatten()  # white behind: colour + (1 - opacity)
+    white = torch.tensor([1.0])  # colour + (1 - opacity)
+    over = ProxyRender(rgba, rgba[:, :3], rgba).over(white).flatten()
     torch.testing.assert_close(over * 0.5 + 0.5, torch.tensor([0.8, 0.7, 0.6]))
 
 
-def test_an_unknown_camera_silences_it():
+def test_an_unknown_camera_removes_the_proxy_render():
     model = tiny_model()
     noisy, timestep, states, mask, camera = inputs()
-    torch.nn.init.normal_(model.sketch.out[0].weight, std=0.1)
-    told = model(noisy, timestep, states, mask, camera)
-    assert (model(noisy, timestep, states, mask, camera * 0) - told).abs().max() > 1e-3
+    torch.nn.init.normal_(model.feature_volume.out[0].weight, std=0.1)
+    given = model(noisy, timestep, states, mask, camera)
+    assert (model(noisy, timestep, states, mask, camera * 0) - given).abs().max() > 1e-3
     unknown = model(noisy, timestep, states, mask, camera * 0)
     with torch.no_grad():
-        model.sketch.paint.bias += 1
+        model.feature_volume.paint.bias += 1
     torch.testing.assert_close(model(noisy, timestep, states, mask, camera * 0), unknown)
 
 
 @pytest.mark.parametrize("unshuffle", [4, 8])
 def test_both_patch_sizes_survive_saving_and_loading(tmp_path, unshuffle):
     model = tiny_model(unshuffle)
-    torch.nn.init.normal_(model.sketch.out[0].weight, std=0.1)
+    torch.nn.init.normal_(model.feature_volume.out[0].weight, std=0.1)
     model.save(tmp_path)
     loaded = PocketModel.load(tmp_path)
     assert loaded.unshuffle == unshuffle
-    assert loaded.sketch.config.subjects == ["z 1", "b", "z 2"]  # in the order of the codes
-    assert loaded.sketch.called == ["z", "b", "z"]
+    assert loaded.feature_volume.config.subjects == ["z 1", "b", "z 2"]  # in the order of the codes
+    assert loaded.feature_volume.names == ["z", "b", "z"]
     torch.testing.assert_close(loaded(*inputs()), model(*inputs()), atol=2e-2, rtol=2e-2)

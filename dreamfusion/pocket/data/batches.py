@@ -1,12 +1,12 @@
-"""Training images for the pocket prior: stored renders, lit, recoloured and composited anew each time they are drawn.
+"""Training batches for the pocket prior: stored renders, sampled, lit, recoloured and composited.
 
-The drawing is a pure function of (seed, step): an interrupted training goes on with the very images it would have seen.
+A batch is a pure function of (seed, step): a resumed training gets the same images as an uninterrupted one.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,23 +14,24 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from dreamfusion.camera.orbit import spherical
 from dreamfusion.pocket.data.captions import COLORS, caption, recolor, view_words
-from dreamfusion.pocket.data.renders import RenderSet, Subject
-from dreamfusion.pocket.model.denoiser import camera_features, with_look
+from dreamfusion.pocket.data.names import select_models, subject_names
+from dreamfusion.pocket.data.renders import RenderSet
+from dreamfusion.pocket.model.denoiser import camera_features, with_appearance
 
-OWN_NAME = 0.25
-FURTHER = 0.7  # of the models under one name, each is drawn this much as often as the one before
+LIBRARY_NAME = 0.25  # share of captions with the library's name instead of the learned one
+VARIANT_DECAY = 0.7  # sampling weight of each further model under one name, relative to the one before
 
 
 @dataclass(frozen=True)
-class Look:
-    """How often which appearance is drawn; shares in [0, 1]."""
+class Appearance:
+    """How often each appearance is sampled: shares in [0, 1]. Backgrounds that are not white are of any grey level."""
 
     recolored: float = 0.2
     textureless: float = 0.08
     lambertian: float = 0.35
     white_background: float = 0.35
-    # the other backgrounds are grey of any level
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,22 +40,21 @@ class Batch:
 
     images: Tensor  # (B, 3, r, r) in [-1, 1]
     captions: list[str]
-    camera: Tensor  # (B, 12) with the look in its last two places
-    drawings: Tensor  # (B, 7, r, r): albedo times opacity, opacity, in [0, 1], and unit normals times opacity
-    subjects: list[str]  # captions (B) of what is drawn
-    subject: Tensor  # (G,) index in `RenderBatches.subjects` of each model; its B / G images follow one another
+    camera: Tensor  # (B, 12), the appearance in the last two places
+    proxy_targets: Tensor  # (B, 7, r, r): albedo times opacity and opacity, in [0, 1]; unit normals times opacity
+    proxy_captions: list[str]  # of the proxy targets, which are never textureless
+    subject: Tensor  # (G,) index in `RenderBatches.subjects` of each model; its B / G images are consecutive
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        tensors = {name: getattr(self, name).to(device) for name in ("images", "camera", "drawings", "subject")}
-        return replace(self, **tensors)
+        names = ("images", "camera", "proxy_targets", "subject")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
 class RenderBatches(IterableDataset[Batch]):
-    """Endless batches of renders from `start_step` on; the last `held_out` views of each model are never drawn.
+    """Endless training batches from `start_step` on; the last `held_out` views of each model are for validation.
 
-    `names` says which library names to learn, and under which plain name ("sitting cat" as "cat"); None is all. A
-    number behind a library name picks one of several models of that name (see `subject_names`).
-    A share `OWN_NAME` of the captions keeps the library's name.
+    `names` maps the library names to learn to plain names ("sitting cat" to "cat"); None learns all models. A number
+    after a library name selects one of several models of that name (see `subject_names`).
     """
 
     def __init__(
@@ -65,37 +65,36 @@ class RenderBatches(IterableDataset[Batch]):
         names: dict[str, str] | None = None,
         rarity: float = 0.6,
         held_out: int = 4,
-        look: Look | None = None,
+        appearance: Appearance | None = None,
         emphasis: dict[str, float] | None = None,
         cameras_each: int = 1,
     ) -> None:
         if batch_size % cameras_each:
-            raise ValueError(f"batch_size={batch_size} is no multiple of cameras_each={cameras_each}")
+            raise ValueError(f"batch_size={batch_size} is not a multiple of cameras_each={cameras_each}")
         self.cameras_each = cameras_each
         self.renders, self.batch_size, self.seed, self.held_out = renders, batch_size, seed, held_out
-        self.look = look or Look()
+        self.appearance = appearance or Appearance()
         self.start_step = 0
         subjects = subject_names(renders.items)
-        self.called = _called(renders.items, subjects, names)
-        self.models = np.array(list(self.called))
-        self.subjects = {subjects[i]: name for i, name in self.called.items()}
-        self.names = sorted(set(self.called.values()))
-        counts = Counter(self.called.values())
-        # A name's share is count^(1 - rarity) times its emphasis: names with many models do not drown the others.
+        self.names_by_model = select_models(renders.items, names)
+        self.models = np.array(list(self.names_by_model))
+        self.subjects = {subjects[i]: name for i, name in self.names_by_model.items()}
+        self.names = sorted(set(self.names_by_model.values()))
+        counts = Counter(self.names_by_model.values())
+        # A name's share is count^(1 - rarity) times its emphasis, so that names with many models do not dominate.
         shares = {name: count ** (1 - rarity) * (emphasis or {}).get(name, 1.0) for name, count in counts.items()}
         rank: Counter[str] = Counter()
         weight = []
-        for name in self.called.values():
-            weight.append(shares[name] * FURTHER ** rank[name] / sum(FURTHER**r for r in range(counts[name])))
+        for name in self.names_by_model.values():
+            total = sum(VARIANT_DECAY**r for r in range(counts[name]))
+            weight.append(shares[name] * VARIANT_DECAY ** rank[name] / total)
             rank[name] += 1
         self.probability = np.array(weight) / np.sum(weight)
 
-    def spoken(self) -> dict[str, str]:
-        """What captions call the models -> the name that it stands for; a library's name that is itself learned under a
-        name stands for that.
-        """
-        own = {self.renders.items[model].name: name for model, name in self.called.items()}
-        return {**own, **{name: name for name in self.names}}
+    def learned_names(self) -> dict[str, str]:
+        """Every noun used in captions -> the name it is learned under."""
+        library = {self.renders.items[model].name: name for model, name in self.names_by_model.items()}
+        return {**library, **{name: name for name in self.names}}
 
     def __iter__(self) -> Iterator[Batch]:
         step = self.start_step
@@ -104,7 +103,7 @@ class RenderBatches(IterableDataset[Batch]):
             step += 1
 
     def draw(self, step: int) -> Batch:
-        """The training batch of one step."""
+        """The training batch of a step."""
         rng = np.random.default_rng((self.seed, step))
         models = rng.choice(self.models, self.batch_size // self.cameras_each, p=self.probability)
         models = models.repeat(self.cameras_each)
@@ -112,36 +111,36 @@ class RenderBatches(IterableDataset[Batch]):
         return self._compose(rng, models, views, self.cameras_each)
 
     def validation(self, size: int) -> Batch:
-        """A fixed batch of held-out views, the same for every network that sees the same renders and names."""
+        """A batch of `size` held-out views that depends on renders, names and seed alone."""
         rng = np.random.default_rng((self.seed, 2**40))
         models = rng.choice(self.models, size, p=self.probability)
         views = rng.integers(self.renders.views - self.held_out, self.renders.views, size)
         return self._compose(rng, models, views, 1)
 
     def picture(self, rng: np.random.Generator, model: int, view: int, color: str | None = None) -> np.ndarray:
-        """One render (r, r, 3) in [0, 1] in any light and over any background of training, in its own colours or in
-        the one asked for; never textureless.
+        """One render (r, r, 3) in [0, 1] with light and background sampled as in training, recoloured to `color`.
+
+        Never textureless.
         """
         set_ = self.renders
         albedo = set_.albedo[model, view].astype(np.float32) / 255
         alpha = set_.alpha[model, view].astype(np.float32)[..., None] / 255
         if color is not None:
             albedo = recolor(albedo, alpha[..., 0], color)
-        if rng.random() < self.look.lambertian:
+        if rng.random() < self.appearance.lambertian:
             azimuth, elevation = float(set_.azimuth[model, view]), float(set_.elevation[model, view])
             albedo = albedo * _lambertian(rng, set_.normal[model, view], azimuth, elevation)
         return np.asarray(albedo * alpha + self._background(rng) * (1 - alpha), dtype=np.float32)
 
     def _compose(self, rng: np.random.Generator, models: np.ndarray, views: np.ndarray, cameras_each: int) -> Batch:
         set_ = self.renders
-        images, captions, looks, drawings, subjects = [], [], [], [], []
+        images, captions, appearances, targets, target_captions = [], [], [], [], []
         azimuth, elevation, distance = (a[models, views] for a in (set_.azimuth, set_.elevation, set_.distance))
         color: str | None = None
         for i, (m, v, az, el) in enumerate(zip(models, views, azimuth, elevation, strict=True)):
             if i % cameras_each == 0:
-                color = str(rng.choice(list(COLORS))) if rng.random() < self.look.recolored else None
-                own = set_.items[m].name
-                name = own if rng.random() < OWN_NAME else self.called[int(m)]
+                color = str(rng.choice(list(COLORS))) if rng.random() < self.appearance.recolored else None
+                name = set_.items[m].name if rng.random() < LIBRARY_NAME else self.names_by_model[int(m)]
             albedo = set_.albedo[m, v].astype(np.float32) / 255
             alpha = set_.alpha[m, v].astype(np.float32)[..., None] / 255
             if color is not None:
@@ -149,69 +148,44 @@ class RenderBatches(IterableDataset[Batch]):
             kind, image = self._light(rng, albedo, set_.normal[m, v], float(az), float(el))
             grey = self._background(rng)
             images.append(image * alpha + grey * (1 - alpha))
-            looks.append((grey * 2 - 1, kind))
+            appearances.append((grey * 2 - 1, kind))
             normal = set_.normal[m, v].astype(np.float32) / 127.5 - 1
-            drawings.append(np.concatenate([albedo * alpha, alpha, normal * alpha], axis=2))
-            subjects.append(caption(rng, name, color, view_words(float(az), float(el))))
+            targets.append(np.concatenate([albedo * alpha, alpha, normal * alpha], axis=2))
+            target_captions.append(caption(rng, name, color, view_words(float(az), float(el))))
             captions.append(caption(rng, name, color if kind >= 0 else None, view_words(float(az), float(el))))
-        pixels, painted = (_channels_first(pictures) for pictures in (images, drawings))
+        pixels, proxy_targets = (_channels_first(pictures) for pictures in (images, targets))
         camera = camera_features(*(torch.from_numpy(a.astype(np.float32)) for a in (azimuth, elevation, distance)))
-        order = list(self.called)
+        order = list(self.names_by_model)
         subject = torch.tensor([order.index(int(m)) for m in models[::cameras_each]])
-        return Batch(pixels * 2 - 1, captions, with_look(camera, torch.tensor(looks)), painted, subjects, subject)
+        camera = with_appearance(camera, torch.tensor(appearances))
+        return Batch(pixels * 2 - 1, captions, camera, proxy_targets, target_captions, subject)
 
     def _light(
         self, rng: np.random.Generator, albedo: np.ndarray, normal: np.ndarray, az: float, el: float
     ) -> tuple[float, np.ndarray]:
-        """Kind of light (see `Cameras.look`) and shaded pixels (r, r, 3), as Eq. 7 shades the NeRF."""
+        """Sample a kind of light (see `with_appearance`); returns it and the pixels (r, r, 3) shaded by Eq. 7."""
         kind = rng.random()
-        if kind >= self.look.textureless + self.look.lambertian:
+        if kind >= self.appearance.textureless + self.appearance.lambertian:
             return 0.0, albedo
         shade = _lambertian(rng, normal, az, el)
-        if kind < self.look.textureless:
+        if kind < self.appearance.textureless:
             return -1.0, np.ones_like(albedo) * shade
         return 1.0, albedo * shade
 
     def _background(self, rng: np.random.Generator) -> float:
-        """Grey level in [0, 1]."""
-        return 1.0 if rng.random() < self.look.white_background else float(rng.random())
-
-
-def subject_names(items: Sequence[Subject]) -> list[str]:
-    """A name of its own for each model: the library's, numbered from 1 in their order where several have it."""
-    counts = Counter(item.name for item in items)
-    seen: Counter[str] = Counter()
-    names = []
-    for item in items:
-        seen[item.name] += 1
-        names.append(item.name if counts[item.name] == 1 else f"{item.name} {seen[item.name]}")
-    return names
-
-
-def _called(items: Sequence[Subject], subjects: Sequence[str], names: dict[str, str] | None) -> dict[int, str]:
-    """Which models to learn, by index, and the name that each is learned under; a name's models in the order given."""
-    if names is None:
-        return {i: item.name for i, item in enumerate(items)}
-    order = {own: place for place, own in enumerate(names)}
-    wanted = []
-    for i, (item, subject) in enumerate(zip(items, subjects, strict=True)):
-        own = subject if subject in names else item.name
-        if own in names:
-            wanted.append((order[own], i, names[own]))
-    if not wanted:
-        raise ValueError(f"none of the {len(names)} wanted names is among the {len(items)} rendered models")
-    return {i: name for _, i, name in sorted(wanted)}
+        """Sample a grey level in [0, 1]."""
+        return 1.0 if rng.random() < self.appearance.white_background else float(rng.random())
 
 
 def _channels_first(pictures: list[np.ndarray]) -> Tensor:
-    """B pictures (r, r, C) -> (B, C, r, r)."""
+    """B images (r, r, C) -> (B, C, r, r)."""
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
 
 
 def _lambertian(rng: np.random.Generator, normal: np.ndarray, azimuth: float, elevation: float) -> np.ndarray:
-    """Eq. 7's factor on the albedo, (r, r, 1), for stored normals (r, r, 3) and a light anywhere about the camera."""
-    a, e = np.radians(azimuth), np.radians(elevation)
-    camera = np.array([np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)])
+    """Factor on the albedo (r, r, 1) by Eq. 7, for stored normals (r, r, 3) and a random light around the camera."""
+    angles = torch.tensor([azimuth, elevation, 1.0], dtype=torch.float64)
+    camera = spherical(*angles).numpy()
     light = camera + rng.normal(size=3)
     light = (light / np.linalg.norm(light)).astype(np.float32)
     diffuse = np.maximum((normal.astype(np.float32) / 127.5 - 1) @ light, 0)[..., None]

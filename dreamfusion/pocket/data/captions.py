@@ -1,10 +1,10 @@
-"""Words for a render: the model's name, colour words and view words, as the 3D stage's prompts will use them."""
+"""Captions of renders from name, colour and view words, in the form of the view-dependent prompts of the 3D stage."""
 
 from __future__ import annotations
 
 import numpy as np
 
-# sRGB, and the luminance around which a recoloured render is spread.
+# sRGB; also the mean colour of a recoloured render.
 COLORS: dict[str, tuple[float, float, float]] = {
     "red": (0.85, 0.10, 0.10),
     "green": (0.15, 0.60, 0.20),
@@ -20,7 +20,7 @@ COLORS: dict[str, tuple[float, float, float]] = {
     "turquoise": (0.15, 0.75, 0.75),
 }
 
-# Names that take no article: plurals and stuff.
+# Names without an article: plurals and mass nouns.
 _NO_ARTICLE = frozenset(
     {"bread", "french fries", "butter", "milk", "sugar", "soap", "headphones", "sunglasses", "glasses"}
 )
@@ -36,7 +36,7 @@ def with_article(name: str) -> str:
 
 
 def view_words(azimuth: float, elevation: float) -> str:
-    """The paper's rule (Poole et al. 2022, sec. 3.2): overhead above 60 degrees, else front, side or back."""
+    """View words by Poole et al. 2022, sec. 3.2: overhead above 60 degrees, else front, side or back."""
     if elevation > 60:
         return "overhead view"
     turned = abs((azimuth + 180) % 360 - 180)
@@ -44,25 +44,25 @@ def view_words(azimuth: float, elevation: float) -> str:
 
 
 def caption(rng: np.random.Generator, name: str, color: str | None, view: str, view_share: float = 0.5) -> str:
-    """One caption: "a purple cactus, front view"; sometimes the bare noun, the view words in `view_share` of them."""
+    """Sample a caption such as "a purple cactus, front view"; view words with probability `view_share`."""
     words = f"{color} {name}" if color else name
     text = words if color is None and rng.random() < 0.1 else with_article(words)
     return f"{text}, {view}" if rng.random() < view_share else text
 
 
 def captions_of(name: str) -> list[str]:
-    """Every caption of a name that `caption` can draw: bare, and with its article, of any colour and from any side."""
+    """All captions that `caption` can return for a name, except the bare noun with view words."""
     views = ("front view", "side view", "back view", "overhead view")
     things = [with_article(name), *(with_article(f"{color} {name}") for color in COLORS)]
     return [name, *things, *(f"{thing}, {view}" for thing in things for view in views)]
 
 
 def recolor(albedo: np.ndarray, alpha: np.ndarray, color: str) -> np.ndarray:
-    """Albedo (H, W, 3) in [0, 1] tinted: its luminance relative to the object's mean shades the named colour."""
+    """Tint albedo (H, W, 3) in [0, 1]: luminance relative to the object's mean scales the named colour."""
     luminance = albedo @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     mean = float((luminance * alpha).sum() / max(float(alpha.sum()), 1e-3))
     relative = np.clip(luminance / max(mean, 0.05), 0.4, 1.6)[..., None]
     target = np.array(COLORS[color], dtype=np.float32)
-    # Below the mean darken, above it move a part of the way to white: dark parts stay dark, highlights stay light.
+    # Darken below the mean, blend towards white above: dark parts stay dark, highlights stay light.
     dark = target * np.minimum(relative, 1)
     return np.asarray(dark + (1 - dark) * np.maximum(relative - 1, 0) * 0.5, dtype=np.float32)

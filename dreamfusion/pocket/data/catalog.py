@@ -1,4 +1,4 @@
-"""Reads 3D model libraries: what each model is called, who made it, under which licence, and where it lies.
+"""Read 3D model libraries: name, creator, licence and path of each model.
 
 First step of the pocket prior's data: catalog -> assets -> renders. A library is a Sweet Home 3D furniture library
 (`.sh3f`, or the program's own `.jar`), a folder of these, or a folder of `.glb` and `.obj` files with an optional
@@ -28,23 +28,23 @@ _CAPTIONS = "captions.csv"
 class Item:
     """One model of a library."""
 
-    name: str  # lower-case English, as one would ask for it: "siamese cat"
+    name: str  # lower-case English, as in a prompt: "siamese cat"
     tags: tuple[str, ...]
     category: str
     creator: str
     license: str
     source: str  # file name of the library
     model: str  # path inside the archive, or on disk
-    rotation: Rotation | None = None  # rows; turns the model so that y is up and its front faces +z
-    archive: Path | None = None  # the zip file the model lies in
+    rotation: Rotation | None = None  # rows; rotates the model to y up, front towards +z
+    archive: Path | None = None  # zip file that contains the model
 
 
 def read_libraries(paths: Sequence[Path]) -> list[Item]:
-    """The items of all libraries, in the order given.
+    """Items of all libraries, in the order of `paths`.
 
     Raises:
         FileNotFoundError: a library does not exist.
-        ValueError: a library cannot be read, or no library holds a model.
+        ValueError: a library cannot be read, or none contains a model.
     """
     items = [item for path in paths for item in read_catalog(Path(path))]
     if not items:
@@ -56,37 +56,36 @@ def read_libraries(paths: Sequence[Path]) -> list[Item]:
 
 
 def read_catalog(path: Path) -> list[Item]:
-    """The items of one library. Of Sweet Home 3D libraries, doors, windows and what `excluded.txt` names are left out.
+    """Items of one library; of Sweet Home 3D libraries without doors, windows and the entries of `excluded.txt`.
 
-    A folder is read with all `.sh3f` files in it (not below it), and with the `.glb` and `.obj` files in and below it.
+    A folder is read with its `.sh3f` files, not recursively, and its `.glb` and `.obj` files, recursively.
 
     Raises:
-        FileNotFoundError: there is nothing at `path`.
-        ValueError: it is no library, or a broken one.
+        FileNotFoundError: `path` does not exist.
+        ValueError: it is not a library, or a broken one.
     """
     if path.is_dir():
         return [item for file in sorted(path.glob("*.sh3f")) for item in read_catalog(file)] + _read_folder(path)
     if not path.exists():
         raise FileNotFoundError(
             f"model library {path} does not exist; give a .sh3f file or a folder of .glb or .obj files "
-            "(mode.libraries=[...]); on Debian `make pretrain-data` gets the default ones"
+            "(mode.libraries=[...]); on Debian `make pretrain-data` downloads the default ones"
         )
     try:
         with zipfile.ZipFile(path) as archive:
             entry = next((name for name in _PROPERTIES if name in archive.namelist()), None)
             if entry is None:
                 raise ValueError(
-                    f"model library {path} holds no furniture catalogue ({_PROPERTIES[0]}); is it a .sh3f file?"
+                    f"model library {path} contains no furniture catalogue ({_PROPERTIES[0]}); is it a .sh3f file?"
                 )
-            # Java's properties are latin-1 with escapes
-            text = archive.read(entry).decode("latin-1")
+            text = archive.read(entry).decode("latin-1")  # as Java's properties, with escapes
     except (zipfile.BadZipFile, OSError, EOFError) as error:
         raise ValueError(f"model library {path} is not a readable zip file ({error}); download it again") from error
     return _furniture(text, path)
 
 
 def clean_name(name: str) -> str:
-    """Lower-case, without sizes, counts and model numbers: "Bed 140x190" -> "bed", "TV 16:9" -> "tv"."""
+    """Lower-case name without sizes, counts and model numbers: "Bed 140x190" -> "bed", "TV 16:9" -> "tv"."""
     name = re.sub(r"[\s_\-]+", " ", name).strip().lower()
     while True:
         shorter = re.sub(r"\s+(#?\d+([.:x/]\d+)*\s*(cm|mm|m|°|€)?)$", "", name)
@@ -96,7 +95,7 @@ def clean_name(name: str) -> str:
 
 
 def is_excluded(name: str, model: str = "") -> bool:
-    """Whether `excluded.txt` lists the name, or this model of that name: what is no object one would dream of."""
+    """Whether `excluded.txt` lists the name, or this model of that name."""
     return any(_fits(line, name, model) for line in _lines("excluded.txt"))
 
 
@@ -127,7 +126,7 @@ def _furniture(text: str, path: Path) -> list[Item]:
 
 
 def _parse_properties(text: str) -> tuple[dict[str, str], dict[int, dict[str, str]]]:
-    """A properties file's values, those of the library and those that carry an item number (`name#12=...`)."""
+    """Values of a properties file: those of the library, and those with an item number (`name#12=...`)."""
     library: dict[str, str] = {}
     numbered: dict[int, dict[str, str]] = defaultdict(dict)
     for line in text.splitlines():
@@ -152,19 +151,19 @@ def _parse_rotation(text: str | None) -> Rotation | None:
 
 
 def _read_folder(folder: Path) -> list[Item]:
-    """Every .glb and .obj below the folder; `captions.csv` (file,name,tags,creator,license) may say more about them."""
+    """Items of all .glb and .obj files below the folder; optional captions.csv (file,name,tags,creator,license)."""
     captions: dict[str, dict[str, str]] = {}
     table = folder / _CAPTIONS
     if table.exists():
         with table.open(newline="", encoding="utf-8") as lines:
             reader = csv.DictReader(lines)
             if not {"file", "name"} <= set(reader.fieldnames or ()):
-                raise ValueError(f"{table} has the columns {reader.fieldnames}, it needs at least file and name")
+                raise ValueError(f"{table} has the columns {reader.fieldnames}; file and name are required")
             captions = {row["file"]: {key: (row.get(key) or "").strip() for key in _COLUMNS} for row in reader}
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in (".glb", ".obj"))
     known = {f.relative_to(folder).as_posix() for f in files}
     if missing := sorted(captions.keys() - known):
-        raise ValueError(f"{table} names {missing[0]!r} ({len(missing)} such), which is not in {folder}")
+        raise ValueError(f"{table} lists {missing[0]!r} (one of {len(missing)}), which is not in {folder}")
     items = []
     for file in files:
         row = captions.get(file.relative_to(folder).as_posix(), dict.fromkeys(_COLUMNS, ""))
@@ -186,12 +185,12 @@ _COLUMNS = ("name", "tags", "creator", "license")
 
 
 def _rename(name: str, model: str) -> str:
-    """What the first fitting line of `renames.txt` calls it, or its own name."""
+    """The name by the first matching line of `renames.txt`, or `name` itself."""
     return next((new for old, new in _renames() if _fits(old, name, model)), name)
 
 
 def _fits(line: str, name: str, model: str) -> bool:
-    """Whether `pattern @part` describes a model: its name by shell-style pattern, its path by a part of it."""
+    """Whether a line `pattern @part` matches a model: shell-style pattern for its name, substring for its path."""
     pattern, _, part = (piece.strip() for piece in line.partition("@"))
     return part.lower() in model.lower() and fnmatchcase(name, pattern)
 
@@ -209,6 +208,6 @@ def _renames() -> tuple[tuple[str, str], ...]:
 
 @cache
 def _lines(file: str) -> tuple[str, ...]:
-    """The lines of a word list beside this module, without comments and blank lines."""
+    """Lines of a word list beside this module, without comments and blank lines."""
     lines = (line.partition("#")[0].strip() for line in (_HERE / file).read_text(encoding="utf-8").splitlines())
     return tuple(line for line in lines if line)

@@ -1,4 +1,4 @@
-"""Renders model libraries from all around and keeps the images on disk as arrays: what the pocket prior learns from.
+"""Render model libraries from all sides into arrays on disk, the training data of the pocket prior.
 
 Last step of the pocket prior's data: catalog -> assets -> renders. Letters: M models, V views, r pixels on a side.
 """
@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +20,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
+from dreamfusion.camera.orbit import FOV, look_from, spherical
 from dreamfusion.ops.rasterize import rasterize
 from dreamfusion.pocket.data.assets import load_asset
 from dreamfusion.pocket.data.catalog import Item, read_libraries
@@ -30,7 +31,6 @@ log = logging.getLogger(__name__)
 
 ELEVATION = (-15.0, 75.0)  # degrees
 DISTANCE = (2.7, 3.3)  # radii of the model
-FOV = 40.0  # degrees, vertical
 TIMEOUT = 60.0  # seconds for one model
 
 _IMAGES = {"albedo": (3,), "normal": (3,), "alpha": ()}
@@ -41,7 +41,7 @@ _ABOUT = ("name", "tags", "category", "creator", "license", "source")
 
 @dataclass(frozen=True)
 class Subject:
-    """What the views of one model show."""
+    """Name and origin of one model."""
 
     name: str
     tags: tuple[str, ...]
@@ -53,33 +53,33 @@ class Subject:
 
 @dataclass(frozen=True, eq=False)
 class RenderSet:
-    """M models seen from V sides each, without light and background. The arrays stay on disk until they are read."""
+    """V unlit views of M models without background; the arrays are memory-mapped."""
 
     albedo: np.ndarray  # (M, V, r, r, 3) uint8
     normal: np.ndarray  # (M, V, r, r, 3) uint8, world space, unit normal * 0.5 + 0.5
     alpha: np.ndarray  # (M, V, r, r) uint8
     azimuth: np.ndarray  # (M, V) degrees, 0 = front
     elevation: np.ndarray  # (M, V) degrees above the horizon
-    distance: np.ndarray  # (M, V) from the middle of the model, in its radii
+    distance: np.ndarray  # (M, V) from the centre of the model, in its radii
     items: tuple[Subject, ...]  # M
 
     @property
     def views(self) -> int:
-        """V, the number of views of each model."""
+        """V, the number of views per model."""
         return int(self.azimuth.shape[1])
 
     @classmethod
     def load(cls, path: Path) -> RenderSet:
-        """Open the folder that `render_libraries` wrote.
+        """Open a folder written by `render_libraries`.
 
         Raises:
-            FileNotFoundError: it is not there, or not complete.
-            ValueError: its arrays do not belong together.
+            FileNotFoundError: the folder or one of its files is missing.
+            ValueError: its arrays differ in the number of models.
         """
         missing = [f for f in (_ITEMS, *(f"{n}.npy" for n in (*_IMAGES, *_ANGLES))) if not (path / f).is_file()]
         if missing:
             raise FileNotFoundError(
-                f"{path} is no render set: {missing[0]} is missing; render the libraries first (mode=pretrain)"
+                f"{path} is not a render set: {missing[0]} is missing; render the libraries first (mode=pretrain)"
             )
         entries = json.loads((path / _ITEMS).read_text(encoding="utf-8"))
         items = tuple(Subject(**{**entry, "tags": tuple(entry["tags"])}) for entry in entries)
@@ -87,7 +87,7 @@ class RenderSet:
         for name, array in arrays.items():
             if array.shape[0] != len(items):
                 raise ValueError(
-                    f"{path}/{name}.npy holds {array.shape[0]} models and {_ITEMS} {len(items)}; render again"
+                    f"{path}/{name}.npy contains {array.shape[0]} models, {_ITEMS} {len(items)}; render again"
                 )
         return cls(**arrays, items=items)
 
@@ -102,15 +102,14 @@ def render_libraries(
     supersample: int = 4,
     timeout: float = TIMEOUT,
 ) -> RenderSet:
-    """Render every model of the libraries into the folder `output`, which appears only once it is complete.
+    """Render all models of the libraries into the folder `output`, which is created atomically.
 
-    The views of a model depend on the seed and the model alone. A model that cannot be drawn is
-    logged and left out.
+    The views of a model depend on the seed and the model alone. Models that cannot be rendered are logged and skipped.
 
     Raises:
         FileExistsError: `output` exists.
         OSError: it cannot be written.
-        ValueError: a library is broken, a number is not positive, or none of the models could be drawn.
+        ValueError: a library is broken, a number is not positive, or no model could be rendered.
     """
     for name, number in {"views": views, "resolution": resolution, "workers": workers}.items():
         if number < 1:
@@ -124,10 +123,10 @@ def render_libraries(
     except OSError as error:
         raise OSError(f"cannot write renders to {output}: {error}") from error
     try:
-        drawn = _render_into(folder, items, views, resolution, workers, seed, supersample, timeout)
-        if drawn == 0:
+        rendered = _render_into(folder, items, views, resolution, workers, seed, supersample, timeout)
+        if rendered == 0:
             raise ValueError(
-                f"none of the {len(items)} models of {', '.join(map(str, paths))} could be drawn; the log says why"
+                f"none of the {len(items)} models of {', '.join(map(str, paths))} could be rendered; the log says why"
             )
         folder.chmod(0o755)
         folder.rename(output)
@@ -135,34 +134,29 @@ def render_libraries(
         raise OSError(f"cannot write renders to {output}: {error}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    log.info("rendered %d models, %d views each, into %s; %d skipped", drawn, views, output, len(items) - drawn)
+    log.info("rendered %d models, %d views each, into %s; %d skipped", rendered, views, output, len(items) - rendered)
     return RenderSet.load(output)
 
 
 def stratified_cameras(views: int, resolution: int, generator: np.random.Generator) -> Cameras:
-    """One camera in each of `views` equal sectors around the model, in random order, so that any part of the views is
-    a fair sample; all look at the model's middle, with the light at the camera.
-    """
+    """Cameras stratified over `views` equal sectors of azimuth, shuffled so that any subset is representative."""
     azimuth = (generator.permutation(views) + generator.random(views)) * (360.0 / views)
     elevation, distance = generator.uniform(*ELEVATION, views), generator.uniform(*DISTANCE, views)
-    a, e, zero = np.radians(azimuth), np.radians(elevation), np.zeros(views)
-    back = np.stack([np.cos(e) * np.sin(a), np.sin(e), np.cos(e) * np.cos(a)], axis=1)
-    right = np.stack([np.cos(a), zero, -np.sin(a)], axis=1)
-    position = distance[:, None] * back
-    return Cameras(
-        camera_to_world=_tensor(np.stack([right, np.cross(back, right), back, position], axis=2)),
-        fov=torch.full((views,), FOV),
-        azimuth=_tensor(azimuth),
-        elevation=_tensor(elevation),
-        distance=_tensor(distance),
-        light=_tensor(position),
-        height=resolution,
-        width=resolution,
-    )
+    return render_cameras(azimuth, elevation, distance, resolution)
 
 
-def _tensor(values: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(values).float()
+def render_cameras(azimuth: np.ndarray, elevation: np.ndarray, distance: np.ndarray, resolution: int) -> Cameras:
+    """Cameras with the renders' field of view at (B,) angles in degrees, looking at the origin, lights at the cameras.
+
+    Computed in float64, stored in float32.
+    """
+    angles = [torch.tensor(values, dtype=torch.float64) for values in (azimuth, elevation, distance)]
+    position = spherical(*angles)
+    up = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64).expand_as(position)
+    fov = torch.full((len(position),), FOV)
+    cameras = look_from(position, torch.zeros_like(position), up, fov, position, resolution, resolution)
+    pose, (a, e, d) = cameras.camera_to_world.float(), (values.float() for values in angles)
+    return replace(cameras, camera_to_world=pose, azimuth=a, elevation=e, distance=d, light=position.float())
 
 
 def _render_into(
@@ -175,7 +169,7 @@ def _render_into(
     supersample: int,
     timeout: float,
 ) -> int:
-    """Write the arrays and items.json; returns how many models are in them."""
+    """Write the arrays and items.json; returns the number of rendered models."""
     shapes = {name: (views, resolution, resolution, *extra) for name, extra in _IMAGES.items()}
     files = {name: _ArrayFile(folder / f"{name}.npy", shape, np.uint8) for name, shape in shapes.items()}
     files |= {name: _ArrayFile(folder / f"{name}.npy", (views,), np.float32) for name in _ANGLES}
@@ -202,8 +196,8 @@ def _render_into(
 
 
 def _render_model(item: Item, views: int, resolution: int, seed: int, supersample: int) -> dict[str, np.ndarray]:
-    """One model's rows of all arrays; runs in a worker process."""
-    # the model's own seed: its views stay the same whatever else is in the libraries
+    """One model's row of each array; runs in a worker process."""
+    # a seed per model: its views do not depend on the other models of the libraries
     identity = zlib.crc32(f"{item.source}/{posixpath.basename(item.model)}".encode())
     cameras = stratified_cameras(views, resolution, np.random.default_rng([seed, identity]))
     images = rasterize(load_asset(item), cameras, supersample)
@@ -221,7 +215,7 @@ def _bytes(values: np.ndarray) -> np.ndarray:
 
 
 class _ArrayFile:
-    """A .npy file that grows row by row; its header, which tells the number of rows, is written last."""
+    """Write a .npy file row by row; the header with the number of rows is rewritten at the end."""
 
     def __init__(self, path: Path, row_shape: tuple[int, ...], dtype: type[np.generic]) -> None:
         self._shape, self._dtype, self._rows = row_shape, np.dtype(dtype), 0
@@ -242,6 +236,6 @@ class _ArrayFile:
         self._file.close()
 
     def _write_header(self) -> None:
-        # numpy pads the header for a first axis of any length, so that it can be written anew in place
+        # numpy pads the header for a first axis of any length, so it can be rewritten in place
         header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self._rows, *self._shape)}
         np.lib.format.write_array_header_1_0(self._file, header)

@@ -1,6 +1,6 @@
 """The pocket prior's frozen text encoder: all-MiniLM-L6-v2 (Apache-2.0), per-token states of at most 16 tokens.
 
-Stage 3 of the flow for `guidance=pocket`; kept in fp16 inside the package, so that running needs no download.
+Stage 3 of the flow for `guidance=pocket`; stored in fp16 inside the package, so that no download is needed.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from dreamfusion.types import TextEmbedding
 
-TOKENS = 16  # longer texts are cut: the prior was trained on short captions
+TOKENS = 16  # longer texts are truncated: the training captions are short
 WIDTH = 384
 
 
 class TextEncoder(nn.Module):
-    """Words to per-token states (K, 16, 384); states at padding are zero."""
+    """Encode texts as per-token states (K, 16, 384), zero at padding."""
 
     def __init__(self, bert: nn.Module, tokenizer: object) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class TextEncoder(nn.Module):
         from transformers import BertModel
         from transformers.utils.logging import disable_progress_bar
 
-        disable_progress_bar()  # of reading 45 MB
+        disable_progress_bar()
         tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
         tokenizer.enable_truncation(TOKENS)
         tokenizer.enable_padding(length=TOKENS)
@@ -56,14 +56,14 @@ class TextEncoder(nn.Module):
 
 
 def sentence_vector(states: Tensor, mask: Tensor) -> Tensor:
-    """Mean of the token states that are no padding, unit length: (B, L, D), (B, L) -> (B, D)."""
+    """Unit-length mean of the token states without padding: (B, L, D), (B, L) -> (B, D)."""
     weight = mask[..., None].to(states.dtype)
     mean = (states * weight).sum(1) / weight.sum(1).clamp(min=1)
     return nn.functional.normalize(mean, dim=-1)
 
 
 class CaptionCache:
-    """Encodes every distinct caption once; keeps the states in fp16."""
+    """Encode every distinct caption once; store the states in fp16."""
 
     def __init__(self, encoder: TextEncoder) -> None:
         self._encoder = encoder
@@ -71,7 +71,7 @@ class CaptionCache:
 
     def __call__(self, captions: Sequence[str]) -> TextEmbedding:
         new = sorted({c for c in captions if c not in self._known})
-        with torch.autocast("cpu", enabled=False):  # it knows no fp16 on CPUs
+        with torch.autocast("cpu", enabled=False):  # no fp16 autocast on CPUs
             if new:
                 encoded = self._encoder(new)
                 for text, states, mask in zip(new, encoded.states.half(), encoded.mask, strict=True):

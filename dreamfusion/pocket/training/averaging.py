@@ -1,7 +1,7 @@
-"""Moving average of the pocket prior's weights, and the checkpoints that a training goes on from exactly.
+"""Moving average of the pocket prior's weights, and checkpoints from which training resumes exactly.
 
-Both in one callback, because a checkpoint must be written after a step's averaging, and at the end of training before
-Lightning puts the average in the place of the weights that the optimizer's state belongs to.
+One callback does both: a checkpoint must be written after a step's averaging, and at the end of training before
+Lightning replaces the optimizer's weights with the average.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 
 
 class AveragedCheckpoints(EMAWeightAveraging):
-    """Averages after each step; writes `checkpoint` every `minutes` and at the end, there with the averaged weights."""
+    """Average after each step; write `checkpoint` every `minutes` and at the end, then the averaged weights."""
 
     def __init__(self, decay: float, start_step: int, checkpoint: Path, minutes: float) -> None:
-        """`decay` of the average per step; before `start_step` there is none, the weights change too fast."""
+        """`decay` per step; averaging begins at `start_step`, after the fast changes of the first steps."""
         super().__init__(decay=decay, update_starting_at_step=start_step)
         self.checkpoint, self.minutes = checkpoint, minutes
         self._written = time.monotonic()
 
     @property
     def state_key(self) -> str:
-        """The parent's name, under which checkpoints hold this callback's state."""
+        """The parent's name, the key of this callback's state in checkpoints."""
         return EMAWeightAveraging.__qualname__
 
     def on_train_batch_end(

@@ -1,4 +1,4 @@
-"""The model card that goes with the pocket prior's weights: what it saw, whose work that was, how well it does."""
+"""Write the model card beside the pocket prior's weights: training data, attribution, evaluation."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from pathlib import Path
 from dreamfusion.files import replacing
 from dreamfusion.pocket.data.renders import Subject
 
-CARD_FILE = "README.md"  # where a hub looks for it
-TRAINING = "training.json"  # how many images the weights have seen, for whoever goes on from them
-EVIDENCE = """
-## Held-out evidence
-
-By `python launch.py mode=evaluate`. Nearest in oriented gradients and coarse CIELAB colours, in which nothing was
-trained; "real renders" are put through the same comparison.
+CARD_FILE = "README.md"  # the name that model hubs expect
+TRAINING = "training.json"  # counts of training images, read by mode.start
+HEADING = "\n## Held-out evidence\n"
+EVIDENCE = f"""{HEADING}
+By `python launch.py mode=evaluate`. "Nearest" is by oriented gradients and coarse CIELAB colours, neither of them
+learned; "real renders" are held-out renders in place of samples.
 
 """
 CARD = """\
@@ -28,29 +27,30 @@ pipeline_tag: text-to-image
 # The pocket prior
 
 A text-to-image diffusion model of everyday objects seen from all sides, 64x64 pixels, {parameters:.1f} M parameters.
-It is what `guidance=pocket` of dreamfusion distils; it is too small to be a picture generator in its own right.
+The default prior of dreamfusion (`guidance=pocket`), made for distillation; too small to be an image generator.
 
-- **Made by** `python launch.py mode=pretrain`: {images:,} images, and {sketch_images:,} for the sketch alone{hours}.
+- **Training**: `python launch.py mode=pretrain`, {images:,} images, and {proxy_images:,} for the
+  feature volume alone{hours}.
 - **Data**: {models} models under {names} names from the libraries of Sweet Home 3D, rendered from {views} sides each,
   plain, under a point light, or white under it; some recoloured in one of twelve colours; on white and grey
   backgrounds. `vocabulary.txt` lists the names, `ATTRIBUTION.md` every model with its author and licence.
-- **Network**: diffusers' `UNet2DConditionModel` on pixel-unshuffled images, cosine schedule, predicts the clean image;
-  told the text (token states and sentence vector), the camera (azimuth, elevation, distance), the grey level behind the
-  object and the kind of light. Beside it a sketch (`sketch/`): each model has a code, learned along; a linear
-  classifier says which model the words name, its code grows into a 32^3 volume of features, these are composited along
-  the camera's rays, and albedo, opacity and normals are drawn from what the rays see. The UNet starts from there.
-- **Text encoder**: sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0), unchanged but for fp16; of the weights with
+- **Network**: diffusers' `UNet2DConditionModel` on pixel-unshuffled images, cosine schedule, predicts the clean image.
+  Conditioned on text (token states and sentence vector), camera (azimuth, elevation, distance), background grey level
+  and kind of light. A feature volume (`sketch/`) renders a proxy image: each model has a learned code, a linear
+  classifier maps the text to a model, its code is decoded to 32^3 features, and albedo, opacity and normals are
+  predicted from the features composited along camera rays. The UNet predicts the difference from that image.
+- **Text encoder**: sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0), converted to fp16, from the weights with
   sha256 53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db.
 
-Held-out views, mean squared error of the predicted clean image (pixels in [-1, 1]) by timestep of 1000, the sketch
-being told which model each shows:
+Mean squared error of the predicted clean image (pixels in [-1, 1]) on held-out views by timestep of 1000, with the
+model that each view shows given to the feature volume:
 
 {losses}
 
 `samples.png`: {prompts}; each from the front, the right, the back and the left.
 
-**Limits.** It knows these objects and no others: no scenes, no styles, no relations between things. A prompt shows one
-model; where several have the name, `guidance.variant` chooses. Rare names are rough.
+**Limits.** It was trained on these objects alone: no scenes, no styles, no relations between objects. A prompt shows
+one model; `guidance.variant` selects among several of one name. Rare names have lower quality.
 """
 
 
@@ -60,26 +60,25 @@ def write_card(
     losses: Mapping[int, float],
     *,
     subjects: Sequence[Subject],
-    called: Sequence[str],
+    names: Sequence[str],
     views: int,
     parameters: int,
     prompts: Sequence[str],
 ) -> None:
-    """README.md, ATTRIBUTION.md, vocabulary.txt and training.json into a folder of weights.
+    """Write README.md, ATTRIBUTION.md, vocabulary.txt and training.json into a folder of weights.
 
-    `seen` says how many `images` the whole network was trained on, how many `sketch_images` the sketch alone, and, if
-    it is known, how many `hours` that took.
-    `subjects` are the models that were learned, `called` the names they were learned under, `losses` by timestep.
+    `seen` counts training `images` of the whole network, `proxy_images` of the feature volume alone, and, if known,
+    `hours`; `losses` are by timestep, `names` those under which the `subjects` are learned, `prompts` of the sheet.
     """
-    names = sorted({*called, *(s.name for s in subjects)})
+    vocabulary = sorted({*names, *(s.name for s in subjects)})
     table = "| timestep | error |\n|--:|--:|\n" + "\n".join(f"| {t} | {loss:.4f} |" for t, loss in losses.items())
     card = CARD.format(
         parameters=parameters / 1e6,
         images=seen["images"],
-        sketch_images=seen["sketch_images"],
+        proxy_images=seen["proxy_images"],
         hours=f", in {seen['hours']:.1f} hours" if "hours" in seen else "",
         models=len(subjects),
-        names=len(set(called)),
+        names=len(set(names)),
         views=views,
         losses=table,
         prompts=", ".join(prompts),
@@ -87,7 +86,7 @@ def write_card(
     for name, text in (
         (CARD_FILE, card),
         ("ATTRIBUTION.md", attribution(subjects)),
-        ("vocabulary.txt", "\n".join(names) + "\n"),
+        ("vocabulary.txt", "\n".join(vocabulary) + "\n"),
         (TRAINING, json.dumps(dict(seen)) + "\n"),
     ):
         with replacing(folder / name) as draft:
@@ -95,14 +94,14 @@ def write_card(
 
 
 def add_evidence(folder: Path, table: str) -> None:
-    """Put what `mode=evaluate` found under its own heading at the end of a folder's card, in place of an older one."""
+    """Append `table` under HEADING to the card in `folder`, replacing earlier evidence."""
     with replacing(folder / CARD_FILE) as draft:
-        card = (folder / CARD_FILE).read_text(encoding="utf-8").partition(EVIDENCE)[0]
+        card = (folder / CARD_FILE).read_text(encoding="utf-8").partition(HEADING)[0]
         draft.write_text(f"{card.rstrip()}\n{EVIDENCE}{table}\n", encoding="utf-8")
 
 
 def attribution(subjects: Sequence[Subject]) -> str:
-    """Who made the models, by library and licence."""
+    """Authors of the models, by library and licence, in Markdown."""
     by_source: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for subject in subjects:
         by_source[subject.source, subject.license][subject.creator or "author not named"].append(subject.name)

@@ -1,6 +1,6 @@
-"""Which name a text means: a linear classifier over the frozen text encoder's sentence vectors.
+"""Linear classifier from the frozen text encoder's sentence vectors to the learned names.
 
-The encoder never changes and the captions of a name are known, so it is fitted once, before training, and not by it.
+Encoder and captions are fixed, so the classifier is fitted once, before training.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ from dreamfusion.pocket.model.denoiser import sentence_features
 from dreamfusion.pocket.model.text import TextEncoder
 
 BATCH = 256  # captions encoded at once
-DECAY = 1e-4  # weight decay of the logistic regression: near names keep a margin, far prompts are no sure thing
+DECAY = 1e-4  # weight decay of the logistic regression: separates similar names, keeps unknown prompts uncertain
 ITERATIONS = 60
 
 
-def fit_names(classify: nn.Linear, encoder: TextEncoder, called: Mapping[str, int]) -> float:
-    """Fit `classify` to the captions of each name in `called`, whose value is its output; returns the share it gets
-    right.
+def fit_names(classify: nn.Linear, encoder: TextEncoder, outputs_by_noun: Mapping[str, int]) -> float:
+    """Fit `classify` to the captions of each noun and its output index; returns the share classified correctly.
 
-    Multinomial logistic regression, each output weighing the same, however many names it has.
+    Multinomial logistic regression in which every output has the same weight, whatever its number of nouns.
     """
-    texts = [(caption, output) for name, output in called.items() for caption in captions_of(name)]
+    texts = [(caption, output) for noun, output in outputs_by_noun.items() for caption in captions_of(noun)]
     features = torch.cat(
         [_features(encoder, [t for t, _ in texts[i : i + BATCH]]) for i in range(0, len(texts), BATCH)]
     )

@@ -1,9 +1,9 @@
-"""`mode=pretrain`: training of the pocket prior as a LightningModule.
+"""Training of the pocket prior as a LightningModule (`mode=pretrain`).
 
 Letters: x_t = alpha x0 + sigma noise (cosine schedule); the network predicts x0; SNR = alpha^2 / sigma^2.
 Loss of the UNet: min(SNR + 1, 6) / 2 * |x0_hat - x0|^2, the truncated weighting of the v objective (Salimans & Ho
-2022, sec. 4; Hang et al. 2023 for the cap). Loss of the sketch: its drawing against the render's albedo, opacity and
-normals.
+2022, sec. 4; Hang et al. 2023 for the cap). Loss of the feature volume: squared error of the proxy render's albedo,
+opacity and normals against the stored render.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -25,20 +25,20 @@ from dreamfusion.diffusion.ddim import ddim_sample
 from dreamfusion.diffusion.parameterization import alpha_sigma
 from dreamfusion.image import contact_sheet, write_image
 from dreamfusion.pocket.data.batches import Batch
-from dreamfusion.pocket.model.denoiser import WHITE, PocketModel, camera_features, with_look
-from dreamfusion.pocket.model.proxy_render import Drawing
+from dreamfusion.pocket.model.denoiser import WHITE, PocketModel, camera_features, with_appearance
+from dreamfusion.pocket.model.proxy_render import ProxyRender
 from dreamfusion.pocket.model.text import CaptionCache, TextEncoder
 from dreamfusion.types import TextEmbedding
 
 log = logging.getLogger(__name__)
 Seen = dict[str, float]  # see `PocketPretraining.seen`
 Describe = Callable[[Path, Seen, dict[int, float]], None]
-NORMAL_WEIGHT = 0.25  # beside the loss of the drawing
-NOISE_LEVELS = (200, 450, 700, 900)  # timesteps of 1000 at which validation is reported
+NORMAL_WEIGHT = 0.25  # of the normals' loss, relative to that of albedo and opacity
+NOISE_LEVELS = (200, 450, 700, 900)  # timesteps of 1000 at which the validation loss is computed
 
 
 class PocketPretraining(L.LightningModule):
-    """The denoiser, its loss, its validation by noise level and its sample sheet."""
+    """Denoiser, losses, validation by noise level, and sample sheets."""
 
     def __init__(
         self,
@@ -54,62 +54,60 @@ class PocketPretraining(L.LightningModule):
         sheet_prompts: Sequence[str],
         sheet_scale: float,
         seed: int = 0,
-        sketch_steps: int = 0,
-        sketch_learning_rate: float = 2e-3,
-        sketch_weight: float = 1.0,
+        proxy_steps: int = 0,
+        proxy_learning_rate: float = 2e-3,
+        proxy_weight: float = 1.0,
         code_learning_rate: float = 5.0,
-        sketch: dict[str, int] | None = None,
+        proxy_widths: dict[str, int] | None = None,
         cooldown: tuple[int, int] | None = None,
     ) -> None:
-        """Choose the network and how it is trained.
+        """Create the network and store the training settings.
 
         Args:
-            subjects: the models that get a code, as `RenderBatches.subjects` has them.
-            unet, unshuffle, sketch: see `PocketModel.create`.
-            code_learning_rate: of the models' codes, as a multiple of the others': a code is drawn rarely.
-            sketch_steps: the first steps, which train the sketch alone at `sketch_learning_rate`: it sees several times
-                as many images a second. Later its loss is added to the UNet's with `sketch_weight`.
+            subjects: the models that get a code, as in `RenderBatches.subjects`.
+            unet, unshuffle, proxy_widths: see `PocketModel.create`.
+            code_learning_rate: of the models' codes, as a multiple of `learning_rate`: each code is sampled rarely.
+            proxy_steps: number of first steps that train the feature volume alone, at `proxy_learning_rate` and several
+                times as many images per second. Later its loss is added to the UNet's, times `proxy_weight`.
             cooldown: (begin, end), steps between which the learning rate falls to zero.
-            high_noise: h; timesteps have the density (1 + h) u^h over u = t / T: 0 is uniform, 1 leans to noise.
+            high_noise: h; timesteps have the density (1 + h) u^h over u = t / T: 0 is uniform, 1 favours noise.
         """
         super().__init__()
-        self.model = PocketModel.create(dict(unet), subjects, unshuffle, **(sketch or {}))
+        self.model = PocketModel.create(dict(unet), subjects, unshuffle, **(proxy_widths or {}))
         self.code_learning_rate = code_learning_rate
         self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
         self.high_noise, self.text_dropout, self.camera_dropout = high_noise, text_dropout, camera_dropout
-        self.sketch_steps, self.sketch_learning_rate = sketch_steps, sketch_learning_rate
-        self.sketch_weight, self.cooldown = sketch_weight, cooldown
+        self.proxy_steps, self.proxy_learning_rate = proxy_steps, proxy_learning_rate
+        self.proxy_weight, self.cooldown = proxy_weight, cooldown
         self.sheet_prompts, self.sheet_scale, self.seed = list(sheet_prompts), sheet_scale, seed
-        self.captions: CaptionCache | None = None  # frozen, so neither a sub-module nor in the checkpoint
+        self.captions: CaptionCache | None = None  # frozen: neither a submodule nor in the checkpoint
         self.folder = Path()
         self.describe: Describe | None = None
-        # Images that the whole network was trained on, and the sketch alone, and the hours that it took; those of
-        # `mode.start` among them. Without "hours" it began from weights of which they are not known.
-        self.seen: Seen = {"images": 0, "sketch_images": 0, "hours": 0.0}
+        # Training images of the whole network and of the feature volume alone, and hours of training, each including
+        # `mode.start`. No "hours" if those of the start weights are unknown.
+        self.seen: Seen = {"images": 0, "proxy_images": 0, "hours": 0.0}
         self._began = 0.0
 
     def attach(self, encoder: TextEncoder, folder: Path, describe: Describe | None = None) -> None:
-        """Give what stays out of the checkpoint: the frozen text encoder, the folder for sheets and weights, and what
-        writes the model card into the folder of weights, given it, what was `seen`, and the error by timestep.
-        """
+        """Set the state outside the checkpoint; `describe(weights folder, seen, error by timestep)` writes the card."""
         self.captions, self.folder, self.describe = CaptionCache(encoder), folder, describe
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        text = self._encode(batch.subjects)
-        drawing = self.model.draw(text.states, text.mask, batch.camera, batch.subject)
-        rgba, normal = batch.drawings.split([4, 3], dim=1)
-        drawing_loss, normal_loss = drawing_error(drawing, rgba).mean(), (drawing.normal - normal).square().mean()
-        self.log("sketch_loss", drawing_loss, prog_bar=True)
-        loss = drawing_loss + NORMAL_WEIGHT * normal_loss
-        alone = self.global_step < self.sketch_steps
-        self.seen["sketch_images" if alone else "images"] += len(batch.captions)
+        text = self._encode(batch.proxy_captions)
+        proxy = self.model.render_proxy(text.states, text.mask, batch.camera, batch.subject)
+        rgba, normal = batch.proxy_targets.split([4, 3], dim=1)
+        proxy_loss, normal_loss = proxy_error(proxy, rgba).mean(), (proxy.normal - normal).square().mean()
+        self.log("proxy_loss", proxy_loss, prog_bar=True)
+        loss = proxy_loss + NORMAL_WEIGHT * normal_loss
+        alone = self.global_step < self.proxy_steps
+        self.seen["proxy_images" if alone else "images"] += len(batch.captions)
         if alone:
             return loss
-        denoising_loss = self._denoising_loss(batch, drawing)
+        denoising_loss = self._denoising_loss(batch, proxy)
         self.log("loss", denoising_loss, prog_bar=True)
-        return denoising_loss + self.sketch_weight * loss
+        return denoising_loss + self.proxy_weight * loss
 
-    def _denoising_loss(self, batch: Batch, drawing: Drawing) -> Tensor:
+    def _denoising_loss(self, batch: Batch, proxy: ProxyRender) -> Tensor:
         draws = torch.Generator().manual_seed(hash((self.seed, self.global_step)) % 2**63)
         b = len(batch.captions)
         uniform = torch.rand(b, generator=draws) ** (1 / (1 + self.high_noise))
@@ -118,23 +116,23 @@ class PocketPretraining(L.LightningModule):
         no_text = torch.rand(b, generator=draws) < self.text_dropout
         no_camera = no_text | (torch.rand(b, generator=draws) < self.camera_dropout)
         captions = ["" if drop else c for c, drop in zip(batch.captions, no_text.tolist(), strict=True)]
-        camera = with_look(batch.camera, batch.camera[:, -2:], ~no_camera.to(self.device))
+        camera = with_appearance(batch.camera, batch.camera[:, -2:], ~no_camera.to(self.device))
         text, timestep = self._encode(captions), timestep.to(self.device)
-        error = denoising_error(self.model, batch.images, text, camera, timestep, noise.to(self.device), drawing)
+        error = denoising_error(self.model, batch.images, text, camera, timestep, noise.to(self.device), proxy)
         alphas_cumprod = self.model.alphas_cumprod[timestep]
         snr = alphas_cumprod / (1 - alphas_cumprod)
         return (error * (snr + 1).clamp(max=6) / 2).mean()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Loss at fixed noise levels on held-out views, a sample sheet, and the weights as they stand (averaged)."""
+        """Log the loss on held-out views by noise level; write sample sheets and the averaged weights."""
         text = self._encode(batch.captions)
-        errors, drawing = errors_by_level(self.model, text, batch)
-        self.log("validation/mse_sketch", drawing.mean(), prog_bar=True, batch_size=len(drawing))
+        errors, proxy = errors_by_level(self.model, text, batch)
+        self.log("validation/mse_proxy", proxy.mean(), prog_bar=True, batch_size=len(proxy))
         for level, error in errors.items():
             self.log(f"validation/mse_t{level}", error.mean(), prog_bar=level == 900, batch_size=len(error))
         if self.trainer.sanity_checking:
             return
-        write_image(self.drawing_sheet(), self.folder / "samples" / f"{self.global_step:07d}_sketch.png")
+        write_image(self.proxy_sheet(), self.folder / "samples" / f"{self.global_step:07d}_proxy.png")
         sheet = self.sample_sheet()
         write_image(sheet, self.folder / "samples" / f"{self.global_step:07d}.png")
         self.save_weights()
@@ -154,10 +152,14 @@ class PocketPretraining(L.LightningModule):
         checkpoint["seen"] = dict(self.seen)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.seen = dict(checkpoint["seen"])
+        """Restore `seen`; rename the keys of checkpoints in which the feature volume is called "sketch"."""
+        self.seen = current_keys(checkpoint["seen"])
+        for weights in {"state_dict", "current_model_state"} & checkpoint.keys():  # averaged, and the optimizer's
+            state = checkpoint[weights]
+            checkpoint[weights] = {k.replace("model.sketch.", "model.feature_volume."): v for k, v in state.items()}
 
     def save_weights(self) -> None:
-        """The folder that `guidance.weights` takes; each of its files is replaced by a whole one."""
+        """Write the folder for `guidance.weights`; each file is replaced atomically."""
         draft = self.folder / ".weights"
         self.model.save(draft)
         for file in [path for path in draft.rglob("*") if path.is_file()]:
@@ -168,7 +170,7 @@ class PocketPretraining(L.LightningModule):
 
     @torch.no_grad()
     def sample_sheet(self, steps: int = 16) -> Any:
-        """Each prompt from the front, the right, the back and the left: a picture (H, W, 3) uint8."""
+        """Samples of each prompt from front, right, back and left: an image (H, W, 3) uint8."""
         images = []
         for i, (prompts, camera) in enumerate(self._sheet_rows()):
             start = torch.randn((len(prompts), 3, 64, 64), generator=torch.Generator().manual_seed(4 * i))
@@ -176,16 +178,17 @@ class PocketPretraining(L.LightningModule):
         return _sheet(torch.cat(images))
 
     @torch.no_grad()
-    def drawing_sheet(self) -> Any:
-        """The same of the sketch alone, over white."""
-        drawings = []
+    def proxy_sheet(self) -> Any:
+        """Proxy renders over white in the layout of `sample_sheet`."""
+        renders = []
         for prompts, camera in self._sheet_rows():
             text = self._encode(prompts)
-            drawings.append(self.model.draw(text.states, text.mask, camera).over(torch.ones_like(camera[:, 0])).float())
-        return _sheet(torch.cat(drawings))
+            proxy = self.model.render_proxy(text.states, text.mask, camera)
+            renders.append(proxy.over(torch.ones_like(camera[:, 0])).float())
+        return _sheet(torch.cat(renders))
 
     def _sheet_rows(self) -> Iterator[tuple[list[str], Tensor]]:
-        """Four prompts from four sides at a time: 16 prompts and cameras (16, 12)."""
+        """Yield four prompts at a time from four sides each: 16 prompts and cameras (16, 12)."""
         azimuths = torch.tensor([0.0, 90.0, 180.0, 270.0])
         for i in range(0, len(self.sheet_prompts), 4):
             prompts = [p for p in self.sheet_prompts[i : i + 4] for _ in azimuths]
@@ -194,11 +197,11 @@ class PocketPretraining(L.LightningModule):
             yield prompts, camera.to(self.device)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        # Lightning's own clipping refuses fused optimizers on the CPU, where nothing has to be unscaled.
+        # Lightning's clipping rejects fused optimizers, because of gradient scaling, which the CPU does not use.
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
 
     def configure_optimizers(self) -> Any:
-        codes = self.model.drawer.codes
+        codes = self.model.feature_volume.codes
         others = [p for p in self.model.parameters() if p.requires_grad and p is not codes]
         optimizer = torch.optim.AdamW(
             [
@@ -213,11 +216,11 @@ class PocketPretraining(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _learning_rate_factor(self, step: int) -> float:
-        """Linear warm-up, for the sketch and again when the UNet joins, then constant, then down to zero."""
-        if step < self.sketch_steps:
-            since, factor = step, self.sketch_learning_rate / self.learning_rate
+        """Linear warm-up, at the start and when the UNet joins; then constant; then linear decay to zero."""
+        if step < self.proxy_steps:
+            since, factor = step, self.proxy_learning_rate / self.learning_rate
         else:
-            since, factor = step - self.sketch_steps, 1.0
+            since, factor = step - self.proxy_steps, 1.0
         factor *= min(1.0, (since + 1) / self.warmup_steps)
         if self.cooldown is not None:
             begin, end = self.cooldown
@@ -227,8 +230,8 @@ class PocketPretraining(L.LightningModule):
     def _sample(self, prompts: list[str], camera: Tensor, start: Tensor, steps: int) -> Tensor:
         text, null = self._encode(prompts), self._encode([""] * len(prompts))
         states, mask = torch.cat([text.states, null.states]), torch.cat([text.mask, null.mask])
-        look = camera.new_tensor(WHITE).expand(len(camera), 2)
-        cameras = torch.cat([with_look(camera, look), with_look(torch.zeros_like(camera), look)])
+        white = camera.new_tensor(WHITE).expand(len(camera), 2)
+        cameras = torch.cat([with_appearance(camera, white), with_appearance(torch.zeros_like(camera), white)])
 
         def guided(noisy: Tensor, timestep: Tensor) -> Tensor:
             with _fast_attention():
@@ -244,36 +247,41 @@ class PocketPretraining(L.LightningModule):
         return self.captions(captions).to(self.device)
 
 
+def current_keys(seen: Mapping[str, float]) -> Seen:
+    """`seen` with the keys of today, from a checkpoint or training.json that may count "sketch_images"."""
+    return {key.replace("sketch_", "proxy_"): value for key, value in seen.items()}
+
+
 @torch.no_grad()
 def errors_by_level(
-    model: PocketModel, text: TextEmbedding, batch: Batch, told: bool = True
+    model: PocketModel, text: TextEmbedding, batch: Batch, given_subject: bool = True
 ) -> tuple[dict[int, Tensor], Tensor]:
-    """Squared error (B,) of the clean estimate at each of NOISE_LEVELS, under the same noise for every network, and of
-    the drawing (zeros for networks without a sketch).
+    """Squared error (B,) of the clean estimate at each of NOISE_LEVELS, with fixed noise, and of the proxy render.
 
-    `told` says whether the sketch is told which model each image shows, or has to take the one that the words name.
+    The latter is zero for networks without a feature volume. `given_subject` renders the model that each image shows,
+    instead of the one its caption names.
     """
     errors: dict[int, list[Tensor]] = {level: [] for level in NOISE_LEVELS}
-    of_drawings = []
+    proxy_errors = []
     for part in torch.arange(len(batch.images), device=batch.images.device).split(32):
         clean, camera = batch.images[part], batch.camera[part]
-        drawing = None
-        if model.sketch is not None:
+        proxy = None
+        if model.feature_volume is not None:
             states, mask = text[part].states, text[part].mask
-            drawing = model.draw(states, mask, camera, batch.subject[part] if told else None)
-            of_drawings.append(drawing_error(drawing, batch.drawings[part, :4]))
+            proxy = model.render_proxy(states, mask, camera, batch.subject[part] if given_subject else None)
+            proxy_errors.append(proxy_error(proxy, batch.proxy_targets[part, :4]))
         for level, found in errors.items():
             generator = torch.Generator().manual_seed(level)
             noise = torch.randn(batch.images.shape, generator=generator).to(clean.device)[part]
             timestep = torch.full((len(part),), level, device=clean.device)
-            found.append(denoising_error(model, clean, text[part], camera, timestep, noise, drawing))
-    nothing = [batch.images.new_zeros(len(batch.images))]
-    return {level: torch.cat(found) for level, found in errors.items()}, torch.cat(of_drawings or nothing)
+            found.append(denoising_error(model, clean, text[part], camera, timestep, noise, proxy))
+    zeros = [batch.images.new_zeros(len(batch.images))]
+    return {level: torch.cat(found) for level, found in errors.items()}, torch.cat(proxy_errors or zeros)
 
 
-def drawing_error(drawing: Drawing, rgba: Tensor) -> Tensor:
-    """Mean squared error of albedo and opacity of each image, (B,), as of pixels in [-1, 1]."""
-    return 4 * (drawing.rgba.float() - rgba).square().mean(dim=(1, 2, 3))
+def proxy_error(proxy: ProxyRender, rgba: Tensor) -> Tensor:
+    """Mean squared error (B,) of albedo and opacity, scaled to pixels in [-1, 1]."""
+    return 4 * (proxy.rgba.float() - rgba).square().mean(dim=(1, 2, 3))
 
 
 def denoising_error(
@@ -283,23 +291,23 @@ def denoising_error(
     camera: Tensor,
     timestep: Tensor,
     noise: Tensor,
-    drawing: Drawing | None = None,
+    proxy: ProxyRender | None = None,
 ) -> Tensor:
-    """Mean squared error of the clean estimate of each image, (B,)."""
+    """Mean squared error (B,) of the clean estimate."""
     alpha, sigma = alpha_sigma(model.alphas_cumprod[timestep])
     noisy = alpha * clean + sigma * noise
     with _fast_attention():
-        predicted = model(noisy, timestep, text.states, text.mask, camera, drawing)
+        predicted = model(noisy, timestep, text.states, text.mask, camera, proxy)
     return (predicted.float() - clean).square().mean(dim=(1, 2, 3))
 
 
 def _sheet(images: Tensor) -> Any:
-    """(N, 3, r, r) in [-1, 1] -> a picture (H, W, 3) uint8 of 16 columns."""
+    """(N, 3, r, r) in [-1, 1] -> contact sheet (H, W, 3) uint8 of 16 columns."""
     pixels = (images * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
     return contact_sheet(list((pixels * 255).round().byte().cpu().numpy()), columns=16)
 
 
 def _fast_attention() -> Any:
-    """Plain matrix products on CPUs: the fused attention's bf16 backward takes 43 % of a step there."""
+    """Use plain matrix products on the CPU, where the fused attention's bf16 backward pass takes 43 % of a step."""
     on_cpu = torch.is_autocast_enabled("cpu")
     return sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext()

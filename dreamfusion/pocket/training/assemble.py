@@ -1,0 +1,156 @@
+"""Build a training of the pocket prior from its settings (`mode=pretrain`): renders, start weights, trainer."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+from collections.abc import Sequence
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor
+
+from dreamfusion.error import UserError
+from dreamfusion.ops.precision import native_bfloat16
+from dreamfusion.pocket import WEIGHTS
+from dreamfusion.pocket.data.batches import RenderBatches
+from dreamfusion.pocket.data.renders import RenderSet, render_libraries
+from dreamfusion.pocket.model.denoiser import PocketModel
+from dreamfusion.pocket.model.text import TextEncoder
+from dreamfusion.pocket.training.averaging import AveragedCheckpoints
+from dreamfusion.pocket.training.card import TRAINING, write_card
+from dreamfusion.pocket.training.naming import fit_names
+from dreamfusion.pocket.training.pretraining import PocketPretraining, Seen, current_keys
+
+CODES = "feature_volume.codes"  # (M, ...): one row per model
+log = logging.getLogger(__name__)
+
+
+def load_or_render(libraries: Sequence[str], folder: Path, views: int) -> RenderSet:
+    """The render set in `folder`, rendered from the model libraries if the folder does not exist.
+
+    Raises:
+        UserError: a library cannot be read or rendered.
+    """
+    if not folder.exists():
+        try:
+            render_libraries([Path(p) for p in libraries], folder, views=views)
+        except (ValueError, OSError) as error:
+            raise UserError(str(error)) from error
+    return RenderSet.load(folder)
+
+
+def prepare(module: PocketPretraining, data: RenderBatches, folder: Path, checkpoint: Path, start: Path | None) -> bool:
+    """Attach the text encoder and the model card to `module`; returns whether `checkpoint` exists and is resumed.
+
+    Without a checkpoint, load the weights in `start` and fit the name classifier; with one, set `data.start_step`.
+    """
+    resumed = checkpoint.is_file()
+    encoder = TextEncoder.load(WEIGHTS / "text_encoder")
+    if resumed:
+        data.start_step = step_of(checkpoint)
+        log.info("resuming at step %d", data.start_step)
+    else:
+        if start is not None:
+            module.seen = begin_from(module.model, start)
+        volume = module.model.feature_volume
+        outputs = {noun: volume.vocabulary.index(name) for noun, name in data.learned_names().items()}
+        correct = fit_names(volume.classify, encoder, outputs)
+        log.info("the name classifier is correct on %.2f %% of all captions", 100 * correct)
+
+    describe = partial(
+        write_card,
+        subjects=[data.renders.items[i] for i in data.models],
+        names=[data.names_by_model[i] for i in data.models],
+        views=data.renders.views,
+        parameters=sum(p.numel() for p in module.parameters()),
+        prompts=module.sheet_prompts,
+    )
+    module.attach(encoder, folder, describe)
+    return resumed
+
+
+def build_trainer(
+    folder: Path,
+    averaging: AveragedCheckpoints,
+    start_step: int,
+    validation_every: int,
+    max_steps: int,
+    max_hours: float | None,
+    precision: str,
+) -> L.Trainer:
+    """A trainer that logs to `folder`/metrics and writes checkpoints by `averaging` alone."""
+    if precision == "auto":
+        precision = "bf16-mixed" if native_bfloat16() else "32-true"
+    return L.Trainer(
+        accelerator="auto",
+        devices=1,
+        precision=precision,  # type: ignore[arg-type]
+        max_steps=max_steps,
+        max_time=None if max_hours is None else timedelta(hours=max_hours),
+        val_check_interval=validation_every,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=50,
+        logger=CSVLogger(folder, name="metrics", version=f"from_step_{start_step}"),
+        callbacks=[averaging],
+        enable_checkpointing=False,
+        enable_progress_bar=True,
+    )
+
+
+def step_of(checkpoint: Path) -> int:
+    """The global step stored in a checkpoint of this training.
+
+    Raises:
+        UserError: the file contains anything but data, or is broken.
+    """
+    try:
+        return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{checkpoint} cannot be read as a checkpoint ({type(error).__name__}); move it away to begin again"
+        ) from error
+
+
+def begin_from(model: PocketModel, folder: Path) -> Seen:
+    """Copy the weights in `folder` whose shapes fit into `model`, codes by the name of their model.
+
+    Returns the `seen` counts of those weights from training.json; parts that do not fit keep their random values.
+
+    Raises:
+        UserError: the folder holds no weights, or none that fit.
+    """
+    try:
+        start = PocketModel.load(folder)
+    except (FileNotFoundError, RuntimeError, ValueError) as error:
+        raise UserError(f"mode.start={folder} holds no weights to begin from: {error}") from error
+    trained, own = start.state_dict(), model.state_dict()
+    if start.feature_volume is not None:
+        trained[CODES] = _matching_codes(start, model, trained[CODES], own[CODES])
+    fitting = {key: value for key, value in trained.items() if key in own and own[key].shape == value.shape}
+    if not fitting:
+        raise UserError(f"mode.start={folder} fits no part of mode.module.unet and mode.module.proxy_widths")
+    model.load_state_dict(fitting, strict=False)
+    left = sorted({key.split(".")[0] for key in own.keys() - fitting.keys()})
+    log.info("beginning from %s; randomly initialised: parts of %s", folder, ", ".join(left) or "none")
+    file = folder / TRAINING
+    seen: Seen = current_keys(json.loads(file.read_text())) if file.is_file() else {"images": 0, "proxy_images": 0}
+    return seen if "feature_volume" not in left else {**seen, "proxy_images": 0}
+
+
+def _matching_codes(start: PocketModel, model: PocketModel, trained: Tensor, own: Tensor) -> Tensor:
+    """The codes of `model`, replaced by those of `start` for the models that both know by name."""
+    known = {name: row for row, name in enumerate(start.feature_volume.config.subjects)}
+    wanted = model.feature_volume.config.subjects
+    rows = [(row, known[name]) for row, name in enumerate(wanted) if name in known]
+    codes = own.clone()
+    for row, source in rows:
+        codes[row] = trained[source]
+    log.info("%d of %d models have a trained code", len(rows), len(wanted))
+    return codes
