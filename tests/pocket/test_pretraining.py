@@ -13,7 +13,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from options import option
+from options import option, predict
 from PIL import Image
 from test_denoiser import SMALL, TINY
 
@@ -180,9 +180,8 @@ def test_the_output_folder_is_a_prior_with_vocabulary_and_sample_sheet(train, tm
         assert not caplog.records
         prior.warn_if_unknown("the eiffel tower")
     assert "it knows 3 things" in caplog.text
-    assert prior.predict_noise(
-        torch.zeros(1, 3, 64, 64), torch.tensor([500]), prior.encode_text(["a cat"]), one_camera(), None
-    ).shape == (1, 3, 64, 64)
+    one = prior.encode_text(["a cat"])
+    assert predict(prior, torch.zeros(1, 3, 64, 64), torch.tensor([500]), one, one_camera()).shape == (1, 3, 64, 64)
 
 
 def test_the_feature_volume_trains_alone_first_and_then_with_the_unet(train, tmp_path):
