@@ -68,7 +68,7 @@ def test_models_beyond_the_room_of_a_page_are_links_to_the_runs_own_pages(entrie
 
 
 def test_a_gallery_of_nothing_is_an_error_and_leaves_nothing(tmp_path):
-    with pytest.raises(ValueError, match="needs a run"):
+    with pytest.raises(ValueError, match="at least one run"):
         write_gallery([], "t", tmp_path / "gallery.html")
     assert not list(tmp_path.iterdir())
 
