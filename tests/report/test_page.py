@@ -171,28 +171,56 @@ def test_empty_metrics_make_no_curve(tmp_path: Path) -> None:
         assert read_curves(tmp_path / "metrics.csv") == []
 
 
-def test_line_runs_from_the_least_at_the_bottom_to_the_largest_at_the_top() -> None:
-    drawn = draw_curve(Curve("rise", np.array([0.0, 50.0, 100.0]), np.array([1.0, 2.0, 3.0])))
-    assert 'class="line" d="M0.0 120.0L160.0 60.0L320.0 0.0"' in drawn
-    assert " log" not in drawn
+def mean_line(svg: str) -> np.ndarray:
+    """Corners (N, 2) of the drawn mean: x to the right, y downwards, in SVG units."""
+    found = re.search(r'<g id="mean">\s*<path d="([^"]*)"', svg)
+    assert found is not None
+    return np.array(re.findall(r"[ML] (\S+) (\S+)", found[1]), dtype=float)
+
+
+def test_line_rises_from_left_to_right_in_proportion_to_the_values() -> None:
+    chart = draw_curve(Curve("rise", np.array([0.0, 50.0, 100.0]), np.array([1.0, 2.0, 4.0])))
+    x, y = mean_line(chart.svg).T
+    np.testing.assert_allclose((x - x[0]) / (x[-1] - x[0]), [0.0, 0.5, 1.0], atol=1e-4)
+    np.testing.assert_allclose((y[0] - y) / (y[0] - y[-1]), [0.0, 1 / 3, 1.0], atol=1e-4)
+    assert y[-1] < y[0]
+    assert not chart.logarithmic
+    assert chart.last == "4"
 
 
 def test_values_over_many_magnitudes_are_drawn_on_a_logarithmic_axis() -> None:
-    drawn = draw_curve(Curve("norm", np.array([0.0, 50.0, 100.0]), np.array([1.0, 100.0, 10_000.0])))
-    assert 'class="line" d="M0.0 120.0L160.0 60.0L320.0 0.0"' in drawn
-    assert "<small>log</small>" in drawn
+    chart = draw_curve(Curve("norm", np.array([0.0, 50.0, 100.0]), np.array([1.0, 10.0, 1000.0])))
+    y = mean_line(chart.svg)[:, 1]
+    np.testing.assert_allclose((y[0] - y) / (y[0] - y[-1]), [0.0, 1 / 3, 1.0], atol=1e-4)
+    assert chart.logarithmic
 
 
-def test_long_curve_is_thinned_to_means_within_its_range() -> None:
+def test_long_curve_is_thinned_to_means_of_bins() -> None:
     values = np.random.default_rng(0).normal(size=10_000)
-    drawn = draw_curve(Curve("<b>", np.arange(10_000.0), values))
-    found = re.search(r'data-points="([^"]*)"', drawn)
-    assert found is not None
-    points = json.loads(found[1].replace("&quot;", '"'))
+    chart = draw_curve(Curve("noise", np.arange(10_000.0), values))
+    points = json.loads(chart.points)
     assert len(points) == 160
-    assert all(0.0 <= y <= 120.0 for _, y, _, _ in points)
-    assert "<b>" not in drawn
+    assert all(0.0 <= x <= 1.0 for x, _, _ in points)
+    assert float(points[0][2]) == pytest.approx(values[:62].mean(), abs=0.01)
+
+
+def test_metric_name_with_markup_is_escaped(run: RunPage, tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("step,<b>x</b>\n0,1\n1,2\n")
+    write_page(RunPage("a cat", metrics=tmp_path / "metrics.csv"), tmp_path / "index.html")
+    page = Page(tmp_path / "index.html")
+    assert page.text["figcaption"].startswith("<b>x<")
+    assert not page.attributes("b")
 
 
 def test_constant_curve_is_a_level_line() -> None:
-    assert 'd="M0.0 60.0L320.0 60.0"' in draw_curve(Curve("flat", np.array([0.0, 1.0]), np.array([2.0, 2.0])))
+    y = mean_line(draw_curve(Curve("flat", np.array([0.0, 1.0]), np.array([2.0, 2.0]))).svg)[:, 1]
+    assert y[0] == y[1]
+
+
+def test_same_curve_gives_the_same_svg_in_the_colours_of_the_page() -> None:
+    curve = Curve("rise", np.array([0.0, 1.0]), np.array([1.0, 2.0]))
+    svg = draw_curve(curve).svg
+    assert svg == draw_curve(curve).svg
+    assert "var(--accent)" in svg
+    assert "currentColor" in svg
+    assert "<metadata" not in svg
