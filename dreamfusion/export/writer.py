@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import trimesh
 from PIL import Image
-from trimesh.visual.material import PBRMaterial
+from trimesh.exchange.obj import export_obj
+from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
 from dreamfusion import __version__
 from dreamfusion.export.settings import FORMATS
@@ -129,19 +130,27 @@ def _glb(mesh: Mesh, metadata: dict[str, str], finish: Finish, _: str) -> dict[s
 def _obj(mesh: Mesh, metadata: dict[str, str], finish: Finish, name: str) -> dict[str, bytes]:
     """Vertex colours as `v x y z r g b`, which MeshLab, Blender and most viewers read; a texture over a .mtl."""
     comments = "".join(f"# {line}\n" for line in _comments(metadata))
+    surface = _colored(mesh)
+    surface.metadata["name"] = "dreamfusion"
     if mesh.uv is None or mesh.texture is None:
-        body = _colored(mesh).export(file_type="obj", include_normals=True, header=None)
-        return {"": (comments + body).encode()}
-    file = io.StringIO()
-    file.write(f"{comments}mtllib {name}.mtl\no dreamfusion\nusemtl {name}\n")
-    normals = np.zeros_like(mesh.vertices) if mesh.normals is None else mesh.normals
-    np.savetxt(file, mesh.vertices, "v %.6f %.6f %.6f")
-    np.savetxt(file, mesh.uv, "vt %.6f %.6f")
-    np.savetxt(file, normals, "vn %.4f %.4f %.4f")
-    np.savetxt(file, np.repeat(mesh.faces + 1, 3, axis=1), "f %d/%d/%d %d/%d/%d %d/%d/%d")
-    shine = f"Ns {1000 * (1 - finish.roughness) ** 2:.1f}\nillum {0 if finish.unlit else 1}"
-    material = f"{comments}newmtl {name}\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\n{shine}\nmap_Kd {name}.png\n"
-    return {"": file.getvalue().encode(), ".mtl": material.encode(), ".png": png(mesh.texture)}
+        return {"": (comments + surface.export(file_type="obj", include_normals=True, header=None)).encode()}
+    material = SimpleMaterial(
+        image=Image.fromarray(mesh.texture),
+        ambient=[0, 0, 0, 255],
+        diffuse=[255, 255, 255, 255],
+        specular=[0, 0, 0, 255],
+        glossiness=1000 * (1 - finish.roughness) ** 2,
+        name=name,
+    )
+    surface.visual = trimesh.visual.TextureVisuals(uv=mesh.uv, material=material)
+    library = f"{name}.mtl"
+    text, files = export_obj(
+        surface, include_normals=True, return_texture=True, digits=6, mtl_name=library, header=None
+    )
+    # trimesh writes neither the comments nor the illumination model (0 = colour only, 1 = diffuse).
+    illumination = f"\nillum {0 if finish.unlit else 1}\n"
+    properties = comments.encode() + files[library] + illumination.encode()
+    return {"": (comments + text).encode(), ".mtl": properties, ".png": files[f"{name}.png"]}
 
 
 def _ply(mesh: Mesh, metadata: dict[str, str], _: Finish, __: str) -> dict[str, bytes]:
