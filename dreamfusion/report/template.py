@@ -78,10 +78,10 @@ def _environment() -> Environment:
     )
     for function in (data_url, relative_path, relative_url, file_size):
         environment.filters[function.__name__] = function
-    environment.globals |= {"version": __version__, "viewer_script": _viewer_script}
+    environment.globals |= {"version": __version__, "viewer_script": viewer_script}
     return environment
 
 
-def _viewer_script() -> Markup:
+def viewer_script() -> Markup:
     """The source of the 3D viewer (model-viewer)."""
     return Markup(files("dreamfusion.report").joinpath("assets/model-viewer-umd.min.js").read_text(encoding="utf-8"))
