@@ -57,10 +57,10 @@ class Run:
         return {} if result is None else dict(result.settings)
 
     def _repr_html_(self) -> str:
-        from dreamfusion.report.page import embedded
+        from dreamfusion.report.template import data_url
 
         scores = escape(json.dumps({k: round(v, 3) for k, v in self.scores.items() if isinstance(v, float)}))
-        video = f'<video src="{embedded(self.turntable)}" autoplay muted loop playsinline controls></video>'
+        video = f'<video src="{data_url(self.turntable)}" autoplay muted loop playsinline controls></video>'
         return f"{video}<pre>{scores}\n{escape(str(self.folder))}</pre>"
 
 

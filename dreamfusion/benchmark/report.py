@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from dreamfusion.benchmark.dream import shares
-from dreamfusion.benchmark.timing import OURS, Row
+from dreamfusion.benchmark.timing import OURS, Row, Spread
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLORS = ("#3566b8", "#d08a2e", "#4f9d69", "#b5485d", "#7a68a6", "#888888")
-WIDTH, HEIGHT, MARGIN = 280, 170, 44  # of one panel, SVG units
 
 
 def ratio_table(rows: Sequence[Row]) -> str:
@@ -50,24 +52,23 @@ def share_table(rows: Sequence[Row]) -> str:
 
 
 def plot(ratios: Sequence[Row], curves: Mapping[str, Sequence[Row]], steps: Sequence[Row]) -> str:
-    """One SVG: the scaling curves on logarithmic axes, the ratios as bars, the shares of the step as stacked bars."""
-    panels = [_curve(name, rows) for name, rows in curves.items() if len(rows) > 1]
-    bars = [_ratio_bars(ratios), _share_bars(steps)]
-    columns = max(1, min(2, len(panels)))
-    body, top = [], 0.0
-    for index, panel in enumerate(panels):
-        place = f"translate({index % columns * (WIDTH + MARGIN)} {index // columns * (HEIGHT + 2 * MARGIN)})"
-        body.append(f'<g transform="{place}">{panel}</g>')
-    top += math.ceil(len(panels) / columns) * (HEIGHT + 2 * MARGIN)
-    for picture, height in bars:
-        body.append(f'<g transform="translate(0 {top:.0f})">{picture}</g>')
-        top += height
-    size = f"{2 * (WIDTH + MARGIN) + MARGIN} {top + MARGIN:.0f}"
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{-MARGIN} {-MARGIN} {size}" font-family="sans-serif" '
-        f'font-size="11"><rect x="{-MARGIN}" y="{-MARGIN}" width="100%" height="100%" fill="white"/>'
-        f"{''.join(body)}</svg>\n"
-    )
+    """One SVG: scaling curves on logarithmic axes, ratios as bars, and shares of the training step as stacked bars."""
+    from matplotlib.figure import Figure
+
+    from dreamfusion.report.svg import style, to_svg
+
+    panels = [(name, rows) for name, rows in curves.items() if len(rows) > 1]
+    bars = sum(len(row.seconds) - 1 for row in ratios)
+    lines = math.ceil(len(panels) / 2)
+    heights = [2.4 * max(lines, 1), 0.8 + 0.2 * bars, 0.8 + 0.45 * len(steps)]
+    with style():
+        figure = Figure(figsize=(9.0, sum(heights)), layout="constrained")
+        top, middle, bottom = figure.subfigures(3, 1, squeeze=False, height_ratios=heights)[:, 0]
+        for index, (name, rows) in enumerate(panels):
+            _plot_curve(top.add_subplot(lines, 2, index + 1), name, rows)
+        _plot_ratios(middle.add_subplot(), ratios)
+        _plot_shares(bottom.add_subplot(), steps)
+        return to_svg(figure, transparent=False)
 
 
 def milliseconds(seconds: float) -> str:
@@ -80,69 +81,52 @@ def number(value: float) -> str:
     return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}" if value else "0"
 
 
-def _curve(name: str, rows: Sequence[Row]) -> str:
-    """Median with the range of the rounds; both axes logarithmic."""
-    at = [math.log(float(row.setting[name])) for row in rows]
-    spreads = [row.time() for row in rows]
-    bottom, top = math.log(min(s.low for s in spreads)), math.log(max(s.high for s in spreads))
-
-    def x(value: float) -> float:
-        return WIDTH * (value - at[0]) / max(at[-1] - at[0], 1e-9)
-
-    def y(seconds: float) -> float:
-        return HEIGHT * (1 - (math.log(seconds) - bottom) / max(top - bottom, 1e-9))
-
-    line = " ".join(f"{x(a):.1f},{y(s.median):.1f}" for a, s in zip(at, spreads, strict=True))
-    parts = [f'<text y="-8" font-weight="bold">{html.escape(rows[0].operation)} against {html.escape(name)}</text>']
-    parts.append(f'<rect width="{WIDTH}" height="{HEIGHT}" fill="none" stroke="#ccc"/>')
-    parts.append(f'<polyline points="{line}" fill="none" stroke="{COLORS[0]}" stroke-width="2"/>')
-    for a, spread, row in zip(at, spreads, rows, strict=True):
-        parts.append(f'<path d="M{x(a):.1f} {y(spread.low):.1f}V{y(spread.high):.1f}" stroke="{COLORS[0]}"/>')
-        parts.append(f'<circle cx="{x(a):.1f}" cy="{y(spread.median):.1f}" r="3" fill="{COLORS[0]}"/>')
-        parts.append(f'<text x="{x(a):.1f}" y="{HEIGHT + 14}" text-anchor="middle">{row.setting[name]}</text>')
-        parts.append(
-            f'<text x="{x(a):.1f}" y="{y(spread.median) - 6:.1f}" text-anchor="middle" fill="#555">'
-            f"{milliseconds(spread.median)}</text>"
-        )
-    return "".join(parts)
+def _plot_curve(axes: Axes, name: str, rows: Sequence[Row]) -> None:
+    """Median and range over the rounds; both axes logarithmic."""
+    at, spreads = [float(row.setting[name]) for row in rows], [row.time() for row in rows]
+    axes.errorbar(at, [s.median for s in spreads], _errors(spreads), color=COLORS[0], marker="o", markersize=4.0)
+    for x, spread in zip(at, spreads, strict=True):
+        label = milliseconds(spread.median)
+        axes.annotate(label, (x, spread.median), (0, 5), textcoords="offset points", ha="center", color="#555555")
+    axes.set(xscale="log", yscale="log", title=f"{rows[0].operation} against {name}")
+    axes.margins(0.12, 0.15)
+    axes.set_xticks(at, [str(row.setting[name]) for row in rows])
+    axes.set_yticks([])
+    axes.minorticks_off()
 
 
-def _ratio_bars(rows: Sequence[Row]) -> tuple[str, float]:
-    """A bar for each comparison, logarithmic from 1/8, with the range of the rounds."""
+def _plot_ratios(axes: Axes, rows: Sequence[Row]) -> None:
+    """A bar per comparison, logarithmic from 1/8, with the range over the rounds."""
     bars = [(row, name, row.ratio(name)) for row in rows for name in row.seconds if name != OURS]
-    full = math.log(max([2.0, *(spread.high for _, _, spread in bars)]) * 8)
-
-    def x(ratio: float) -> float:
-        return WIDTH + WIDTH * math.log(max(ratio, 1 / 8) * 8) / full
-
-    parts = ['<text y="-8" font-weight="bold">Times our time (logarithmic; the line is 1)</text>']
-    for i, (row, name, spread) in enumerate(bars):
-        what = f"{row.operation}, {row.setting['table']}" if "table" in row.setting else row.operation
-        label = html.escape(f"{what} · {name}")
-        color = COLORS[5] if name == "limit" else COLORS[0]
-        parts.append(f'<text x="{WIDTH - 6}" y="{15 * i + 11}" text-anchor="end">{label}</text>')
-        parts.append(
-            f'<rect x="{WIDTH}" y="{15 * i + 2}" width="{x(spread.median) - WIDTH:.1f}" height="11" fill="{color}"/>'
-        )
-        parts.append(f'<path d="M{x(spread.low):.1f} {15 * i + 7.5}H{x(spread.high):.1f}" stroke="black"/>')
-        parts.append(f'<text x="{x(spread.high) + 4:.1f}" y="{15 * i + 11}">{number(spread.median)}</text>')
-    height = 15 * len(bars)
-    parts.append(f'<path d="M{x(1.0):.1f} 0V{height}" stroke="black" stroke-dasharray="2 2"/>')
-    return "".join(parts), height + MARGIN
+    tables = [f", {row.setting['table']}" if "table" in row.setting else "" for row, _, _ in bars]
+    labels = [f"{row.operation}{table} · {name}" for (row, name, _), table in zip(bars, tables, strict=True)]
+    colors = [COLORS[5] if name == "limit" else COLORS[0] for _, name, _ in bars]
+    spreads = [spread for _, _, spread in bars]
+    places = range(len(bars))
+    drawn = axes.barh(places, [s.median for s in spreads], xerr=_errors(spreads), color=colors, height=0.7)
+    axes.bar_label(drawn, [number(s.median) for s in spreads], padding=3.0)
+    axes.axvline(1.0, color="black", linestyle="--", linewidth=0.8)
+    axes.set(xscale="log", title="Times our time (logarithmic; the dashed line is 1)")
+    axes.set_xlim(1 / 8, 2.0 * max([1.0, *(s.high for s in spreads)]))
+    axes.set_yticks(places, labels)
+    axes.set_ylim(max(len(bars), 1) - 0.5, -0.5)
 
 
-def _share_bars(rows: Sequence[Row]) -> tuple[str, float]:
-    """Stacked bars of the configured step."""
-    parts = ['<text y="-8" font-weight="bold">Where the time of the configured step goes</text>']
-    full = 2 * WIDTH + MARGIN - 60
-    for i, row in enumerate(rows):
-        left, top = 60.0, 34 * i
-        parts.append(f'<text y="{top + 15}">{html.escape(row.operation)}</text>')
+def _plot_shares(axes: Axes, rows: Sequence[Row]) -> None:
+    """Stacked bars: the share of each part in the training step."""
+    for place, row in enumerate(rows):
+        left = 0.0
         for color, (part, share) in zip(COLORS, shares(row).items(), strict=False):
-            width = full * share
-            parts.append(f'<rect x="{left:.1f}" y="{top}" width="{width:.1f}" height="22" fill="{color}"/>')
+            drawn = axes.barh(place, share, left=left, color=color, height=0.7)
             if share > 0.08:
-                text = html.escape(f"{part} {share:.0%}")
-                parts.append(f'<text x="{left + 4:.1f}" y="{top + 15}" fill="white">{text}</text>')
-            left += width
-    return "".join(parts), 34.0 * len(rows) + MARGIN
+                axes.bar_label(drawn, [f"{part} {share:.0%}"], label_type="center", color="white")
+            left += share
+    axes.set(title="Time of the training step by part", xlim=(0.0, 1.0))
+    axes.set_yticks(range(len(rows)), [row.operation for row in rows])
+    axes.set_ylim(max(len(rows), 1) - 0.5, -0.5)
+    axes.xaxis.set_visible(False)
+
+
+def _errors(spreads: Sequence[Spread]) -> list[list[float]]:
+    """Distances from the median to the least and the largest value."""
+    return [[s.median - s.low for s in spreads], [s.high - s.median for s in spreads]]

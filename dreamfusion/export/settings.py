@@ -1,42 +1,53 @@
-"""The settings of conf/export/: which files there are, and what no mesh can have.
+"""Allowed values of the settings in conf/export/, checked before a run trains.
 
-Light: a run asks before it trains, and imports what makes the mesh when it comes to that.
+Imports no mesh library: those are loaded only when a mesh is made.
 """
 
 from __future__ import annotations
 
+import sys
+from math import inf, nan
+from typing import NamedTuple
+
 from omegaconf import DictConfig
 
-from dreamfusion.error import UserError, check_positive
+from dreamfusion.error import UserError
 
 FORMATS = ("glb", "obj", "ply", "stl", "usdz")
-FINEST = 1024  # cells a side: twice the 512 that were measured take about eight times their memory
+FINEST = 1024  # cells a side; needs about eight times the memory of 512, the largest resolution measured
+ABOVE_ZERO = sys.float_info.min
+
+
+class Allowed(NamedTuple):
+    """The values of a setting: numbers from `least` to `most`, and those of `choices`."""
+
+    text: str  # for the error message
+    least: float = nan  # no number is allowed
+    most: float = inf
+    choices: tuple[object, ...] = ()
+
+
+ALLOWED = {
+    "format": Allowed(f"the formats are {', '.join(FORMATS)}", choices=FORMATS),
+    "resolution": Allowed(f"it is 8 to {FINEST} cells a side", 8, FINEST),
+    "min_piece": Allowed("it is a share of the largest piece, 0 to 1", 0, 1),
+    "threshold": Allowed("it is auto, or a density above 0", ABOVE_ZERO, choices=("auto",)),
+    "texture": Allowed("it is 0 (colours at the vertices), or 16 to 8192 texels", 16, 8192, (0,)),
+    "roughness": Allowed("it is 0 (mirror) to 1 (chalk)", 0, 1),
+    "faces": Allowed("it is 0 (all), or at least 100 triangles", 100, choices=(0,)),
+    "size": Allowed("it is null, or the longest side in metres, such as 0.1", ABOVE_ZERO, choices=(None,)),
+    "blur": Allowed("it is 0 (none) to 0.5 scene units", 0, 0.5),
+    "smoothing": Allowed("it is a number of rounds, 0 for none", 0),
+    "up": Allowed("it is y or z", choices=("y", "z")),
+    "color_depth": Allowed("it is 0 (at the surface) to 0.5 scene units", 0, 0.5),
+    "chunk": Allowed("it must be at least 1, a whole number", 1),
+}
 
 
 def check_export(export: DictConfig) -> None:
-    """Raises: UserError: a setting that no mesh can have; asked before the minutes of a training run."""
-    if export.format not in FORMATS:
-        raise UserError(f"export.format is {export.format}; the formats are {', '.join(FORMATS)}")
-    if not 8 <= export.resolution <= FINEST:
-        raise UserError(f"export.resolution is {export.resolution}; it is 8 to {FINEST} cells a side")
-    if not 0 <= export.min_piece <= 1:
-        raise UserError(f"export.min_piece is {export.min_piece}; it is a share of the largest piece, 0 to 1")
-    if export.threshold != "auto" and not (isinstance(export.threshold, int | float) and export.threshold > 0):
-        raise UserError(f"export.threshold is {export.threshold}; it is auto, or a density above 0")
-    if export.texture != 0 and not 16 <= export.texture <= 8192:
-        raise UserError(f"export.texture is {export.texture}; it is 0 (colours at the vertices), or 16 to 8192 texels")
-    if not 0 <= export.roughness <= 1:
-        raise UserError(f"export.roughness is {export.roughness}; it is 0 (mirror) to 1 (chalk)")
-    if export.faces < 0 or 0 < export.faces < 100:
-        raise UserError(f"export.faces is {export.faces}; it is 0 (all), or at least 100 triangles")
-    if export.size is not None and not (isinstance(export.size, int | float) and export.size > 0):
-        raise UserError(f"export.size is {export.size}; it is null, or the longest side in metres, such as 0.1")
-    if not 0 <= export.blur <= 0.5:
-        raise UserError(f"export.blur is {export.blur}; it is 0 (none) to 0.5 scene units")
-    if export.smoothing < 0:
-        raise UserError(f"export.smoothing is {export.smoothing}; it is a number of rounds, 0 for none")
-    if export.up not in ("y", "z"):
-        raise UserError(f"export.up is {export.up}; it is y or z")
-    if not 0 <= export.color_depth <= 0.5:
-        raise UserError(f"export.color_depth is {export.color_depth}; it is 0 (at the surface) to 0.5 scene units")
-    check_positive("export", chunk=export.chunk)
+    """Raises: UserError: a setting has a value that is not allowed; names the value and the allowed ones."""
+    for name, allowed in ALLOWED.items():
+        value = export[name]
+        in_range = isinstance(value, int | float) and allowed.least <= value <= allowed.most
+        if not in_range and value not in allowed.choices:
+            raise UserError(f"export.{name} is {value}; {allowed.text}")

@@ -1,6 +1,6 @@
-"""A `Mesh` as USDZ, what phones open in augmented reality: one package of a USD scene and its texture.
+"""Encode a `Mesh` as USDZ, the format of augmented reality on phones: a package of a USD scene and its texture.
 
-Needs usd-core, the extra `usd`.
+Requires usd-core, the extra `usd`.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ NAME = "dreamfusion"
 def usdz(
     mesh: Mesh, colors: np.ndarray | None, texture: bytes | None, comment: str, roughness: float, double_sided: bool
 ) -> bytes:
-    """The file: y up, in metres, with a preview surface.
+    """The bytes of the file: y up, in metres, with a UsdPreviewSurface.
 
     Args:
-        mesh: vertices, faces, and normals and uv where it has them.
+        mesh: vertices, faces, and optionally normals and uv.
         colors: (V, 3) float32 linear light, or None.
         texture: a PNG file, or None.
-        comment: text that stands in the scene's metadata.
+        comment: text for the metadata of the scene.
         roughness: of the surface, 0 to 1.
-        double_sided: whether the inside is drawn.
+        double_sided: draw the inside of the surface too.
 
     Raises:
-        ImportError: usd-core is not installed; says what to type.
+        ImportError: usd-core is not installed; the message names the install command.
     """
     try:
         from pxr import Sdf, Usd, UsdGeom, UsdShade, UsdUtils, Vt
@@ -70,12 +70,12 @@ def usdz(
         stage.GetRootLayer().Save()
         package = Path(folder) / f"{NAME}.usdz"
         if not UsdUtils.CreateNewUsdzPackage(Sdf.AssetPath(layer), str(package)):
-            raise RuntimeError("usd-core could not make the package")
+            raise RuntimeError("usd-core failed to create the USDZ package")
         return package.read_bytes()
 
 
 def _surface(stage: Any, material: Any, texture: str | None, vertex_colors: bool, roughness: float) -> None:
-    """A UsdPreviewSurface whose colour is the texture, the vertices' or white."""
+    """Define a UsdPreviewSurface coloured by the texture, by vertex colours, or white."""
     from pxr import Sdf, UsdShade
 
     def shader(name: str, kind: str) -> Any:

@@ -1,6 +1,6 @@
-"""A `Mesh` to a file that other programs open: GLB, OBJ, PLY, STL or USDZ by the suffix of the path (stage 15).
+"""Write a `Mesh` as GLB, OBJ, PLY, STL or USDZ, chosen by the suffix of the path (stage 15).
 
-All keep the mesh's axes and its unit, which is the metre; STL alone counts in millimetres, as slicers do.
+All formats keep the axes of the mesh and its unit, the metre, except STL, which is in millimetres, as slicers expect.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import trimesh
 from PIL import Image
-from trimesh.visual.material import PBRMaterial
+from trimesh.exchange.obj import export_obj
+from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
 from dreamfusion import __version__
 from dreamfusion.export.settings import FORMATS
@@ -24,34 +25,34 @@ from dreamfusion.files import replacing
 from dreamfusion.types import Mesh
 
 MILLIMETRES = 1000.0  # in a metre
-ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963  # glTF 2.0, 5.11.5: what a part of the buffer is for
+ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963  # glTF 2.0, 5.11.5: targets of a buffer view
 
 
 @dataclass(frozen=True)
 class Finish:
-    """How light meets the surface. Matte by default: the albedo was trained under diffuse light only (Poole et al.
-    2022, Eq. 7); one-sided, because a closed surface has a back that nobody sees."""
+    """Material of the surface. Matte by default, because the albedo was trained under diffuse light only (Poole et al.
+    2022, Eq. 7); one-sided, because the inside of a closed surface is not visible."""
 
     roughness: float = 0.9  # 0 = mirror, 1 = chalk
     double_sided: bool = False
-    unlit: bool = False  # the colours hold the light already; viewers add none
+    unlit: bool = False  # the colours include the lighting; viewers add none
 
 
 def write_mesh(
     mesh: Mesh, path: Path, metadata: Mapping[str, str] | None = None, finish: Finish | None = None
 ) -> list[Path]:
-    """Write `mesh` in the format of the path's suffix, atomically, over files that are there already.
+    """Write `mesh` atomically in the format of the path's suffix, replacing existing files.
 
-    `metadata` (prompt, seed, ...) goes into `asset.extras` of a GLB, into comments at the head of an OBJ and a PLY, and
-    into the layer of a USDZ; STL has no place for it, and no colours. A textured OBJ comes with a .mtl and a .png of
-    the same name beside it. PLY has vertex colours only; a texture becomes them.
+    `metadata` (prompt, seed, ...) is stored in `asset.extras` of a GLB, in comments at the head of an OBJ or PLY, and
+    in the layer of a USDZ; STL stores neither metadata nor colours. A textured OBJ has a .mtl and a .png of the same
+    name beside it. PLY stores vertex colours only.
 
     Returns:
         The files written, `path` first.
 
     Raises:
-        ValueError: a suffix that is none of the five, or a mesh without faces.
-        ImportError: USDZ without usd-core; says what to type.
+        ValueError: the suffix is unknown, or the mesh has no faces.
+        ImportError: usd-core, which USDZ needs, is missing; the message names the install command.
     """
     encode = _ENCODERS.get(path.suffix.lower())
     if encode is None:
@@ -63,14 +64,14 @@ def write_mesh(
         raise ValueError(f"cannot write {path.name!r}: the mesh has no faces")
     data = encode(mesh, dict(metadata or {}), finish or Finish(), path.stem)
     written = [path.with_name(path.stem + suffix) if suffix else path for suffix in data]
-    for file, content in reversed(list(zip(written, data.values(), strict=True))):  # what is referred to comes first
+    for file, content in reversed(list(zip(written, data.values(), strict=True))):  # referenced files first
         with replacing(file) as draft:
             draft.write_bytes(content)
     return written
 
 
 def glb_metadata(path: Path) -> dict[str, str]:
-    """What `write_mesh` was told of a GLB; empty for other files, and where there is none."""
+    """The metadata that `write_mesh` stored in a GLB; empty for other and for missing files."""
     try:
         with path.open("rb") as file:
             magic, _, _, length, _ = struct.unpack("<4sIIII", file.read(20))  # glTF 2.0, 4.4: header, first chunk
@@ -93,9 +94,9 @@ def png(texture: np.ndarray) -> bytes:
 
 
 def _glb(mesh: Mesh, metadata: dict[str, str], finish: Finish, _: str) -> dict[str, bytes]:
-    """Vertex colours of glTF are linear (glTF 2.0, 3.7.2.1) while ours are display colours, so they are converted;
-    as floats, since 8 bits of linear light show bands in the dark. trimesh itself writes 8 bits, hence the detour
-    over an attribute of our own name. Textures are display colours there too.
+    """Encode as GLB. Textures of glTF hold display colours, as ours do, but vertex colours are linear (glTF 2.0,
+    3.7.2.1). They are written as floats, because 8 bits of linear light show banding in dark regions. trimesh writes
+    8 bits, so the colours pass through a custom attribute that is renamed afterwards.
     """
     material = PBRMaterial(
         baseColorFactor=[255, 255, 255, 255],
@@ -117,7 +118,7 @@ def _glb(mesh: Mesh, metadata: dict[str, str], finish: Finish, _: str) -> dict[s
             tree["bufferViews"][tree["accessors"][accessor]["bufferView"]]["target"] = ARRAY_BUFFER
         indices = tree["accessors"][tree["meshes"][0]["primitives"][0]["indices"]]
         tree["bufferViews"][indices["bufferView"]]["target"] = ELEMENT_ARRAY_BUFFER
-        tree["meshes"][0]["name"] = tree["nodes"][0]["name"] = "dreamfusion"  # as the object is called in Blender
+        tree["meshes"][0]["name"] = tree["nodes"][0]["name"] = "dreamfusion"  # object name in Blender
         tree["asset"] = {"version": "2.0", "generator": f"dreamfusion {__version__}", "extras": metadata}
         if finish.unlit:
             tree["materials"][0].setdefault("extensions", {})["KHR_materials_unlit"] = {}
@@ -127,21 +128,29 @@ def _glb(mesh: Mesh, metadata: dict[str, str], finish: Finish, _: str) -> dict[s
 
 
 def _obj(mesh: Mesh, metadata: dict[str, str], finish: Finish, name: str) -> dict[str, bytes]:
-    """Vertex colours as `v x y z r g b`, which MeshLab, Blender and most viewers read; a texture over a .mtl."""
+    """Encode as OBJ: vertex colours as `v x y z r g b`, which MeshLab, Blender and most viewers read, or a .mtl."""
     comments = "".join(f"# {line}\n" for line in _comments(metadata))
+    surface = _colored(mesh)
+    surface.metadata["name"] = "dreamfusion"
     if mesh.uv is None or mesh.texture is None:
-        body = _colored(mesh).export(file_type="obj", include_normals=True, header=None)
-        return {"": (comments + body).encode()}
-    file = io.StringIO()
-    file.write(f"{comments}mtllib {name}.mtl\no dreamfusion\nusemtl {name}\n")
-    normals = np.zeros_like(mesh.vertices) if mesh.normals is None else mesh.normals
-    np.savetxt(file, mesh.vertices, "v %.6f %.6f %.6f")
-    np.savetxt(file, mesh.uv, "vt %.6f %.6f")
-    np.savetxt(file, normals, "vn %.4f %.4f %.4f")
-    np.savetxt(file, np.repeat(mesh.faces + 1, 3, axis=1), "f %d/%d/%d %d/%d/%d %d/%d/%d")
-    shine = f"Ns {1000 * (1 - finish.roughness) ** 2:.1f}\nillum {0 if finish.unlit else 1}"
-    material = f"{comments}newmtl {name}\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\n{shine}\nmap_Kd {name}.png\n"
-    return {"": file.getvalue().encode(), ".mtl": material.encode(), ".png": png(mesh.texture)}
+        return {"": (comments + surface.export(file_type="obj", include_normals=True, header=None)).encode()}
+    material = SimpleMaterial(
+        image=Image.fromarray(mesh.texture),
+        ambient=[0, 0, 0, 255],
+        diffuse=[255, 255, 255, 255],
+        specular=[0, 0, 0, 255],
+        glossiness=1000 * (1 - finish.roughness) ** 2,
+        name=name,
+    )
+    surface.visual = trimesh.visual.TextureVisuals(uv=mesh.uv, material=material)
+    library = f"{name}.mtl"
+    text, files = export_obj(
+        surface, include_normals=True, return_texture=True, digits=6, mtl_name=library, header=None
+    )
+    # trimesh writes neither the comments nor the illumination model (0 = colour only, 1 = diffuse).
+    illumination = f"\nillum {0 if finish.unlit else 1}\n"
+    properties = comments.encode() + files[library] + illumination.encode()
+    return {"": (comments + text).encode(), ".mtl": properties, ".png": files[f"{name}.png"]}
 
 
 def _ply(mesh: Mesh, metadata: dict[str, str], _: Finish, __: str) -> dict[str, bytes]:
@@ -166,7 +175,7 @@ def _usdz(mesh: Mesh, metadata: dict[str, str], finish: Finish, _: str) -> dict[
 
 def _comments(metadata: Mapping[str, str]) -> list[str]:
     lines = [f"dreamfusion {__version__}", *(f"{key}: {value}" for key, value in metadata.items())]
-    return [" ".join(line.split()) for line in lines]  # a line break in a value would end the comment
+    return [" ".join(line.split()) for line in lines]  # a line break would end the comment
 
 
 def _surface(mesh: Mesh) -> trimesh.Trimesh:

@@ -1,8 +1,8 @@
-"""The colours of a mesh, asked of the field: at its vertices, or at every texel of a texture (after `isosurface.py`).
+"""Bake the colours of a field into a mesh, per vertex or per texel (after `isosurface.py`).
 
-A texture holds details that are finer than the triangles. The mesh is cut into charts that lie flat in it (xatlas);
-every texel's samples are then asked of the field itself, at the place of the surface that they stand for: no renders
-are projected, so nothing is hidden from it, and no OpenGL is needed.
+A texture resolves details finer than the triangles. xatlas cuts the mesh into flat charts; the field is then evaluated
+at the surface point of every texel sample. No renders are projected, so occluded parts get colours too, and no OpenGL
+is needed.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from dreamfusion.ops.rasterize import texel_faces
 from dreamfusion.types import Mesh
 
 Color = Callable[[Tensor, Tensor], Tensor]  # positions (N, 3), unit outward normals (N, 3) -> colours (N, 3) in [0, 1]
-PADDING = 4  # texels between charts: bilinear lookups and the first levels of a mip map do not reach a neighbour
+PADDING = 4  # texels between charts: bilinear lookups and the first mip levels stay inside a chart
 SAMPLES = 2  # along each side of a texel
-CHARTS = 100  # of about the same area, at least: a smaller one is flattened sooner and bends less
-COST = 4.0  # of adding a triangle to a chart above which a new one begins (xatlas: 2); lower takes many times longer
+CHARTS = 100  # fewest charts, by a limit on their area: smaller charts flatten faster and with less distortion
+COST = 4.0  # of adding a triangle, above which a new chart begins (xatlas: 2); lower values take many times longer
 
 
-def paint_vertices(mesh: Mesh, color: Color, chunk: int = 2**18) -> Mesh:
-    """The mesh with a colour at each vertex; it needs normals. At most `chunk` points are asked at once."""
-    return replace(mesh, colors=_ask(color, mesh.vertices, _normals(mesh), chunk))
+def bake_vertex_colors(mesh: Mesh, color: Color, chunk: int = 2**18) -> Mesh:
+    """The mesh, which needs normals, with a colour at each vertex; evaluates at most `chunk` points at once."""
+    return replace(mesh, colors=_evaluate(color, mesh.vertices, _normals(mesh), chunk))
 
 
-def paint_texture(mesh: Mesh, color: Color, size: int, chunk: int = 2**18) -> Mesh:
+def bake_texture(mesh: Mesh, color: Color, size: int, chunk: int = 2**18) -> Mesh:
     """The mesh cut into charts, with a texture of `size` x `size` texels in place of vertex colours.
 
-    Vertices on a seam are doubled, one for each chart. A texel is the mean of the samples of it that lie in a chart;
-    texels that no chart touches take the colour of the nearest that one does, so that seams do not show.
+    Vertices on a seam are duplicated for each chart. A texel is the mean of its samples inside a chart; texels outside
+    all charts copy the nearest covered texel, which hides the seams.
 
     Args:
         mesh: with normals.
-        color: asked at about 2.5 `size`^2 points, at most `chunk` at once.
+        color: evaluated at about 2.5 `size`^2 points, at most `chunk` at once.
         size: texels along a side, at least 16.
 
     Raises:
-        ValueError: the size is too small.
+        ValueError: `size` is too small.
     """
     if size < 16:
         raise ValueError(f"the texture's size is {size}; at least 16 texels a side are needed")
@@ -60,7 +60,7 @@ def paint_texture(mesh: Mesh, color: Color, size: int, chunk: int = 2**18) -> Me
         positions = (flat.vertices[corners[part]] * weights).sum(1)
         normals = (_normals(flat)[corners[part]] * weights).sum(1)
         normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
-        colors = _ask(color, positions, normals, chunk)
+        colors = _evaluate(color, positions, normals, chunk)
         for axis in range(3):
             sums[:, axis] += np.bincount(texel[part], colors[:, axis], size * size)
     mean = sums / np.maximum(count, 1)[:, None]
@@ -69,9 +69,9 @@ def paint_texture(mesh: Mesh, color: Color, size: int, chunk: int = 2**18) -> Me
 
 
 def unwrap(mesh: Mesh, size: int) -> Mesh:
-    """The mesh with `uv`: every chart lies flat in the unit square, apart from the others by PADDING texels of `size`.
+    """The mesh with `uv`: charts in the unit square, PADDING texels apart at a texture of `size` texels.
 
-    Each new vertex is a copy of an old one, so shape and normals stay as they were.
+    New vertices are copies of old ones, so shape and normals do not change.
     """
     a, b, c = (mesh.vertices[mesh.faces[:, i]].astype(np.float64) for i in range(3))
     area = float(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2)
@@ -93,7 +93,7 @@ def unwrap(mesh: Mesh, size: int) -> Mesh:
 
 
 @torch.no_grad()
-def _ask(color: Color, positions: np.ndarray, normals: np.ndarray, chunk: int) -> np.ndarray:
+def _evaluate(color: Color, positions: np.ndarray, normals: np.ndarray, chunk: int) -> np.ndarray:
     pairs = zip(torch.from_numpy(positions).split(chunk), torch.from_numpy(normals).split(chunk), strict=True)
     colors: np.ndarray = torch.cat([color(*pair).float().cpu() for pair in pairs]).clamp(0.0, 1.0).numpy()
     return colors
@@ -101,12 +101,12 @@ def _ask(color: Color, positions: np.ndarray, normals: np.ndarray, chunk: int) -
 
 def _normals(mesh: Mesh) -> np.ndarray:
     if mesh.normals is None:
-        raise ValueError("the mesh has no normals; a colour is asked below the surface, along them")
+        raise ValueError("the mesh has no normals; colours are sampled along them, below the surface")
     return mesh.normals
 
 
 def _padded(colors: np.ndarray, covered: np.ndarray) -> np.ndarray:
-    """Colours (h, w, 3) where every texel that is not covered has that of the nearest covered one."""
+    """Colours (h, w, 3) with every uncovered texel replaced by the nearest covered one."""
     nearest = distance_transform_edt(~covered, return_distances=False, return_indices=True)
     padded: np.ndarray = colors[tuple(nearest)]
     return padded

@@ -1,8 +1,8 @@
-"""A density field sampled on a grid as occupancy, the form in which `isosurface.py` marches it.
+"""Sample a density field on a grid as occupancy, the input of marching cubes in `isosurface.py`.
 
-Only the neighbourhood of the surface is sampled finely: a coarse pass asks one point per block of 4^3 grid points, then
-the blocks near the surface are filled, and whatever the surface turns out to touch beside them, until it is closed.
-At 256^3 that asks a few percent of the points.
+Only the neighbourhood of the surface is sampled densely: a coarse pass evaluates one point per block of 4^3 grid
+points; blocks near the surface are then filled, and so are further blocks that the surface enters, until none is left.
+At 256^3 a few percent of the points are evaluated.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.nn.functional import max_pool3d
 
 SURFACE = 0.5  # occupancy of a point whose density is the threshold
-BLOCK = 4  # grid points along the side of a block; features thinner than a block may be missed where density is sharp
-NEAR = 0.1, 0.9  # a coarse neighbourhood with occupancy beyond both bounds is looked at finely
+BLOCK = 4  # grid points along the side of a block; thinner features of a sharp density may be missed
+NEAR = 0.1, 0.9  # blocks whose neighbourhood has occupancies above the first and below the second are sampled densely
 
 
 class EmptyFieldError(ValueError):
-    """The density does not pass the threshold anywhere, or passes it everywhere: there is no surface."""
+    """There is no surface: the density is below the threshold everywhere, or above it everywhere."""
 
 
 def sample_occupancy(
@@ -34,23 +34,23 @@ def sample_occupancy(
 ) -> np.ndarray:
     """Occupancy d / (d + threshold) at the (resolution + 1)^3 corners of the cells of [-radius, radius]^3, float32.
 
-    Why not the density itself: a trained density jumps by orders of magnitude over one cell, and linear interpolation
-    then puts every vertex next to the outer grid point, in steps. Occupancy is 1/2 at the threshold, follows the
-    *logarithm* of the density near it (in which exp- and softplus-activated fields are almost linear) and saturates
-    away from it: on a sphere whose density falls by e per 0.8 cells, the vertices are off by at most 0.01 cells,
-    against 0.14 by the density and 0.10 by alpha.
+    A trained density changes by orders of magnitude over one cell, so linear interpolation of the density would put
+    every vertex next to the outer grid point, in steps. Occupancy is 1/2 at the threshold, follows the *logarithm* of
+    the density near the threshold (in which exp- and softplus-activated fields are almost linear) and saturates away
+    from it. On a sphere whose density falls by e per 0.8 cells, the largest vertex error is 0.01 cells, compared with
+    0.14 for the density and 0.10 for alpha.
 
-    It is cut smoothly by the sphere of `radius` and 0 on the border, so that the surface closes. Axes are x, y, z.
-    Points far from the surface carry the value of their block: right in side, not in amount.
+    Occupancy falls smoothly to 0 at the sphere of `radius` and on the border, so that the surface is closed. Axes are
+    x, y, z. Points far from the surface have the value of their block, which is only on the correct side of 1/2.
 
     Raises:
-        EmptyFieldError: no surface at this threshold.
-        ValueError: an argument out of range, or a density that is not a number.
+        EmptyFieldError: there is no surface at this threshold.
+        ValueError: an argument is out of range, or a density is NaN.
     """
     _check_arguments(radius, resolution, threshold, chunk)
     grid = _Grid(density, radius, resolution, threshold, chunk, device)
     near = grid.near(*NEAR)
-    if not near.any():  # nothing at the coarse points: look everywhere before giving up
+    if not near.any():  # no surface at the coarse points: sample everywhere
         near = torch.ones_like(near)
     while near.any():
         grid.fill(near)
@@ -61,7 +61,7 @@ def sample_occupancy(
 
 
 class _Grid:
-    """Occupancy in blocks: `values` of all points, `lowest` and `highest` of each block, and which are `filled`."""
+    """Occupancy in blocks: `values` of all points, `lowest` and `highest` of each block, and the `filled` blocks."""
 
     def __init__(
         self,
@@ -77,9 +77,9 @@ class _Grid:
         self.cell = 2.0 * radius / resolution
         self.lowest_density, self.highest_density = float("inf"), 0.0
 
-        count = -(-(resolution + 1) // BLOCK)  # blocks along a side; points beyond the box are beyond the sphere: 0
+        count = -(-(resolution + 1) // BLOCK)  # blocks along a side; points outside the box are 0
         self.filled = torch.zeros(count, count, count, dtype=torch.bool)
-        coarse = torch.cartesian_prod(*[torch.arange(count)] * 3) * BLOCK + (BLOCK - 1) / 2.0  # middles of the blocks
+        coarse = torch.cartesian_prod(*[torch.arange(count)] * 3) * BLOCK + (BLOCK - 1) / 2.0  # centres
         middle = torch.cat([self._occupancy(part) for part in coarse.split(chunk)]).view(count, count, count)
         self.lowest, self.highest = middle.clone(), middle.clone()
         self.values = middle
@@ -87,14 +87,14 @@ class _Grid:
             self.values = self.values.repeat_interleave(BLOCK, axis)
 
     def near(self, low: float, high: float) -> Tensor:
-        """(count, count, count) bool: blocks that hold, or touch a block that holds, more than `low` and less or
-        equal `high`. With both at the surface's value these are the blocks at the surface and their neighbours."""
+        """(count, count, count) bool: blocks whose 3^3 neighbourhood has an occupancy above `low` and one of at most
+        `high`. With both at SURFACE, these are the blocks at the surface and their neighbours."""
         highest = max_pool3d(self.highest[None], 3, stride=1, padding=1)[0]
         lowest = -max_pool3d(-self.lowest[None], 3, stride=1, padding=1)[0]
         return (highest > low) & (lowest <= high)
 
     def fill(self, blocks: Tensor) -> None:
-        """Ask the field at every point of `blocks` (count, count, count) bool."""
+        """Evaluate the field at every point of `blocks` (count, count, count) bool."""
         count = len(self.filled)
         by_block = self.values.view(count, BLOCK, count, BLOCK, count, BLOCK).permute(0, 2, 4, 1, 3, 5)
         offsets = torch.cartesian_prod(*[torch.arange(BLOCK)] * 3)  # (64, 3)
@@ -110,41 +110,41 @@ class _Grid:
         return iter(index.split(max(1, self.chunk // BLOCK**3)))
 
     def _occupancy(self, points: Tensor) -> Tensor:
-        """(N,) occupancy at grid coordinates (N, 3); the field is asked inside the sphere only."""
+        """(N,) occupancy at grid coordinates (N, 3); the field is evaluated inside the sphere only."""
         positions = points.float() * self.cell - self.radius
         distance = positions.norm(dim=1)
         inside = distance < self.radius
         occupancy = torch.zeros(len(positions))
         if inside.any():
             density = self.density(positions[inside].to(self.device)).float().cpu()
-            self._note(density)
-            # 1 / (1 + threshold / d) rather than d / (d + threshold): an infinite density is 1, not NaN
+            self._update_range(density)
+            # Unlike d / (d + threshold), this form maps an infinite density to 1, not NaN.
             occupancy[inside] = 1.0 / (1.0 + self.threshold / density.clamp_min(0.0))
-        # 1/2 one cell inside the sphere and 0 on it: a ball's own linear ramp, so that a cut object has no steps
+        # A linear ramp, 1/2 one cell inside the sphere and 0 on it, caps a cut object without steps.
         cap = SURFACE + (self.radius - self.cell - distance) / (2.0 * self.cell)
         return torch.minimum(occupancy, cap.clamp(0.0, 1.0))
 
-    def _note(self, density: Tensor) -> None:
+    def _update_range(self, density: Tensor) -> None:
         lowest, highest = density.min().item(), density.max().item()
         if np.isnan(lowest) or np.isnan(highest):
             raise ValueError(
-                f"the density is not a number at {int(density.isnan().sum())} of {len(density)} points: "
-                "the field was damaged in training; export an earlier checkpoint with checkpoint=PATH"
+                f"the density is NaN at {int(density.isnan().sum())} of {len(density)} points: "
+                "training has diverged; export an earlier checkpoint with checkpoint=PATH"
             )
         self.lowest_density = min(self.lowest_density, lowest)
         self.highest_density = max(self.highest_density, highest)
 
     def check_surface(self) -> None:
-        seen = f"the densities seen are {self.lowest_density:.3g} to {self.highest_density:.3g} per scene unit"
+        sampled = f"the sampled densities are {self.lowest_density:.3g} to {self.highest_density:.3g} per scene unit"
         if self.highest_density <= self.threshold or not (self.highest > SURFACE).any():
             raise EmptyFieldError(
-                f"the field is empty at threshold {self.threshold:.3g}: {seen}. "
-                "Set export.threshold between them (or to auto), or train for longer"
+                f"the field is empty at threshold {self.threshold:.3g}: {sampled}. "
+                "Set export.threshold within this range (or to auto), or train longer"
             )
         if self.lowest_density > self.threshold:
             raise EmptyFieldError(
-                f"the field is full at threshold {self.threshold:.3g}: {seen}. "
-                "Set export.threshold between them (or to auto), or train with a stronger opacity regulariser"
+                f"the field is full at threshold {self.threshold:.3g}: {sampled}. "
+                "Set export.threshold within this range (or to auto), or train with a stronger opacity regulariser"
             )
 
 

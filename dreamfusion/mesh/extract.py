@@ -13,12 +13,12 @@ from torch.nn.functional import grid_sample
 
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.camera.rays import cast_rays
-from dreamfusion.mesh.bake_texture import Color, paint_texture, paint_vertices
+from dreamfusion.mesh.bake_texture import Color, bake_texture, bake_vertex_colors
 from dreamfusion.mesh.density_grid import SURFACE, EmptyFieldError
 from dreamfusion.mesh.isosurface import extract_mesh
 from dreamfusion.mesh.simplify import is_watertight
 from dreamfusion.mesh.threshold import find_threshold, max_density_per_ray
-from dreamfusion.mesh.visual_hull import Density, carve, lowered
+from dreamfusion.mesh.visual_hull import Density, intersect_visual_hull, lowered
 from dreamfusion.scene.base import Scene
 from dreamfusion.scene.nerf.scene import NeRF
 from dreamfusion.scene.picture import render_picture
@@ -37,7 +37,7 @@ class Fit:
 
     threshold: float  # density, per scene unit
     iou: float
-    lowered: float  # the threshold that goes with `carve`
+    lowered: float  # the threshold that goes with the visual hull
     cameras: Cameras
     opacity: Tensor  # (B, 1, SIZE, SIZE)
 
@@ -65,9 +65,9 @@ def extract_surface(scene: Scene, orbit: Orbit, export: DictConfig) -> Surface:
     fit = None if export.threshold != "auto" else fit_threshold(scene, orbit)
     threshold = float(export.threshold) if fit is None else fit.threshold
     density: Density = scene.field.density
-    if fit is not None and export.carve:
+    if fit is not None and export.visual_hull:
         threshold = fit.lowered
-        density = carve(density, threshold, fit.cameras, fit.opacity)
+        density = intersect_visual_hull(density, threshold, fit.cameras, fit.opacity)
     try:
         mesh = extract_mesh(
             density,
@@ -88,9 +88,9 @@ def extract_surface(scene: Scene, orbit: Orbit, export: DictConfig) -> Surface:
     watertight = is_watertight(mesh.vertices, mesh.faces)
     color, chunk = surface_color(scene, orbit, export.color_depth, export.lit), -(-export.chunk // DEPTHS)
     if export.texture > 0:
-        mesh = paint_texture(mesh, color, export.texture, chunk)
+        mesh = bake_texture(mesh, color, export.texture, chunk)
     else:
-        mesh = paint_vertices(mesh, color, chunk)
+        mesh = bake_vertex_colors(mesh, color, chunk)
     return Surface(mesh, threshold, None if fit is None else fit.iou, watertight)
 
 

@@ -1,7 +1,7 @@
-"""From a density field to a closed triangle mesh (stage 14, before `paint.py` and `writer.py`).
+"""Extract a closed triangle mesh from a density field (stage 14, before `bake_texture.py`).
 
-Marching cubes (Lorensen and Cline 1987, in the watertight variant of Lewiner et al. 2003 of scikit-image) on the grid
-of `occupancy.py`, blurred if asked; then the visible pieces only, optional Taubin smoothing, fewer triangles, normals.
+Marching cubes (Lorensen and Cline 1987; the watertight variant of Lewiner et al. 2003 in scikit-image) on the grid of
+`density_grid.py`, optionally blurred; then removal of small and inner pieces, Taubin smoothing, decimation, normals.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from dreamfusion.mesh.density_grid import SURFACE, EmptyFieldError, sample_occup
 from dreamfusion.mesh.simplify import simplify
 from dreamfusion.types import Mesh
 
-TAUBIN_SHRINK, TAUBIN_INFLATE = 0.5, 0.53  # lambda and |mu| of Taubin 1995, Sec. 3.1: inflate slightly more than shrink
-BLUR_REACH = 3.0  # standard deviations after which a blur ends
-TINY = 1e-20  # squared scene units: an area below this has no direction
+TAUBIN_SHRINK, TAUBIN_INFLATE = 0.5, 0.53  # lambda and |mu| of Taubin 1995, Sec. 3.1; |mu| is slightly larger
+BLUR_REACH = 3.0  # standard deviations at which the kernel is truncated
+TINY = 1e-20  # squared scene units: smaller areas count as degenerate
 
 
 def extract_mesh(
@@ -38,29 +38,29 @@ def extract_mesh(
     level: Callable[[np.ndarray], float] = lambda occupancy: SURFACE,
     device: torch.device | str = "cpu",
 ) -> Mesh:
-    """The surface where the density passes `threshold`, inside the sphere of `radius` around the origin.
+    """The surface where the density equals `threshold`, inside the sphere of `radius` around the origin.
 
     Args:
         density: positions (N, 3) -> density (N,), per scene unit.
-        radius: of the scene, scene units; the surface is capped there so that it closes.
+        radius: of the scene, scene units; the surface is capped there so that it is closed.
         resolution: grid cells along one side of the box [-radius, radius]^3.
         threshold: density of the surface, per scene unit; `find_threshold` chooses one.
-        chunk: most points asked of the field at once; bounds the memory, does not change the mesh.
-        min_piece: pieces of less than this share of the largest one's area are dropped; 1 keeps the largest alone,
-            0 keeps all. Closed inner surfaces (the inside of a hollow shell) are never seen and always dropped.
+        chunk: most points evaluated at once; limits the memory, does not change the mesh.
+        min_piece: drop pieces with less than this share of the largest piece's area; 1 keeps only the largest,
+            0 keeps all. Closed inner surfaces (the inside of a hollow shell) are invisible and always dropped.
         smoothing: rounds of Taubin smoothing, which removes grid ripples and keeps the volume; 0 = none.
-        faces: about how many triangles to leave; 0 = all.
-        blur: standard deviation, scene units, of a Gaussian over the occupancy: what is rough in the density of a
-            trained scene, and not seen in its renders, goes; so do parts that are thinner. 0 = none.
-        level: the occupancy, of the blurred grid given, at which the surface lies.
-        device: where the positions are made, i.e. where the field lives.
+        faces: approximate number of triangles after decimation; 0 = no decimation.
+        blur: standard deviation, scene units, of a Gaussian over the occupancy, which removes roughness of a trained
+            density that its renders do not show, but also thinner parts; 0 = none.
+        level: maps the blurred grid to the occupancy of the surface.
+        device: device of the positions, which must be that of the field.
 
     Raises:
-        EmptyFieldError: no surface at this threshold; the message names the densities seen.
-        ValueError: an argument out of range, or a density that is not a number.
+        EmptyFieldError: there is no surface at this threshold; the message names the sampled densities.
+        ValueError: an argument is out of range, or a density is NaN.
     """
     if not 0.0 <= min_piece <= 1.0:
-        raise ValueError(f"min_piece is {min_piece}; it is a share of the largest piece, allowed are 0 to 1")
+        raise ValueError(f"min_piece is {min_piece}; allowed is a share of the largest piece, 0 to 1")
     with torch.no_grad():
         occupancy = sample_occupancy(density, radius, resolution, threshold, chunk=chunk, device=device)
     cell = 2.0 * radius / resolution
@@ -68,7 +68,7 @@ def extract_mesh(
         _blur(occupancy, blur / cell)
     at = level(occupancy)
     if occupancy.max() <= at:
-        raise EmptyFieldError(f"export.blur={blur} leaves nothing of the object, which is thinner; type a smaller one")
+        raise EmptyFieldError(f"export.blur={blur} removes the whole object, which is thinner; use a smaller value")
     vertices, triangles = _march(occupancy, at, origin=-radius, cell=cell)
     vertices, triangles = _keep_large_pieces(vertices, triangles, min_piece)
     if smoothing > 0:
@@ -78,7 +78,7 @@ def extract_mesh(
 
 
 def _blur(occupancy: np.ndarray, cells: float) -> None:
-    """In place, around what is there; the border stays 0, so that the surface closes."""
+    """Blur in place within the box of nonzero values; the border stays 0, so that the surface is closed."""
     margin = int(np.ceil(BLUR_REACH * cells))
     box = []
     for axis in range(3):
@@ -90,13 +90,13 @@ def _blur(occupancy: np.ndarray, cells: float) -> None:
 
 def _march(occupancy: np.ndarray, level: float, origin: float, cell: float) -> tuple[np.ndarray, np.ndarray]:
     """Marching cubes at `level`; vertices (V, 3) in scene units, faces (F, 3) counter-clockwise from outside."""
-    # scikit-image counts by the left hand: its "ascent" is counter-clockwise around an object denser than its outside
+    # scikit-image uses left-handed winding: "ascent" is counter-clockwise around an object denser than its outside.
     vertices, faces, _, _ = marching_cubes(occupancy, level=level, gradient_direction="ascent")
     return (origin + cell * vertices).astype(np.float32), faces.astype(np.int64)
 
 
 def _keep_large_pieces(vertices: np.ndarray, faces: np.ndarray, min_piece: float) -> tuple[np.ndarray, np.ndarray]:
-    """The connected pieces that enclose something and have at least `min_piece` of the largest one's area.
+    """The connected pieces with positive volume and at least `min_piece` of the largest piece's area.
 
     The signed volume of a closed piece, sum of a.(b x c)/6 over its faces, is negative for the wall of a cavity.
     """
@@ -126,9 +126,9 @@ def _smooth(vertices: np.ndarray, faces: np.ndarray, rounds: int) -> np.ndarray:
 
 
 def _vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Unit normals (V, 3), the mean over the faces that meet at the vertex, weighted by their areas.
+    """Unit normals (V, 3): the area-weighted mean over the faces at the vertex.
 
-    Where that is nothing (all have no area) the neighbours' mean stands in, and at last the way up.
+    Where all faces are degenerate, use the mean of the neighbouring vertices, or else the y axis.
     """
     a, b, c = (vertices[faces[:, i]].astype(np.float64) for i in range(3))
     across = np.cross(b - a, c - a)

@@ -1,4 +1,4 @@
-"""A marched mesh made fit to hand on: fewer triangles, no holes, and whether it is closed (after `isosurface.py`)."""
+"""Decimate a mesh, repair holes and non-manifold edges, and test whether it is watertight (used by `isosurface.py`)."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 log = logging.getLogger(__name__)
-ROUNDS = 4  # of mending: to close a hole may touch another part of the surface
+ROUNDS = 4  # of repair: a closed hole can touch another part of the surface
 
 
 def simplify(vertices: np.ndarray, faces: np.ndarray, target: int) -> tuple[np.ndarray, np.ndarray]:
-    """About `target` faces by quadric edge collapses (Garland and Heckbert 1997), mended where these tore the surface.
+    """Decimate to about `target` faces by quadric edge collapses (Garland and Heckbert 1997) and repair the result.
 
     Args:
         vertices: (V, 3) float32.
         faces: (F, 3) integers.
-        target: number of faces; 0, or more than there are, keeps all.
+        target: number of faces; 0, or more than F, keeps all.
     """
     if not 0 < target < len(faces):
         return vertices, faces
     coarse_vertices, coarse_faces = fast_simplification.simplify(
         np.ascontiguousarray(vertices, np.float32), np.ascontiguousarray(faces, np.int32), target_count=target
     )
-    return mend(np.asarray(coarse_vertices, np.float32), np.asarray(coarse_faces, np.int64))
+    return repair(np.asarray(coarse_vertices, np.float32), np.asarray(coarse_faces, np.int64))
 
 
-def mend(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same surface with every edge between two faces, as far as that can be had.
+def repair(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Repair the surface so that, where possible, exactly two faces share each edge.
 
-    Flat flaps (two faces on the same three vertices) go, sheets that only touch each other are parted, and holes are
-    closed with a fan of triangles around their middle.
+    Remove flat flaps (two faces on the same three vertices), separate sheets that only touch, and close holes with a
+    fan of triangles around their centre.
     """
     for _ in range(ROUNDS):
-        vertices, faces = _part_sheets(vertices, _without_flaps(faces))
+        vertices, faces = _separate_sheets(vertices, _remove_flaps(faces))
         vertices, faces = _close_holes(vertices, faces)
         if is_watertight(vertices, faces):
             break
@@ -45,21 +45,21 @@ def mend(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def is_watertight(vertices: np.ndarray, faces: np.ndarray) -> bool:
-    """Whether every edge is shared by exactly two faces that run along it in opposite directions."""
+    """Whether exactly two faces with consistent winding share every edge."""
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     return bool(mesh.is_watertight and mesh.is_winding_consistent)
 
 
-def _without_flaps(faces: np.ndarray) -> np.ndarray:
-    """Without faces that have a vertex twice, or all three vertices in common with another one."""
+def _remove_flaps(faces: np.ndarray) -> np.ndarray:
+    """Remove degenerate faces, and faces that share all three vertices with another face."""
     a, b, c = faces.T
     faces = faces[(a != b) & (b != c) & (c != a)]
     _, same, count = np.unique(np.sort(faces, axis=1), axis=0, return_inverse=True, return_counts=True)
     return faces[count[same.reshape(-1)] == 1]
 
 
-def _part_sheets(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A vertex of its own for each fan of faces that hangs together by edges between two faces."""
+def _separate_sheets(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Duplicate vertices so that each fan of faces connected by two-face edges has its own."""
     corner = np.arange(faces.size).reshape(faces.shape)
     start, end = faces.reshape(-1), np.roll(faces, -1, axis=1).reshape(-1)  # of the 3 F directed edges
     start_corner, end_corner = corner.reshape(-1), np.roll(corner, -1, axis=1).reshape(-1)
@@ -74,16 +74,16 @@ def _part_sheets(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, n
     pairs = np.concatenate([[start_corner[one], end_corner[other]], [end_corner[one], start_corner[other]]], axis=1)
     graph = coo_array((np.ones(pairs.shape[1], bool), tuple(pairs)), shape=(faces.size, faces.size))
     count, label = connected_components(graph, directed=False)
-    parted = np.empty((count, 3), vertices.dtype)
-    parted[label] = vertices[faces.reshape(-1)]
-    return parted, label.reshape(faces.shape).astype(np.int64)
+    separate = np.empty((count, 3), vertices.dtype)
+    separate[label] = vertices[faces.reshape(-1)]
+    return separate, label.reshape(faces.shape).astype(np.int64)
 
 
 def _close_holes(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each loop of edges that have a face on one side only becomes a fan around its middle; one of three a triangle."""
+    """Fill each loop of boundary edges with a fan around its centre; a loop of three edges with one triangle."""
     edges = faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
     codes, back = edges[:, 0] * len(vertices) + edges[:, 1], edges[:, 1] * len(vertices) + edges[:, 0]
-    following = {int(a): int(b) for b, a in edges[~np.isin(back, codes)]}  # against the direction of the face
+    following = {int(a): int(b) for b, a in edges[~np.isin(back, codes)]}  # opposite to the winding of the face
     added: list[list[int]] = []
     middles: list[np.ndarray] = []
     while following:

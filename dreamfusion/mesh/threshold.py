@@ -1,7 +1,7 @@
-"""Which density is the surface? The one whose mesh has the silhouette that the renders have (before `isosurface.py`).
+"""Choose the density threshold whose mesh silhouette best matches the renders (before `isosurface.py`).
 
-A ray meets the region where the density exceeds a threshold exactly if the largest density along it does, so the
-silhouette of the mesh is known for every threshold at once, without building one.
+A ray hits the region above a threshold exactly if the largest density along the ray exceeds the threshold. This gives
+the silhouette of the mesh for every threshold at once, without building a mesh.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from torch import Tensor
 
 from dreamfusion.mesh.density_grid import EmptyFieldError
 
-VISIBLE = 0.5  # a pixel belongs to the rendered silhouette from this opacity on
+VISIBLE = 0.5  # pixels with a larger opacity belong to the rendered silhouette
 
 
 @dataclass(frozen=True)
 class SilhouetteFit:
-    """The best threshold, and how well the mesh and the renders then agree."""
+    """The best threshold and its silhouette IoU."""
 
     threshold: float  # density, per scene unit
     iou: float  # intersection over union of the two silhouettes, in [0, 1]
@@ -27,17 +27,17 @@ class SilhouetteFit:
 def find_threshold(ray_max_density: Tensor, ray_opacity: Tensor) -> SilhouetteFit:
     """The threshold that maximises IoU(ray_max_density > threshold, ray_opacity > 1/2) over all rays, exactly.
 
-    With the rays sorted by density, a threshold selects the first k of them: the intersection is the number of visible
-    rays among these, the union is k plus the visible rays missed. That is one sort and one running sum, O(R log R).
-    The threshold returned is the geometric middle of the gap between ray k and ray k + 1 (densities span orders of
-    magnitude). Where several k are equally good, the widest gap wins: it is the least sensitive.
+    With rays sorted by density, a threshold selects the first k rays: the intersection is the number of visible rays
+    among the selected ones, the union is k plus the number of visible rays not selected. This takes one sort and one
+    cumulative sum, O(R log R). The result is the geometric mean of the densities of rays k and k + 1, because densities
+    span orders of magnitude. Ties go to the widest gap, which is the least sensitive.
 
     Args:
-        ray_max_density: (R,) largest density along each ray, 0 where it met no sample; see `max_density_per_ray`.
-        ray_opacity: (R,) rendered opacity in [0, 1], of cameras that the training has not seen.
+        ray_max_density: (R,) largest density along each ray, 0 without samples; see `max_density_per_ray`.
+        ray_opacity: (R,) rendered opacity in [0, 1], of held-out cameras.
 
     Raises:
-        EmptyFieldError: no ray is opaque, so there is no silhouette to agree with.
+        EmptyFieldError: no ray is opaque, so there is no rendered silhouette.
         ValueError: shapes differ, or a density is not finite.
     """
     if ray_max_density.shape != ray_opacity.shape or ray_opacity.dim() != 1:
@@ -52,8 +52,8 @@ def find_threshold(ray_max_density: Tensor, ray_opacity: Tensor) -> SilhouetteFi
     if not bool((visible & (density > 0.0)).any()):
         largest = float(ray_opacity.max()) if len(ray_opacity) else 0.0
         raise EmptyFieldError(
-            f"the renders show nothing: the largest opacity over {len(ray_opacity)} rays is {largest:.3g}, "
-            f"a silhouette needs more than {VISIBLE}. Train for longer, or set export.threshold to a number"
+            f"the renders are empty: the largest opacity over {len(ray_opacity)} rays is {largest:.3g}, "
+            f"a silhouette needs more than {VISIBLE}. Train longer, or set export.threshold to a number"
         )
 
     intersection = visible.cumsum(0)
@@ -61,8 +61,8 @@ def find_threshold(ray_max_density: Tensor, ray_opacity: Tensor) -> SilhouetteFi
     iou = intersection / (selected + visible.sum() - intersection)
 
     following = torch.cat([density[1:], density.new_zeros(1)])
-    gap_ends = density > following  # a threshold cannot part equal densities, and density 0 is never a surface
-    # The geometric middle of a gap that reaches down to 0 would be 0: half the density above it stands in.
+    gap_ends = density > following  # a threshold cannot separate equal densities, and 0 is no surface
+    # For a gap down to 0, whose geometric mean is 0, the threshold is half the density above.
     lower = torch.where(following > 0.0, following, density / 4.0)
     width = torch.where(gap_ends, density / lower.clamp_min(torch.finfo(torch.float64).tiny), density.new_zeros(()))
     best = torch.where(gap_ends, iou, iou.new_full((), -1.0))
@@ -71,5 +71,5 @@ def find_threshold(ray_max_density: Tensor, ray_opacity: Tensor) -> SilhouetteFi
 
 
 def max_density_per_ray(ray: Tensor, density: Tensor, rays: int) -> Tensor:
-    """(R,) largest density of each ray's packed samples (`ray` (S,) int64, `density` (S,)); 0 for rays without any."""
+    """(R,) largest density of each ray's packed samples (`ray` (S,) int64, `density` (S,)); 0 without samples."""
     return density.new_zeros(rays).scatter_reduce(0, ray, density, reduce="amax", include_self=True)

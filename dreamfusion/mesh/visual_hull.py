@@ -1,9 +1,8 @@
-"""Fog cut back to what is seen: where a camera looks through, nothing is solid (before `isosurface.py`).
+"""Remove fog by intersecting the density with the visual hull of the renders (before `isosurface.py`).
 
-A trained scene is rarely as clear as a solid: a thick haze is opaque to the eye although its density is low everywhere,
-and a thin one is not although its density is the same. No threshold of the density alone has both outlines right. So
-the threshold is taken low, and a point counts as solid only if every one of a ring of cameras sees something opaque at
-its pixel: the visual hull (Laurentini 1994) of the renders, intersected with the density.
+A trained scene often contains haze: a thick layer is opaque and a thin layer of the same density transparent, so no
+density threshold alone reproduces both outlines. Instead, the threshold is lowered, and a point is solid only if the
+renders of all cameras around the scene are opaque at its pixel (visual hull, Laurentini 1994).
 """
 
 from __future__ import annotations
@@ -19,24 +18,24 @@ from dreamfusion.mesh.threshold import VISIBLE
 from dreamfusion.types import Cameras
 
 Density = Callable[[Tensor], Tensor]
-MISSED = 0.002  # share of the opaque rays on which the density may stay below the lowered threshold
-EDGE = 1e-4  # opacities are kept this far from 0 and 1, where the odds end
+MISSED = 0.002  # share of the opaque rays whose density may stay below the lowered threshold
+EDGE = 1e-4  # opacities are clamped to [EDGE, 1 - EDGE], where the odds are finite and positive
 
 
-def carve(density: Density, threshold: float, cameras: Cameras, opacity: Tensor) -> Density:
-    """The density whose surface at `threshold` is also where the least opacity over the cameras passes 1/2.
+def intersect_visual_hull(density: Density, threshold: float, cameras: Cameras, opacity: Tensor) -> Density:
+    """The density limited so that it falls below `threshold` where the least opacity over the cameras is below 1/2.
 
-    Occupancy is d / (d + threshold), so the density of which it equals an opacity o is threshold * o / (1 - o); the
-    lesser of that and the field's own is returned. Points that a camera does not have in its picture count as unseen.
+    Occupancy d / (d + threshold) equals an opacity o at the density threshold * o / (1 - o); the result is the minimum
+    of this density and the field's. A camera does not limit points outside its image.
 
     Args:
         density: (N, 3) -> (N,), per scene unit.
         threshold: of the surface, per scene unit.
-        cameras: B of them, all around.
-        opacity: (B, 1, H, W) of their renders, in [0, 1].
+        cameras: B cameras around the scene.
+        opacity: (B, 1, H, W) rendered opacity in [0, 1].
     """
 
-    def carved(positions: Tensor) -> Tensor:
+    def limited(positions: Tensor) -> Tensor:
         least = torch.ones(len(positions))
         for view in range(len(cameras)):
             points = project(cameras.one(view), positions[None])[0]  # (N, 2) pixels
@@ -46,13 +45,13 @@ def carve(density: Density, threshold: float, cameras: Cameras, opacity: Tensor)
         least = (least + 0.5 - VISIBLE).clamp(EDGE, 1 - EDGE)
         return torch.minimum(density(positions), threshold * least / (1 - least))
 
-    return carved
+    return limited
 
 
 def lowered(threshold: float, ray_max_density: Tensor, ray_opacity: Tensor) -> float:
-    """The threshold that all but MISSED of the opaque rays pass, where that is less than `threshold`.
+    """The smaller of `threshold` and the density that all opaque rays but a share of MISSED exceed.
 
-    Both tensors are (R,), as `find_threshold` takes them.
+    Both tensors are (R,), as in `find_threshold`.
     """
     opaque = ray_max_density[(ray_opacity > VISIBLE) & (ray_max_density > 0)]
     return min(threshold, float(opaque.quantile(MISSED))) if len(opaque) else threshold

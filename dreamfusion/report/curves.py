@@ -1,74 +1,104 @@
-"""The curves of a run: a CSV of metrics (as Lightning's CSVLogger writes it) to small inline SVG charts."""
+"""The curves of a run: small SVG charts of the metrics in a CSV file, as Lightning's CSVLogger writes it."""
 
 from __future__ import annotations
 
 import csv
-import html
 import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-BINS = 160  # points of a drawn line; a longer curve is shown as mean and range of each bin
-LOGARITHMIC_FROM = 100.0  # ratio of the largest to the smallest value from which the axis is logarithmic
-WIDTH, HEIGHT = 320.0, 120.0  # of a chart, in SVG units
-AXES = ("step", "epoch")  # columns that are not metrics
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BINS = 160  # most points of a drawn line; a longer curve is drawn as mean and range of bins
+LOGARITHMIC_FROM = 100.0  # ratio of the largest to the smallest value above which the axis is logarithmic
+SIZE = 4.0, 1.9  # of a chart, in inches of 72 SVG units
+AXES_BOX = 0.13, 0.14, 0.83, 0.82  # left, bottom, width and height of the axes, shares of the chart
+ACCENT, GREY = "#4b46d6", "#6d6962"  # of the line and of axes and labels; replaced by the colours of the page
+SHORTEST = 1e-9  # steps that the step axis spans at least
+NOT_METRICS = ("step", "epoch")  # columns
 
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """One metric over the steps of the run; the points are ascending in step and finite."""
+    """One metric over the steps of the run: finite values in ascending order of steps."""
 
     name: str
     steps: np.ndarray  # (N,)
     values: np.ndarray  # (N,)
 
 
-def read_curves(path: Path) -> list[Curve]:
-    """The numeric columns of a CSV with a header, each with the rows in which it has a finite number.
+@dataclass(frozen=True)
+class Chart:
+    """One metric, drawn."""
 
-    Without a column `step` the row's number takes its place. Columns of less than two points make no curve.
+    title: str
+    logarithmic: bool
+    last: str  # the last value
+    svg: str
+    points: str  # JSON of [x as a share of the chart's width, step, value], for the read-out under the pointer
+
+
+def read_curves(path: Path) -> list[Curve]:
+    """The numeric columns of a CSV file with a header, without cells that are empty, text, nan or inf.
+
+    Steps come from the column `step` or else from the row number. Columns with fewer than two points are left out.
     """
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     curves = []
     for name in rows[0] if rows else ():
         points = sorted(_points(rows, name))
-        if name not in AXES and len(points) >= 2:
+        if name not in NOT_METRICS and len(points) >= 2:
             steps, values = np.asarray(points).T
             curves.append(Curve(name, steps, values))
     return curves
 
 
-def draw_curve(curve: Curve) -> str:
-    """One chart as an HTML figure: name, last value, and an SVG that carries its points for the page's pointer."""
+def draw_curve(curve: Curve) -> Chart:
+    """Draw mean and range of the curve; the value axis is logarithmic if the values span LOGARITHMIC_FROM."""
+    from matplotlib.figure import Figure
+
+    from dreamfusion.report.svg import style, to_svg
+
     steps, low, mean, high = _binned(curve)
-    logarithmic = low.min() > 0.0 and high.max() > LOGARITHMIC_FROM * low.min()
-    scale = np.log10 if logarithmic else np.asarray
-    bottom, top = float(scale(low.min())), float(scale(high.max()))
-    first, last = curve.steps[0], curve.steps[-1]
-    x = WIDTH * (steps - first) / max(last - first, 1e-12)
+    logarithmic = bool(low.min() > 0.0 and high.max() > LOGARITHMIC_FROM * low.min())
+    with style():
+        figure = Figure(figsize=SIZE)
+        axes = figure.add_axes(AXES_BOX)
+        _set_axes(axes, steps, logarithmic)
+        axes.fill_between(steps, low, high, color=ACCENT, alpha=0.16, linewidth=0.0)
+        axes.plot(steps, mean, color=ACCENT, linewidth=1.5, gid="mean")
+        svg = to_svg(figure)
+    # The colours of the page, light or dark, in place of the fixed ones.
+    svg = svg.replace(ACCENT, "var(--accent)").replace(GREY, "currentColor")
+    left, _, width, _ = AXES_BOX
+    across = left + width * (steps - steps[0]) / max(steps[-1] - steps[0], SHORTEST)
+    points = [[round(float(x), 4), _number(s), _number(v)] for x, s, v in zip(across, steps, mean, strict=True)]
+    title = curve.name.replace("/", " · ").replace("_", " ")
+    return Chart(title, logarithmic, _number(mean[-1]), svg, json.dumps(points, separators=(",", ":")))
 
-    def y(values: np.ndarray) -> np.ndarray:
-        return HEIGHT * (1.0 - (scale(values) - bottom) / (top - bottom) if top > bottom else np.full(len(x), 0.5))
 
-    line = _path(x, y(mean))
-    band = f"{_path(x, y(high))}L{_path(x[::-1], y(low)[::-1])[1:]}Z"
-    points = [[round(float(a), 1), round(float(b), 1), _number(s), _number(v)] for a, b, s, v in
-              zip(x, y(mean), steps, mean, strict=True)]  # fmt: skip
-    title = html.escape(curve.name.replace("/", " · ").replace("_", " "))
-    note = " <small>log</small>" if logarithmic else ""
-    return (
-        f'<figure class="curve"><figcaption>{title}{note}<output>{_number(mean[-1])}</output></figcaption>'
-        f'<div class="plot"><svg viewBox="0 0 {WIDTH:g} {HEIGHT:g}" preserveAspectRatio="none" role="img" '
-        f'aria-label="{title}" data-points="{html.escape(json.dumps(points, separators=(",", ":")))}">'
-        f'<path class="band" d="{band}"/><path class="line" d="{line}"/><path class="cursor" d=""/></svg>'
-        f"<div><span>{_number(high.max())}</span><span>{_number(low.min())}</span></div></div>"
-        f'<div class="steps"><span>{_number(first)}</span><span>step {_number(last)}</span></div></figure>'
-    )
+def _set_axes(axes: Axes, steps: np.ndarray, logarithmic: bool) -> None:
+    """Set scale, limits, three or four ticks and horizontal grid lines."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    axes.set_yscale("log" if logarithmic else "linear")
+    round_steps = [1, 2, 5, 10]
+    axes.yaxis.set_major_locator(LogLocator(numticks=4) if logarithmic else MaxNLocator(3, steps=round_steps))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=round_steps, integer=True))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
+    axes.set_xlim(steps[0], max(steps[-1], steps[0] + SHORTEST))
+    axes.tick_params(colors=GREY, length=3.0)
+    axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.6)
+    axes.spines[:].set_color(GREY)
 
 
 def _points(rows: list[dict[str, str]], name: str) -> Iterator[tuple[float, float]]:
@@ -88,21 +118,17 @@ def _finite(cell: str | None) -> float | None:
 
 
 def _binned(curve: Curve) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Step, least, mean and largest value of each of at most BINS runs of neighbouring points."""
+    """Mean step and least, mean and largest value of at most BINS groups of consecutive points."""
     count = min(BINS, len(curve.steps))
     starts = np.arange(count) * len(curve.steps) // count
     sizes = np.diff(np.append(starts, len(curve.steps)))
     low, high = np.minimum.reduceat(curve.values, starts), np.maximum.reduceat(curve.values, starts)
-    mean = np.clip(np.add.reduceat(curve.values, starts) / sizes, low, high)  # rounding must not leave the range
+    mean = np.clip(np.add.reduceat(curve.values, starts) / sizes, low, high)  # rounding can leave the range
     return np.add.reduceat(curve.steps, starts) / sizes, low, mean, high
 
 
-def _path(x: np.ndarray, y: np.ndarray) -> str:
-    return "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(x, y, strict=True))
-
-
 def _number(value: float) -> str:
-    """For people: whole numbers and those from 1,000 in full, others with three significant digits."""
+    """Whole numbers and those from 1,000 on without decimals, others with three significant digits."""
     if abs(value) < 1e9 and (abs(value) >= 1e3 or float(value).is_integer()):
         return f"{value:,.0f}"
     return f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""Rendered frames to an MP4 that plays everywhere."""
+"""Encode rendered frames as an MP4 that browsers and players support."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from av.video.reformatter import Colorspace
 from dreamfusion.files import replacing
 from dreamfusion.image import checked_image
 
-QUALITY = 20  # H.264 constant rate factor: 18 cannot be told from the source, 23 is x264's default
+QUALITY = 20  # H.264 constant rate factor: 18 is visually lossless, 23 is the default of x264
 BT709 = 1  # the code of ITU-T H.273 for primaries, transfer and matrix of HD video
-LIMITED_RANGE = 1  # 16..235, what players assume
+LIMITED_RANGE = 1  # luma 16 to 235, which players assume
 
 
 def write_video(frames: Iterable[np.ndarray], path: Path, fps: int = 30) -> None:
-    """H.264 in MP4 from frames (H, W, 3) uint8 of one size, which may come one by one from a generator.
+    """Encode frames (H, W, 3) uint8 of equal size, for example from a generator, as H.264 in MP4.
 
-    4:2:0 colour needs even sizes, so an odd last row or column is doubled. The index stands at the head of the file
-    ("faststart"), so that a browser plays it while it loads. The colours are tagged as what they are: untagged
-    video changes its colours from player to player.
+    4:2:0 chroma needs even sizes, so an odd last row or column is repeated. The index precedes the frames
+    ("faststart"), so that a browser plays the video while loading. The colour space is tagged as BT.709, because
+    players interpret untagged colours differently.
 
     Raises:
-        ValueError: no frame, or a frame that is not (H, W, 3) uint8 or has another size than the first.
+        ValueError: there is no frame, or a frame is not (H, W, 3) uint8, or frames differ in size.
     """
     if path.suffix.lower() != ".mp4":
         raise ValueError(f"cannot write the video {path.name!r}: the only format is mp4")

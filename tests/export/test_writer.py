@@ -21,7 +21,7 @@ METADATA = {"prompt": 'a "cat"\nwith ☃', "seed": "0"}
 
 @pytest.fixture
 def tetrahedron() -> Mesh:
-    """Four corners of four colours; the last one marks up (y) and is red."""
+    """Four vertices of four colours; the last one points up (y) and is red."""
     vertices = np.array([[0, 0, 1], [1, 0, -1], [-1, 0, -1], [0, 2, 0]], dtype=np.float32)
     faces = np.array([[0, 1, 3], [1, 2, 3], [2, 0, 3], [0, 2, 1]])
     surface = trimesh.Trimesh(vertices, faces, process=False)
@@ -41,7 +41,7 @@ def gltf_header(path: Path) -> dict:
 
 
 def gltf_accessor(path: Path, name: str) -> np.ndarray:
-    """A float VEC3 attribute of the first primitive, read straight from the bytes."""
+    """A float VEC3 attribute of the first primitive, read from the bytes."""
     header, data = gltf_header(path), path.read_bytes()
     accessor = header["accessors"][header["meshes"][0]["primitives"][0]["attributes"][name]]
     assert (accessor["componentType"], accessor["type"]) == (5126, "VEC3")
@@ -83,7 +83,7 @@ def test_glb_carries_linear_colors_as_floats(tetrahedron: Mesh, tmp_path: Path) 
     np.testing.assert_allclose(colors[2], [0.21404, 0.05088, 0.01002], atol=1e-4)  # IEC 61966-2-1, by hand
 
 
-def test_glb_carries_unit_normals_that_look_outwards(tetrahedron: Mesh, tmp_path: Path) -> None:
+def test_glb_carries_unit_normals_that_point_outwards(tetrahedron: Mesh, tmp_path: Path) -> None:
     write_mesh(tetrahedron, tmp_path / "mesh.glb")
     normals = gltf_accessor(tmp_path / "mesh.glb", "NORMAL")
     np.testing.assert_allclose(normals, tetrahedron.normals, atol=1e-6)
@@ -109,7 +109,7 @@ def test_glb_carries_the_metadata(tetrahedron: Mesh, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"glTF", b"glTF" + bytes(16), b"solid" * 9], ids=str)
-def test_what_is_no_glb_has_no_metadata(content: bytes | None, tmp_path: Path) -> None:
+def test_other_files_have_no_metadata(content: bytes | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "mesh.glb").write_bytes(content)
     assert glb_metadata(tmp_path / "mesh.glb") == {}
@@ -159,7 +159,7 @@ def test_texture_and_coordinates_read_back_are_the_same(textured: Mesh, tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
 
 
-def test_finish_of_a_glb_is_what_was_asked_for(textured: Mesh, tmp_path: Path) -> None:
+def test_material_of_a_glb_follows_the_finish(textured: Mesh, tmp_path: Path) -> None:
     write_mesh(textured, tmp_path / "mesh.glb", finish=Finish(roughness=0.25, double_sided=True, unlit=True))
     header = gltf_header(tmp_path / "mesh.glb")
     (material,) = header["materials"]
@@ -169,7 +169,7 @@ def test_finish_of_a_glb_is_what_was_asked_for(textured: Mesh, tmp_path: Path) -
     assert header["extensionsUsed"] == ["KHR_materials_unlit"]
 
 
-def test_usdz_is_read_back_by_usd_itself(textured: Mesh, tmp_path: Path) -> None:
+def test_usdz_read_back_by_usd_is_the_same(textured: Mesh, tmp_path: Path) -> None:
     usd = pytest.importorskip("pxr.Usd", reason="usd-core is not installed: pip install 'dreamfusion[usd]'")
     from pxr import UsdGeom, UsdShade
 
@@ -219,10 +219,10 @@ def test_same_mesh_gives_the_same_bytes(tetrahedron: Mesh, tmp_path: Path) -> No
     assert (tmp_path / "a.glb").read_bytes() == (tmp_path / "b.glb").read_bytes()
 
 
-def test_folders_are_made_and_nothing_is_left_beside_the_file(tetrahedron: Mesh, tmp_path: Path) -> None:
+def test_folders_are_created_and_no_temporary_file_remains(tetrahedron: Mesh, tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "mesh.GLB"
     write_mesh(tetrahedron, path)
-    write_mesh(tetrahedron, path)  # over itself
+    write_mesh(tetrahedron, path)  # overwrite
     assert list(path.parent.iterdir()) == [path]
 
 

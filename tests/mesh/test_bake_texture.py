@@ -3,7 +3,7 @@ import pytest
 import torch
 import trimesh
 
-from dreamfusion.mesh.bake_texture import paint_texture, paint_vertices, unwrap
+from dreamfusion.mesh.bake_texture import bake_texture, bake_vertex_colors, unwrap
 from dreamfusion.mesh.metrics import as_raster
 from dreamfusion.ops.rasterize import rasterize
 from dreamfusion.types import Mesh
@@ -12,7 +12,7 @@ SIZE = 128
 
 
 def place(x, normals):
-    """The colour of a place: (x + 1) / 2 of each coordinate."""
+    """The colour at a position: (x + 1) / 2 of each coordinate."""
     return 0.5 + 0.5 * x
 
 
@@ -23,8 +23,8 @@ def ball():
     return Mesh(vertices, np.asarray(surface.faces, np.int64), (vertices / 0.6).astype(np.float32))
 
 
-def looked_up(mesh):
-    """The texture's colour (F, 3) at the middle of every face, and the middle itself."""
+def face_colors(mesh):
+    """The texture's colour (F, 3) at the centre of every face, and the centre."""
     uv = mesh.uv[mesh.faces].mean(1)
     height, width, _ = mesh.texture.shape
     row = np.clip(((1 - uv[:, 1]) * height).astype(int), 0, height - 1)
@@ -38,18 +38,18 @@ def across(u, v):
 
 
 def test_vertex_colors_are_those_of_the_field_at_the_vertices(ball):
-    np.testing.assert_allclose(paint_vertices(ball, place).colors, 0.5 + 0.5 * ball.vertices, atol=1e-6)
+    np.testing.assert_allclose(bake_vertex_colors(ball, place).colors, 0.5 + 0.5 * ball.vertices, atol=1e-6)
 
 
-def test_colors_are_asked_with_the_normal_and_clamped(ball):
-    painted = paint_vertices(ball, lambda x, n: 10.0 * n)
-    np.testing.assert_allclose(painted.colors, np.clip(10.0 * ball.normals, 0, 1), atol=1e-6)
+def test_colors_depend_on_the_normal_and_are_clamped(ball):
+    baked = bake_vertex_colors(ball, lambda x, n: 10.0 * n)
+    np.testing.assert_allclose(baked.colors, np.clip(10.0 * ball.normals, 0, 1), atol=1e-6)
 
 
-def test_a_texel_has_the_color_of_the_place_it_lies_on(ball):
-    painted = paint_texture(ball, place, SIZE)
-    assert painted.texture.shape == (SIZE, SIZE, 3)
-    colors, middles = looked_up(painted)
+def test_a_texel_has_the_color_of_its_surface_point(ball):
+    baked = bake_texture(ball, place, SIZE)
+    assert baked.texture.shape == (SIZE, SIZE, 3)
+    colors, middles = face_colors(baked)
     texel = 2 * np.sqrt(4 * np.pi * 0.36) / SIZE  # its diagonal on the surface, were the texture full to a half
     assert np.abs(colors - (0.5 + 0.5 * middles)).max() < texel + 1 / 255
 
@@ -74,30 +74,30 @@ def test_charts_keep_the_shape_and_do_not_overlap(ball):
 
 
 def test_seams_do_not_show_from_any_side(ball, cameras_at):
-    """A ball of one colour stays of one colour, to the last bit, whatever lies between the charts."""
-    painted = paint_texture(ball, lambda x, n: torch.full_like(x, 0.6), SIZE)
-    assert (painted.texture == 153).all()
-    smooth = paint_texture(ball, place, SIZE)
+    """A ball of one colour keeps it exactly, whatever lies between the charts."""
+    baked = bake_texture(ball, lambda x, n: torch.full_like(x, 0.6), SIZE)
+    assert (baked.texture == 153).all()
+    smooth = bake_texture(ball, place, SIZE)
     seen = rasterize(as_raster(smooth), cameras_at([0.0, 90.0, 200.0], height=48))
-    wanted = rasterize(as_raster(paint_vertices(ball, place)), cameras_at([0.0, 90.0, 200.0], height=48))
+    wanted = rasterize(as_raster(bake_vertex_colors(ball, place)), cameras_at([0.0, 90.0, 200.0], height=48))
     whole = (seen.alpha == 1) & (wanted.alpha == 1)
     assert np.abs(seen.albedo - wanted.albedo)[whole].max() < 0.03
 
 
-def test_no_more_than_a_chunk_is_asked_at_once_and_it_changes_nothing(ball):
-    asked = []
+def test_chunk_limits_the_points_evaluated_at_once_and_does_not_change_the_texture(ball):
+    evaluated = []
 
     def counted(x, n):
-        asked.append(len(x))
+        evaluated.append(len(x))
         return place(x, n)
 
-    pieces = paint_texture(ball, counted, 32, chunk=100)
-    assert max(asked) <= 100
-    np.testing.assert_array_equal(pieces.texture, paint_texture(ball, place, 32).texture)
+    pieces = bake_texture(ball, counted, 32, chunk=100)
+    assert max(evaluated) <= 100
+    np.testing.assert_array_equal(pieces.texture, bake_texture(ball, place, 32).texture)
 
 
 def test_a_texture_too_small_and_a_mesh_without_normals_are_named(ball):
     with pytest.raises(ValueError, match="the texture's size is 8; at least 16"):
-        paint_texture(ball, place, 8)
+        bake_texture(ball, place, 8)
     with pytest.raises(ValueError, match="has no normals"):
-        paint_vertices(Mesh(ball.vertices, ball.faces), place)
+        bake_vertex_colors(Mesh(ball.vertices, ball.faces), place)

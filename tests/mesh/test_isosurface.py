@@ -7,7 +7,7 @@ import trimesh
 from skimage.measure import marching_cubes
 from torch import Tensor
 
-from dreamfusion.mesh import density_grid as occupancy
+from dreamfusion.mesh import density_grid
 from dreamfusion.mesh.density_grid import EmptyFieldError, sample_occupancy
 from dreamfusion.mesh.isosurface import extract_mesh
 from dreamfusion.types import Mesh
@@ -42,7 +42,7 @@ def test_sphere_is_watertight_with_the_volume_of_a_ball() -> None:
     assert mesh.is_watertight
     assert mesh.is_winding_consistent
     assert mesh.euler_number == 2
-    assert mesh.volume == pytest.approx(volume_of_ball(0.6), rel=0.01)  # positive: the faces look outwards
+    assert mesh.volume == pytest.approx(volume_of_ball(0.6), rel=0.01)  # positive: the faces point outwards
 
 
 def test_occupancy_places_vertices_five_times_better_than_density() -> None:
@@ -118,29 +118,31 @@ def test_chunk_size_does_not_change_the_mesh() -> None:
     np.testing.assert_allclose(whole.vertices, pieces.vertices, atol=1e-6)
 
 
-def test_no_more_than_a_chunk_is_asked_at_once() -> None:
-    asked = []
+def test_no_more_than_a_chunk_is_evaluated_at_once() -> None:
+    evaluated = []
 
     def density(x: Tensor) -> Tensor:
-        asked.append(len(x))
+        evaluated.append(len(x))
         return ball()(x)
 
     extract(density, resolution=32, chunk=1000)
-    assert max(asked) <= 1000
+    assert max(evaluated) <= 1000
 
 
-def test_asking_only_near_the_surface_gives_the_mesh_of_asking_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sampling_near_the_surface_gives_the_same_mesh_as_sampling_everywhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     field = union(ball((0.3, 0.1, 0.0), 0.4), ball((-0.4, -0.2, 0.1), 0.12))
-    asked = 0
+    evaluated = 0
 
     def counted(x: Tensor) -> Tensor:
-        nonlocal asked
-        asked += len(x)
+        nonlocal evaluated
+        evaluated += len(x)
         return field(x)
 
     near = extract(counted, resolution=96)
-    assert asked < 0.2 * 97**3
-    monkeypatch.setattr(occupancy, "NEAR", (-1.0, 2.0))
+    assert evaluated < 0.2 * 97**3
+    monkeypatch.setattr(density_grid, "NEAR", (-1.0, 2.0))
     everywhere = extract(field, resolution=96)
     np.testing.assert_array_equal(near.vertices, everywhere.vertices)
     np.testing.assert_array_equal(near.faces, everywhere.faces)
@@ -181,7 +183,7 @@ def test_smoothing_removes_ripples_and_keeps_the_volume() -> None:
     assert as_trimesh(after).volume == pytest.approx(as_trimesh(before).volume, rel=0.01)
 
 
-def test_decimation_leaves_the_asked_number_of_faces_and_the_ball_closed() -> None:
+def test_decimation_leaves_the_requested_number_of_faces_and_the_ball_closed() -> None:
     mesh = extract(ball(), faces=2000)
     assert 1900 <= len(mesh.faces) <= 2000
     assert as_trimesh(mesh).is_watertight
@@ -189,18 +191,18 @@ def test_decimation_leaves_the_asked_number_of_faces_and_the_ball_closed() -> No
     np.testing.assert_allclose(np.linalg.norm(mesh.normals, axis=1), 1.0, atol=1e-5)
 
 
-def test_empty_field_names_the_densities_and_what_to_try() -> None:
+def test_empty_field_names_the_densities_and_the_remedies() -> None:
     with pytest.raises(EmptyFieldError, match=r"empty at threshold 10: .* 0\.5 to 3 .*export\.threshold.*longer"):
         extract(lambda x: 0.5 + 2.5 * (x.norm(dim=1) < 0.5).float())
 
 
-def test_full_field_names_the_densities_and_what_to_try() -> None:
+def test_full_field_names_the_densities_and_the_remedies() -> None:
     with pytest.raises(EmptyFieldError, match=r"full at threshold 10: .* 20 to 20 .*export\.threshold"):
         extract(lambda x: torch.full((len(x),), 20.0))
 
 
-def test_density_that_is_not_a_number_is_an_error_and_infinite_density_is_solid() -> None:
-    with pytest.raises(ValueError, match="not a number at"):
+def test_nan_density_is_an_error_and_infinite_density_is_solid() -> None:
+    with pytest.raises(ValueError, match="density is NaN at"):
         extract(lambda x: torch.full((len(x),), math.nan))
     solid = extract(lambda x: torch.where(x.norm(dim=1) < 0.5, math.inf, 0.0))
     assert as_trimesh(solid).is_watertight
@@ -226,10 +228,10 @@ def test_occupancy_is_the_logistic_of_the_log_density() -> None:
     assert grid.shape == (17, 17, 17)
     axis = np.linspace(-1.0, 1.0, 17)
     expected = 1.0 / (1.0 + np.exp(-SHARPNESS * (0.5 - np.abs(axis))))
-    near = np.abs(np.abs(axis) - 0.5) < 0.2  # where it is asked, and not cut by the sphere
+    near = np.abs(np.abs(axis) - 0.5) < 0.2  # densely sampled, and not cut by the sphere
     np.testing.assert_allclose(grid[near, 8, 8], expected[near], atol=1e-5)
 
 
-def test_a_blur_that_leaves_nothing_of_a_thin_thing_is_named() -> None:
-    with pytest.raises(EmptyFieldError, match=r"export.blur=0.2 leaves nothing of the object, .* a smaller one"):
+def test_blur_that_removes_a_thin_object_is_an_error() -> None:
+    with pytest.raises(EmptyFieldError, match=r"export.blur=0.2 removes the whole object, .* a smaller value"):
         extract(ball(radius=0.1), blur=0.2)

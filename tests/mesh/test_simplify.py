@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from dreamfusion.mesh.simplify import is_watertight, mend, simplify
+from dreamfusion.mesh.simplify import is_watertight, repair, simplify
 
 
 @pytest.fixture
@@ -13,14 +13,14 @@ def ball():
 
 @pytest.fixture
 def bumpy(ball):
-    """A ball with spikes all over: what tears when edges collapse."""
+    """A ball with spikes all over: edge collapses tear it."""
     vertices, faces = ball
     length = 1 + 0.5 * np.random.default_rng(0).uniform(-1, 1, (len(vertices), 1))
     return (vertices * length).astype(np.float32), faces
 
 
 @pytest.mark.parametrize("target", [100, 500, 2000])
-def test_fewer_faces_are_as_asked_and_closed(ball, target):
+def test_decimated_ball_has_the_requested_faces_and_is_closed(ball, target):
     vertices, faces = simplify(*ball, target)
     assert 0.9 * target <= len(faces) <= target
     assert is_watertight(vertices, faces)
@@ -44,18 +44,18 @@ def test_no_target_and_one_above_the_count_change_nothing(ball, target):
 def test_a_hole_is_closed(ball, removed):
     vertices, faces = ball
     near = np.linalg.norm(vertices[faces].mean(1) - vertices[faces[5]].mean(0), axis=1).argsort()
-    closed_vertices, closed_faces = mend(vertices, np.delete(faces, near[:removed], axis=0))
+    closed_vertices, closed_faces = repair(vertices, np.delete(faces, near[:removed], axis=0))
     assert is_watertight(closed_vertices, closed_faces)
     assert trimesh.Trimesh(closed_vertices, closed_faces, process=False).volume == pytest.approx(4.18, rel=0.02)
 
 
-def test_two_boxes_that_touch_along_an_edge_are_parted():
+def test_two_boxes_that_touch_along_an_edge_are_separated():
     one = trimesh.creation.box()
     vertices = np.concatenate([one.vertices, one.vertices + np.array([1, 1, 0])])
     both = trimesh.Trimesh(vertices, np.concatenate([one.faces, one.faces + 8]), process=False)
     both.merge_vertices()
     assert not both.is_watertight
-    vertices, faces = mend(np.asarray(both.vertices, np.float32), np.asarray(both.faces, np.int64))
+    vertices, faces = repair(np.asarray(both.vertices, np.float32), np.asarray(both.faces, np.int64))
     assert is_watertight(vertices, faces)
     assert len(faces) == 24
     assert trimesh.Trimesh(vertices, faces, process=False).volume == pytest.approx(2)
@@ -64,6 +64,6 @@ def test_two_boxes_that_touch_along_an_edge_are_parted():
 def test_a_flat_flap_is_removed(ball):
     vertices, faces = ball
     flap = np.array([[0, 1, 2], [0, 2, 1]])
-    mended_vertices, mended_faces = mend(vertices, np.concatenate([faces, flap]))
-    assert is_watertight(mended_vertices, mended_faces)
-    assert len(mended_faces) == len(faces)
+    repaired_vertices, repaired_faces = repair(vertices, np.concatenate([faces, flap]))
+    assert is_watertight(repaired_vertices, repaired_faces)
+    assert len(repaired_faces) == len(faces)

@@ -5,7 +5,7 @@ from dreamfusion.mesh.density_grid import EmptyFieldError
 from dreamfusion.mesh.threshold import find_threshold, max_density_per_ray
 
 
-def test_separable_rays_are_parted_in_the_geometric_middle() -> None:
+def test_threshold_of_separable_rays_is_the_geometric_mean() -> None:
     fit = find_threshold(torch.tensor([100.0, 400.0, 4.0, 0.0]), torch.tensor([0.9, 1.0, 0.1, 0.0]))
     assert fit.threshold == pytest.approx(20.0)  # sqrt(100 * 4)
     assert fit.iou == 1.0
@@ -34,7 +34,7 @@ def test_threshold_is_at_least_as_good_as_every_candidate() -> None:
     assert fit.iou == pytest.approx(max(iou(float(candidate)) for candidate in density), abs=1e-6)
 
 
-def test_equal_densities_are_not_parted() -> None:
+def test_equal_densities_are_not_separated() -> None:
     fit = find_threshold(torch.tensor([5.0, 5.0, 1.0]), torch.tensor([1.0, 0.0, 0.0]))
     assert fit.iou == 0.5
     assert 1.0 < fit.threshold < 5.0
@@ -53,7 +53,7 @@ def test_all_visible_rays_give_half_the_smallest_density() -> None:
     assert (fit.threshold, fit.iou) == (pytest.approx(3.0), 1.0)
 
 
-def test_homogeneous_ball_is_parted_at_any_density_up_to_its_own() -> None:
+def test_threshold_of_a_homogeneous_ball_is_half_its_density() -> None:
     # rays past a ball of density 50 and radius 0.5; opaque where 1 - exp(-50 * chord) > 1/2, i.e. nearly to the rim
     offset = torch.linspace(0.0, 1.0, 1001)
     chord = 2.0 * (0.25 - offset**2).clamp_min(0.0).sqrt()
@@ -62,7 +62,7 @@ def test_homogeneous_ball_is_parted_at_any_density_up_to_its_own() -> None:
     assert fit.iou > 0.99
 
 
-def test_invisible_renders_are_an_error_that_says_what_to_try() -> None:
+def test_empty_renders_are_an_error_that_names_the_remedies() -> None:
     with pytest.raises(EmptyFieldError, match=r"largest opacity over 3 rays is 0\.3.*longer.*export\.threshold"):
         find_threshold(torch.ones(3), torch.tensor([0.1, 0.3, 0.2]))
 

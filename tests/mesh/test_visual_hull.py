@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from dreamfusion.mesh.isosurface import extract_mesh
-from dreamfusion.mesh.visual_hull import carve, lowered
+from dreamfusion.mesh.visual_hull import intersect_visual_hull, lowered
 
 AROUND = [0.0, 45.0, 90.0, 135.0, 180.0, 225.0, 270.0, 315.0]
 SIZE = 96
@@ -23,11 +23,11 @@ def discs(cameras, radius):
     return ((rim - away) / 2 + 0.5).clamp(0, 1).expand(len(cameras), 1, SIZE, SIZE).contiguous()
 
 
-def test_fog_everywhere_is_cut_to_the_visual_hull_of_what_is_seen(cameras_at):
-    """Round in plan, from a ring of level cameras: at the height of the cameras the hull of a ball is the ball."""
+def test_uniform_fog_is_cut_to_the_visual_hull(cameras_at):
+    """At the height of a ring of level cameras, the hull of a ball is a regular polygon around the ball."""
     cameras = cameras_at(AROUND, height=SIZE)
-    carved = carve(constant, 2.0, cameras, discs(cameras, 0.5))
-    mesh = extract_mesh(carved, 1.0, 64, 2.0)
+    cut = intersect_visual_hull(constant, 2.0, cameras, discs(cameras, 0.5))
+    mesh = extract_mesh(cut, 1.0, 64, 2.0)
     level = np.abs(mesh.vertices[:, 1]) < 0.02
     around = np.linalg.norm(mesh.vertices[level][:, [0, 2]], axis=1)
     octagon = 0.5 / np.cos(np.pi / 8)  # the hull of eight directions is at most that wide
@@ -36,30 +36,29 @@ def test_fog_everywhere_is_cut_to_the_visual_hull_of_what_is_seen(cameras_at):
     assert np.abs(mesh.vertices[:, 1]).max() == pytest.approx(0.5, abs=0.05)
 
 
-def test_where_all_is_opaque_the_density_stays_as_it_is(cameras_at):
+def test_opaque_renders_leave_the_density_unchanged(cameras_at):
     cameras = cameras_at(AROUND, height=SIZE)
-    carved = carve(constant, 2.0, cameras, torch.ones(len(cameras), 1, SIZE, SIZE))
+    cut = intersect_visual_hull(constant, 2.0, cameras, torch.ones(len(cameras), 1, SIZE, SIZE))
     points = torch.rand(50, 3, generator=torch.Generator().manual_seed(0)) - 0.5
-    torch.testing.assert_close(carved(points), constant(points))
+    torch.testing.assert_close(cut(points), constant(points))
 
 
-def test_where_one_camera_looks_through_nothing_is_left(cameras_at):
+def test_one_transparent_render_removes_the_density(cameras_at):
     cameras = cameras_at(AROUND, height=SIZE)
     opacity = torch.ones(len(cameras), 1, SIZE, SIZE)
     opacity[3] = 0
-    assert carve(constant, 2.0, cameras, opacity)(torch.zeros(1, 3)).item() < 0.01
+    assert intersect_visual_hull(constant, 2.0, cameras, opacity)(torch.zeros(1, 3)).item() < 0.01
 
 
-def test_an_opacity_of_one_half_is_the_surface_whatever_the_threshold(cameras_at):
+def test_opacity_one_half_is_the_surface_for_any_threshold(cameras_at):
     cameras = cameras_at([0.0], height=SIZE)
     half = torch.full((1, 1, SIZE, SIZE), 0.5)
     for threshold in (0.1, 3.0):
-        assert carve(lambda x: constant(x) * 100, threshold, cameras, half)(torch.zeros(1, 3)).item() == pytest.approx(
-            threshold
-        )
+        limited = intersect_visual_hull(lambda x: constant(x) * 100, threshold, cameras, half)
+        assert limited(torch.zeros(1, 3)).item() == pytest.approx(threshold)
 
 
-def test_the_lowered_threshold_is_passed_by_all_but_two_thousandths_of_the_opaque_rays():
+def test_the_lowered_threshold_is_exceeded_on_all_but_two_thousandths_of_the_opaque_rays():
     density = torch.arange(1.0, 1001.0)
     opacity = (density > 500).float()
     found = lowered(900.0, density, opacity)

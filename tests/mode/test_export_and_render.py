@@ -116,7 +116,7 @@ def test_the_gallery_is_of_all_runs(copied, launch):
     assert "outputs/gallery.html: 2 runs" in ended.text
     page = (folder / "outputs" / "gallery.html").read_text(encoding="utf-8")
     assert page.count('<article class="card">') == 2
-    assert html.escape(PROMPT) in page
+    assert PROMPT in html.unescape(page)
     assert "<b>x</b>" not in page
     assert f'href="./{run.relative_to(folder / "outputs")}/index.html"' in page
     assert launch(folder, "mode=gallery", "study=x").text.startswith("outputs/gallery.html: 1 runs")

@@ -1,4 +1,4 @@
-"""The page of many runs, and both pages as a real browser shows them."""
+"""The gallery page, and both pages in a real browser."""
 
 import shutil
 from dataclasses import replace
@@ -19,7 +19,7 @@ from dreamfusion.types import Mesh
 
 @pytest.fixture
 def entries(tmp_path):
-    """Two runs: a box with a different colour on each side, and one without a model and with a hostile prompt."""
+    """Two runs: a box with one colour per side, and a run without a model and with a hostile prompt."""
     box = trimesh.creation.box()
     box.unmerge_vertices()
     colors = (np.abs(box.face_normals) * 0.6 + (box.face_normals > 0.5) * 0.4).repeat(3, axis=0)
@@ -54,7 +54,7 @@ def test_a_card_for_each_run_and_a_hostile_prompt_stays_text(entries, tmp_path):
     assert page.attributes("meta")[3]["content"].startswith("default-src 'none'")
 
 
-def test_models_beyond_the_room_of_a_page_are_links_to_the_runs_own_pages(entries, tmp_path, monkeypatch):
+def test_models_beyond_the_size_limit_are_links_to_the_pages_of_their_runs(entries, tmp_path, monkeypatch):
     size = entries[0].mesh.stat().st_size
     monkeypatch.setattr(gallery, "EMBEDDED", 2 * size)
     runs = [replace(entries[0], page=tmp_path / f"run {n}" / "index.html") for n in range(3)]
@@ -64,18 +64,18 @@ def test_models_beyond_the_room_of_a_page_are_links_to_the_runs_own_pages(entrie
     assert models == ["model-0", "model-1"]
     links = [attrs["href"] for attrs in page.attributes("a") if attrs.get("class") == "top"]
     assert links == ["./../run%202/index.html"]
-    assert len(page.attributes("a")) == 4  # and each prompt is a link
+    assert len(page.attributes("a")) == 4  # the others are the prompts
 
 
-def test_a_gallery_of_nothing_is_an_error_and_leaves_nothing(tmp_path):
-    with pytest.raises(ValueError, match="needs a run"):
+def test_a_gallery_without_runs_is_an_error_and_writes_no_file(tmp_path):
+    with pytest.raises(ValueError, match="at least one run"):
         write_gallery([], "t", tmp_path / "gallery.html")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")
 def one_browser(tmp_path_factory):
-    """Of both pages: what it compiled for the first one's model it has for the second one's."""
+    """One browser for both pages, which reuses the shaders compiled for the first model."""
     profile = tmp_path_factory.mktemp("browser")
     made = Browser(profile)
     yield made
@@ -90,22 +90,22 @@ def browser(one_browser):
 
 
 def colorful(picture):
-    """Share of the pixels that are clearly neither grey nor pale."""
+    """Share of saturated pixels."""
     return float((np.ptp(picture.astype(int), axis=2) > 60).mean())
 
 
 def turn(browser, tmp_path, x, y):
-    """The picture of the model, and the one after a drag across it."""
+    """Images of the model before and after a drag across it."""
     browser.wait_for("document.querySelector('model-viewer')?.modelIsVisible === true")
     browser.evaluate("document.querySelector('model-viewer').autoRotate = false")
     before, orbit = browser.still(), "document.querySelector('model-viewer').getCameraOrbit().theta"
     angle = browser.evaluate(orbit)
     browser.drag((x, y), (x + 150, y))
-    browser.wait_for(f"Math.abs({orbit} - {angle}) > 0.3")  # radians; it turns as fast as the machine draws
+    browser.wait_for(f"Math.abs({orbit} - {angle}) > 0.3")  # radians; the frame rate limits the speed
     return before, browser.still()
 
 
-def test_the_gallery_shows_a_model_on_a_click_that_a_drag_turns(entries, tmp_path, browser):
+def test_a_click_in_the_gallery_shows_a_model_that_a_drag_turns(entries, tmp_path, browser):
     write_gallery(entries, "Gallery", tmp_path / "gallery.html")
     browser.open(tmp_path / "gallery.html")
     browser.wait_for("document.readyState === 'complete' && document.querySelectorAll('.card').length === 2")
@@ -120,7 +120,7 @@ def test_the_gallery_shows_a_model_on_a_click_that_a_drag_turns(entries, tmp_pat
     assert browser.problems == []
 
 
-def test_the_page_of_a_run_shows_its_model_that_a_drag_turns(entries, tmp_path, browser):
+def test_the_page_of_a_run_shows_a_model_that_a_drag_turns(entries, tmp_path, browser):
     write_page(RunPage(HOSTILE, entries[0].mesh, entries[0].video), tmp_path / "index.html")
     browser.open(tmp_path / "index.html")
     browser.wait_for("document.readyState === 'complete'")

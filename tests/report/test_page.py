@@ -19,7 +19,7 @@ HOSTILE = """a </title><script>alert("1")</script> 'cat' & {{viewer}} <img src=x
 
 
 class Page(HTMLParser):
-    """What a page holds; fails on tags that do not match."""
+    """The tags and the text of a page; fails on unbalanced tags."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunPage:
-    """The files of a small finished run, and the page of all of them."""
+    """A page with the files of a small run."""
     corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], dtype=np.float32)
     mesh = Mesh(corners, np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [0, 3, 2]]), colors=corners.clip(0, 1))
     grey = np.full((16, 16, 3), 99, dtype=np.uint8)
@@ -72,17 +72,17 @@ def run(tmp_path: Path) -> RunPage:
     )
 
 
-def test_page_of_a_whole_run_holds_every_part(run: RunPage, tmp_path: Path) -> None:
+def test_page_of_a_complete_run_holds_every_part(run: RunPage, tmp_path: Path) -> None:
     write_page(run, tmp_path / "index.html")
     page = Page(tmp_path / "index.html")
     assert page.text["title"] == page.text["h1"] == "a snowman"
-    assert page.text["h2"] == "On the wayCurvesSettingsFiles"
+    assert page.text["h2"] == "During trainingCurvesSettingsFiles"
     assert page.text["dt"] == "trianglesguidance"
     assert page.text["dd"] == "4pocket"
     assert len(page.attributes("svg")) == 2  # opacity and gradient norm
 
 
-def test_model_video_and_images_are_embedded_whole(run: RunPage, tmp_path: Path) -> None:
+def test_model_video_and_images_are_embedded_unchanged(run: RunPage, tmp_path: Path) -> None:
     write_page(run, tmp_path / "index.html")
     page = Page(tmp_path / "index.html")
     sources = [page.attributes(tag)[0]["src"] for tag in ("model-viewer", "video", "img")]
@@ -92,7 +92,7 @@ def test_model_video_and_images_are_embedded_whole(run: RunPage, tmp_path: Path)
         assert base64.b64decode(data) == (tmp_path / file).read_bytes()
 
 
-def test_page_asks_the_network_for_nothing(run: RunPage, tmp_path: Path) -> None:
+def test_page_makes_no_network_request(run: RunPage, tmp_path: Path) -> None:
     write_page(run, tmp_path / "index.html")
     page = Page(tmp_path / "index.html")
     for tag, attrs in page.tags:
@@ -108,7 +108,7 @@ def test_page_asks_the_network_for_nothing(run: RunPage, tmp_path: Path) -> None
     assert not re.search(r"https?:|\*", policy)
 
 
-def test_links_lead_to_the_files_beside_the_page(run: RunPage, tmp_path: Path) -> None:
+def test_links_are_relative_to_the_page(run: RunPage, tmp_path: Path) -> None:
     write_page(run, tmp_path / "report" / "index.html")
     page = Page(tmp_path / "report" / "index.html")
     assert [attrs["href"] for attrs in page.attributes("a")] == ["./../mesh.glb", "./../a%20b%231.png"]
@@ -122,11 +122,11 @@ def test_script_in_a_prompt_stays_text(run: RunPage, tmp_path: Path) -> None:
     assert page.text["title"] == page.text["h1"] == HOSTILE
     assert page.text["dd"] == HOSTILE * 2
     assert page.attributes("model-viewer")[0]["alt"] == HOSTILE
-    assert len(page.attributes("script")) == len(plain.attributes("script")) == 2  # the viewer and the page's own
+    assert len(page.attributes("script")) == len(plain.attributes("script")) == 2  # the viewer and the page's
     assert not page.attributes("img")
 
 
-def test_parts_that_are_missing_are_left_out_with_their_headings(tmp_path: Path) -> None:
+def test_missing_parts_are_left_out_with_their_headings(tmp_path: Path) -> None:
     write_page(RunPage("a cat"), tmp_path / "index.html")
     page = Page(tmp_path / "index.html")
     assert page.text["h1"] == "a cat"
@@ -146,7 +146,7 @@ def test_page_without_a_video_still_shows_the_model(run: RunPage, tmp_path: Path
 def test_viewer_cannot_end_its_own_script_element(run: RunPage, tmp_path: Path) -> None:
     write_page(run, tmp_path / "index.html")
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
-    assert text.count("<script") == text.count("</script") == 2  # HTML 13.1.3: neither may stand inside a script
+    assert text.count("<script") == text.count("</script") == 2  # HTML 13.1.3: a script may contain neither
 
 
 def test_file_that_cannot_be_embedded_is_named(run: RunPage, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_file_that_cannot_be_embedded_is_named(run: RunPage, tmp_path: Path) -> 
     assert not (tmp_path / "index.html").exists()
 
 
-def test_curves_skip_blank_cells_words_and_nan(run: RunPage) -> None:
+def test_curves_skip_empty_cells_text_and_nan(run: RunPage) -> None:
     assert run.metrics is not None
     curves = {curve.name: curve for curve in read_curves(run.metrics)}
     assert set(curves) == {"opacity", "gradient_norm"}
@@ -165,34 +165,62 @@ def test_curves_skip_blank_cells_words_and_nan(run: RunPage) -> None:
     np.testing.assert_array_equal(curves["gradient_norm"].values, [10, 30])
 
 
-def test_empty_metrics_make_no_curve(tmp_path: Path) -> None:
+def test_empty_metrics_give_no_curve(tmp_path: Path) -> None:
     for text in ("", "step,opacity\n", "step,opacity\n0,0.5\n"):
         (tmp_path / "metrics.csv").write_text(text)
         assert read_curves(tmp_path / "metrics.csv") == []
 
 
-def test_line_runs_from_the_least_at_the_bottom_to_the_largest_at_the_top() -> None:
-    drawn = draw_curve(Curve("rise", np.array([0.0, 50.0, 100.0]), np.array([1.0, 2.0, 3.0])))
-    assert 'class="line" d="M0.0 120.0L160.0 60.0L320.0 0.0"' in drawn
-    assert " log" not in drawn
+def mean_line(svg: str) -> np.ndarray:
+    """Corners (N, 2) of the drawn mean: x to the right, y downwards, in SVG units."""
+    found = re.search(r'<g id="mean">\s*<path d="([^"]*)"', svg)
+    assert found is not None
+    return np.array(re.findall(r"[ML] (\S+) (\S+)", found[1]), dtype=float)
+
+
+def test_line_rises_from_left_to_right_in_proportion_to_the_values() -> None:
+    chart = draw_curve(Curve("rise", np.array([0.0, 50.0, 100.0]), np.array([1.0, 2.0, 4.0])))
+    x, y = mean_line(chart.svg).T
+    np.testing.assert_allclose((x - x[0]) / (x[-1] - x[0]), [0.0, 0.5, 1.0], atol=1e-4)
+    np.testing.assert_allclose((y[0] - y) / (y[0] - y[-1]), [0.0, 1 / 3, 1.0], atol=1e-4)
+    assert y[-1] < y[0]
+    assert not chart.logarithmic
+    assert chart.last == "4"
 
 
 def test_values_over_many_magnitudes_are_drawn_on_a_logarithmic_axis() -> None:
-    drawn = draw_curve(Curve("norm", np.array([0.0, 50.0, 100.0]), np.array([1.0, 100.0, 10_000.0])))
-    assert 'class="line" d="M0.0 120.0L160.0 60.0L320.0 0.0"' in drawn
-    assert "<small>log</small>" in drawn
+    chart = draw_curve(Curve("norm", np.array([0.0, 50.0, 100.0]), np.array([1.0, 10.0, 1000.0])))
+    y = mean_line(chart.svg)[:, 1]
+    np.testing.assert_allclose((y[0] - y) / (y[0] - y[-1]), [0.0, 1 / 3, 1.0], atol=1e-4)
+    assert chart.logarithmic
 
 
-def test_long_curve_is_thinned_to_means_within_its_range() -> None:
+def test_long_curve_is_thinned_to_means_of_bins() -> None:
     values = np.random.default_rng(0).normal(size=10_000)
-    drawn = draw_curve(Curve("<b>", np.arange(10_000.0), values))
-    found = re.search(r'data-points="([^"]*)"', drawn)
-    assert found is not None
-    points = json.loads(found[1].replace("&quot;", '"'))
+    chart = draw_curve(Curve("noise", np.arange(10_000.0), values))
+    points = json.loads(chart.points)
     assert len(points) == 160
-    assert all(0.0 <= y <= 120.0 for _, y, _, _ in points)
-    assert "<b>" not in drawn
+    assert all(0.0 <= x <= 1.0 for x, _, _ in points)
+    assert float(points[0][2]) == pytest.approx(values[:62].mean(), abs=0.01)
+
+
+def test_metric_name_with_markup_is_escaped(run: RunPage, tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("step,<b>x</b>\n0,1\n1,2\n")
+    write_page(RunPage("a cat", metrics=tmp_path / "metrics.csv"), tmp_path / "index.html")
+    page = Page(tmp_path / "index.html")
+    assert page.text["figcaption"].startswith("<b>x<")
+    assert not page.attributes("b")
 
 
 def test_constant_curve_is_a_level_line() -> None:
-    assert 'd="M0.0 60.0L320.0 60.0"' in draw_curve(Curve("flat", np.array([0.0, 1.0]), np.array([2.0, 2.0])))
+    y = mean_line(draw_curve(Curve("flat", np.array([0.0, 1.0]), np.array([2.0, 2.0]))).svg)[:, 1]
+    assert y[0] == y[1]
+
+
+def test_same_curve_gives_the_same_svg_in_the_colours_of_the_page() -> None:
+    curve = Curve("rise", np.array([0.0, 1.0]), np.array([1.0, 2.0]))
+    svg = draw_curve(curve).svg
+    assert svg == draw_curve(curve).svg
+    assert "var(--accent)" in svg
+    assert "currentColor" in svg
+    assert "<metadata" not in svg

@@ -32,14 +32,14 @@ def test_video_read_back_has_every_frame_in_its_color(tmp_path: Path) -> None:
         assert np.abs(read.astype(int) - original.astype(int)).max() <= 6  # 8-bit YCbCr and H.264
 
 
-def test_video_is_what_browsers_play(tmp_path: Path) -> None:
+def test_video_has_the_format_that_browsers_support(tmp_path: Path) -> None:
     write_video([plain(RED)] * 3, tmp_path / "turn.mp4", fps=25)
     with av.open(str(tmp_path / "turn.mp4")) as container:
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.pix_fmt, stream.average_rate) == ("h264", "yuv420p", 25)
         assert stream.codec_context.colorspace == 1  # BT.709
     data = (tmp_path / "turn.mp4").read_bytes()
-    assert data.index(b"moov") < data.index(b"mdat")  # the index before the frames
+    assert data.index(b"moov") < data.index(b"mdat")  # the index precedes the frames
 
 
 def test_odd_sizes_are_padded_to_even_ones(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_image_read_back_is_the_same(tmp_path: Path) -> None:
         write_image(image, tmp_path / "image.jpg")
 
 
-def test_contact_sheet_goes_row_by_row() -> None:
+def test_contact_sheet_is_filled_row_by_row() -> None:
     sheet = contact_sheet([plain(RED, 2, 3), plain(GREEN, 2, 3), plain(BLUE, 2, 3)], columns=2, gap=1, background=7)
     assert sheet.shape == (5, 7, 3)
     assert (sheet[:2, :3] == RED).all()
@@ -87,7 +87,7 @@ def test_contact_sheet_goes_row_by_row() -> None:
     assert (sheet[3:, :3] == BLUE).all()
     assert (sheet[2] == 7).all()
     assert (sheet[:, 3] == 7).all()
-    assert (sheet[3:, 4:] == 7).all()  # the empty place
+    assert (sheet[3:, 4:] == 7).all()  # the empty cell
 
 
 def test_contact_sheet_is_not_wider_than_its_images() -> None:

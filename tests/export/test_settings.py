@@ -1,0 +1,36 @@
+from math import inf, nan
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from dreamfusion.error import UserError
+from dreamfusion.export.settings import ALLOWED, check_export
+
+
+@pytest.fixture
+def export():
+    return OmegaConf.load(Path(__file__).parents[2] / "conf" / "export" / "glb.yaml")
+
+
+def test_every_checked_setting_is_in_the_default_file_which_is_allowed(export):
+    assert set(ALLOWED) <= set(export)
+    check_export(export)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("threshold", 0), ("threshold", nan), ("texture", 15), ("faces", 99), ("size", 0.0), ("up", inf), ("chunk", 0)],
+)
+def test_value_outside_the_allowed_ones_is_named(export, name, value):
+    export[name] = value
+    with pytest.raises(UserError, match=f"export.{name} is {value}; it "):
+        check_export(export)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("threshold", 5), ("texture", 0), ("faces", 0), ("size", None), ("up", "z")]
+)
+def test_special_values_are_allowed(export, name, value):
+    export[name] = value
+    check_export(export)
