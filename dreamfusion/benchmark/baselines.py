@@ -75,7 +75,7 @@ def parameter_count(name: str, layout: HashGridLayout) -> int:
     return full if name == "nerfstudio-style" else layout.parameter_count
 
 
-class PeerField(HashGridField):
+class BaselineField(HashGridField):
     """The hash-grid field on one of `ENCODINGS`; normals by torch's double backward."""
 
     def __init__(self, name: str, **settings: float | int) -> None:
@@ -83,11 +83,13 @@ class PeerField(HashGridField):
         self.encode = ENCODINGS[name]
         self.table = nn.Parameter(torch.empty(parameter_count(name, self.layout)).uniform_(-1e-4, 1e-4))
 
-    def _network(self, positions: Tensor, output_weight: Tensor, with_slope: bool) -> tuple[Tensor, Tensor | None]:
-        x = (positions / (2 * self.radius) + 0.5).requires_grad_(with_slope)
+    def _network(
+        self, positions: Tensor, output_weight: Tensor, with_input_gradient: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        x = (positions / (2 * self.radius) + 0.5).requires_grad_(with_input_gradient)
         encoded = self.encode(x, self.table, self.layout)
         output = F.linear(torch.relu(F.linear(encoded, self.hidden_weight)), output_weight)
-        if not with_slope:
+        if not with_input_gradient:
             return output, None
-        (slope,) = torch.autograd.grad(output[:, 0].sum(), x, create_graph=True)
-        return output, slope
+        (input_gradient,) = torch.autograd.grad(output[:, 0].sum(), x, create_graph=True)
+        return output, input_gradient

@@ -11,8 +11,8 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from dreamfusion.benchmark.baselines import ENCODINGS, PeerField, parameter_count
-from dreamfusion.benchmark.isolated import Tasks, apart
+from dreamfusion.benchmark.baselines import ENCODINGS, BaselineField, parameter_count
+from dreamfusion.benchmark.isolated import Tasks, isolated
 from dreamfusion.benchmark.plan import Plan
 from dreamfusion.benchmark.timing import OURS, Row, added, interleaved, reference_ops
 from dreamfusion.camera.orbit import Orbit
@@ -32,7 +32,7 @@ from dreamfusion.scene.shading import ALBEDO, LAMBERTIAN, Shading
 from dreamfusion.types import RaySamples
 
 Network = Callable[..., tuple[Tensor, Tensor | None]]
-PEERS = list(ENCODINGS)[1:]  # other people's formulations; the first is our own reference
+BASELINES = list(ENCODINGS)[1:]  # other people's formulations; the first is our own reference
 READS = "reads at random"  # alone, places known
 FLOAT32 = "kernels in float32"  # where the processor multiplies bfloat16 and ours do
 LIMIT = "limit"  # the reads, levels read in order first, and the arithmetic alone
@@ -47,9 +47,11 @@ def encode_rows(plan: Plan, log2_table: int) -> list[Row]:
     random, limit = (Gather(_positions(plan.points), _layout(log2_table), in_order) for in_order in (False, True))
     setting: dict[str, int | str] = {"points": plan.points, "table": f"2^{log2_table}", "threads": 1}
     ours = encode_tasks([OURS, "torch reference"], plan.points, log2_table)
-    with _others(plan, encode_tasks, PEERS, plan.points, log2_table) as others:
+    with _baseline_tasks(plan, encode_tasks, BASELINES, plan.points, log2_table) as others:
         rows = [
-            Row(name, setting, interleaved({**tasks, **others[name], READS: random, LIMIT: limit}, plan.peer_rounds))
+            Row(
+                name, setting, interleaved({**tasks, **others[name], READS: random, LIMIT: limit}, plan.baseline_rounds)
+            )
             for name, tasks in ours.items()
         ]
     return [*rows, added("encode, forward and backward", *rows)]
@@ -77,15 +79,15 @@ def encode_tasks(names: Sequence[str], points: int, log2_table: int) -> Tasks:
 
 
 def field_rows(plan: Plan, log2_table: int) -> list[Row]:
-    """Encoding, network and, in the second row, the slope; forward and backward; one thread.
+    """Encoding, network and, in the second row, the input_gradient; forward and backward; one thread.
 
     The limit: to read every entry twice, forward and backward, and the multiplications at the speed of a large product.
     """
     layout, positions = _layout(log2_table), _positions(plan.points)
     gather, multiply = Gather(positions, layout, in_order=True), Multiply()
     rows = []
-    for with_slope in (False, True):
-        run = _field_pass(layout, positions, with_slope)
+    for with_input_gradient in (False, True):
+        run = _field_pass(layout, positions, with_input_gradient)
         tasks: dict[str, Callable[[], object]] = {
             OURS: partial(run, partial(hash_field, precision="auto")),
             **({FLOAT32: partial(run, hash_field)} if processor_bfloat16() else {}),
@@ -94,12 +96,14 @@ def field_rows(plan: Plan, log2_table: int) -> list[Row]:
             "gather": gather,
             "multiply": multiply,
         }
-        seconds = interleaved(tasks, plan.peer_rounds)
-        flop = plan.points * HIDDEN * 2 * (3 * (layout.width + OUTPUTS) + (2 * layout.width if with_slope else 0))
+        seconds = interleaved(tasks, plan.baseline_rounds)
+        flop = (
+            plan.points * HIDDEN * 2 * (3 * (layout.width + OUTPUTS) + (2 * layout.width if with_input_gradient else 0))
+        )
         reads, products = seconds.pop("gather"), seconds.pop("multiply")
         seconds[LIMIT] = [2 * a + b * flop / multiply.flop for a, b in zip(reads, products, strict=True)]
         setting: dict[str, int | str] = {"points": plan.points, "table": f"2^{log2_table}", "threads": 1}
-        rows.append(Row("field with normals" if with_slope else "field", setting, seconds))
+        rows.append(Row("field with normals" if with_input_gradient else "field", setting, seconds))
     return rows
 
 
@@ -135,13 +139,15 @@ def step_rows(plan: Plan, log2_table: int) -> Iterator[Row]:
         ours: dict[str, Callable[[], object]] = {OURS: step}
         if processor_bfloat16():
             ours[FLOAT32] = Step(None, log2_table, size, shading, precision="float32")
-        with _others(plan, step_tasks, PEERS, log2_table, size, shading, plan.peers == "together") as others:
-            seconds = interleaved({**ours, **others[name]}, plan.peer_rounds)
+        with _baseline_tasks(
+            plan, step_tasks, BASELINES, log2_table, size, shading, plan.baselines == "together"
+        ) as others:
+            seconds = interleaved({**ours, **others[name]}, plan.baseline_rounds)
         yield Row(name, step.setting | {"threads": 1}, seconds)
 
 
 def step_tasks(names: Sequence[str], log2_table: int, size: int, shading: Shading, fused: bool) -> Tasks:
-    """The steps of these peers, with the fused Adam that ours has, or with torch's default."""
+    """The steps of these baselines, with the fused Adam that ours has, or with torch's default."""
     return {_step_name(shading): {name: Step(name, log2_table, size, shading, fused=fused) for name in names}}
 
 
@@ -176,7 +182,7 @@ def thread_rows(plan: Plan, log2_table: int) -> Iterator[Row]:
 
 
 class Step:
-    """One training step of a field on a fixed target; `name` is a peer's encoding, None our own field."""
+    """One training step of a field on a fixed target; `name` is a baseline's encoding, None our own field."""
 
     def __init__(
         self,
@@ -196,7 +202,7 @@ class Step:
         if name is None:
             self.field: HashGridField = HashGridField(**settings, precision=precision)  # type: ignore[arg-type]
         else:
-            self.field = PeerField(name, **settings)
+            self.field = BaselineField(name, **settings)
         self.ours, self.shading = name is None, shading
         self.renderer = OccupancyRenderer(1.0, RESOLUTION, STEPS, 0.01, 0.95, 16, 256)
         self.renderer.grid.binaries.copy_(_ball()[None])
@@ -216,11 +222,11 @@ class Step:
         self.optimizer.zero_grad()
 
 
-def _others(plan: Plan, build: Callable[..., Tasks], *arguments: object) -> AbstractContextManager[Tasks]:
-    return nullcontext(build(*arguments)) if plan.peers == "together" else apart(build, *arguments)
+def _baseline_tasks(plan: Plan, build: Callable[..., Tasks], *arguments: object) -> AbstractContextManager[Tasks]:
+    return nullcontext(build(*arguments)) if plan.baselines == "together" else isolated(build, *arguments)
 
 
-def _field_pass(layout: HashGridLayout, positions: Tensor, with_slope: bool) -> Callable[[Network], None]:
+def _field_pass(layout: HashGridLayout, positions: Tensor, with_input_gradient: bool) -> Callable[[Network], None]:
     """Forward and backward of the field's network by a given implementation of `hash_field`."""
     seed = torch.Generator().manual_seed(0)
     table, hidden, out = (
@@ -229,8 +235,8 @@ def _field_pass(layout: HashGridLayout, positions: Tensor, with_slope: bool) -> 
     )
 
     def run(network: Network) -> None:
-        output, slope = network(positions, table, hidden, out, layout, with_slope)
-        loss = output.sum() if slope is None else output.sum() + slope.square().sum()
+        output, input_gradient = network(positions, table, hidden, out, layout, with_input_gradient)
+        loss = output.sum() if input_gradient is None else output.sum() + input_gradient.square().sum()
         torch.autograd.grad(loss, (table, hidden, out))
 
     return run

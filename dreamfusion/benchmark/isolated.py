@@ -21,7 +21,7 @@ Tasks = Mapping[str, Mapping[str, Callable[[], object]]]  # by operation, then b
 
 
 @contextmanager
-def apart(build: Callable[..., Tasks], *arguments: object) -> Iterator[Tasks]:
+def isolated(build: Callable[..., Tasks], *arguments: object) -> Iterator[Tasks]:
     """What `build(*arguments)` makes there, to be called from here; each call returns the seconds it took there.
 
     Both `build` and its arguments must be picklable. One thread.
@@ -35,18 +35,18 @@ def apart(build: Callable[..., Tasks], *arguments: object) -> Iterator[Tasks]:
     process.start()
     there.close()  # so that its end is seen here
     try:
-        names: Mapping[str, list[str]] = _answer(here)
-        yield {group: {name: partial(_ask, here, group, name) for name in names[group]} for group in names}
+        names: Mapping[str, list[str]] = _receive(here)
+        yield {group: {name: partial(_request, here, group, name) for name in names[group]} for group in names}
     finally:
         process.kill()
         process.join()
 
 
-def _ask(connection: Connection, group: str, name: str) -> Measured:
-    return Measured(_answer(connection, (group, name)))
+def _request(connection: Connection, group: str, name: str) -> Measured:
+    return Measured(_receive(connection, (group, name)))
 
 
-def _answer(connection: Connection, question: tuple[str, str] | None = None) -> Any:
+def _receive(connection: Connection, question: tuple[str, str] | None = None) -> Any:
     try:
         if question is not None:
             connection.send(question)

@@ -26,7 +26,7 @@ _KERNELS = {  # operation -> device type -> its kernels; every device has the to
     "hash_field": {"cpu": "numba"},  # elsewhere the composition, over the device's hash_encode
     "march": {"cpu": "numba", "cuda": "nerfacc"},
     "composite": {"cpu": "numba", "cuda": "nerfacc"},
-    "look": {"cpu": "numba"},
+    "render_feature_volume": {"cpu": "numba"},
 }
 _INSTALL = {
     "numba": "pip install numba",
@@ -135,7 +135,7 @@ def _choose(op: str, device: str, requested: str | None, environment: str) -> st
     if requested is None:
         requested = "torch" if environment == "torch" else None
     elif requested == kernel and (reason := missing(kernel)):
-        raise RuntimeError(f"{op}: backend {kernel!r} was asked for, but {reason}; to install: {_INSTALL[kernel]}")
+        raise RuntimeError(f"{op}: backend {kernel!r} was grad_out for, but {reason}; to install: {_INSTALL[kernel]}")
     if requested is None and kernel is not None and (reason := missing(kernel)):
         _log.warning("%s runs on the slow torch reference: %s; to install: %s", op, reason, _INSTALL[kernel])
         requested = "torch"

@@ -1,9 +1,9 @@
-"""The peers compute what they say, so that the comparison is one of speed."""
+"""The baselines compute what they say, so that the comparison is one of speed."""
 
 import pytest
 import torch
 
-from dreamfusion.benchmark.baselines import ENCODINGS, PeerField, parameter_count, vectorised
+from dreamfusion.benchmark.baselines import ENCODINGS, BaselineField, parameter_count, vectorised
 from dreamfusion.benchmark.cases import Step
 from dreamfusion.ops.hash_grid import hash_encode
 from dreamfusion.ops.hash_grid.layout import HashGridLayout
@@ -41,23 +41,23 @@ def test_the_nerfstudio_style_has_the_slope_of_finite_differences(seeded):
     encode = ENCODINGS["nerfstudio-style"]
     table = torch.randn(parameter_count("nerfstudio-style", SMALL), generator=seeded(1), dtype=torch.float64)
     x = positions(seeded, 20).double().requires_grad_()
-    (slope,) = torch.autograd.grad(encode(x, table, SMALL).sum(), x)
+    (input_gradient,) = torch.autograd.grad(encode(x, table, SMALL).sum(), x)
     step = 1e-7
     for d in range(3):
         shift = step * torch.eye(3, dtype=torch.float64)[d]
         difference = (encode(x + shift, table, SMALL) - encode(x - shift, table, SMALL)).sum(1) / (2 * step)
-        torch.testing.assert_close(slope[:, d], difference.detach(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(input_gradient[:, d], difference.detach(), rtol=1e-4, atol=1e-4)
 
 
 def test_a_peers_field_is_ours_where_the_encoding_is(seeded):
     torch.manual_seed(0)
-    ours, peer = HashGridField(**SETTINGS), PeerField("vectorised torch", **SETTINGS)
+    ours, baseline = HashGridField(**SETTINGS), BaselineField("vectorised torch", **SETTINGS)
     with torch.no_grad():
         ours.table.normal_(std=0.5, generator=seeded(1))
-    peer.load_state_dict(ours.state_dict())
+    baseline.load_state_dict(ours.state_dict())
     x = positions(seeded) - 0.5
     for name in ("density", "albedo", "normal"):
-        expected, actual = getattr(ours(x, True), name), getattr(peer(x, True), name)
+        expected, actual = getattr(ours(x, True), name), getattr(baseline(x, True), name)
         torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-3)
 
 

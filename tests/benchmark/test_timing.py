@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dreamfusion.benchmark import timing
-from dreamfusion.benchmark.isolated import apart
+from dreamfusion.benchmark.isolated import isolated
 from dreamfusion.benchmark.timing import (
     OURS,
     Measured,
@@ -65,7 +65,7 @@ def _threads():
 
 
 def test_tasks_apart_run_in_a_process_of_their_own_which_ends_with_the_block():
-    with apart(three_tasks) as tasks:
+    with isolated(three_tasks) as tasks:
         assert list(tasks["step"]) == ["pid", "settings", "failing"]
         seconds = interleaved({name: tasks["step"][name] for name in ("pid", "settings")}, rounds=1)
         pid = int(seconds["pid"][0])

@@ -129,9 +129,9 @@ def test_threads_and_repetition_do_not_change_a_bit(backend):
 def test_a_second_derivative_is_refused(backend):
     density = torch.ones(3, requires_grad=True)
     weights = composite(density, packed([3]), backend)
-    (slope,) = torch.autograd.grad(weights.square().sum(), density, create_graph=True)
+    (first,) = torch.autograd.grad(weights.square().sum(), density, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
-        slope.sum().backward()
+        first.sum().backward()
 
 
 def test_wrong_shapes_and_types_are_named():

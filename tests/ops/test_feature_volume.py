@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dreamfusion.ops.feature_volume import look
+from dreamfusion.ops.feature_volume import render_feature_volume
 
 
 def scene(volumes=2, side=6, heads=2, features=3, rays=7, depths=5, reach=1.3, dtype=torch.float32):
@@ -25,7 +25,7 @@ def test_the_kernel_agrees_with_the_reference_and_so_does_its_gradient(threads, 
         gradients = []
         for backend in ("torch", "numba"):
             leaf = volume.clone().requires_grad_()
-            seen = look(leaf, points, 2, backend)
+            seen = render_feature_volume(leaf, points, 2, backend)
             assert seen.shape == (volumes, rays, 2 * 5)
             (seen * torch.cos(torch.arange(seen.numel()).view_as(seen))).sum().backward()
             gradients.append((seen.detach(), leaf.grad))
@@ -42,7 +42,7 @@ def test_a_constant_volume_is_an_exponential_fog():
     points = torch.zeros(1, 1, 5, 3)
     opacity = 1 - math.exp(-5 * math.log1p(math.e))
     for backend in ("torch", "numba"):
-        seen = look(volume, points, 1, backend)[0, 0]
+        seen = render_feature_volume(volume, points, 1, backend)[0, 0]
         assert seen[0] == pytest.approx(opacity, rel=1e-5)
         assert seen[2] == pytest.approx(3 * opacity, rel=1e-5)
 
@@ -53,7 +53,7 @@ def test_what_stands_in_front_hides_what_is_behind():
     volume[0, 1, :, :, 0], volume[0, 1, :, :, 1] = 30.0, 5.0  # z = +0.5
     front = torch.tensor([[0.0, 0.0, 0.5], [0.0, 0.0, -0.5]])
     for backend in ("torch", "numba"):
-        seen = look(volume, torch.stack([front, front.flip(0)])[None], 1, backend)[0]
+        seen = render_feature_volume(volume, torch.stack([front, front.flip(0)])[None], 1, backend)[0]
         torch.testing.assert_close(seen[:, 2], torch.tensor([5.0, 1.0]))
         torch.testing.assert_close(seen[:, 0], torch.ones(2))
         torch.testing.assert_close(seen[:, 1], torch.full((2,), 0.25))  # both saw the first of two samples
@@ -61,14 +61,18 @@ def test_what_stands_in_front_hides_what_is_behind():
 
 def test_gradients_of_the_reference_by_finite_differences():
     volume, points = scene(side=3, rays=2, depths=3, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda v: look(v, points, 2, "torch"), volume.requires_grad_())
+    assert torch.autograd.gradcheck(lambda v: render_feature_volume(v, points, 2, "torch"), volume.requires_grad_())
 
 
 def test_shapes_and_types_that_do_not_fit_are_named():
     volume, points = scene()
-    with pytest.raises(ValueError, match=r"look: volume has shape \(2, 6, 6, 6, 8\), expected \(G, N, N, N, 3 \(1"):
-        look(volume, points, 3)
-    with pytest.raises(ValueError, match=r"look: points have shape \(1, 7, 5, 3\), expected \(2, R, D, 3\)"):
-        look(volume, points[:1], 2)
+    with pytest.raises(
+        ValueError, match=r"render_feature_volume: volume has shape \(2, 6, 6, 6, 8\), expected \(G, N, N, N, 3 \(1"
+    ):
+        render_feature_volume(volume, points, 3)
+    with pytest.raises(
+        ValueError, match=r"render_feature_volume: points have shape \(1, 7, 5, 3\), expected \(2, R, D, 3\)"
+    ):
+        render_feature_volume(volume, points[:1], 2)
     with pytest.raises(TypeError, match=r"volume is torch.float64 .* takes torch.float32"):
-        look(volume.double(), points.double(), 2, "numba")
+        render_feature_volume(volume.double(), points.double(), 2, "numba")

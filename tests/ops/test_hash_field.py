@@ -20,7 +20,7 @@ needs_bfloat16 = pytest.mark.skipif(not precision.processor_bfloat16(), reason="
 
 
 def scene(layout, count, hidden=16, outputs=4, seed=0):
-    """Positions with the corners of the box among them, a table, two weights, and gradients of output and slope."""
+    """Positions with the corners of the box among them, a table, two weights, and gradients of output and input_gradient."""
     g = torch.Generator().manual_seed(seed)
     positions = torch.rand(count, 3, generator=g)
     corners = torch.tensor(list(product((0.0, 1.0), repeat=3)))[:count]
@@ -33,23 +33,26 @@ def scene(layout, count, hidden=16, outputs=4, seed=0):
     return positions, parameters, torch.randn(count, outputs, generator=g), torch.randn(count, 3, generator=g)
 
 
-def everything(layout, network, count=400, with_slope=True, **sizes):
-    """Output, slope, and the gradients of random functionals: of the output alone, the slope alone, and both.
+def everything(layout, network, count=400, with_input_gradient=True, **sizes):
+    """Output, input_gradient, and the gradients of random functionals: of the output alone, the input_gradient alone, and both.
 
     `network`: the name of a backend, "bfloat16" for the kernels in that, or a function of the arguments.
     """
-    positions, parameters, along_output, along_slope = scene(layout, count, **sizes)
+    positions, parameters, grad_output, grad_input_gradient = scene(layout, count, **sizes)
     if network == "bfloat16":
-        output, slope = hash_field(positions, *parameters, layout, with_slope, "numba", "bfloat16")
+        output, input_gradient = hash_field(positions, *parameters, layout, with_input_gradient, "numba", "bfloat16")
     elif callable(network):
-        output, slope = network(positions, *parameters, layout, with_slope)
+        output, input_gradient = network(positions, *parameters, layout, with_input_gradient)
     else:
-        output, slope = hash_field(positions, *parameters, layout, with_slope, network)
-    losses = {"output": (output * along_output).sum()}
+        output, input_gradient = hash_field(positions, *parameters, layout, with_input_gradient, network)
+    losses = {"output": (output * grad_output).sum()}
     results = {"output": output}
-    if with_slope:
-        results["slope"] = slope
-        losses |= {"slope": (slope * along_slope).sum(), "both": losses["output"] + (slope * along_slope).sum()}
+    if with_input_gradient:
+        results["input_gradient"] = input_gradient
+        losses |= {
+            "input_gradient": (input_gradient * grad_input_gradient).sum(),
+            "both": losses["output"] + (input_gradient * grad_input_gradient).sum(),
+        }
     for name, loss in losses.items():
         gradients = torch.autograd.grad(loss, parameters, retain_graph=True)
         results |= {f"{name} to {i}": gradient for i, gradient in enumerate(gradients)}
@@ -68,12 +71,12 @@ def rounded(values):
     return values + (values.bfloat16().float() - values).detach()
 
 
-def in_bfloat16(positions, table, hidden_weight, output_weight, layout, with_slope):
+def in_bfloat16(positions, table, hidden_weight, output_weight, layout, with_input_gradient):
     """The network with features and hidden weights rounded, and all else in float32: what the kernels compute."""
     x = positions.clone().requires_grad_()
     features = rounded(hash_encode(x, table, layout, "torch"))
     output = torch.relu(features @ rounded(hidden_weight).t()) @ output_weight.t()
-    return output, torch.autograd.grad(output[:, 0].sum(), x, create_graph=True)[0] if with_slope else None
+    return output, torch.autograd.grad(output[:, 0].sum(), x, create_graph=True)[0] if with_input_gradient else None
 
 
 def assert_near(fast, reference, off):
@@ -158,20 +161,20 @@ def test_what_is_no_number_is_not_lost_at_the_hidden_layer(chosen):
 
 
 def test_without_the_slope_the_output_and_its_gradients_are_the_same():
-    plain = everything(SMALL, "numba", with_slope=False)
-    assert_agree(plain, everything(SMALL, "torch", with_slope=False))
+    plain = everything(SMALL, "numba", with_input_gradient=False)
+    assert_agree(plain, everything(SMALL, "torch", with_input_gradient=False))
 
 
 def test_positions_outside_are_clamped_and_their_slope_is_zero_there():
     _, parameters, *_ = scene(SMALL, 1)
     outside = torch.tensor([[-0.5, 0.3, 0.6], [0.2, 1.5, 7.0]])
-    output, slope = hash_field(outside, *parameters, SMALL, True, "numba")
-    expected, expected_slope = hash_field(outside, *parameters, SMALL, True, "torch")
+    output, input_gradient = hash_field(outside, *parameters, SMALL, True, "numba")
+    expected, expected_gradient = hash_field(outside, *parameters, SMALL, True, "torch")
     torch.testing.assert_close(output, expected)
-    torch.testing.assert_close(slope, expected_slope, rtol=1e-4, atol=1e-4)
-    assert torch.equal(slope != 0, torch.tensor([[False, True, True], [True, False, False]]))
-    fast = torch.autograd.grad(slope.square().sum(), parameters)
-    for actual, wanted in zip(fast, torch.autograd.grad(expected_slope.square().sum(), parameters), strict=True):
+    torch.testing.assert_close(input_gradient, expected_gradient, rtol=1e-4, atol=1e-4)
+    assert torch.equal(input_gradient != 0, torch.tensor([[False, True, True], [True, False, False]]))
+    fast = torch.autograd.grad(input_gradient.square().sum(), parameters)
+    for actual, wanted in zip(fast, torch.autograd.grad(expected_gradient.square().sum(), parameters), strict=True):
         torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
 
 
@@ -187,30 +190,30 @@ def test_threads_and_repetition_change_nothing_but_the_rounding_of_the_weights()
 
 
 def test_only_what_is_asked_for_is_computed(monkeypatch):
-    from dreamfusion.ops.hash_field import cpu as hash_field_numba
+    from dreamfusion.ops.hash_field import cpu as hash_field_cpu
 
     def forbidden(*_):
         raise AssertionError("computed")
 
     positions, (table, hidden, out), *_ = scene(SMALL, 50)
-    output, slope = hash_field(positions, table, hidden, out, SMALL, True, "numba")
+    output, input_gradient = hash_field(positions, table, hidden, out, SMALL, True, "numba")
     with monkeypatch.context() as m:
-        m.setattr(hash_field_numba, "scatter", forbidden)
-        torch.autograd.grad(slope.sum(), (hidden, out), retain_graph=True)
+        m.setattr(hash_field_cpu, "scatter", forbidden)
+        torch.autograd.grad(input_gradient.sum(), (hidden, out), retain_graph=True)
     with monkeypatch.context() as m:
-        m.setattr(hash_field_numba, "_push", forbidden)
+        m.setattr(hash_field_cpu, "_jvp", forbidden)
         torch.autograd.grad(output.sum(), (table, hidden), retain_graph=True)
-        torch.autograd.grad(slope.sum(), table, retain_graph=True)
-        m.setattr(hash_field_numba, "_interpolate_with_slope", forbidden)
+        torch.autograd.grad(input_gradient.sum(), table, retain_graph=True)
+        m.setattr(hash_field_cpu, "_interpolate_with_jacobian", forbidden)
         hash_field(positions, table, hidden, out, SMALL, False, "numba")
 
 
 def test_positions_that_need_a_gradient_take_the_composition():
-    positions, parameters, along_output, _ = scene(SMALL, 50)
+    positions, parameters, grad_output, _ = scene(SMALL, 50)
     positions.requires_grad_()
-    output, slope = hash_field(positions, *parameters, SMALL, True)
-    assert slope.shape == (50, 3)
-    (to_positions,) = torch.autograd.grad((output * along_output).sum(), positions)
+    output, input_gradient = hash_field(positions, *parameters, SMALL, True)
+    assert input_gradient.shape == (50, 3)
+    (to_positions,) = torch.autograd.grad((output * grad_output).sum(), positions)
     assert to_positions.abs().max() > 0
     with pytest.raises(TypeError, match=r"gradient of the positions needed; backend .numba. takes torch.float32"):
         hash_field(positions, *parameters, SMALL, True, "numba")
@@ -218,8 +221,8 @@ def test_positions_that_need_a_gradient_take_the_composition():
 
 def test_a_third_derivative_is_refused():
     positions, parameters, *_ = scene(SMALL, 5)
-    _, slope = hash_field(positions, *parameters, SMALL, True, "numba")
-    (gradient,) = torch.autograd.grad(slope.square().sum(), parameters[1], create_graph=True)
+    _, input_gradient = hash_field(positions, *parameters, SMALL, True, "numba")
+    (gradient,) = torch.autograd.grad(input_gradient.square().sum(), parameters[1], create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
 

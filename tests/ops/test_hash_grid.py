@@ -140,8 +140,10 @@ def test_a_loss_on_normals_trains_the_table(backend):
 
     def loss(entries):
         density = hash_encode(x, entries, SMALL, backend) @ readout
-        (slope,) = torch.autograd.grad(density.sum(), x, create_graph=True)
-        return (torch.nn.functional.normalize(slope, dim=-1) * slope.detach().new_tensor([1.0, 2.0, 3.0])).mean()
+        (input_gradient,) = torch.autograd.grad(density.sum(), x, create_graph=True)
+        return (
+            torch.nn.functional.normalize(input_gradient, dim=-1) * input_gradient.detach().new_tensor([1.0, 2.0, 3.0])
+        ).mean()
 
     loss(table).backward()
     h = 1e-3
@@ -183,7 +185,7 @@ def test_a_gradient_takes_the_place_of_the_last_one_only_when_nobody_holds_that(
 
 @pytest.mark.skipif("numba" not in BACKENDS, reason="numba is not installed")
 def test_a_gradient_that_nobody_asked_for_is_not_computed(monkeypatch):
-    from dreamfusion.ops.hash_grid import cpu as hash_encode_numba
+    from dreamfusion.ops.hash_grid import cpu as hash_grid_cpu
 
     def forbidden(*_):
         raise AssertionError("computed")
@@ -191,10 +193,10 @@ def test_a_gradient_that_nobody_asked_for_is_not_computed(monkeypatch):
     x, table, g, *_ = draw(SMALL, 50)
     y = hash_encode(x, table, SMALL, "numba")
     with monkeypatch.context() as m:
-        m.setattr(hash_encode_numba, "scatter", forbidden)
+        m.setattr(hash_grid_cpu, "scatter", forbidden)
         torch.autograd.grad(y, x, g, create_graph=True)
     with monkeypatch.context() as m:
-        m.setattr(hash_encode_numba, "_position_gradient", forbidden)
+        m.setattr(hash_grid_cpu, "_position_gradient", forbidden)
         torch.autograd.grad(y, table, g, retain_graph=True)
         y.backward(g, inputs=[table])
 
@@ -246,14 +248,14 @@ class StandInForTinycudannEncoding(torch.nn.Module):
 
 @pytest.fixture
 def tinycudann_stand_in(monkeypatch):
-    from dreamfusion.ops.hash_grid import cuda as hash_encode_cuda
+    from dreamfusion.ops.hash_grid import cuda as hash_grid_cuda
 
     monkeypatch.setitem(sys.modules, "tinycudann", SimpleNamespace(Encoding=StandInForTinycudannEncoding))
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(StandInForTinycudannEncoding, "made", [])
-    hash_encode_cuda._encoding.cache_clear()
-    yield hash_encode_cuda
-    hash_encode_cuda._encoding.cache_clear()
+    hash_grid_cuda._encoding.cache_clear()
+    yield hash_grid_cuda
+    hash_grid_cuda._encoding.cache_clear()
 
 
 def test_the_tinycudann_adapter_puts_our_table_in_place_of_its_parameters(tinycudann_stand_in):

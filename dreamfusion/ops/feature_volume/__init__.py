@@ -12,8 +12,8 @@ from torch import Tensor
 from dreamfusion.ops.backend import choose
 
 
-def look(volume: Tensor, points: Tensor, heads: int, backend: str | None = None) -> Tensor:
-    """Composite each head's features along rays, front to back, with weights as in `composite`.
+def render_feature_volume(volume: Tensor, points: Tensor, heads: int, backend: str | None = None) -> Tensor:
+    """Composite each head's features along rays, front to to_values, with weights as in `composite`.
 
     The optical depth of a sample is softplus of the density read there: intervals are of equal length and part of what
     the density means. Outside the volume there is nothing (features 0, density 0 before the softplus).
@@ -34,18 +34,22 @@ def look(volume: Tensor, points: Tensor, heads: int, backend: str | None = None)
     """
     sides = volume.shape[1:4]
     if volume.ndim != 5 or len(set(sides)) > 1 or heads < 1 or volume.shape[4] % heads:
-        raise ValueError(f"look: volume has shape {tuple(volume.shape)}, expected (G, N, N, N, {heads} (1 + F))")
+        raise ValueError(
+            f"render_feature_volume: volume has shape {tuple(volume.shape)}, expected (G, N, N, N, {heads} (1 + F))"
+        )
     if points.ndim != 4 or points.shape[0] != len(volume) or points.shape[3] != 3:
-        raise ValueError(f"look: points have shape {tuple(points.shape)}, expected ({len(volume)}, R, D, 3)")
-    chosen = choose("look", volume.device, backend)
+        raise ValueError(
+            f"render_feature_volume: points have shape {tuple(points.shape)}, expected ({len(volume)}, R, D, 3)"
+        )
+    chosen = choose("render_feature_volume", volume.device, backend)
     if chosen == "torch":
-        from dreamfusion.ops.feature_volume.reference import look as run
+        from dreamfusion.ops.feature_volume.reference import render_feature_volume as run
     else:
-        from dreamfusion.ops.feature_volume.cpu import look as run
+        from dreamfusion.ops.feature_volume.cpu import render_feature_volume as run
 
         if not volume.dtype == points.dtype == torch.float32:
             raise TypeError(
-                f"look: volume is {volume.dtype} and points are {points.dtype}, backend {chosen!r} takes torch.float32 "
+                f"render_feature_volume: volume is {volume.dtype} and points are {points.dtype}, backend {chosen!r} takes torch.float32 "
                 "(backend='torch' takes any float)"
             )
     return run(volume, points, heads)

@@ -1,6 +1,6 @@
-"""`look` on the CPU: one numba kernel each way that reads, composites and sums a ray while it is in the cache.
+"""`render_feature_volume` on the CPU: one numba kernel each way that reads, composites and sums a ray while it is in the cache.
 
-Threads take rays, on the way back volumes, so no two write to the same place and their number changes no bit. A ray
+Threads take rays, on the way to_values volumes, so no two write to the same place and their number changes no bit. A ray
 ends where less than DARK of the light is left in each head: what stands behind changes its sums by less than that.
 """
 
@@ -19,13 +19,13 @@ from dreamfusion.ops.backend import run_parallel, spans
 DARK = np.float32(1e-5)
 
 
-def look(volume: Tensor, points: Tensor, heads: int) -> Tensor:
+def render_feature_volume(volume: Tensor, points: Tensor, heads: int) -> Tensor:
     """(G, N, N, N, H (1 + F)), (G, R, D, 3) -> (G, R, H (2 + F))."""
-    seen: Tensor = _Look.apply(volume, points, heads)
+    seen: Tensor = _RenderFeatureVolume.apply(volume, points, heads)
     return seen
 
 
-class _Look(torch.autograd.Function):
+class _RenderFeatureVolume(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, volume: Tensor, points: Tensor, heads: int) -> Tensor:
         volume, points = volume.detach().contiguous(), points.detach().contiguous()
@@ -130,12 +130,12 @@ def _backward(
     corners, share = np.empty((depths, 8), np.int64), np.empty((depths, 8), np.float32)
     values = np.empty((depths, channels), np.float32)
     passed, weight, after = np.empty((3, depths, heads), np.float32)
-    back, behind, left = np.empty(channels, np.float32), np.empty(heads, np.float32), np.empty(heads, np.float32)
+    to_values, behind, left = np.empty(channels, np.float32), np.empty(heads, np.float32), np.empty(heads, np.float32)
     n = volume.shape[1]
     for g in range(begin, end):
         rows, to_rows = volume[g].reshape(n**3, channels), to_volume[g].reshape(n**3, channels)
         for r in range(rays):
-            asked = gradient[g, r]
+            grad_out = gradient[g, r]
             left[:] = 1
             last = depths - 1
             for d in range(depths):
@@ -156,14 +156,14 @@ def _backward(
                     continue
                 for h in range(heads):
                     at, to = h * width, h * (width + 1)
-                    worth = asked[to] + asked[to + 1] * np.float32((d + 0.5) / depths)
+                    worth = grad_out[to] + grad_out[to + 1] * np.float32((d + 0.5) / depths)
                     for c in range(1, width):
-                        worth += asked[to + 1 + c] * values[d, at + c]
-                        back[at + c] = asked[to + 1 + c] * weight[d, h]
+                        worth += grad_out[to + 1 + c] * values[d, at + c]
+                        to_values[at + c] = grad_out[to + 1 + c] * weight[d, h]
                     # of the optical depth, times the softplus' slope
-                    back[at] = (worth * after[d, h] - behind[h]) * (1 - passed[d, h])
+                    to_values[at] = (worth * after[d, h] - behind[h]) * (1 - passed[d, h])
                     behind[h] += worth * weight[d, h]
                 for corner in range(8):
                     row = to_rows[corners[d, corner]]
                     for c in range(channels):
-                        row[c] += share[d, corner] * back[c]
+                        row[c] += share[d, corner] * to_values[c]

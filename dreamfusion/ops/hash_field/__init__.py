@@ -1,4 +1,4 @@
-"""The hash-grid field's network in one operation: encoding, one hidden layer, and the slope of the first output.
+"""The hash-grid field's network in one operation: encoding, one hidden layer, and the input_gradient of the first output.
 
 What the composition of `hash_encode` and two matrix products computes, with fewer passes over table and memory where
 there are kernels for it. Letters: S positions, W = layout.width, H hidden units, O outputs; x position, y its encoding.
@@ -20,23 +20,23 @@ def hash_field(
     hidden_weight: Tensor,
     output_weight: Tensor,
     layout: HashGridLayout,
-    with_slope: bool = False,
+    with_input_gradient: bool = False,
     backend: str | None = None,
     precision: str = "float32",
 ) -> tuple[Tensor, Tensor | None]:
-    """o = output_weight relu(hidden_weight y(x)), and on request the slope d o_0 / d x.
+    """o = output_weight relu(hidden_weight y(x)), and on request the input_gradient d o_0 / d x.
 
-    Differentiable once to `table` and both weights, through `output` and `slope` alike: a loss on normals trains the
+    Differentiable once to `table` and both weights, through `output` and `input_gradient` alike: a loss on normals trains the
     scene. The fused kernels take float32 positions that need no gradient themselves; for others, the composition of
     the single operations is taken, which is differentiable to the positions too.
 
     Args:
-        positions: (S, 3) in [0, 1]; outside is clamped, with slope 0 there.
+        positions: (S, 3) in [0, 1]; outside is clamped, with input_gradient 0 there.
         table: (layout.parameter_count,) float32.
         hidden_weight: (H, W).
         output_weight: (O, H).
         layout: what the table means.
-        with_slope: whether to return the slope.
+        with_input_gradient: whether to return the input_gradient.
         backend: "torch" for the composition over the torch reference, "numba" for the fused kernels; None takes the
             fastest that can run here.
         precision: "float32", "bfloat16" or "auto": of the hidden layer's products in the fused kernels, whose sums are
@@ -44,7 +44,7 @@ def hash_field(
             computes in the precision of its arguments.
 
     Returns:
-        output (S, O) and slope (S, 3), or None in its place. Both may be transposed views.
+        output (S, O) and input_gradient (S, 3), or None in its place. Both may be transposed views.
 
     Raises:
         ValueError: if a shape does not fit, the backend does not know the device, or there is no such precision.
@@ -61,7 +61,9 @@ def hash_field(
     if chosen == "numba" and fits:
         from dreamfusion.ops.hash_field.cpu import hash_field as fused
 
-        return fused(positions, table, hidden_weight, output_weight, layout, with_slope, kernel_precision(precision))
+        return fused(
+            positions, table, hidden_weight, output_weight, layout, with_input_gradient, kernel_precision(precision)
+        )
     if backend == "numba":
         raise TypeError(
             f"hash_field: positions are {positions.dtype} and the table is {table.dtype}, gradient of the positions "
@@ -69,7 +71,7 @@ def hash_field(
         )
     from dreamfusion.ops.hash_field.reference import hash_field as composed
 
-    return composed(positions, table, hidden_weight, output_weight, layout, with_slope, backend)
+    return composed(positions, table, hidden_weight, output_weight, layout, with_input_gradient, backend)
 
 
 def _check(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:

@@ -41,13 +41,13 @@ def forward(
     y: np.ndarray,
     hidden_weight: np.ndarray,
     output_weight: np.ndarray,
-    back: np.ndarray,
+    gradient_weight: np.ndarray,
     output: np.ndarray,
-    reach: np.ndarray,
+    feature_gradient: np.ndarray,
     begin: int,
     end: int,
 ) -> None:
-    """y (W, S) -> output (O, S), and back m into `reach` (W, S) if it has rows; weights as `padded` has them."""
+    """y (W, S) -> output (O, S), and gradient_weight m into `feature_gradient` (W, S) if it has rows; weights as `padded` has them."""
     x = np.empty(hidden_weight.shape[1] * BLOCK, np.float32)
     hidden = np.empty(hidden_weight.shape[0] * BLOCK, np.float32)
     out = np.empty(output_weight.shape[0] * BLOCK, np.float32)
@@ -58,10 +58,10 @@ def forward(
         _rectify(hidden)
         multiply(output_weight, hidden, out)
         store(out, start, stop, output)
-        if reach.shape[0] > 0:
+        if feature_gradient.shape[0] > 0:
             signs(hidden)
-            multiply(back, hidden, x)
-            store(x, start, stop, reach)
+            multiply(gradient_weight, hidden, x)
+            store(x, start, stop, feature_gradient)
 
 
 @_compiled
@@ -71,15 +71,15 @@ def backward(
     hidden_weight_t: np.ndarray,
     output_weight_t: np.ndarray,
     to_output: np.ndarray,
-    bend: np.ndarray,
+    jvp: np.ndarray,
     to_y: np.ndarray,
     to_hidden_weight: np.ndarray,
     to_output_weight: np.ndarray,
-    along: np.ndarray,
+    q: np.ndarray,
     begin: int,
     end: int,
 ) -> None:
-    """o' (O, S) -> y' (W, S), and adds (m h') y^T, o' h^T and, where b = `bend` has rows, Q = m b^T to the last three.
+    """o' (O, S) -> y' (W, S), and adds (m h') y^T, o' h^T and, where b = `jvp` has rows, Q = m b^T to the last three.
 
     Those that have no rows are left out. Weights, and what is added to, as `padded` has them.
     """
@@ -99,10 +99,10 @@ def backward(
         gate(to_hidden, hidden)
         if to_hidden_weight.shape[0] > 0:
             correlate(to_hidden, x, to_hidden_weight)
-        if bend.shape[0] > 0:
+        if jvp.shape[0] > 0:
             signs(hidden)
-            load(bend, start, stop, x)
-            correlate(hidden, x, along)
+            load(jvp, start, stop, x)
+            correlate(hidden, x, q)
         multiply(hidden_weight_t, to_hidden, x)
         store(x, start, stop, to_y)
 

@@ -1,7 +1,7 @@
 """`network_kernels.py` with the hidden layer's products in bfloat16, for processors that multiply it (AVX512-BF16).
 
 Rounded to 8 bits are the features y and their gradient y', the hidden weights W1, and where they meet these, the
-gradient m h' of the hidden layer and the bend b. Sums are float32, and so is all of the output layer: outputs are off
+gradient m h' of the hidden layer and the jvp b. Sums are float32, and so is all of the output layer: outputs are off
 by the rounding of y and W1 alone. A sum over features or units multiplies words of two rows, one over positions words
 of two neighbours.
 """
@@ -36,13 +36,13 @@ def forward(
     y: np.ndarray,
     hidden_weight: np.ndarray,
     output_weight: np.ndarray,
-    back: np.ndarray,
+    gradient_weight: np.ndarray,
     output: np.ndarray,
-    reach: np.ndarray,
+    feature_gradient: np.ndarray,
     begin: int,
     end: int,
 ) -> None:
-    """See `network_kernels.forward`; hidden_weight and back are operands."""
+    """See `network_kernels.forward`; hidden_weight and gradient_weight are operands."""
     units, features = hidden_weight.shape[0], 2 * hidden_weight.shape[1]
     x, words = np.empty(features * BLOCK, np.float32), np.empty(features * _PAIRS, np.uint32)
     hidden, unit_words = np.empty(units * BLOCK, np.float32), np.empty(units * _PAIRS, np.uint32)
@@ -53,11 +53,11 @@ def forward(
         _multiply(hidden_weight, words, True, hidden)
         multiply(output_weight, hidden, out)
         store(out, start, stop, output)
-        if reach.shape[0] > 0:
+        if feature_gradient.shape[0] > 0:
             signs(hidden)
             _pack_rows(hidden, unit_words)
-            _multiply(back, unit_words, False, x)
-            store(x, start, stop, reach)
+            _multiply(gradient_weight, unit_words, False, x)
+            store(x, start, stop, feature_gradient)
 
 
 @_compiled
@@ -67,18 +67,18 @@ def backward(
     hidden_weight_t: np.ndarray,
     output_weight_t: np.ndarray,
     to_output: np.ndarray,
-    bend: np.ndarray,
+    jvp: np.ndarray,
     to_y: np.ndarray,
     to_hidden_weight: np.ndarray,
     to_output_weight: np.ndarray,
-    along: np.ndarray,
+    q: np.ndarray,
     begin: int,
     end: int,
 ) -> None:
     """See `network_kernels.backward`; hidden_weight and its transpose are operands."""
     units, features = hidden_weight.shape[0], 2 * hidden_weight.shape[1]
     x = np.empty(features * BLOCK, np.float32)
-    words, turned = np.empty(features * _PAIRS, np.uint32), np.empty(features * _PAIRS, np.uint32)
+    words, transposed = np.empty(features * _PAIRS, np.uint32), np.empty(features * _PAIRS, np.uint32)
     given = np.empty(output_weight_t.shape[1] * BLOCK, np.float32)
     hidden, to_hidden = np.empty(units * BLOCK, np.float32), np.empty(units * BLOCK, np.float32)
     unit_words = np.empty(units * _PAIRS, np.uint32)
@@ -92,12 +92,12 @@ def backward(
         multiply(output_weight_t, given, to_hidden)
         gate(to_hidden, hidden)
         if to_hidden_weight.shape[0] > 0:
-            _correlate(to_hidden, words, unit_words, turned, to_hidden_weight)
-        if bend.shape[0] > 0:
+            _correlate(to_hidden, words, unit_words, transposed, to_hidden_weight)
+        if jvp.shape[0] > 0:
             signs(hidden)
-            load(bend, start, stop, x)
+            load(jvp, start, stop, x)
             _pack_rows(x, words)
-            _correlate(hidden, words, unit_words, turned, along)
+            _correlate(hidden, words, unit_words, transposed, q)
         _pack_rows(to_hidden, unit_words)
         _multiply(hidden_weight_t, unit_words, False, x)
         _pack_rows(x, words)
@@ -129,18 +129,18 @@ def _multiply(weight: np.ndarray, x: np.ndarray, rectified: bool, out: np.ndarra
 
 
 @_compiled
-def _correlate(g: np.ndarray, x: np.ndarray, g_words: np.ndarray, turned: np.ndarray, out: np.ndarray) -> None:
-    """out += g x^T, summed over the positions of the block; x in words of two rows; g_words and turned are scratch."""
+def _correlate(g: np.ndarray, x: np.ndarray, g_words: np.ndarray, transposed: np.ndarray, out: np.ndarray) -> None:
+    """out += g x^T, summed over the positions of the block; x in words of two rows; g_words and transposed are scratch."""
     rows, columns = out.shape
     sums = out.reshape(-1)
     for k in range(0, g.shape[0], 2 * tiles.LANES):
         tiles.pack(g, k, g_words, k // 2)
     for f in range(0, columns, 16):
         for s in range(0, BLOCK, 32):
-            tiles.turn(x, f // 2 * BLOCK + s, BLOCK, turned, s // 2 * columns + f, columns)
+            tiles.transpose(x, f // 2 * BLOCK + s, BLOCK, transposed, s // 2 * columns + f, columns)
     for h in range(0, rows, 8):
         for f in range(0, columns, tiles.LANES):
             tile = tiles.zeros(8, 1)
             for s in range(_PAIRS):
-                tile = tiles.add_products(tile, g_words, h * _PAIRS + s, _PAIRS, turned, s * columns + f)
+                tile = tiles.add_products(tile, g_words, h * _PAIRS + s, _PAIRS, transposed, s * columns + f)
             tiles.add_to(tile, sums, h * columns + f, columns)

@@ -122,7 +122,7 @@ def pack_rows(context: Any, x: Any, k: Any, stride: Any, out: Any, p: Any) -> An
     def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
         x_, k_, stride_, out_, p_ = values
         both = _halves(builder, *(_address(ctx, builder, x, x_, _step(builder, k_, stride_, row)) for row in range(2)))
-        mixed = _mixed(builder, both, both, _PAIRED)
+        mixed = _shuffled(builder, both, both, _PAIRED)
         _store(builder, builder.bitcast(mixed, _WORDS), _address(ctx, builder, out, out_, p_))
         return ctx.get_dummy_value()
 
@@ -130,7 +130,7 @@ def pack_rows(context: Any, x: Any, k: Any, stride: Any, out: Any, p: Any) -> An
 
 
 @intrinsic
-def turn(context: Any, x: Any, k: Any, stride: Any, out: Any, p: Any, out_stride: Any) -> Any:
+def transpose(context: Any, x: Any, k: Any, stride: Any, out: Any, p: Any, out_stride: Any) -> Any:
     """8 rows of 32 words, a position each, of two features, to 16 rows of 16, a feature each, of two positions.
 
     out[p + i out_stride + 2 j + h] is half h of x[k + j stride + 2 i] and that of x[k + j stride + 2 i + 1].
@@ -147,12 +147,12 @@ def turn(context: Any, x: Any, k: Any, stride: Any, out: Any, p: Any, out_stride
         # which vector, position 4 3 2 1; which lane, position 0, half and row 2 1 0.
         for _ in range(3):
             vectors = [
-                _mixed(builder, *two, lanes)
+                _shuffled(builder, *two, lanes)
                 for two in zip(vectors[:8], vectors[8:], strict=True)
                 for lanes in _BY_TURNS
             ]
         for i, vector in enumerate(vectors):
-            vector = _mixed(builder, vector, vector, _ROWS_FIRST)
+            vector = _shuffled(builder, vector, vector, _ROWS_FIRST)
             place = _address(ctx, builder, out, out_, _step(builder, p_, out_stride_, i))
             _store(builder, builder.bitcast(vector, _WORDS), place)
         return ctx.get_dummy_value()
@@ -182,10 +182,10 @@ def _store(builder: Any, vector: Any, place: Any) -> None:
 
 def _repeated(builder: Any, word: Any) -> Any:
     first = builder.insert_element(ir.Constant(_WORDS, ir.Undefined), word, _I32(0))
-    return _mixed(builder, first, first, [0] * LANES)
+    return _shuffled(builder, first, first, [0] * LANES)
 
 
-def _mixed(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
+def _shuffled(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_I32, len(lanes)), lanes))
 
 

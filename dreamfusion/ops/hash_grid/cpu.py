@@ -37,8 +37,8 @@ class _Encode(torch.autograd.Function):
     @staticmethod
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         positions, table = ctx.saved_tensors  # type: ignore[attr-defined]
-        asked = wanted(ctx, 0), wanted(ctx, 1)
-        return *_EncodeGradient.apply(positions, table, gradient, ctx.layout, asked), None  # type: ignore[attr-defined]
+        needed = wanted(ctx, 0), wanted(ctx, 1)
+        return *_EncodeGradient.apply(positions, table, gradient, ctx.layout, needed), None  # type: ignore[attr-defined]
 
 
 class _EncodeGradient(torch.autograd.Function):
@@ -51,16 +51,16 @@ class _EncodeGradient(torch.autograd.Function):
         table: Tensor,
         gradient: Tensor,
         layout: HashGridLayout,
-        asked: tuple[bool, bool],
+        needed: tuple[bool, bool],
     ) -> tuple[Tensor | None, Tensor | None]:
         ctx.save_for_backward(positions, table, gradient)
         ctx.layout = layout  # type: ignore[attr-defined]
         ctx.set_materialize_grads(False)
         x, g = feature_major(positions.clamp(0, 1)), feature_major(gradient)
         to_positions = to_table = None
-        if asked[0]:
+        if needed[0]:
             to_positions = _position_gradient(x, NO_DIRECTION, g, table, layout) * inside(positions)
-        if asked[1]:
+        if needed[1]:
             to_table = scatter(x, NO_DIRECTION, g, g, layout)
         return to_positions, to_table
 
@@ -100,35 +100,35 @@ def interpolate(
     return encoded.t()
 
 
-def scatter(x: np.ndarray, v: np.ndarray, g: np.ndarray, bend: np.ndarray, layout: HashGridLayout) -> Tensor:
-    """The gradient of <g, y>, with a direction v of <g, y> + <bend, J v>, to the table -> (P,)."""
-    out, grid, lanes = _room(layout.parameter_count), grid_of(layout), (0,) * layout.features
+def scatter(x: np.ndarray, v: np.ndarray, g: np.ndarray, jvp_gradient: np.ndarray, layout: HashGridLayout) -> Tensor:
+    """The gradient of <g, y>, with a direction v of <g, y> + <jvp_gradient, J v>, to the table -> (P,)."""
+    out, grid, lanes = _gradient_buffer(layout.parameter_count), grid_of(layout), (0,) * layout.features
     run_parallel(  # the kernel zeroes each level just before it adds to it
-        lambda left: hash_kernels.scatter(x, v, g, bend, grid, left, lanes, out), levels_of(layout, x.shape[1])
+        lambda left: hash_kernels.scatter(x, v, g, jvp_gradient, grid, left, lanes, out), levels_of(layout, x.shape[1])
     )
     return torch.from_numpy(out)
 
 
-_rooms: dict[int, np.ndarray] = {}
+_buffers: dict[int, np.ndarray] = {}
 
 
 @cache
-def _held_once() -> int:
+def _single_reference_count() -> int:
     """What `sys.getrefcount` says of an array that one variable holds: Python's versions differ."""
     array = np.empty(0)
     return sys.getrefcount(array)
 
 
-def _room(count: int) -> np.ndarray:
+def _gradient_buffer(count: int) -> np.ndarray:
     """(count,) float32 for a gradient: the last one's place as soon as nobody holds that any more.
 
-    Freed and asked for anew, it found its place taken by smaller things: at 2^19 the process grew by as much again.
+    Freed and needed for anew, it found its place taken by smaller things: at 2^19 the process grew by as much again.
     """
-    room = _rooms.pop(count, None)
-    if room is None or sys.getrefcount(room) > _held_once():  # a tensor made of it counts
-        room = np.empty(count, np.float32)
-    _rooms[count] = room
-    return room
+    buffer = _buffers.pop(count, None)
+    if buffer is None or sys.getrefcount(buffer) > _single_reference_count():  # a tensor made of it counts
+        buffer = np.empty(count, np.float32)
+    _buffers[count] = buffer
+    return buffer
 
 
 def _position_gradient(x: np.ndarray, v: np.ndarray, g: np.ndarray, table: Tensor, layout: HashGridLayout) -> Tensor:
@@ -183,7 +183,7 @@ def wanted(ctx: FunctionCtx, i: int) -> bool:
     node = ctx.next_functions[i][0]  # type: ignore[attr-defined]
     try:
         return torch._C._will_engine_execute_node(node)
-    except RuntimeError:  # "a leaf node was passed": a leaf that `autograd.grad` was asked for
+    except RuntimeError:  # "a leaf node was passed": a leaf that `autograd.grad` was needed for
         return True
 
 

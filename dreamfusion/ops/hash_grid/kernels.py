@@ -16,7 +16,7 @@ from numba import njit
 
 from dreamfusion.ops.hash_grid import pairs
 from dreamfusion.ops.hash_grid.layout import PRIMES
-from dreamfusion.ops.hash_grid.trilinear import BLOCK, add_curvature, add_slope, expand, weigh, weigh_slope
+from dreamfusion.ops.hash_grid.trilinear import BLOCK, add_hessian_product, add_gradient, expand, weigh, weigh_jvp
 
 Array = np.ndarray
 _compiled = njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
@@ -50,7 +50,7 @@ def interpolate(x: Array, v: Array, table: Array, grid: Grid, left: Array, lanes
         for start in range(0, points, BLOCK):
             count = min(BLOCK, points - start)
             _locate(x, start, count, grid, level, entries.size // features, cell, fraction, index)
-            _ask(entries, index, count, features)
+            _prefetch(entries, index, count, features)
             weigh(fraction, v, start, count, grid.scale[level], weight)
             for j in range(count):
                 for f in range(0, features, 2):
@@ -62,10 +62,10 @@ def interpolate(x: Array, v: Array, table: Array, grid: Grid, left: Array, lanes
 
 
 @_compiled
-def interpolate_with_slope(
-    x: Array, table: Array, grid: Grid, left: Array, lanes: tuple[int, ...], out: Array, slope: Array
+def interpolate_with_jacobian(
+    x: Array, table: Array, grid: Grid, left: Array, lanes: tuple[int, ...], out: Array, jacobian: Array
 ) -> None:
-    """`interpolate`, and slope[d, f, s] = d out[f, s] / d x[d, s] from the same reads."""
+    """`interpolate`, and jacobian[d, f, s] = d out[f, s] / d x[d, s] from the same reads."""
     features, points = len(lanes), x.shape[1]
     index, even, cell, fraction = _block()
     odd, both = np.empty(8 * BLOCK, np.float32), np.empty((2, 4 * BLOCK), np.float32)
@@ -78,30 +78,37 @@ def interpolate_with_slope(
         for start in range(0, points, BLOCK):
             count = min(BLOCK, points - start)
             _locate(x, start, count, grid, level, entries.size // features, cell, fraction, index)
-            _ask(entries, index, count, features)
+            _prefetch(entries, index, count, features)
             for f in range(0, features, 2):
                 for j in range(count):
                     for c in range(8):
                         k = np.uint64(index[c * BLOCK + j]) * np.uint64(features) + np.uint64(f)
                         even[c * BLOCK + j], odd[c * BLOCK + j] = entries[k], entries[k + _NEXT]
                 row = level * features + f
-                expand(even, fraction, start, count, scale, both[0], slope[:, row])
-                expand(odd, fraction, start, count, scale, both[1], slope[:, row + 1])
+                expand(even, fraction, start, count, scale, both[0], jacobian[:, row])
+                expand(odd, fraction, start, count, scale, both[1], jacobian[:, row + 1])
                 for j in range(count):
                     pairs.put(out, row, start + j, pairs.join(both[0, j], both[1, j]))
 
 
 @_compiled
 def scatter(
-    x: Array, v: Array, gradient: Array, bend: Array, grid: Grid, left: Array, lanes: tuple[int, ...], out: Array
+    x: Array,
+    v: Array,
+    gradient: Array,
+    jvp_gradient: Array,
+    grid: Grid,
+    left: Array,
+    lanes: tuple[int, ...],
+    out: Array,
 ) -> None:
     """The transpose of `interpolate` in the table; with `v` of the sum of both its forms, in one pass.
 
-    out[c, f] = sum over s of w_c(x_s) gradient[f, s] + (v_s . grad w_c(x_s)) bend[f, s].
+    out[c, f] = sum over s of w_c(x_s) gradient[f, s] + (v_s . grad w_c(x_s)) jvp_gradient[f, s].
     """
     features, points = len(lanes), x.shape[1]
     index, weight, cell, fraction = _block()
-    slope = np.empty(8 * BLOCK, np.float32)
+    weight_jvp = np.empty(8 * BLOCK, np.float32)
     for _ in range(len(grid.scale)):
         level = pairs.take(left)
         if level < 0:
@@ -111,23 +118,25 @@ def scatter(
         for start in range(0, points, BLOCK):
             count = min(BLOCK, points - start)
             _locate(x, start, count, grid, level, entries.size // features, cell, fraction, index)
-            _ask(entries, index, count, features)
+            _prefetch(entries, index, count, features)
             weigh(fraction, v[:0], start, count, grid.scale[level], weight)
             if v.size != 0:
-                weigh_slope(fraction, v, start, count, grid.scale[level], slope)
+                weigh_jvp(fraction, v, start, count, grid.scale[level], weight_jvp)
             for j in range(count):
                 for f in range(0, features, 2):
-                    pull = pairs.get(gradient, level * features + f, start + j)
+                    grad = pairs.get(gradient, level * features + f, start + j)
                     if v.size == 0:
                         for c in range(8):
                             k = np.uint64(index[c * BLOCK + j]) * np.uint64(features) + np.uint64(f)
-                            pairs.add_to(entries, k, pairs.scaled(weight[c * BLOCK + j], pull))
+                            pairs.add_to(entries, k, pairs.scaled(weight[c * BLOCK + j], grad))
                     else:
-                        bent = pairs.get(bend, level * features + f, start + j)
+                        grad_jvp = pairs.get(jvp_gradient, level * features + f, start + j)
                         for c in range(8):
                             k = np.uint64(index[c * BLOCK + j]) * np.uint64(features) + np.uint64(f)
-                            pulled = pairs.scaled(weight[c * BLOCK + j], pull)
-                            pairs.add_to(entries, k, pairs.plus(pulled, pairs.scaled(slope[c * BLOCK + j], bent)))
+                            product = pairs.scaled(weight[c * BLOCK + j], grad)
+                            pairs.add_to(
+                                entries, k, pairs.plus(product, pairs.scaled(weight_jvp[c * BLOCK + j], grad_jvp))
+                            )
 
 
 @_compiled
@@ -155,7 +164,7 @@ def position_gradient(
         for start in range(begin, end, BLOCK):
             count = min(BLOCK, end - start)
             _locate(x, start, count, grid, level, entries.size // features, cell, fraction, index)
-            _ask(entries, index, count, features)
+            _prefetch(entries, index, count, features)
             for j in range(count):
                 for f in range(0, features, 2):
                     even, odd = rows[f, start + j], rows[f + 1, start + j]
@@ -164,9 +173,9 @@ def position_gradient(
                         total = entries[k] * even + entries[k + _NEXT] * odd
                         corner[c * BLOCK + j] = total if f == 0 else corner[c * BLOCK + j] + total
             if v.size == 0:
-                add_slope(corner, fraction, start, count, grid.scale[level], out)
+                add_gradient(corner, fraction, start, count, grid.scale[level], out)
             else:
-                add_curvature(corner, fraction, v, start, count, grid.scale[level], out)
+                add_hessian_product(corner, fraction, v, start, count, grid.scale[level], out)
 
 
 @_compiled
@@ -181,7 +190,7 @@ def stream_in(entries: Array, reads: int) -> None:
 
 
 @_compiled
-def _ask(entries: Array, index: Array, count: int, features: int) -> None:
+def _prefetch(entries: Array, index: Array, count: int, features: int) -> None:
     """Ask for a block's entries ahead of their use, if the level is too large for the second cache."""
     if entries.size > _FAR:
         for c in range(8):

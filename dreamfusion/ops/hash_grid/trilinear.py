@@ -22,7 +22,7 @@ _ONE = np.float32(1)
 def weigh(fraction: Array, v: Array, start: int, count: int, scale: np.float32, weight: Array) -> None:
     """Trilinear weights of the corners; with `v` their derivatives along v."""
     if v.size != 0:
-        weigh_slope(fraction, v, start, count, scale, weight)
+        weigh_jvp(fraction, v, start, count, scale, weight)
         return
     for j in range(count):
         x1, y1, z1 = fraction[j], fraction[BLOCK + j], fraction[2 * BLOCK + j]
@@ -38,7 +38,7 @@ def weigh(fraction: Array, v: Array, start: int, count: int, scale: np.float32, 
 
 
 @_compiled
-def weigh_slope(fraction: Array, v: Array, start: int, count: int, scale: np.float32, weight: Array) -> None:
+def weigh_jvp(fraction: Array, v: Array, start: int, count: int, scale: np.float32, weight: Array) -> None:
     """Derivatives of the trilinear weights along v: v . grad w_c."""
     v0, v1, v2 = v[0, start : start + count], v[1, start : start + count], v[2, start : start + count]
     for j in range(count):
@@ -57,9 +57,9 @@ def weigh_slope(fraction: Array, v: Array, start: int, count: int, scale: np.flo
 
 @_compiled
 def expand(
-    corner: Array, fraction: Array, start: int, count: int, scale: np.float32, both: Array, slope: Array
+    corner: Array, fraction: Array, start: int, count: int, scale: np.float32, both: Array, jacobian: Array
 ) -> None:
-    """The trilinear interpolation of the corner values to the first row of `both` (4 BLOCK), its gradient to slope."""
+    """The trilinear interpolation of the corner values to the first row of `both` (4 BLOCK), its gradient to jacobian."""
     for j in range(count):
         x1, y1, z1 = fraction[j], fraction[BLOCK + j], fraction[2 * BLOCK + j]
         c0, c1, c2, c3 = corner[j], corner[BLOCK + j], corner[2 * BLOCK + j], corner[3 * BLOCK + j]
@@ -73,13 +73,13 @@ def expand(
         both[2 * BLOCK + j] = scale * (y10 - y00 + z1 * (y11 - y01 - (y10 - y00)))
         both[3 * BLOCK + j] = scale * (far - near)
     for d in range(3):
-        to = slope[d, start : start + count]
+        to = jacobian[d, start : start + count]
         for j in range(count):
             to[j] = both[(d + 1) * BLOCK + j]
 
 
 @_compiled
-def add_slope(corner: Array, fraction: Array, start: int, count: int, scale: np.float32, out: Array) -> None:
+def add_gradient(corner: Array, fraction: Array, start: int, count: int, scale: np.float32, out: Array) -> None:
     """out += the gradient of the trilinear interpolation of the corner values."""
     for j in range(count):
         x1, y1, z1 = fraction[j], fraction[BLOCK + j], fraction[2 * BLOCK + j]
@@ -93,7 +93,7 @@ def add_slope(corner: Array, fraction: Array, start: int, count: int, scale: np.
 
 
 @_compiled
-def add_curvature(
+def add_hessian_product(
     corner: Array, fraction: Array, v: Array, start: int, count: int, scale: np.float32, out: Array
 ) -> None:
     """out += H v, H the second derivatives of the trilinear interpolation (its diagonal is zero)."""

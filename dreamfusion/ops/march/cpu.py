@@ -30,15 +30,15 @@ def march(rays: RayBundle, occupancy: Tensor, radius: float, step: float, jitter
     near, steps = np.empty(count, np.float32), np.empty(count, np.int64)
     _chords(origins, directions, shifts, np.float32(radius**2), np.float32(step), near, steps)
 
-    room = np.concatenate((np.zeros(1, np.int64), np.cumsum(steps)))  # where a ray could begin, were all steps kept
-    kept, counts = np.empty(room[-1], np.int32), np.empty(count, np.int64)
+    capacity = np.concatenate((np.zeros(1, np.int64), np.cumsum(steps)))  # where a ray could begin, were all steps kept
+    kept, counts = np.empty(capacity[-1], np.int32), np.empty(count, np.int64)
     scale = np.float32(voxels.shape[0] / (2 * radius))  # voxels per scene unit
     around = _dilated(_coarsened(voxels), int(np.ceil((_STRIDE / 2 * step * scale + 1) / (1 << _SHIFT))))
     size = np.float32(radius), scale, np.float32(step)
-    tasks = spans(count, int(room[-1]))
+    tasks = spans(count, int(capacity[-1]))
     run_parallel(
         lambda span: _traverse(
-            origins, directions, shifts, near, steps, voxels, around, *size, *span, room, kept, counts
+            origins, directions, shifts, near, steps, voxels, around, *size, *span, capacity, kept, counts
         ),
         tasks,
     )
@@ -50,7 +50,7 @@ def march(rays: RayBundle, occupancy: Tensor, radius: float, step: float, jitter
     start, end = torch.empty(total), torch.empty(total)
     first, out = offsets.numpy(), (ray.numpy(), start.numpy(), end.numpy(), positions.numpy())
     run_parallel(
-        lambda span: _write(origins, directions, shifts, near, np.float32(step), *span, room, kept, first, *out),
+        lambda span: _write(origins, directions, shifts, near, np.float32(step), *span, capacity, kept, first, *out),
         tasks,
     )
     return RaySamples(ray=ray, offsets=offsets, t_start=start, t_end=end, positions=positions.t())
@@ -126,15 +126,15 @@ def _traverse(
     step: np.float32,
     begin: int,
     end: int,
-    room: np.ndarray,
+    capacity: np.ndarray,
     kept: np.ndarray,
     counts: np.ndarray,
 ) -> None:
-    """Write the occupied steps of the rays [begin, end) one after the other, from kept[room[begin]] on."""
+    """Write the occupied steps of the rays [begin, end) one after the other, from kept[capacity[begin]] on."""
     last, occupied = np.int32(voxels.shape[0] - 1), voxels.reshape(-1)
     width, plane = np.int32(voxels.shape[0]), np.int32(voxels.shape[0] ** 2)
     index, along = np.empty(_STRIDE, np.uint32), np.arange(_STRIDE).astype(np.float32)
-    cursor = room[begin]
+    cursor = capacity[begin]
     for r in range(begin, end):
         ox, oy, oz = origins[r, 0], origins[r, 1], origins[r, 2]
         dx, dy, dz = directions[r, 0], directions[r, 1], directions[r, 2]
@@ -172,7 +172,7 @@ def _write(
     step: np.float32,
     begin: int,
     end: int,
-    room: np.ndarray,
+    capacity: np.ndarray,
     kept: np.ndarray,
     offsets: np.ndarray,
     ray: np.ndarray,
@@ -181,7 +181,7 @@ def _write(
     positions: np.ndarray,
 ) -> None:
     """Turn the steps that `_traverse` kept for the same rays into samples."""
-    source = room[begin] - offsets[begin]
+    source = capacity[begin] - offsets[begin]
     for r in range(begin, end):
         for s in range(offsets[r], offsets[r + 1]):
             count = np.float32(kept[source + s]) + jitter[r]

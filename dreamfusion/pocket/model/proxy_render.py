@@ -21,7 +21,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dreamfusion.ops.feature_volume import look
+from dreamfusion.ops.feature_volume import render_feature_volume
 
 GROWTH = 4  # voxels of the volume a side for each of a model's code
 REACH = 1.1  # scene units from the middle to a face of the volume, and half of the rays' way through it
@@ -131,7 +131,7 @@ class Sketch(ModelMixin, ConfigMixin):
     def forward(self, volume: Tensor, text: Tensor, camera: Tensor) -> Drawing:
         """(G, N, N, N, C), (B, D), (B, 12) -> B drawings; B / G cameras of each volume, one after the other."""
         points = ray_points(camera, self.voxels).view(len(volume), -1, self.voxels, 3)
-        seen = look(volume, points.float(), heads=1).to(camera.dtype)
+        seen = render_feature_volume(volume, points.float(), heads=1).to(camera.dtype)
         seen = seen.view(len(camera), self.voxels, self.voxels, -1).permute(0, 3, 1, 2)
         # The words' part, their colour first of all; which model they name is the volume's.
         scale, shift = self.tone(torch.cat([camera, self.embed(text)], dim=1))[..., None, None].chunk(2, dim=1)
