@@ -1,6 +1,7 @@
-"""Tasks in a process of its own, under the settings of torch and the C library: as others' code comes to its users.
+"""Run baselines in a separate process, with the default settings of torch and the C library.
 
-Ours keeps large blocks (`dreamfusion.ops.allocator`), which is set for a whole process and would help theirs as well.
+Our process keeps large blocks (`dreamfusion.ops.allocator`); the setting applies to a whole process and would speed up
+baselines too.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Tasks = Mapping[str, Mapping[str, Callable[[], object]]]  # by operation, then b
 
 @contextmanager
 def isolated(build: Callable[..., Tasks], *arguments: object) -> Iterator[Tasks]:
-    """What `build(*arguments)` makes there, to be called from here; each call returns the seconds it took there.
+    """Build the tasks of `build(*arguments)` in a new process; each call from here returns the seconds it took there.
 
     Both `build` and its arguments must be picklable. One thread.
 
@@ -33,7 +34,7 @@ def isolated(build: Callable[..., Tasks], *arguments: object) -> Iterator[Tasks]
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(there, build, arguments), daemon=True)
     process.start()
-    there.close()  # so that its end is seen here
+    there.close()  # so that `recv` fails when the process ends
     try:
         names: Mapping[str, list[str]] = _receive(here)
         yield {group: {name: partial(_request, here, group, name) for name in names[group]} for group in names}
@@ -52,12 +53,12 @@ def _receive(connection: Connection, question: tuple[str, str] | None = None) ->
             connection.send(question)
         return connection.recv()
     except (EOFError, BrokenPipeError, ConnectionResetError) as error:
-        raise RuntimeError("the process that measures the other formulations has ended; its error is above") from error
+        raise RuntimeError("the process that measures the baselines has ended; its error is above") from error
 
 
 def _serve(connection: Connection, build: Callable[..., Tasks], arguments: tuple[object, ...]) -> None:
-    """Answers with the seconds of one run of each task asked for; the other side ends the process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the other side's to answer
+    """Send back the seconds of one run of each requested task, until the parent ends the process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     torch.set_num_threads(1)
     tasks = build(*arguments)
     connection.send({group: list(tasks[group]) for group in tasks})

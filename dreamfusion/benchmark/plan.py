@@ -1,4 +1,4 @@
-"""How much `mode=benchmark` measures: the settings of `conf/benchmark/`."""
+"""Sizes and repetitions of `mode=benchmark`: the settings of `conf/benchmark/`."""
 
 from __future__ import annotations
 
@@ -10,25 +10,23 @@ from dreamfusion.error import UserError
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes are those of `dreamfusion/benchmark/cases.py`.
+    """Sizes of the cases in `dreamfusion/benchmark/cases.py`.
 
     Raises:
-        UserError: a size, or a number of rounds, that nothing can be measured with.
+        UserError: a size or number of rounds below 1, or an unknown value of `baselines`.
     """
 
-    rounds: int  # measurements of each implementation; the slow baselines are measured `baseline_rounds` times
+    rounds: int  # measurements of each implementation; `baseline_rounds` where slow baselines take part
     baseline_rounds: int
-    points: int  # of the encoding
+    points: int  # positions of the encoding and field cases
     log2_tables: Sequence[int]
-    step_sizes: Sequence[int]  # pixels a side of the step that the baselines run, at each table size
+    step_sizes: Sequence[int]  # pixels a side of the compared step, at each table size
     scaling_points: Sequence[int]
     scaling_sizes: Sequence[int]  # pixels a side
     scaling_views: Sequence[int]
     threads: Sequence[int]
-    dream_steps: int  # of the default run, each of albedo and lit
-    baselines: str = (
-        "isolated"  # the others' formulations: in a process as it comes, or "together" with ours, set up likewise
-    )
+    dream_steps: int  # steps of the configured run, each of plain and lit
+    baselines: str = "isolated"  # or "together": in our process, with its allocator and the fused Adam
 
     def __post_init__(self) -> None:
         if self.baselines not in ("isolated", "together"):

@@ -1,4 +1,4 @@
-"""The measurements for people: a table in Markdown, and a plot as SVG."""
+"""Benchmark report: tables in Markdown, and a plot as SVG."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WIDTH, HEIGHT, MARGIN = 280, 170, 44  # of one panel, SVG units
 
 
 def ratio_table(rows: Sequence[Row]) -> str:
-    """Our time, and how many times it everything else takes: least / middle / largest over the rounds."""
+    """Table of our time, and the min / median / max over the rounds of every other time relative to ours."""
     lines = ["| operation | setting | ours | against | times ours, min / median / max |", "|---|---|--:|---|--:|"]
     for row in rows:
         ours, setting = milliseconds(row.time().median), ", ".join(f"{k} {v}" for k, v in row.setting.items())
@@ -27,7 +27,7 @@ def ratio_table(rows: Sequence[Row]) -> str:
 
 
 def curve_table(curves: Mapping[str, Sequence[Row]]) -> str:
-    """Our time along each curve."""
+    """Table of our time along each scaling curve."""
     lines = ["| operation | against | at | samples | time, min / median / max |", "|---|---|--:|--:|--:|"]
     for name, rows in curves.items():
         for row in rows:
@@ -39,7 +39,7 @@ def curve_table(curves: Mapping[str, Sequence[Row]]) -> str:
 
 
 def share_table(rows: Sequence[Row]) -> str:
-    """Where the time of the configured step goes."""
+    """Table of the parts of the configured step."""
     parts = list(rows[0].seconds)
     lines = ["| step | " + " | ".join(parts) + " | all |", "|---|" + "--:|" * (len(parts) + 1)]
     for row in rows:
@@ -71,17 +71,17 @@ def plot(ratios: Sequence[Row], curves: Mapping[str, Sequence[Row]], steps: Sequ
 
 
 def milliseconds(seconds: float) -> str:
-    """With three significant digits."""
+    """Format with three significant digits."""
     return f"{number(1000 * seconds)} ms"
 
 
 def number(value: float) -> str:
-    """Three significant digits, no exponent."""
+    """Format with three significant digits and no exponent."""
     return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}" if value else "0"
 
 
 def _curve(name: str, rows: Sequence[Row]) -> str:
-    """Median with the range of the rounds; both axes logarithmic."""
+    """Line of medians with the range of the rounds; both axes logarithmic."""
     at = [math.log(float(row.setting[name])) for row in rows]
     spreads = [row.time() for row in rows]
     bottom, top = math.log(min(s.low for s in spreads)), math.log(max(s.high for s in spreads))
@@ -108,7 +108,7 @@ def _curve(name: str, rows: Sequence[Row]) -> str:
 
 
 def _ratio_bars(rows: Sequence[Row]) -> tuple[str, float]:
-    """A bar for each comparison, logarithmic from 1/8, with the range of the rounds."""
+    """One bar per comparison, logarithmic from 1/8, with the range of the rounds."""
     bars = [(row, name, row.ratio(name)) for row in rows for name in row.seconds if name != OURS]
     full = math.log(max([2.0, *(spread.high for _, _, spread in bars)]) * 8)
 

@@ -1,7 +1,7 @@
-"""Looking into a volume of features: what rays see of it, as feature maps that occlusion has been worked out for.
+"""Volume rendering of a feature grid: occlusion-aware feature maps along rays.
 
-A volume holds H heads of 1 + F channels at each voxel: a density, and F features that it hides and shows. Letters: G
-volumes, N voxels a side, R rays, D samples a ray.
+Each voxel holds H heads of 1 + F channels: a density and F features. Letters: G volumes, N voxels a side, R rays, D
+samples a ray.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from dreamfusion.ops.backend import choose
 
 
 def render_feature_volume(volume: Tensor, points: Tensor, heads: int, backend: str | None = None) -> Tensor:
-    """Composite each head's features along rays, front to to_values, with weights as in `composite`.
+    """Composite each head's features along rays, front to back, with weights as in `composite`.
 
-    The optical depth of a sample is softplus of the density read there: intervals are of equal length and part of what
-    the density means. Outside the volume there is nothing (features 0, density 0 before the softplus).
+    The optical depth of a sample is softplus of the interpolated density, which includes the constant interval length.
+    Outside the volume features and optical depth are 0.
 
     Args:
-        volume: (G, N, N, N, H (1 + F)), indexed z, y, x; of each head the density first.
+        volume: (G, N, N, N, H (1 + F)), indexed z, y, x; the first channel of each head is its density.
         points: (G, R, D, 3), x, y, z in [-1, 1] inside the volume, near samples first.
         heads: H.
-        backend: "torch" or "numba"; None takes the fastest one that can run here.
+        backend: "torch" or "numba"; None selects the fastest available one.
 
     Returns:
-        (G, R, H (2 + F)): of each head the opacity, the mean depth as a share of the ray (0 where it sees nothing) and
-        the features; differentiable once to `volume`.
+        (G, R, H (2 + F)): for each head the opacity, the mean depth as a fraction of the ray (0 on empty rays) and the
+        features; differentiable once with respect to `volume`.
 
     Raises:
         ValueError: if a shape does not fit.
@@ -49,7 +49,7 @@ def render_feature_volume(volume: Tensor, points: Tensor, heads: int, backend: s
 
         if not volume.dtype == points.dtype == torch.float32:
             raise TypeError(
-                f"render_feature_volume: volume is {volume.dtype} and points are {points.dtype}, backend {chosen!r} takes torch.float32 "
-                "(backend='torch' takes any float)"
+                f"render_feature_volume: volume is {volume.dtype} and points are {points.dtype}, "
+                f"backend {chosen!r} takes torch.float32 (backend='torch' takes any float)"
             )
     return run(volume, points, heads)

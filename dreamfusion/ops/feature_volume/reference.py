@@ -1,4 +1,4 @@
-"""The torch reference of `render_feature_volume`: any device, any float, differentiable as often as you like."""
+"""Torch reference of `render_feature_volume`: any device, any float type, differentiable to any order."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The hash-grid field's network as a composition of single operations, on every device; the reference of the fused one.
+"""Hash-grid field as a composition of single operations, on every device; the reference of the fused kernels.
 
-Differentiable as far as the encoding is: with the torch reference to any order.
+As differentiable as the encoding: to any order with the torch reference.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def hash_field(
     with_input_gradient: bool,
     backend: str | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """See `dreamfusion.ops.hash_field.hash_field`; `backend` is the encoding's."""
+    """See `dreamfusion.ops.hash_field.hash_field`; `backend` is that of the encoding."""
 
     def network(x: Tensor) -> Tensor:
         return F.linear(torch.relu(F.linear(hash_encode(x, table, layout, backend), hidden_weight)), output_weight)

@@ -1,10 +1,10 @@
 """Numba kernels of the hash encoding, level by level for all points (after tiny-cuda-nn's blockIdx.y = level).
 
-A level fits the cache where the whole table does not. Points go in blocks of 128: first corner indices and weights,
-which the compiler vectorises, then the memory accesses. Positions and features are feature-major: (3, S), (L F, S);
-features also as words of two bfloat16, (L F / 2, S) uint32, where what comes next multiplies in that.
-`lanes` is a tuple of F zeros: its length is known to the compiler, so that the loops over pairs of features unroll.
-`left` (1,) int64 is how many levels are left to do, the coarsest: threads take the last of them in turn.
+A level fits the cache where the whole table does not. Points are processed in blocks of 128: first corner indices and
+weights, which the compiler vectorises, then the memory accesses. Positions and features are feature-major: (3, S),
+(L F, S); features also as words of two bfloat16, (L F / 2, S) uint32, for a network that multiplies in bfloat16.
+`lanes` is a tuple of F zeros: its length is a compile-time constant, so that loops over pairs of features unroll.
+`left` (1,) int64 counts the remaining levels, from the coarsest: threads atomically take the last one.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from numba import njit
 
 from dreamfusion.ops.hash_grid import pairs
 from dreamfusion.ops.hash_grid.layout import PRIMES
-from dreamfusion.ops.hash_grid.trilinear import BLOCK, add_hessian_product, add_gradient, expand, weigh, weigh_jvp
+from dreamfusion.ops.hash_grid.trilinear import BLOCK, add_gradient, add_hessian_product, expand, weigh, weigh_jvp
 
 Array = np.ndarray
 _compiled = njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
 
 _PRIME_Y, _PRIME_Z = np.uint32(PRIMES[1]), np.uint32(PRIMES[2])
-_FAR = 1 << 18  # numbers of a level: 1 MB
+_FAR = 1 << 18  # numbers in a level: 1 MB
 _HALF = np.float32(0.5)
 _NEXT, _STEP = np.uint64(1), np.uint32(1)
 
 
 class Grid(NamedTuple):
-    """A `HashGridLayout` in arrays."""
+    """A `HashGridLayout` as arrays."""
 
     scale: Array  # (L,) float32
     resolution: Array  # (L,) uint32
     hashed: Array  # (L,) bool
-    begin: Array  # (L + 1,) int64, where in the table a level begins; a number each, not an entry
+    begin: Array  # (L + 1,) int64, first number (not entry) of each level in the table
 
 
 @_compiled
 def interpolate(x: Array, v: Array, table: Array, grid: Grid, left: Array, lanes: tuple[int, ...], out: Array) -> None:
-    """out[f, s] = sum over the 8 corners c of w_c(x_s) table[c, f]; with `v` (3, S) of its derivative along v."""
+    """out[f, s] = sum over the 8 corners c of w_c(x_s) table[c, f]; with `v` (3, S) its derivative along v."""
     features, points = len(lanes), x.shape[1]
     index, weight, cell, fraction = _block()
     for _ in range(len(grid.scale)):
@@ -62,7 +62,7 @@ def interpolate(x: Array, v: Array, table: Array, grid: Grid, left: Array, lanes
 
 
 @_compiled
-def interpolate_with_jacobian(
+def interpolate_jacobian(
     x: Array, table: Array, grid: Grid, left: Array, lanes: tuple[int, ...], out: Array, jacobian: Array
 ) -> None:
     """`interpolate`, and jacobian[d, f, s] = d out[f, s] / d x[d, s] from the same reads."""
@@ -102,7 +102,7 @@ def scatter(
     lanes: tuple[int, ...],
     out: Array,
 ) -> None:
-    """The transpose of `interpolate` in the table; with `v` of the sum of both its forms, in one pass.
+    """Transpose of `interpolate` with respect to the table; with `v`, the sum over both its forms, in one pass.
 
     out[c, f] = sum over s of w_c(x_s) gradient[f, s] + (v_s . grad w_c(x_s)) jvp_gradient[f, s].
     """
@@ -114,7 +114,7 @@ def scatter(
         if level < 0:
             break
         entries = out[grid.begin[level] : grid.begin[level + 1]]
-        entries[:] = 0  # here, so that the level is in the cache for what follows
+        entries[:] = 0  # also brings the level into the cache
         for start in range(0, points, BLOCK):
             count = min(BLOCK, points - start)
             _locate(x, start, count, grid, level, entries.size // features, cell, fraction, index)
@@ -151,7 +151,7 @@ def position_gradient(
     end: int,
     out: Array,
 ) -> None:
-    """Add to out[:, begin:end] the gradient of <gradient, interpolate(x)> to x, or of <gradient, interpolate(x, v)>.
+    """Add to out[:, begin:end] the x-gradient of <gradient, interpolate(x)>, or of <gradient, interpolate(x, v)>.
 
     `begin` is a multiple of BLOCK.
     """
@@ -180,9 +180,9 @@ def position_gradient(
 
 @_compiled
 def stream_in(entries: Array, reads: int) -> None:
-    """Read a level once in order, from each cache line: that is faster than missing at random.
+    """Read one number per cache line of a level in order, which is faster than cache misses at random.
 
-    Not worth it if fewer numbers will be read than there are in a sixteenth of it: measured at 2^17 and at 2^19.
+    Skipped if the kernel reads fewer numbers than a sixteenth of the level: measured at 2^17 and at 2^19.
     """
     if 16 * reads > entries.size:
         for k in range(0, entries.size, 16):
@@ -191,7 +191,7 @@ def stream_in(entries: Array, reads: int) -> None:
 
 @_compiled
 def _prefetch(entries: Array, index: Array, count: int, features: int) -> None:
-    """Ask for a block's entries ahead of their use, if the level is too large for the second cache."""
+    """Prefetch the entries of a block if the level is too large for the L2 cache."""
     if entries.size > _FAR:
         for c in range(8):
             for j in range(count):
@@ -200,7 +200,7 @@ def _prefetch(entries: Array, index: Array, count: int, features: int) -> None:
 
 @_compiled
 def _block() -> tuple[Array, Array, Array, Array]:
-    """Scratch of one block: corner indices, corner weights, cells, fractions."""
+    """Scratch buffers of one block: corner indices, corner weights, cells, fractions."""
     return (
         np.empty(8 * BLOCK, np.uint32),
         np.empty(8 * BLOCK, np.float32),
@@ -213,9 +213,9 @@ def _block() -> tuple[Array, Array, Array, Array]:
 def _locate(
     x: Array, start: int, count: int, grid: Grid, level: int, entries: int, cell: Array, fraction: Array, index: Array
 ) -> None:
-    """The cell of each point, where in it the point is, the entries of its corners (bit d of c is a step along d)."""
+    """Compute each point's cell, its position in the cell, and the corners' entries (bit d of c: step along d)."""
     scale, resolution, size = grid.scale[level], grid.resolution[level], np.uint32(entries)
-    last = np.int32(resolution) - np.int32(1)  # the bounds keep a position that is not a number inside the table
+    last = np.int32(resolution) - np.int32(1)  # the bounds keep a NaN position inside the table
     for d in range(3):
         along = x[d, start : start + count]
         for j in range(count):
@@ -240,4 +240,6 @@ def _locate(
             step = np.uint32((c & 1) + ((c >> 1) & 1) * width + (c >> 2) * plane)
             for j in range(count):
                 k = np.uint32(cell[j] + step)
-                index[c * BLOCK + j] = min(k, np.uint32(k - size))  # the far face wraps: below `size` that is huge
+                index[c * BLOCK + j] = min(
+                    k, np.uint32(k - size)
+                )  # the far face wraps; below `size` the difference is huge

@@ -1,9 +1,9 @@
-"""Trilinear interpolation in the cells of a block of points: weights, values and derivatives, for `hash_kernels.py`.
+"""Trilinear interpolation in the cells of a block of points: weights, values and derivatives, for `kernels.py`.
 
-Corner c of a cell lies a step along d from its first where bit d of c is set; `fraction` (3 BLOCK) is where in the
-cell a point is, `scale` cells to a unit of x. Scratch is flat, a row of BLOCK after the other, at distances that the
-compiler knows: with rows of unknown length it does not vectorise (1.8 to 3 times slower). numba's cache of the kernels
-does not see a change of this file: touch hash_kernels.py after one.
+Bit d of corner c is its step along axis d; `fraction` (3 BLOCK) is the position of a point in its cell; `scale` is the
+number of cells per unit of x. Scratch buffers are flat, in rows of BLOCK, so that strides are compile-time constants:
+with rows of unknown length the compiler does not vectorise (1.8 to 3 times slower). numba's cache does not detect
+changes in this file: touch kernels.py after one.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def weigh_jvp(fraction: Array, v: Array, start: int, count: int, scale: np.float
 def expand(
     corner: Array, fraction: Array, start: int, count: int, scale: np.float32, both: Array, jacobian: Array
 ) -> None:
-    """The trilinear interpolation of the corner values to the first row of `both` (4 BLOCK), its gradient to jacobian."""
+    """Interpolate the corner values into the first row of `both` (4 BLOCK), and write the gradient to `jacobian`."""
     for j in range(count):
         x1, y1, z1 = fraction[j], fraction[BLOCK + j], fraction[2 * BLOCK + j]
         c0, c1, c2, c3 = corner[j], corner[BLOCK + j], corner[2 * BLOCK + j], corner[3 * BLOCK + j]
@@ -80,7 +80,7 @@ def expand(
 
 @_compiled
 def add_gradient(corner: Array, fraction: Array, start: int, count: int, scale: np.float32, out: Array) -> None:
-    """out += the gradient of the trilinear interpolation of the corner values."""
+    """Add the gradient of the trilinear interpolation of the corner values to `out`."""
     for j in range(count):
         x1, y1, z1 = fraction[j], fraction[BLOCK + j], fraction[2 * BLOCK + j]
         x0, y0, z0 = _ONE - x1, _ONE - y1, _ONE - z1
@@ -96,7 +96,7 @@ def add_gradient(corner: Array, fraction: Array, start: int, count: int, scale: 
 def add_hessian_product(
     corner: Array, fraction: Array, v: Array, start: int, count: int, scale: np.float32, out: Array
 ) -> None:
-    """out += H v, H the second derivatives of the trilinear interpolation (its diagonal is zero)."""
+    """out += H v, H the Hessian of the trilinear interpolation (its diagonal is zero)."""
     for j in range(count):
         x1, y1, z1 = fraction[j], fraction[BLOCK + j], fraction[2 * BLOCK + j]
         c0, c1, c2, c3 = corner[j], corner[BLOCK + j], corner[2 * BLOCK + j], corner[3 * BLOCK + j]
