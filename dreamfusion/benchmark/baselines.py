@@ -39,10 +39,8 @@ def vectorised(positions: Tensor, table: Tensor, layout: HashGridLayout) -> Tens
 
 
 def nerfstudio_style(positions: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
-    """nerfstudio's encoding without tiny-cuda-nn.
-
-    Every level is hashed into a table of its own full size; corners by floor and ceil, one look-up per corner, then
-    pairwise interpolation. Not the same function of the table as our encoding.
+    """nerfstudio's encoding without tiny-cuda-nn: every level hashed into its own full table, corners by floor and
+    ceil, one look-up per corner, then pairwise interpolation. Not the same function of the table as our encoding.
     """
     size = 2**layout.log2_table_size
     growth = positions.new_tensor(layout.per_level_scale)
@@ -85,13 +83,11 @@ class BaselineField(HashGridField):
         self.encode = ENCODINGS[name]
         self.table = nn.Parameter(torch.empty(parameter_count(name, self.layout)).uniform_(-1e-4, 1e-4))
 
-    def _network(
-        self, positions: Tensor, output_weight: Tensor, with_input_gradient: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        x = (positions / (2 * self.radius) + 0.5).requires_grad_(with_input_gradient)
+    def _network(self, positions: Tensor, output_weight: Tensor, with_slope: bool) -> tuple[Tensor, Tensor | None]:
+        x = (positions / (2 * self.radius) + 0.5).requires_grad_(with_slope)
         encoded = self.encode(x, self.table, self.layout)
         output = F.linear(torch.relu(F.linear(encoded, self.hidden_weight)), output_weight)
-        if not with_input_gradient:
+        if not with_slope:
             return output, None
         (input_gradient,) = torch.autograd.grad(output[:, 0].sum(), x, create_graph=True)
         return output, input_gradient

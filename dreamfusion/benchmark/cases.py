@@ -44,16 +44,13 @@ RESOLUTION = 64  # of the occupancy grid
 
 def encode_rows(plan: Plan, log2_table: int) -> list[Row]:
     """Measure the encoding forward, backward to the table, and their sum, at `plan.points` positions; one thread."""
-    random, limit = (Gather(_positions(plan.points), _layout(log2_table), in_order) for in_order in (False, True))
+    positions, layout = _positions(plan.points), _layout(log2_table)
+    limits = {READS: Gather(positions, layout, in_order=False), LIMIT: Gather(positions, layout, in_order=True)}
     setting: dict[str, int | str] = {"points": plan.points, "table": f"2^{log2_table}", "threads": 1}
     ours = encode_tasks([OURS, "torch reference"], plan.points, log2_table)
-    with _baselines(plan, encode_tasks, BASELINES, plan.points, log2_table) as baselines:
+    with _baselines(plan, encode_tasks, BASELINES, plan.points, log2_table) as others:
         rows = [
-            Row(
-                name,
-                setting,
-                interleaved({**tasks, **baselines[name], READS: random, LIMIT: limit}, plan.baseline_rounds),
-            )
+            Row(name, setting, interleaved({**tasks, **others[name], **limits}, plan.baseline_rounds))
             for name, tasks in ours.items()
         ]
     return [*rows, added("encode, forward and backward", *rows)]
@@ -88,8 +85,8 @@ def field_rows(plan: Plan, log2_table: int) -> list[Row]:
     layout, positions = _layout(log2_table), _positions(plan.points)
     gather, multiply = Gather(positions, layout, in_order=True), Multiply()
     rows = []
-    for with_input_gradient in (False, True):
-        run = _field_pass(layout, positions, with_input_gradient)
+    for with_normal in (False, True):
+        run = _field_pass(layout, positions, with_normal)
         tasks: dict[str, Callable[[], object]] = {
             OURS: partial(run, partial(hash_field, precision="auto")),
             **({FLOAT32: partial(run, hash_field)} if processor_bfloat16() else {}),
@@ -99,13 +96,11 @@ def field_rows(plan: Plan, log2_table: int) -> list[Row]:
             "multiply": multiply,
         }
         seconds = interleaved(tasks, plan.baseline_rounds)
-        flop = (
-            plan.points * HIDDEN * 2 * (3 * (layout.width + OUTPUTS) + (2 * layout.width if with_input_gradient else 0))
-        )
+        flop = plan.points * HIDDEN * 2 * (3 * (layout.width + OUTPUTS) + (2 * layout.width if with_normal else 0))
         reads, products = seconds.pop("gather"), seconds.pop("multiply")
         seconds[LIMIT] = [2 * a + b * flop / multiply.flop for a, b in zip(reads, products, strict=True)]
         setting: dict[str, int | str] = {"points": plan.points, "table": f"2^{log2_table}", "threads": 1}
-        rows.append(Row("field with normals" if with_input_gradient else "field", setting, seconds))
+        rows.append(Row("field with normals" if with_normal else "field", setting, seconds))
     return rows
 
 
@@ -141,10 +136,9 @@ def step_rows(plan: Plan, log2_table: int) -> Iterator[Row]:
         ours: dict[str, Callable[[], object]] = {OURS: step}
         if processor_bfloat16():
             ours[FLOAT32] = Step(None, log2_table, size, shading, precision="float32")
-        with _baselines(
-            plan, step_tasks, BASELINES, log2_table, size, shading, plan.baselines == "together"
-        ) as baselines:
-            seconds = interleaved({**ours, **baselines[name]}, plan.baseline_rounds)
+        settings = log2_table, size, shading, plan.baselines == "together"
+        with _baselines(plan, step_tasks, BASELINES, *settings) as others:
+            seconds = interleaved({**ours, **others[name]}, plan.baseline_rounds)
         yield Row(name, step.setting | {"threads": 1}, seconds)
 
 
@@ -228,7 +222,7 @@ def _baselines(plan: Plan, build: Callable[..., Tasks], *arguments: object) -> A
     return nullcontext(build(*arguments)) if plan.baselines == "together" else isolated(build, *arguments)
 
 
-def _field_pass(layout: HashGridLayout, positions: Tensor, with_input_gradient: bool) -> Callable[[Network], None]:
+def _field_pass(layout: HashGridLayout, positions: Tensor, with_normal: bool) -> Callable[[Network], None]:
     """Forward and backward of the field's network with a given implementation of `hash_field`."""
     seed = torch.Generator().manual_seed(0)
     table, hidden, out = (
@@ -237,7 +231,7 @@ def _field_pass(layout: HashGridLayout, positions: Tensor, with_input_gradient: 
     )
 
     def run(network: Network) -> None:
-        output, input_gradient = network(positions, table, hidden, out, layout, with_input_gradient)
+        output, input_gradient = network(positions, table, hidden, out, layout, with_normal)
         loss = output.sum() if input_gradient is None else output.sum() + input_gradient.square().sum()
         torch.autograd.grad(loss, (table, hidden, out))
 

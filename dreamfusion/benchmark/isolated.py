@@ -1,7 +1,6 @@
 """Run baselines in a separate process, with the default settings of torch and the C library.
 
-Our process keeps large blocks (`dreamfusion.ops.allocator`); the setting applies to a whole process and would speed up
-baselines too.
+Our process keeps large blocks (`dreamfusion.ops.allocator`), which would speed up the baselines too.
 """
 
 from __future__ import annotations

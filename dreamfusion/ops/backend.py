@@ -1,7 +1,6 @@
 """Selects the implementation of each operation, and provides the thread pool of the CPU kernels.
 
-The device decides first, then the installed libraries. A missing kernel falls back to the torch reference, with one
-warning.
+The device decides first, then the installed libraries. Without a kernel the torch reference runs, with one warning.
 """
 
 from __future__ import annotations
@@ -82,9 +81,8 @@ def parts(size: int) -> int:
 
 
 def spans(count: int, size: int, multiple: int = 1) -> list[tuple[int, int]]:
-    """Split `count` items (`size` points in all) into [begin, end) spans at multiples of `multiple`.
-
-    A single thread gets one span; otherwise there are several spans per thread, so that slow threads process fewer.
+    """Split `count` items (`size` points in all) into [begin, end) spans at multiples of `multiple`; one for a single
+    thread, else several per thread, so that slow threads process fewer.
     """
     pieces = 1 if parts(size) == 1 else _PIECES * parts(size)
     length = -(-count // (pieces * multiple)) * multiple

@@ -7,10 +7,8 @@ from numba import njit
 
 
 def crease_normals(vertices: np.ndarray, faces: np.ndarray, angle: float) -> np.ndarray:
-    """(F, 3, 3) unit normals of the corners of each face.
-
-    Each is the area-weighted mean over the faces around the corner's position whose normals differ by less than `angle`
-    degrees from the face's. Coincident vertices count as one.
+    """(F, 3, 3) unit normals of the corners of each face: area-weighted means over the faces at the corner's position
+    whose normals differ by less than `angle` degrees from the face's. Coincident vertices count as one.
     """
     points = np.ascontiguousarray(vertices, np.float64) + 0.0  # merges -0 and 0
     _, place = np.unique(points.view("V24").reshape(-1), return_inverse=True)

@@ -30,7 +30,7 @@ def kernel_precision(choice: str) -> str:
     """
     if choice not in PRECISIONS:
         raise ValueError(f"precision is {choice!r}, allowed are {', '.join(PRECISIONS)}")
-    # numba may be configured to compile for a processor without AVX512-BF16, where the kernels would crash it.
+    # numba may be set to target another processor; compiling instructions that the target lacks never returns.
     has = processor_bfloat16() and not (os.environ.get("NUMBA_CPU_NAME") or os.environ.get("NUMBA_CPU_FEATURES"))
     if choice == "bfloat16" and not has:
         raise RuntimeError(

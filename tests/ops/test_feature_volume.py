@@ -66,13 +66,9 @@ def test_gradients_of_the_reference_by_finite_differences():
 
 def test_wrong_shapes_and_types_are_named():
     volume, points = scene()
-    with pytest.raises(
-        ValueError, match=r"render_feature_volume: volume has shape \(2, 6, 6, 6, 8\), expected \(G, N, N, N, 3 \(1"
-    ):
+    with pytest.raises(ValueError, match=r"volume: volume has shape \(2, 6, 6, 6, 8\), expected \(G, N, N, N, 3 \(1"):
         render_feature_volume(volume, points, 3)
-    with pytest.raises(
-        ValueError, match=r"render_feature_volume: points have shape \(1, 7, 5, 3\), expected \(2, R, D, 3\)"
-    ):
+    with pytest.raises(ValueError, match=r"volume: points have shape \(1, 7, 5, 3\), expected \(2, R, D, 3\)"):
         render_feature_volume(volume, points[:1], 2)
     with pytest.raises(TypeError, match=r"volume is torch.float64 .* takes torch.float32"):
         render_feature_volume(volume.double(), points.double(), 2, "numba")

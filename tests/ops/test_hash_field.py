@@ -49,10 +49,8 @@ def everything(layout, network, count=400, with_input_gradient=True, **sizes):
     results = {"output": output}
     if with_input_gradient:
         results["input_gradient"] = input_gradient
-        losses |= {
-            "input_gradient": (input_gradient * grad_input_gradient).sum(),
-            "both": losses["output"] + (input_gradient * grad_input_gradient).sum(),
-        }
+        loss = (input_gradient * grad_input_gradient).sum()
+        losses |= {"input_gradient": loss, "both": losses["output"] + loss}
     for name, loss in losses.items():
         gradients = torch.autograd.grad(loss, parameters, retain_graph=True)
         results |= {f"{name} to {i}": gradient for i, gradient in enumerate(gradients)}

@@ -167,11 +167,8 @@ def test_wrong_arguments_are_named():
 def stand_in_for_traverse_grids(
     rays_o, rays_d, binaries, aabbs, near_planes=None, far_planes=None, step_size=1e-3, cone_angle=0.0
 ):
-    """nerfacc's grid.cu for one grid, without its traversal.
-
-    t grows step by step from the near plane; an interval is kept if its midpoint is in a marked voxel of the box and
-    before the far plane.
-    """
+    """nerfacc's grid.cu for one grid, without its traversal: t grows step by step from the near plane,
+    an interval is kept if its midpoint is in a marked voxel of the box and before the far plane."""
     assert cone_angle == 0 and binaries.shape[0] == 1
     low, high = aabbs[0, :3], aabbs[0, 3:]
     left, ray = [], []

@@ -1,7 +1,6 @@
 """Volume rendering of a feature grid: occlusion-aware feature maps along rays.
 
-Each voxel holds H heads of 1 + F channels: a density and F features. Letters: G volumes, N voxels a side, R rays, D
-samples a ray.
+Voxels hold H heads of a density and F features. Letters: G volumes, N voxels a side, R rays, D samples a ray.
 """
 
 from __future__ import annotations
@@ -10,6 +9,8 @@ import torch
 from torch import Tensor
 
 from dreamfusion.ops.backend import choose
+
+_NAME = "render_feature_volume"
 
 
 def render_feature_volume(volume: Tensor, points: Tensor, heads: int, backend: str | None = None) -> Tensor:
@@ -34,14 +35,10 @@ def render_feature_volume(volume: Tensor, points: Tensor, heads: int, backend: s
     """
     sides = volume.shape[1:4]
     if volume.ndim != 5 or len(set(sides)) > 1 or heads < 1 or volume.shape[4] % heads:
-        raise ValueError(
-            f"render_feature_volume: volume has shape {tuple(volume.shape)}, expected (G, N, N, N, {heads} (1 + F))"
-        )
+        raise ValueError(f"{_NAME}: volume has shape {tuple(volume.shape)}, expected (G, N, N, N, {heads} (1 + F))")
     if points.ndim != 4 or points.shape[0] != len(volume) or points.shape[3] != 3:
-        raise ValueError(
-            f"render_feature_volume: points have shape {tuple(points.shape)}, expected ({len(volume)}, R, D, 3)"
-        )
-    chosen = choose("render_feature_volume", volume.device, backend)
+        raise ValueError(f"{_NAME}: points have shape {tuple(points.shape)}, expected ({len(volume)}, R, D, 3)")
+    chosen = choose(_NAME, volume.device, backend)
     if chosen == "torch":
         from dreamfusion.ops.feature_volume.reference import render_feature_volume as run
     else:
@@ -49,7 +46,7 @@ def render_feature_volume(volume: Tensor, points: Tensor, heads: int, backend: s
 
         if not volume.dtype == points.dtype == torch.float32:
             raise TypeError(
-                f"render_feature_volume: volume is {volume.dtype} and points are {points.dtype}, "
+                f"{_NAME}: volume is {volume.dtype} and points are {points.dtype}, "
                 f"backend {chosen!r} takes torch.float32 (backend='torch' takes any float)"
             )
     return run(volume, points, heads)

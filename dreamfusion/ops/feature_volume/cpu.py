@@ -1,8 +1,7 @@
 """`render_feature_volume` on the CPU: a numba kernel per pass that interpolates, composites and sums ray by ray.
 
-The forward pass is split over rays, the backward pass over volumes: threads never write to the same place, so results
-are bitwise independent of their number. A ray ends where the transmittance of every head is below DARK: the samples
-behind change its sums by less than that.
+Threads split rays in the forward pass and volumes in the backward pass, so results are bitwise independent of their
+number. A ray ends where the transmittance of every head is below DARK: a bound on the error of its sums.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Network of the hash-grid field as one operation: encoding, one hidden layer, and the gradient of the first output.
 
-Computes the composition of `hash_encode` and two matrix products, with fewer passes over table and memory where fused
-kernels exist. Letters: S positions, W = layout.width, H hidden units, O outputs; x position, y its encoding.
+Fused kernels access table and memory less often than `hash_encode` and two matrix products. Letters: S positions,
+W = layout.width, H hidden units, O outputs; x position, y its encoding.
 """
 
 from __future__ import annotations
@@ -61,9 +61,8 @@ def hash_field(
     if chosen == "numba" and fits:
         from dreamfusion.ops.hash_field.cpu import hash_field as fused
 
-        return fused(
-            positions, table, hidden_weight, output_weight, layout, with_input_gradient, kernel_precision(precision)
-        )
+        settings = layout, with_input_gradient, kernel_precision(precision)
+        return fused(positions, table, hidden_weight, output_weight, *settings)
     if backend == "numba":
         raise TypeError(
             f"hash_field: positions are {positions.dtype} and the table is {table.dtype}, gradient of the positions "

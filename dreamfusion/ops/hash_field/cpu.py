@@ -52,9 +52,8 @@ def hash_field(
 ) -> tuple[Tensor, Tensor | None]:
     """See `dreamfusion.ops.hash_field.hash_field`; positions need no gradient."""
     network = _NETWORKS[precision]
-    output, input_gradient = _HashField.apply(
-        positions, table, hidden_weight, output_weight, layout, with_input_gradient, network
-    )
+    arguments = positions, table, hidden_weight, output_weight, layout, with_input_gradient, network
+    output, input_gradient = _HashField.apply(*arguments)
     return output, input_gradient
 
 
@@ -182,15 +181,9 @@ def _spans(y: Tensor) -> list[tuple[int, int]]:
 def _interpolate_jacobian(x: np.ndarray, table: Tensor, layout: HashGridLayout, y: Tensor) -> Tensor:
     """Fill y (W, S) and return J (3, W, S)."""
     jacobian = torch.empty(3, layout.width, x.shape[1])
-    out, input_gradient, entries, grid, lanes = (
-        y.numpy(),
-        jacobian.numpy(),
-        flat(table),
-        grid_of(layout),
-        (0,) * layout.features,
-    )
+    out, to, entries, grid, lanes = y.numpy(), jacobian.numpy(), flat(table), grid_of(layout), (0,) * layout.features
     run_parallel(
-        lambda left: hash_kernels.interpolate_jacobian(x, entries, grid, left, lanes, out, input_gradient),
+        lambda left: hash_kernels.interpolate_jacobian(x, entries, grid, left, lanes, out, to),
         levels_of(layout, x.shape[1]),
     )
     return jacobian

@@ -47,10 +47,7 @@ def forward(
     begin: int,
     end: int,
 ) -> None:
-    """Write the output (O, S) for y (W, S), and `gradient_weight` m to `grad_y` (W, S) if that has rows.
-
-    Weights are `padded`.
-    """
+    """y (W, S) -> output (O, S), and `gradient_weight` m -> `grad_y` (W, S) if that has rows; weights are `padded`."""
     x = np.empty(hidden_weight.shape[1] * BLOCK, np.float32)
     hidden = np.empty(hidden_weight.shape[0] * BLOCK, np.float32)
     out = np.empty(output_weight.shape[0] * BLOCK, np.float32)
@@ -89,9 +86,7 @@ def backward(
     x = np.empty(hidden_weight.shape[1] * BLOCK, np.float32)
     given = np.empty(output_weight_t.shape[1] * BLOCK, np.float32)
     hidden = np.empty(hidden_weight.shape[0] * BLOCK, np.float32)
-    to_hidden = np.empty(
-        hidden_weight.shape[0] * BLOCK, np.float32
-    )  # a separate array: slices of a shared one take 5 times as long
+    to_hidden = np.empty(hidden_weight.shape[0] * BLOCK, np.float32)  # slices of one array take 5 times as long
     for start in range(begin, end, BLOCK):
         stop = min(start + BLOCK, end)
         load(y, start, stop, x)

@@ -130,10 +130,7 @@ def _multiply(weight: np.ndarray, x: np.ndarray, rectified: bool, out: np.ndarra
 
 @_compiled
 def _correlate(g: np.ndarray, x: np.ndarray, g_words: np.ndarray, transposed: np.ndarray, out: np.ndarray) -> None:
-    """out += g x^T, summed over the positions of the block; x in words of two rows.
-
-    `g_words` and `transposed` are scratch buffers.
-    """
+    """out += g x^T, summed over a block; x in words of two rows; `g_words` and `transposed` are scratch buffers."""
     rows, columns = out.shape
     sums = out.reshape(-1)
     for k in range(0, g.shape[0], 2 * tiles.LANES):

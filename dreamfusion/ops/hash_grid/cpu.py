@@ -100,11 +100,11 @@ def interpolate(
     return encoded.t()
 
 
-def scatter(x: np.ndarray, v: np.ndarray, g: np.ndarray, jvp_gradient: np.ndarray, layout: HashGridLayout) -> Tensor:
-    """Gradient of <g, y>, plus <jvp_gradient, J v> if `v` is not empty, with respect to the table -> (P,)."""
+def scatter(x: np.ndarray, v: np.ndarray, g: np.ndarray, jvp_grad: np.ndarray, layout: HashGridLayout) -> Tensor:
+    """Gradient of <g, y>, plus <jvp_grad, J v> if `v` is not empty, with respect to the table -> (P,)."""
     out, grid, lanes = _gradient_buffer(layout.parameter_count), grid_of(layout), (0,) * layout.features
     run_parallel(  # the kernel zeroes each level before adding to it
-        lambda left: hash_kernels.scatter(x, v, g, jvp_gradient, grid, left, lanes, out), levels_of(layout, x.shape[1])
+        lambda left: hash_kernels.scatter(x, v, g, jvp_grad, grid, left, lanes, out), levels_of(layout, x.shape[1])
     )
     return torch.from_numpy(out)
 
@@ -153,7 +153,7 @@ def grid_of(layout: HashGridLayout) -> hash_kernels.Grid:
 
 
 def levels_of(layout: HashGridLayout, count: int) -> list[np.ndarray]:
-    """Counters of remaining levels for `count` points, one shared array per task: slow threads take fewer levels."""
+    """One shared counter of remaining levels, repeated for each task: slow threads take fewer levels."""
     return [np.array([layout.levels], np.int64)] * min(parts(count), layout.levels)
 
 

@@ -93,22 +93,15 @@ def interpolate_jacobian(
 
 @_compiled
 def scatter(
-    x: Array,
-    v: Array,
-    gradient: Array,
-    jvp_gradient: Array,
-    grid: Grid,
-    left: Array,
-    lanes: tuple[int, ...],
-    out: Array,
+    x: Array, v: Array, gradient: Array, jvp_grad: Array, grid: Grid, left: Array, lanes: tuple[int, ...], out: Array
 ) -> None:
     """Transpose of `interpolate` with respect to the table; with `v`, the sum over both its forms, in one pass.
 
-    out[c, f] = sum over s of w_c(x_s) gradient[f, s] + (v_s . grad w_c(x_s)) jvp_gradient[f, s].
+    out[c, f] = sum over s of w_c(x_s) gradient[f, s] + (v_s . grad w_c(x_s)) jvp_grad[f, s].
     """
     features, points = len(lanes), x.shape[1]
     index, weight, cell, fraction = _block()
-    weight_jvp = np.empty(8 * BLOCK, np.float32)
+    dweight = np.empty(8 * BLOCK, np.float32)
     for _ in range(len(grid.scale)):
         level = pairs.take(left)
         if level < 0:
@@ -121,7 +114,7 @@ def scatter(
             _prefetch(entries, index, count, features)
             weigh(fraction, v[:0], start, count, grid.scale[level], weight)
             if v.size != 0:
-                weigh_jvp(fraction, v, start, count, grid.scale[level], weight_jvp)
+                weigh_jvp(fraction, v, start, count, grid.scale[level], dweight)
             for j in range(count):
                 for f in range(0, features, 2):
                     grad = pairs.get(gradient, level * features + f, start + j)
@@ -130,13 +123,11 @@ def scatter(
                             k = np.uint64(index[c * BLOCK + j]) * np.uint64(features) + np.uint64(f)
                             pairs.add_to(entries, k, pairs.scaled(weight[c * BLOCK + j], grad))
                     else:
-                        grad_jvp = pairs.get(jvp_gradient, level * features + f, start + j)
+                        tangent = pairs.get(jvp_grad, level * features + f, start + j)
                         for c in range(8):
                             k = np.uint64(index[c * BLOCK + j]) * np.uint64(features) + np.uint64(f)
                             product = pairs.scaled(weight[c * BLOCK + j], grad)
-                            pairs.add_to(
-                                entries, k, pairs.plus(product, pairs.scaled(weight_jvp[c * BLOCK + j], grad_jvp))
-                            )
+                            pairs.add_to(entries, k, pairs.plus(product, pairs.scaled(dweight[c * BLOCK + j], tangent)))
 
 
 @_compiled
@@ -240,6 +231,4 @@ def _locate(
             step = np.uint32((c & 1) + ((c >> 1) & 1) * width + (c >> 2) * plane)
             for j in range(count):
                 k = np.uint32(cell[j] + step)
-                index[c * BLOCK + j] = min(
-                    k, np.uint32(k - size)
-                )  # the far face wraps; below `size` the difference is huge
+                index[c * BLOCK + j] = min(k, np.uint32(k - size))  # wraps the far face; k < size underflows

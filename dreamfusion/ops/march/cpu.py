@@ -30,9 +30,7 @@ def march(rays: RayBundle, occupancy: Tensor, radius: float, step: float, jitter
     near, steps = np.empty(count, np.float32), np.empty(count, np.int64)
     _chords(origins, directions, shifts, np.float32(radius**2), np.float32(step), near, steps)
 
-    capacity = np.concatenate(
-        (np.zeros(1, np.int64), np.cumsum(steps))
-    )  # first place of each ray if all steps were kept
+    capacity = np.concatenate((np.zeros(1, np.int64), np.cumsum(steps)))  # offsets if all steps were kept
     kept, counts = np.empty(capacity[-1], np.int32), np.empty(count, np.int64)
     scale = np.float32(voxels.shape[0] / (2 * radius))  # voxels per scene unit
     around = _dilated(_coarsened(voxels), int(np.ceil((_STRIDE / 2 * step * scale + 1) / (1 << _SHIFT))))
