@@ -1,6 +1,6 @@
-"""Numbers that change over a run: piecewise linear in `progress`, the run's past fraction in [0, 1].
+"""Numbers that change over a run: piecewise linear in `progress`, the completed fraction in [0, 1].
 
-The one schedule type of the project: guidance scale, timestep range, regulariser weights, lights, resolution.
+The only schedule type of the project: guidance scale, timestep range, regulariser weights, lights, resolution.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import TypeAlias
 
 @dataclass(frozen=True)
 class Schedule:
-    """Straight lines between (progress, value) points, constant before the first and after the last.
+    """Linear interpolation between (progress, value) points, constant before the first and after the last.
 
-    Two points at the same progress are a jump; at that progress the later value holds.
+    Two points at the same progress are a jump, at which the later value applies.
     """
 
     points: tuple[tuple[float, float], ...]
@@ -40,7 +40,7 @@ class Schedule:
         return max(value for _, value in self.points)
 
     def __call__(self, progress: float) -> float:
-        """The value at `progress`.
+        """Value at `progress`.
 
         Raises:
             ValueError: progress outside [0, 1].
@@ -60,7 +60,7 @@ ScheduleLike: TypeAlias = float | Sequence[Sequence[float]] | Schedule
 
 
 def schedule(value: ScheduleLike) -> Schedule:
-    """A number (constant), a list of [progress, value] pairs (plain or OmegaConf's), or a schedule as it is.
+    """Convert a number (constant), a list of [progress, value] pairs (plain or OmegaConf's) or a schedule.
 
     Raises:
         TypeError: neither a number nor a list of pairs of numbers.

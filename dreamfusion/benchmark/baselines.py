@@ -1,6 +1,6 @@
-"""The hash encoding as others write it in torch: what a user without our kernels would run on a CPU.
+"""Hash encodings in plain torch, following other projects: what a user without our kernels would run on a CPU.
 
-Written anew after the published formulations, not copied; both give correct derivatives of any order.
+Reimplemented from the published formulations, not copied; both have correct derivatives of any order.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Encode = Callable[[Tensor, Tensor, HashGridLayout], Tensor]
 
 
 def vectorised(positions: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
-    """tiny-cuda-nn's rules for all levels in one batch: (S, L, 8) indices into the whole table, one gather."""
+    """tiny-cuda-nn's scheme for all levels in one batch: (S, L, 8) indices into the whole table, one gather."""
     scale = positions.new_tensor(layout.scales)[:, None]
     scaled = positions[:, None, :] * scale + 0.5  # (S, L, 3)
     floor = scaled.detach().floor()
@@ -39,8 +39,8 @@ def vectorised(positions: Tensor, table: Tensor, layout: HashGridLayout) -> Tens
 
 
 def nerfstudio_style(positions: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
-    """As nerfstudio's encoding without tiny-cuda-nn: every level hashed into a table of its own full size, corners by
-    floor and ceil, one look-up a corner, then pairwise interpolation. Not the same function of the table as ours.
+    """nerfstudio's encoding without tiny-cuda-nn: every level hashed into its own full table, corners by floor and
+    ceil, one look-up per corner, then pairwise interpolation. Not the same function of the table as our encoding.
     """
     size = 2**layout.log2_table_size
     growth = positions.new_tensor(layout.per_level_scale)
@@ -70,13 +70,13 @@ ENCODINGS: dict[str, Encode] = {
 
 
 def parameter_count(name: str, layout: HashGridLayout) -> int:
-    """Numbers in the table of an encoding."""
+    """Number of parameters in the table of an encoding."""
     full = layout.levels * 2**layout.log2_table_size * layout.features
     return full if name == "nerfstudio-style" else layout.parameter_count
 
 
-class PeerField(HashGridField):
-    """The hash-grid field on one of `ENCODINGS`; normals by torch's double backward."""
+class BaselineField(HashGridField):
+    """The hash-grid field with one of `ENCODINGS`; normals by torch's double backward."""
 
     def __init__(self, name: str, **settings: float | int) -> None:
         super().__init__(**settings)  # type: ignore[arg-type]
@@ -89,5 +89,5 @@ class PeerField(HashGridField):
         output = F.linear(torch.relu(F.linear(encoded, self.hidden_weight)), output_weight)
         if not with_slope:
             return output, None
-        (slope,) = torch.autograd.grad(output[:, 0].sum(), x, create_graph=True)
-        return output, slope
+        (input_gradient,) = torch.autograd.grad(output[:, 0].sum(), x, create_graph=True)
+        return output, input_gradient

@@ -1,4 +1,4 @@
-"""What is measured: each operation and the whole NeRF step, ours beside others' and beside the machine's limits."""
+"""Benchmark cases: each operation and the whole NeRF step, compared with baselines and the machine's limits."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from dreamfusion.benchmark.baselines import ENCODINGS, PeerField, parameter_count
-from dreamfusion.benchmark.isolated import Tasks, apart
+from dreamfusion.benchmark.baselines import ENCODINGS, BaselineField, parameter_count
+from dreamfusion.benchmark.isolated import Tasks, isolated
 from dreamfusion.benchmark.plan import Plan
 from dreamfusion.benchmark.timing import OURS, Row, added, interleaved, reference_ops
 from dreamfusion.camera.orbit import Orbit
@@ -32,31 +32,32 @@ from dreamfusion.scene.shading import ALBEDO, LAMBERTIAN, Shading
 from dreamfusion.types import RaySamples
 
 Network = Callable[..., tuple[Tensor, Tensor | None]]
-PEERS = list(ENCODINGS)[1:]  # other people's formulations; the first is our own reference
-READS = "reads at random"  # alone, places known
-FLOAT32 = "kernels in float32"  # where the processor multiplies bfloat16 and ours do
-LIMIT = "limit"  # the reads, levels read in order first, and the arithmetic alone
+BASELINES = list(ENCODINGS)[1:]  # the first is our own reference
+READS = "reads at random"  # only the reads, with known indices
+FLOAT32 = "kernels in float32"  # measured where our kernels otherwise use bfloat16
+LIMIT = "limit"  # only the reads, levels in order first, and the arithmetic
 HIDDEN, OUTPUTS = 64, 4
-STEPS = 128  # along the diameter of the ball, in the step
-OCCUPIED = 0.69  # radius of what is occupied of the unit ball: 74,000 samples at 64 x 64 pixels
+STEPS = 128  # ray-marching steps along the diameter
+OCCUPIED = 0.69  # radius of the occupied ball: 74,000 samples at 64 x 64 pixels
 RESOLUTION = 64  # of the occupancy grid
 
 
 def encode_rows(plan: Plan, log2_table: int) -> list[Row]:
-    """The encoding forward, backward to the table, and both, at `plan.points` positions along rays; one thread."""
-    random, limit = (Gather(_positions(plan.points), _layout(log2_table), in_order) for in_order in (False, True))
+    """Measure the encoding forward, backward to the table, and their sum, at `plan.points` positions; one thread."""
+    positions, layout = _positions(plan.points), _layout(log2_table)
+    limits = {READS: Gather(positions, layout, in_order=False), LIMIT: Gather(positions, layout, in_order=True)}
     setting: dict[str, int | str] = {"points": plan.points, "table": f"2^{log2_table}", "threads": 1}
     ours = encode_tasks([OURS, "torch reference"], plan.points, log2_table)
-    with _others(plan, encode_tasks, PEERS, plan.points, log2_table) as others:
+    with _baselines(plan, encode_tasks, BASELINES, plan.points, log2_table) as others:
         rows = [
-            Row(name, setting, interleaved({**tasks, **others[name], READS: random, LIMIT: limit}, plan.peer_rounds))
+            Row(name, setting, interleaved({**tasks, **others[name], **limits}, plan.baseline_rounds))
             for name, tasks in ours.items()
         ]
     return [*rows, added("encode, forward and backward", *rows)]
 
 
 def encode_tasks(names: Sequence[str], points: int, log2_table: int) -> Tasks:
-    """Forward and backward of the encodings of these names."""
+    """Forward and backward of the named encodings."""
     layout, positions = _layout(log2_table), _positions(points)
     seed = torch.Generator().manual_seed(0)
     gradient = torch.randn(points, layout.width, generator=seed)
@@ -77,15 +78,15 @@ def encode_tasks(names: Sequence[str], points: int, log2_table: int) -> Tasks:
 
 
 def field_rows(plan: Plan, log2_table: int) -> list[Row]:
-    """Encoding, network and, in the second row, the slope; forward and backward; one thread.
+    """Measure encoding and network, in the second row with the input gradient; forward and backward; one thread.
 
-    The limit: to read every entry twice, forward and backward, and the multiplications at the speed of a large product.
+    Limit: reading every entry twice, forward and backward, and the multiplications at the speed of a large product.
     """
     layout, positions = _layout(log2_table), _positions(plan.points)
     gather, multiply = Gather(positions, layout, in_order=True), Multiply()
     rows = []
-    for with_slope in (False, True):
-        run = _field_pass(layout, positions, with_slope)
+    for with_normal in (False, True):
+        run = _field_pass(layout, positions, with_normal)
         tasks: dict[str, Callable[[], object]] = {
             OURS: partial(run, partial(hash_field, precision="auto")),
             **({FLOAT32: partial(run, hash_field)} if processor_bfloat16() else {}),
@@ -94,17 +95,17 @@ def field_rows(plan: Plan, log2_table: int) -> list[Row]:
             "gather": gather,
             "multiply": multiply,
         }
-        seconds = interleaved(tasks, plan.peer_rounds)
-        flop = plan.points * HIDDEN * 2 * (3 * (layout.width + OUTPUTS) + (2 * layout.width if with_slope else 0))
+        seconds = interleaved(tasks, plan.baseline_rounds)
+        flop = plan.points * HIDDEN * 2 * (3 * (layout.width + OUTPUTS) + (2 * layout.width if with_normal else 0))
         reads, products = seconds.pop("gather"), seconds.pop("multiply")
         seconds[LIMIT] = [2 * a + b * flop / multiply.flop for a, b in zip(reads, products, strict=True)]
         setting: dict[str, int | str] = {"points": plan.points, "table": f"2^{log2_table}", "threads": 1}
-        rows.append(Row("field with normals" if with_slope else "field", setting, seconds))
+        rows.append(Row("field with normals" if with_normal else "field", setting, seconds))
     return rows
 
 
 def ray_rows(plan: Plan) -> list[Row]:
-    """Marching, and compositing forward and backward, at the step's size; one thread."""
+    """Measure marching, and compositing forward and backward, at the size of the step; one thread."""
     size = max(plan.step_sizes)
     rays, occupancy = cast_rays(_orbit(1, size).sample(0.0, torch.Generator().manual_seed(0))), _ball()
 
@@ -114,7 +115,7 @@ def ray_rows(plan: Plan) -> list[Row]:
     samples = marched(None)
     seed = torch.Generator().manual_seed(0)
     density = torch.rand(len(samples), generator=seed).requires_grad_()
-    values = torch.rand(3, len(samples), generator=seed).t().requires_grad_()  # as the field gives them
+    values = torch.rand(3, len(samples), generator=seed).t().requires_grad_()  # the layout of the field's output
 
     def composited(backend: str | None) -> object:
         sums, depth, opacity = accumulate(composite(density, samples, backend), [values], samples, backend)
@@ -129,24 +130,25 @@ def ray_rows(plan: Plan) -> list[Row]:
 
 
 def step_rows(plan: Plan, log2_table: int) -> Iterator[Row]:
-    """The whole NeRF step without a prior: march, field, shading, compositing, loss, backward, Adam; one thread."""
+    """Measure the NeRF step without a prior: march, field, shading, compositing, loss, backward, Adam; one thread."""
     for size, shading in product(plan.step_sizes, (ALBEDO, LAMBERTIAN)):
         name, step = _step_name(shading), Step(None, log2_table, size, shading)
         ours: dict[str, Callable[[], object]] = {OURS: step}
         if processor_bfloat16():
             ours[FLOAT32] = Step(None, log2_table, size, shading, precision="float32")
-        with _others(plan, step_tasks, PEERS, log2_table, size, shading, plan.peers == "together") as others:
-            seconds = interleaved({**ours, **others[name]}, plan.peer_rounds)
+        settings = log2_table, size, shading, plan.baselines == "together"
+        with _baselines(plan, step_tasks, BASELINES, *settings) as others:
+            seconds = interleaved({**ours, **others[name]}, plan.baseline_rounds)
         yield Row(name, step.setting | {"threads": 1}, seconds)
 
 
 def step_tasks(names: Sequence[str], log2_table: int, size: int, shading: Shading, fused: bool) -> Tasks:
-    """The steps of these peers, with the fused Adam that ours has, or with torch's default."""
+    """Steps of the named baselines, with the fused Adam of our step, or with torch's default."""
     return {_step_name(shading): {name: Step(name, log2_table, size, shading, fused=fused) for name in names}}
 
 
 def scaling_rows(plan: Plan, log2_table: int = 17) -> Iterator[tuple[str, list[Row]]]:
-    """Our cost against positions, pixels a side, views and threads: each a curve of rows."""
+    """Measure our time against positions, pixels a side, views and threads, as one curve of rows each."""
     layout = _layout(log2_table)
     curve = []
     for points in plan.scaling_points:
@@ -165,18 +167,18 @@ def scaling_rows(plan: Plan, log2_table: int = 17) -> Iterator[tuple[str, list[R
 
 
 def thread_rows(plan: Plan, log2_table: int) -> Iterator[Row]:
-    """The step on several threads, as many as there are cores for, by the clock on the wall, beside one thread."""
+    """Measure the step in wall-clock time on several threads, up to the number of cores, compared with one thread."""
     step = Step(None, log2_table, max(plan.step_sizes), ALBEDO)
     for threads in (count for count in plan.threads if count <= cores()):
         one, many = [], []
-        for _ in range(plan.rounds):  # in turn: what else the machine does meets both
+        for _ in range(plan.rounds):  # interleaved, so that background load affects both
             one += interleaved({OURS: step}, 1, 1)[OURS]
             many += interleaved({OURS: step}, 1, threads)[OURS]
         yield Row(_step_name(ALBEDO), step.setting | {"threads": threads}, {OURS: many, "one thread": one})
 
 
 class Step:
-    """One training step of a field on a fixed target; `name` is a peer's encoding, None our own field."""
+    """One training step of a field on a fixed target; `name` is the encoding of a baseline, None our own field."""
 
     def __init__(
         self,
@@ -196,7 +198,7 @@ class Step:
         if name is None:
             self.field: HashGridField = HashGridField(**settings, precision=precision)  # type: ignore[arg-type]
         else:
-            self.field = PeerField(name, **settings)
+            self.field = BaselineField(name, **settings)
         self.ours, self.shading = name is None, shading
         self.renderer = OccupancyRenderer(1.0, RESOLUTION, STEPS, 0.01, 0.95, 16, 256)
         self.renderer.grid.binaries.copy_(_ball()[None])
@@ -216,12 +218,12 @@ class Step:
         self.optimizer.zero_grad()
 
 
-def _others(plan: Plan, build: Callable[..., Tasks], *arguments: object) -> AbstractContextManager[Tasks]:
-    return nullcontext(build(*arguments)) if plan.peers == "together" else apart(build, *arguments)
+def _baselines(plan: Plan, build: Callable[..., Tasks], *arguments: object) -> AbstractContextManager[Tasks]:
+    return nullcontext(build(*arguments)) if plan.baselines == "together" else isolated(build, *arguments)
 
 
-def _field_pass(layout: HashGridLayout, positions: Tensor, with_slope: bool) -> Callable[[Network], None]:
-    """Forward and backward of the field's network by a given implementation of `hash_field`."""
+def _field_pass(layout: HashGridLayout, positions: Tensor, with_normal: bool) -> Callable[[Network], None]:
+    """Forward and backward of the field's network with a given implementation of `hash_field`."""
     seed = torch.Generator().manual_seed(0)
     table, hidden, out = (
         torch.randn(shape, generator=seed).requires_grad_()
@@ -229,8 +231,8 @@ def _field_pass(layout: HashGridLayout, positions: Tensor, with_slope: bool) -> 
     )
 
     def run(network: Network) -> None:
-        output, slope = network(positions, table, hidden, out, layout, with_slope)
-        loss = output.sum() if slope is None else output.sum() + slope.square().sum()
+        output, input_gradient = network(positions, table, hidden, out, layout, with_normal)
+        loss = output.sum() if input_gradient is None else output.sum() + input_gradient.square().sum()
         torch.autograd.grad(loss, (table, hidden, out))
 
     return run
@@ -241,20 +243,20 @@ def _layout(log2_table: int) -> HashGridLayout:
 
 
 def _orbit(views: int, size: int) -> Orbit:
-    """The distances and the field of view of `camera=orbit`."""
+    """Distances and field of view of `camera=orbit`."""
     return Orbit((-15, 75), (2.7, 3.3), (1.374, 1.374), 0.0, 0.0, 0.0, 0.0, (2.7, 3.3), views, size)
 
 
 def _ball() -> Tensor:
-    """(G, G, G) bool, a ball of radius OCCUPIED in the middle of [-1, 1]^3."""
+    """(G, G, G) bool, a ball of radius OCCUPIED at the centre of [-1, 1]^3."""
     centre = (torch.arange(RESOLUTION) + 0.5) * (2 / RESOLUTION) - 1
     x, y, z = torch.meshgrid(centre, centre, centre, indexing="ij")
     return x.square() + y.square() + z.square() < OCCUPIED**2
 
 
 def _positions(count: int) -> Tensor:
-    """(count, 3) in [0, 1], ray after ray through the ball, as the step asks for them."""
-    size = math.ceil(64 * math.sqrt(count / 70_000)) + 2  # pixels a side for at least so many samples
+    """(count, 3) in [0, 1], ray by ray through the ball, in the order of the step."""
+    size = math.ceil(64 * math.sqrt(count / 70_000)) + 2  # pixels a side for at least `count` samples
     while True:
         rays = cast_rays(_orbit(1, size).sample(0.0, torch.Generator().manual_seed(0)))
         samples = march(rays, _ball(), 1.0, 2 / STEPS)

@@ -1,4 +1,4 @@
-"""Where the time of a run goes: the configured training step, part by part."""
+"""Profile of a run: the time of each part of the configured training step."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ PARTS = ("occupancy grid", "render", "prior", "backward", "optimizer")
 
 
 def dream_rows(cfg: DictConfig, steps: int) -> list[Row]:
-    """Seconds of each part of the configured step, plain and lit, from a fresh scene on; one thread, its own time.
+    """Measure the parts of the configured step, plain and lit, from a fresh scene, in CPU seconds of one thread.
 
-    The occupancy grid is refreshed every few steps: its time is spread over them.
+    The occupancy grid is updated every few steps: its time is divided among them.
     """
     with torch_threads(1):
         torch.manual_seed(cfg.seed)
@@ -45,7 +45,7 @@ def dream_rows(cfg: DictConfig, steps: int) -> list[Row]:
 
 
 def shares(row: Row) -> dict[str, float]:
-    """The median share of each part in its step."""
+    """Median fraction of each part in its step."""
     middle = {part: row.time(part).median for part in row.seconds}
     return {part: seconds / sum(middle.values()) for part, seconds in middle.items()}
 
@@ -57,7 +57,7 @@ def _step(
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
 ) -> tuple[dict[str, float], int]:
-    """As `DreamFusion.training_step`, with a clock between its parts."""
+    """Run the parts of `DreamFusion.training_step`, with a clock between them."""
     clock = [time.thread_time()]
 
     def lap() -> float:
@@ -68,7 +68,7 @@ def _step(
     assert isinstance(system.scene, NeRF)
     renderer = system.scene.renderer
     every, warmup = getattr(renderer, "update_every", 1), getattr(renderer, "warmup", 0)
-    system.scene.before_step(every * (warmup // every + 1))  # as it is after the warm-up
+    system.scene.before_step(every * (warmup // every + 1))  # a step after the warm-up
     parts["occupancy grid"] = lap() / every
     with_normal = system.regularizer.needs_normal(system.scene, 0.0)
     render = system.scene.render(cameras, shading, with_normal, generator)

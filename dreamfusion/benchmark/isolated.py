@@ -1,6 +1,6 @@
-"""Tasks in a process of its own, under the settings of torch and the C library: as others' code comes to its users.
+"""Run baselines in a separate process, with the default settings of torch and the C library.
 
-Ours keeps large blocks (`dreamfusion.ops.allocator`), which is set for a whole process and would help theirs as well.
+Our process keeps large blocks (`dreamfusion.ops.allocator`), which would speed up the baselines too.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Tasks = Mapping[str, Mapping[str, Callable[[], object]]]  # by operation, then b
 
 
 @contextmanager
-def apart(build: Callable[..., Tasks], *arguments: object) -> Iterator[Tasks]:
-    """What `build(*arguments)` makes there, to be called from here; each call returns the seconds it took there.
+def isolated(build: Callable[..., Tasks], *arguments: object) -> Iterator[Tasks]:
+    """Build the tasks of `build(*arguments)` in a new process; each call from here returns the seconds it took there.
 
     Both `build` and its arguments must be picklable. One thread.
 
@@ -33,31 +33,31 @@ def apart(build: Callable[..., Tasks], *arguments: object) -> Iterator[Tasks]:
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(there, build, arguments), daemon=True)
     process.start()
-    there.close()  # so that its end is seen here
+    there.close()  # so that `recv` fails when the process ends
     try:
-        names: Mapping[str, list[str]] = _answer(here)
-        yield {group: {name: partial(_ask, here, group, name) for name in names[group]} for group in names}
+        names: Mapping[str, list[str]] = _receive(here)
+        yield {group: {name: partial(_request, here, group, name) for name in names[group]} for group in names}
     finally:
         process.kill()
         process.join()
 
 
-def _ask(connection: Connection, group: str, name: str) -> Measured:
-    return Measured(_answer(connection, (group, name)))
+def _request(connection: Connection, group: str, name: str) -> Measured:
+    return Measured(_receive(connection, (group, name)))
 
 
-def _answer(connection: Connection, question: tuple[str, str] | None = None) -> Any:
+def _receive(connection: Connection, question: tuple[str, str] | None = None) -> Any:
     try:
         if question is not None:
             connection.send(question)
         return connection.recv()
     except (EOFError, BrokenPipeError, ConnectionResetError) as error:
-        raise RuntimeError("the process that measures the other formulations has ended; its error is above") from error
+        raise RuntimeError("the process that measures the baselines has ended; its error is above") from error
 
 
 def _serve(connection: Connection, build: Callable[..., Tasks], arguments: tuple[object, ...]) -> None:
-    """Answers with the seconds of one run of each task asked for; the other side ends the process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the other side's to answer
+    """Send back the seconds of one run of each requested task, until the parent ends the process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     torch.set_num_threads(1)
     tasks = build(*arguments)
     connection.send({group: list(tasks[group]) for group in tasks})

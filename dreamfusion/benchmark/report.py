@@ -1,4 +1,4 @@
-"""The measurements for people: a table in Markdown, and a plot as SVG."""
+"""Benchmark report: tables in Markdown, and a plot as SVG."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLORS = ("#3566b8", "#d08a2e", "#4f9d69", "#b5485d", "#7a68a6", "#888888")
 
 
 def ratio_table(rows: Sequence[Row]) -> str:
-    """Our time, and how many times it everything else takes: least / middle / largest over the rounds."""
+    """Table of our time, and the min / median / max over the rounds of every other time relative to ours."""
     lines = ["| operation | setting | ours | against | times ours, min / median / max |", "|---|---|--:|---|--:|"]
     for row in rows:
         ours, setting = milliseconds(row.time().median), ", ".join(f"{k} {v}" for k, v in row.setting.items())
@@ -29,7 +29,7 @@ def ratio_table(rows: Sequence[Row]) -> str:
 
 
 def curve_table(curves: Mapping[str, Sequence[Row]]) -> str:
-    """Our time along each curve."""
+    """Table of our time along each scaling curve."""
     lines = ["| operation | against | at | samples | time, min / median / max |", "|---|---|--:|--:|--:|"]
     for name, rows in curves.items():
         for row in rows:
@@ -41,7 +41,7 @@ def curve_table(curves: Mapping[str, Sequence[Row]]) -> str:
 
 
 def share_table(rows: Sequence[Row]) -> str:
-    """Where the time of the configured step goes."""
+    """Table of the parts of the configured step."""
     parts = list(rows[0].seconds)
     lines = ["| step | " + " | ".join(parts) + " | all |", "|---|" + "--:|" * (len(parts) + 1)]
     for row in rows:
@@ -72,12 +72,12 @@ def plot(ratios: Sequence[Row], curves: Mapping[str, Sequence[Row]], steps: Sequ
 
 
 def milliseconds(seconds: float) -> str:
-    """With three significant digits."""
+    """Format with three significant digits."""
     return f"{number(1000 * seconds)} ms"
 
 
 def number(value: float) -> str:
-    """Three significant digits, no exponent."""
+    """Format with three significant digits and no exponent."""
     return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}" if value else "0"
 
 

@@ -1,4 +1,4 @@
-"""Side by side in one run: tasks in turn, round by round, so that whatever else the machine does meets all of them."""
+"""Interleaved timing: tasks run in turn, round by round, so that background load affects all of them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import torch
 
-OURS = "kernels"  # what the ratios are relative to
-ENOUGH, MOST = 0.2, 25  # seconds, and runs, of one measurement
+OURS = "kernels"  # reference of the ratios
+ENOUGH, MOST = 0.2, 25  # seconds and runs after which a measurement ends
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Least, middle and largest of several measurements."""
+    """Minimum, median and maximum of several measurements."""
 
     low: float
     median: float
@@ -30,30 +30,30 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """One operation under one setting: seconds of each implementation, round by round."""
+    """One operation under one setting: seconds of each implementation in each round."""
 
     operation: str
     setting: dict[str, int | str]
     seconds: dict[str, list[float]]
 
     def time(self, name: str = OURS) -> Spread:
-        """Seconds of one implementation."""
+        """Seconds of one implementation over the rounds."""
         return Spread.of(self.seconds[name])
 
     def ratio(self, name: str) -> Spread:
-        """How many times our time the other one takes, each round for itself."""
+        """Time of `name` relative to ours, round by round."""
         return Spread.of([other / ours for other, ours in zip(self.seconds[name], self.seconds[OURS], strict=True)])
 
 
 class Measured(float):
-    """Seconds that a task has taken by its own clock, in another process: these count, not the clock here."""
+    """Seconds measured by a task itself, in another process; used instead of the clock here."""
 
 
 def interleaved(tasks: Mapping[str, Callable[[], object]], rounds: int, threads: int = 1) -> dict[str, list[float]]:
-    """Seconds of each task by `once`, `rounds` times in turn after one unmeasured round.
+    """Seconds of each task by `once`, `rounds` times in turn after one warm-up round.
 
-    With one thread it is that thread's own time on a core, which other programs of a shared machine do not lengthen
-    by waiting (by crowding its caches they do); with several it is the time on the wall.
+    With one thread this is its CPU time, which excludes waiting for other programs but not their cache contention; with
+    several it is wall-clock time.
     """
     clock = time.thread_time if threads == 1 else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in tasks}
@@ -67,9 +67,9 @@ def interleaved(tasks: Mapping[str, Callable[[], object]], rounds: int, threads:
 
 
 def once(task: Callable[[], object], clock: Callable[[], float] = time.thread_time) -> float:
-    """Seconds of a task: the median of as many runs as take ENOUGH together, of one if it takes longer.
+    """Seconds of a task: the median of as many runs as fill ENOUGH seconds, or of a single longer run.
 
-    A single short run would be one with the caches as the slow task before it left them.
+    A single short run would be dominated by the cache state that the task before left.
     """
     runs: list[float] = []
     while sum(runs) < ENOUGH and len(runs) < MOST:
@@ -82,7 +82,7 @@ def once(task: Callable[[], object], clock: Callable[[], float] = time.thread_ti
 
 
 def added(operation: str, *rows: Row) -> Row:
-    """Operations one after the other as one, for the implementations that all of them have."""
+    """Sum operations into one row, for the implementations that all of them have."""
     names = [name for name in rows[0].seconds if all(name in row.seconds for row in rows)]
     seconds = {name: [sum(parts) for parts in zip(*(row.seconds[name] for row in rows), strict=True)] for name in names}
     return Row(operation, rows[0].setting, seconds)
@@ -90,7 +90,7 @@ def added(operation: str, *rows: Row) -> Row:
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """So many threads, in torch's operations and in ours; the number before comes back."""
+    """Set the thread count of torch's operations and ours; restore the previous one afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -101,7 +101,7 @@ def torch_threads(count: int) -> Iterator[None]:
 
 @contextmanager
 def reference_ops() -> Iterator[None]:
-    """Every operation by its torch reference (DREAMFUSION_OPS=torch)."""
+    """Run every operation by its torch reference (DREAMFUSION_OPS=torch)."""
     before = os.environ.get("DREAMFUSION_OPS")
     os.environ["DREAMFUSION_OPS"] = "torch"
     try:

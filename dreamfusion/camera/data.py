@@ -1,4 +1,4 @@
-"""The training data of DreamFusion: nothing but cameras, drawn anew each step."""
+"""Training data of DreamFusion: random cameras, drawn at each step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dreamfusion.types import Cameras
 
 
 class CameraStream(IterableDataset[Cameras]):
-    """Endless camera batches from step `start` on; the batch of a step depends on (seed, step, rank) alone."""
+    """Endless camera batches from step `start`; each batch depends only on (seed, step, rank)."""
 
     def __init__(
         self,
@@ -32,13 +32,13 @@ class CameraStream(IterableDataset[Cameras]):
             step += 1
 
     def batch(self, step: int) -> Cameras:
-        """The cameras of one step."""
+        """Cameras of one step."""
         progress = min(step / max(self.max_steps, 1), 1.0)
         return self.orbit.sample(progress, step_generator(self.seed, step, Stream.CAMERAS, self.rank))
 
 
 class CameraData(L.LightningDataModule):
-    """Gives Lightning the camera stream, from the step that the trainer is at."""
+    """Data module of the camera stream, starting at the trainer's current step."""
 
     def __init__(self, orbit: Orbit, max_steps: int, seed: int) -> None:
         super().__init__()

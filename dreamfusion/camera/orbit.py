@@ -1,4 +1,4 @@
-"""Stage 4: cameras and lights drawn around the object (Poole et al. 2022, sec. 3.2 step 1 and App. A.2)."""
+"""Stage 4: random cameras and lights around the object (Poole et al. 2022, sec. 3.2 step 1 and App. A.2)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ FOV = 40.0  # degrees, vertical: of the pocket prior's training renders; `focal`
 
 @dataclass(frozen=True)
 class Orbit:
-    """A distribution of cameras that look at the origin, and of point lights near the camera."""
+    """Distribution of cameras that look at the origin, and of point lights near the camera."""
 
     elevation: Range  # degrees
     distance: Range  # scene units
     focal: Range  # focal length over image height; 1.374 is a vertical field of view of 40 degrees
-    uniform_area: float  # share drawn uniformly in area on the sphere, the rest uniformly in angle
+    uniform_area: float  # fraction drawn uniformly in area on the sphere, the rest uniformly in angle
     position_jitter: float  # camera position + U(-j, j)^3, scene units
     look_at_std: float  # look-at point ~ N(0, std^2), scene units
     up_std: float  # up vector + N(0, std^2)
@@ -40,7 +40,7 @@ class Orbit:
             if not numbers or len(bounds) != 2 or bounds[0] > bounds[1]:
                 raise ValueError(f"camera.{name} is {bounds}; expected [low, high], low not above high")
         if not 0 <= self.uniform_area <= 1:
-            raise ValueError(f"camera.uniform_area is {self.uniform_area}, expected a share in [0, 1]")
+            raise ValueError(f"camera.uniform_area is {self.uniform_area}, expected a fraction in [0, 1]")
         if self.elevation[0] < -90 or self.elevation[1] > 90:
             raise ValueError(f"camera.elevation is {list(self.elevation)}; allowed are -90 to 90 degrees")
         if self.distance[0] <= 0 or self.focal[0] <= 0:
@@ -53,7 +53,7 @@ class Orbit:
             raise ValueError(f"camera.size is {self.size}; a view needs at least 1 pixel a side: type camera.size=64")
 
     def sample(self, progress: float, generator: torch.Generator) -> Cameras:
-        """The cameras of one step, azimuths stratified over the circle, with one light each."""
+        """Draw the cameras of one step, azimuths stratified over the circle, with one light each."""
         batch, size = self.views, round(schedule(self.size)(progress))
 
         def uniform(bounds: Range) -> Tensor:
@@ -77,8 +77,8 @@ class Orbit:
     def view(self, azimuth: Tensor, elevation: float | Tensor, height: int, width: int) -> Cameras:
         """Cameras at given azimuths (B,) and elevations (one, or (B,)), in degrees: for previews and turntables.
 
-        They stand in the middle of the distance and focal ranges. The light stands above the camera's right shoulder,
-        at the same place for each.
+        Distance and focal length are the middle of their ranges. The light is above the camera's right shoulder, at the
+        same relative position for each.
         """
         middle = torch.full_like(azimuth, sum(self.distance) / 2)
         above = torch.as_tensor(elevation, dtype=azimuth.dtype).expand_as(azimuth)
@@ -92,9 +92,9 @@ class Orbit:
 def look_from(
     position: Tensor, look_at: Tensor, up: Tensor, fov: Tensor, light: Tensor, height: int, width: int
 ) -> Cameras:
-    """Cameras at `position` (B, 3) that look at `look_at` (B, 3); angles are read off the position itself."""
+    """Cameras at `position` (B, 3) that look at `look_at` (B, 3); angles are computed from the position."""
     back = torch.nn.functional.normalize(position - look_at, dim=-1)
-    # Straight from above, up and back are parallel: take -z (away from the front) as up there.
+    # Seen from straight above, up and back are parallel: use -z (away from the front) as up.
     parallel = torch.linalg.vector_norm(torch.linalg.cross(up, back, dim=-1), dim=-1, keepdim=True) < 1e-4
     up = torch.where(parallel, torch.tensor([0.0, 0.0, -1.0]).expand_as(up), up)
     right = torch.nn.functional.normalize(torch.linalg.cross(up, back, dim=-1), dim=-1)

@@ -1,4 +1,4 @@
-"""Stage 5: a ray through the middle of every pixel, and its inverse, the projection."""
+"""Stage 5: rays through pixel centres, and their inverse, the projection."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dreamfusion.types import Cameras, RayBundle
 def cast_rays(cameras: Cameras, rows: slice = slice(None)) -> RayBundle:
     """`Cameras` (B) -> `RayBundle` (R = B*H*W), view-major, rows from the top, unit directions.
 
-    `rows` takes a part of the rows of each image, and H is then their number.
+    `rows` selects rows of each image; H is then their number.
     """
     h, w = cameras.height, cameras.width
     device = cameras.fov.device
@@ -27,7 +27,7 @@ def cast_rays(cameras: Cameras, rows: slice = slice(None)) -> RayBundle:
 
 
 def project(cameras: Cameras, points: Tensor) -> Tensor:
-    """Points (B, N, 3) -> pixel coordinates (B, N, 2) as (column, row); the middle of the first pixel is (0.5, 0.5)."""
+    """Points (B, N, 3) -> pixel coordinates (B, N, 2) as (column, row); the centre of the first pixel is (0.5, 0.5)."""
     rotation, position = cameras.camera_to_world[:, :, :3], cameras.camera_to_world[:, :, 3]
     in_camera = torch.einsum("bji,bnj->bni", rotation, points - position[:, None, :])
     tangent = torch.tan(torch.deg2rad(cameras.fov) / 2)[:, None]

@@ -1,4 +1,4 @@
-"""`mode=benchmark`: our kernels and the whole step beside other formulations and this machine's limits.
+"""`mode=benchmark`: time our kernels and the whole step against baselines and this machine's limits.
 
 Writes benchmark.md (the tables), benchmark.svg (the plot) and benchmark.json (every round).
 """
@@ -26,14 +26,14 @@ from dreamfusion.ops.allocator import keep_large_blocks
 from dreamfusion.ops.machine import cores, processor
 
 log = logging.getLogger(__name__)
-PROMPT = "a cat"  # of the measured step, where none is given
+PROMPT = "a cat"  # default prompt of the measured step
 
 
 def run(cfg: DictConfig, folder: str) -> Path:
-    """Measure what `benchmark=quick` or `benchmark=full` says; returns the path of benchmark.md.
+    """Run the measurements of `benchmark=quick` or `benchmark=full`; return the path of benchmark.md.
 
     Raises:
-        UserError: a size that nothing can be measured with.
+        UserError: an invalid size or number of rounds.
     """
     plan: Plan = instantiate(cfg.benchmark)
     keep_large_blocks()
@@ -44,22 +44,22 @@ def run(cfg: DictConfig, folder: str) -> Path:
     for log2_table in plan.log2_tables:
         for measure in (cases.encode_rows, cases.field_rows, cases.step_rows):
             result.ratios += measure(plan, log2_table)
-            _note(result, Path(folder), f"{measure.__name__}, table 2^{log2_table}", began)
+            _save_progress(result, Path(folder), f"{measure.__name__}, table 2^{log2_table}", began)
     result.ratios += cases.ray_rows(plan)
-    _note(result, Path(folder), "ray_rows", began)
+    _save_progress(result, Path(folder), "ray_rows", began)
     result.steps = dream_rows(cfg, plan.dream_steps)
-    _note(result, Path(folder), "dream_rows", began)
+    _save_progress(result, Path(folder), "dream_rows", began)
     for name, rows in cases.scaling_rows(plan):
         result.curves[name] = rows
-        _note(result, Path(folder), f"scaling_rows, {name}", began)
+        _save_progress(result, Path(folder), f"scaling_rows, {name}", began)
     result.ratios += result.curves["threads"]
     path = write(result, Path(folder))
     log.info("%s\n\n%s", tables(result), path)
     return path
 
 
-def _note(result: Result, folder: Path, what: str, began: float) -> None:
-    """What is measured so far is written at once: a Ctrl-C does not lose it."""
+def _save_progress(result: Result, folder: Path, what: str, began: float) -> None:
+    """Write the results so far, so that Ctrl-C does not lose them."""
     result.machine["seconds"] = f"{time.monotonic() - began:.0f}"
     write(result, folder)
     log.info("%4s s: %s", result.machine["seconds"], what)
@@ -67,7 +67,7 @@ def _note(result: Result, folder: Path, what: str, began: float) -> None:
 
 @dataclass
 class Result:
-    """All that was measured, on which machine."""
+    """All measurements, and the machine."""
 
     machine: dict[str, str]
     ratios: list[Row] = field(default_factory=list)
@@ -76,7 +76,7 @@ class Result:
 
 
 def machine() -> dict[str, str]:
-    """What the figures depend on."""
+    """Hardware and versions that the timings depend on."""
     return {
         "processor": processor(),
         "cores": str(cores()),
@@ -87,7 +87,7 @@ def machine() -> dict[str, str]:
 
 
 def tables(result: Result) -> str:
-    """Everything as Markdown."""
+    """Format all results as Markdown."""
     parts = ["# Benchmark", ", ".join(f"{key} {value}" for key, value in result.machine.items())]
     parts += [ratio_table(result.ratios)]
     parts += [share_table(result.steps)] if result.steps else []
@@ -96,7 +96,7 @@ def tables(result: Result) -> str:
 
 
 def write(result: Result, folder: Path) -> Path:
-    """The three files; returns the path of the tables."""
+    """Write the three files; return the path of the tables."""
     path = folder / "benchmark.md"
     for target, text in (
         (path, tables(result) + "\n"),

@@ -1,5 +1,5 @@
-"""The device-dependent operations of the renderer: `hash_encode` and `hash_field`, `march`, `composite`.
+"""Device-dependent operations of the renderer: `hash_encode`, `hash_field`, `march`, `composite` and others.
 
-Each has a readable torch reference, numba kernels for the CPU and an adapter to CUDA kernels (tiny-cuda-nn, nerfacc),
-all with one contract; `backend.py` chooses. Nothing heavy is imported before the first call.
+Each has a torch reference, numba kernels for the CPU and, for some, an adapter to CUDA kernels (tiny-cuda-nn, nerfacc),
+all with the same contract; `backend.py` selects one. Heavy libraries are imported at the first call.
 """

@@ -1,6 +1,6 @@
-"""Which implementation of an operation runs where, and the threads the CPU kernels share.
+"""Selects the implementation of each operation, and provides the thread pool of the CPU kernels.
 
-The device decides first, then what is installed. A missing kernel means the torch reference and one warning.
+The device decides first, then the installed libraries. Without a kernel the torch reference runs, with one warning.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ import torch
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
-_KERNELS = {  # operation -> device type -> its kernels; every device has the torch reference
+_KERNELS = {  # operation -> device type -> kernel library; every device has the torch reference
     "hash_encode": {"cpu": "numba", "cuda": "tinycudann"},
-    "hash_field": {"cpu": "numba"},  # elsewhere the composition, over the device's hash_encode
+    "hash_field": {"cpu": "numba"},  # elsewhere: the composition over the device's hash_encode
     "march": {"cpu": "numba", "cuda": "nerfacc"},
     "composite": {"cpu": "numba", "cuda": "nerfacc"},
-    "look": {"cpu": "numba"},
+    "render_feature_volume": {"cpu": "numba"},
 }
 _INSTALL = {
     "numba": "pip install numba",
     "nerfacc": "pip install nerfacc, and a CUDA toolkit whose nvcc is on the PATH",
     "tinycudann": 'pip install --no-build-isolation "git+https://github.com/NVlabs/tiny-cuda-nn#subdirectory=bindings/torch"',
 }
-_PIECES = 4  # of the work, for each thread
-_FEW = 16_384  # points or samples below which waking other threads costs more than they save (1 ms)
+_PIECES = 4  # spans per thread
+_FEW = 16_384  # points or samples; with fewer, waking other threads costs more than they save (1 ms)
 
 
 def choose(op: str, device: torch.device, requested: str | None = None) -> str:
-    """The backend of `op` on `device`: "torch", "numba", "tinycudann" or "nerfacc".
+    """Return the backend of `op` on `device`: "torch", "numba", "tinycudann" or "nerfacc".
 
-    `requested` wins; then the environment (DREAMFUSION_OPS=torch forces the reference); then the device's kernel.
+    Order of precedence: `requested`, the environment (DREAMFUSION_OPS=torch forces the reference), the device's kernel.
 
     Raises:
         ValueError: if the request, or the environment, names no backend of this operation on this device.
@@ -50,14 +50,14 @@ def choose(op: str, device: torch.device, requested: str | None = None) -> str:
 
 
 def available(op: str, device: torch.device) -> tuple[str, ...]:
-    """The backends of `op` that can run on `device`, the fastest first."""
+    """Backends of `op` that can run on `device`, fastest first."""
     kernel = _KERNELS[op].get(device.type)
     return ("torch",) if kernel is None or missing(kernel) else (kernel, "torch")
 
 
 @cache
 def missing(kernel: str) -> str | None:
-    """Why a kernel library cannot be used, or None if it can. Ask only for libraries that fit the device."""
+    """Reason why a kernel library cannot be used, or None. Call only for libraries that fit the device."""
     if importlib.util.find_spec(kernel) is None:
         return f"{kernel} is not installed"
     try:
@@ -71,18 +71,18 @@ def missing(kernel: str) -> str | None:
 
 
 def widest_float(device: torch.device) -> torch.dtype:
-    """float64, except on Apple's GPUs, which have none."""
+    """Return float64, or float32 on Apple GPUs, which have no float64."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def parts(size: int) -> int:
-    """How many threads are to work on `size` points or samples: as many as torch has, or 1 if they are few."""
+    """Number of threads for `size` points or samples: all of torch's, or 1 below the threshold."""
     return 1 if size < _FEW else torch.get_num_threads()
 
 
 def spans(count: int, size: int, multiple: int = 1) -> list[tuple[int, int]]:
-    """Cut `count` items, `size` points in all, into [begin, end) at multiples of `multiple`: one for a single thread,
-    several for each of more, of which a thread that begins late or is slow takes fewer.
+    """Split `count` items (`size` points in all) into [begin, end) spans at multiples of `multiple`; one for a single
+    thread, else several per thread, so that slow threads process fewer.
     """
     pieces = 1 if parts(size) == 1 else _PIECES * parts(size)
     length = -(-count // (pieces * multiple)) * multiple
@@ -90,18 +90,18 @@ def spans(count: int, size: int, multiple: int = 1) -> list[tuple[int, int]]:
 
 
 def run_parallel(task: Callable[[_T], object], items: Sequence[_T]) -> None:
-    """Call `task` on each item, here and on threads that take them as they come; tasks share no output.
+    """Call `task` on each item, in this thread and a thread pool with dynamic scheduling; tasks share no output.
 
-    Threads of Python instead of numba's: those break a later fork(), that is every DataLoader worker. An item is one
-    kernel call, without the GIL: a thread that has to wait for another's Python may wait for milliseconds.
+    Uses Python threads instead of numba's, which break a later fork() and so every DataLoader worker. Each item is one
+    kernel call without the GIL: a thread that must wait for another's Python code may wait for milliseconds.
     """
     if len(items) < 2:
         for item in items:
             task(item)
         return
-    from dreamfusion.ops.waiting import all_set  # numba's, as what is called here is
+    from dreamfusion.ops.waiting import all_set  # imports numba, so only at the first parallel call
 
-    left = iter(items)  # which a thread advances with the GIL
+    left = iter(items)  # shared; advanced under the GIL
     errors: list[BaseException] = []
 
     def work(ended: np.ndarray) -> None:
@@ -117,8 +117,8 @@ def run_parallel(task: Callable[[_T], object], items: Sequence[_T]) -> None:
     others = [_pool(threads).submit(work, flag) for flag in flags[1:]]
     work(flags[0])
     for other, flag in zip(others, flags[1:], strict=True):
-        flag[0] |= other.cancel()  # it did not begin, and there is nothing left
-    if not all_set(flags[:, 0]):  # also if this thread failed: they write into its arrays
+        flag[0] |= other.cancel()  # never started, and no items are left
+    if not all_set(flags[:, 0]):  # also if this thread failed: the others still write into its arrays
         wait(others)
     if errors:
         raise errors[0]
@@ -135,7 +135,7 @@ def _choose(op: str, device: str, requested: str | None, environment: str) -> st
     if requested is None:
         requested = "torch" if environment == "torch" else None
     elif requested == kernel and (reason := missing(kernel)):
-        raise RuntimeError(f"{op}: backend {kernel!r} was asked for, but {reason}; to install: {_INSTALL[kernel]}")
+        raise RuntimeError(f"{op}: backend {kernel!r} was requested, but {reason}; to install: {_INSTALL[kernel]}")
     if requested is None and kernel is not None and (reason := missing(kernel)):
         _log.warning("%s runs on the slow torch reference: %s; to install: %s", op, reason, _INSTALL[kernel])
         requested = "torch"
@@ -149,5 +149,5 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="dreamfusion-ops")
 
 
-if hasattr(os, "register_at_fork"):  # the threads do not survive a fork; the child starts its own
+if hasattr(os, "register_at_fork"):  # threads do not survive a fork; the child starts its own pool
     os.register_at_fork(after_in_child=_pool.cache_clear)

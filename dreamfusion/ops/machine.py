@@ -1,6 +1,6 @@
-"""What the machine itself can do, measured: the time of the random reads and of the arithmetic that an operation needs.
+"""Measured limits of the machine: the time of random reads and of arithmetic that an operation needs.
 
-The benchmark holds the kernels against these.
+The benchmark compares the kernels with these.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ _compiled = njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
 
 
 class Gather:
-    """The reads of one encoding and nothing else: each corner's entry of two features, indices known beforehand."""
+    """Only the reads of one encoding: two features for each corner, with indices computed beforehand."""
 
     def __init__(self, positions: Tensor, layout: HashGridLayout, in_order: bool) -> None:
         """Positions (S, 3) in [0, 1]; levels in the order of the kernels.
 
-        `in_order`: each level is read in order first where the kernels do so, which is faster than reads at random
-        alone.
+        `in_order`: read each level in order first where the kernels do so, which is faster than random reads alone.
         """
         self._in_order = in_order
         self._entries = np.stack([corner_entries(positions, layout, level) for level in range(layout.levels)])
@@ -36,12 +35,12 @@ class Gather:
         self._table = np.ones(layout.parameter_count, np.float32).view(np.uint64)
 
     def __call__(self) -> int:
-        """One pass over all reads, in this thread; the returned number means nothing."""
+        """Run all reads once, in this thread; the returned checksum has no meaning."""
         return int(_gather(self._entries, self._begin, self._table, self._in_order))
 
 
 class Multiply:
-    """A large square matrix product: the arithmetic that the machine reaches when nothing stands in its way."""
+    """A large square matrix product, as a measure of peak arithmetic throughput."""
 
     size = 768
     flop = 2 * size**3
@@ -56,7 +55,7 @@ class Multiply:
 
 @_compiled
 def _gather(entries: np.ndarray, begin: np.ndarray, table: np.ndarray, in_order: bool) -> np.uint64:
-    """Sum of the 8-byte entries at (L, S, 8) indices, so that the compiler cannot leave out a read."""
+    """Sum the 8-byte entries at (L, S, 8) indices, so that the compiler cannot remove a read."""
     total = np.uint64(0)
     for level in range(entries.shape[0]):
         rows, values = entries[level], table[begin[level] : begin[level + 1]]
@@ -69,12 +68,12 @@ def _gather(entries: np.ndarray, begin: np.ndarray, table: np.ndarray, in_order:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor() -> str:
-    """What the processor calls itself, as far as the system says."""
+    """Model name of the processor, as far as the system reports it."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -1,4 +1,4 @@
-"""Normals for meshes that come without: smooth where faces meet at a flat angle, sharp at creases. Numba."""
+"""Vertex normals for meshes without normals: smooth across flat angles, sharp at creases. Numba."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from numba import njit
 
 
 def crease_normals(vertices: np.ndarray, faces: np.ndarray, angle: float) -> np.ndarray:
-    """(F, 3, 3) unit normals of the corners of each face: the area-weighted mean over those faces around the corner's
-    position that are turned by less than `angle` degrees against the face. Vertices at one place count as one.
+    """(F, 3, 3) unit normals of the corners of each face: area-weighted means over the faces at the corner's position
+    whose normals differ by less than `angle` degrees from the face's. Coincident vertices count as one.
     """
-    points = np.ascontiguousarray(vertices, np.float64) + 0.0  # -0 and 0 are one place
+    points = np.ascontiguousarray(vertices, np.float64) + 0.0  # merges -0 and 0
     _, place = np.unique(points.view("V24").reshape(-1), return_inverse=True)
     corner_place = place.reshape(-1)[faces.reshape(-1)]
     order = np.argsort(corner_place, kind="stable")
@@ -38,7 +38,7 @@ def _average(
                 if x * unit[other, 0] + y * unit[other, 1] + z * unit[other, 2] >= limit:
                     sx, sy, sz = sx + area[other, 0], sy + area[other, 1], sz + area[other, 2]
             length = np.sqrt(sx * sx + sy * sy + sz * sz)
-            if length < 1e-30:  # a face without area: any unit vector will do
+            if length < 1e-30:  # degenerate face: any unit vector
                 sx, sy, sz, length = 0.0, 1.0, 0.0, 1.0
             normals[corner, 0], normals[corner, 1], normals[corner, 2] = sx / length, sy / length, sz / length
         start = end

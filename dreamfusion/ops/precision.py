@@ -1,4 +1,4 @@
-"""Which precision the machine at hand computes fast in."""
+"""Detects the precision in which this machine computes fast."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ PRECISIONS = ("auto", "bfloat16", "float32")
 
 
 def native_bfloat16() -> bool:
-    """Whether the GPU or the processor multiplies bfloat16 itself; where it does not, bfloat16 is many times slower."""
+    """Whether the GPU or the processor multiplies bfloat16 natively; emulation is many times slower."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return processor_bfloat16()
 
 
 def processor_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 itself (AVX512-BF16)."""
+    """Whether the processor multiplies bfloat16 natively (AVX512-BF16)."""
     return torch.cpu._is_avx512_bf16_supported()
 
 
 def kernel_precision(choice: str) -> str:
-    """What our CPU kernels multiply in, "bfloat16" or "float32", for one of PRECISIONS.
+    """Resolve one of PRECISIONS to the precision of the CPU kernels, "bfloat16" or "float32".
 
     Raises:
-        ValueError: if it is none of them.
-        RuntimeError: for "bfloat16" on a processor without it.
+        ValueError: if `choice` is not in PRECISIONS.
+        RuntimeError: for "bfloat16" on a processor without AVX512-BF16.
     """
     if choice not in PRECISIONS:
         raise ValueError(f"precision is {choice!r}, allowed are {', '.join(PRECISIONS)}")
-    # numba may be told to compile for another processor than this one, and does not come back from what that lacks.
+    # numba may be set to target another processor; compiling instructions that the target lacks never returns.
     has = processor_bfloat16() and not (os.environ.get("NUMBA_CPU_NAME") or os.environ.get("NUMBA_CPU_FEATURES"))
     if choice == "bfloat16" and not has:
         raise RuntimeError(

@@ -1,6 +1,6 @@
-"""Wait for other threads without going to sleep: a thread that sleeps takes up to half a millisecond to come back.
+"""Spin-wait for other threads: a sleeping thread takes up to half a millisecond to wake up.
 
-`backend.run_parallel` asks at the end of each parallel operation.
+Used by `backend.run_parallel` at the end of each parallel operation.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _ROUNDS = 1_000_000  # about a millisecond
 
 @intrinsic
 def _now(context: Any, flags: Any, k: Any) -> Any:
-    """flags[k] as it is now, which another thread may have written."""
+    """Atomically load flags[k], which another thread may have written."""
 
     def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
         data = ctx.make_array(signature.args[0])(ctx, builder, values[0]).data
@@ -27,7 +27,7 @@ def _now(context: Any, flags: Any, k: Any) -> Any:
 
 @njit(nogil=True, cache=True)
 def all_set(flags: np.ndarray) -> bool:
-    """Whether all flags (int64) are set, or are within about a millisecond from now."""
+    """Whether all flags (int64) are set, or become so within about a millisecond."""
     done = 0
     for _ in range(_ROUNDS):
         while done < flags.size and _now(flags, done) != 0:

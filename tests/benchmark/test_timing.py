@@ -1,4 +1,4 @@
-"""Side by side: the arithmetic of the ratios, and what the measuring leaves behind."""
+"""Timing: interleaving, ratios, isolated processes, and restored settings."""
 
 import os
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dreamfusion.benchmark import timing
-from dreamfusion.benchmark.isolated import apart
+from dreamfusion.benchmark.isolated import isolated
 from dreamfusion.benchmark.timing import (
     OURS,
     Measured,
@@ -26,14 +26,14 @@ def test_ratios_are_taken_round_by_round():
     assert row.ratio("other") == Spread(1.0, 2.0, 3.0)
 
 
-def test_operations_one_after_the_other_add_up_where_both_were_measured():
+def test_added_rows_sum_the_implementations_that_both_have():
     first = Row("a", {"points": 1}, {OURS: [1.0, 2.0], "other": [3.0, 4.0], "alone": [9.0, 9.0]})
     both = added("a and b", first, Row("b", {"points": 1}, {OURS: [10.0, 20.0], "other": [30.0, 40.0]}))
     assert both == Row("a and b", {"points": 1}, {OURS: [11.0, 22.0], "other": [33.0, 44.0]})
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_tasks_run_in_turn_on_the_threads_asked_for(threads, monkeypatch):
+def test_tasks_run_in_turn_on_the_requested_threads(threads, monkeypatch):
     order, before = [], torch.get_num_threads()
     monkeypatch.setattr(timing, "MOST", 2)
     tasks = {name: lambda name=name: order.append((name, torch.get_num_threads())) for name in "ab"}
@@ -44,7 +44,7 @@ def test_tasks_run_in_turn_on_the_threads_asked_for(threads, monkeypatch):
     assert torch.get_num_threads() == before
 
 
-def test_what_a_task_measured_itself_counts():
+def test_seconds_measured_by_a_task_replace_the_clock():
     seconds = interleaved({"here": lambda: 3.0, "elsewhere": lambda: Measured(3.0)}, rounds=2)
     assert seconds["elsewhere"] == [3.0, 3.0] and max(seconds["here"]) < 3.0
 
@@ -56,7 +56,7 @@ def test_a_measurement_is_the_median_of_several_short_runs_or_one_long_run():
 
 
 def three_tasks():
-    """Tasks for a process of their own: whose it is, its threads, and one that fails."""
+    """Tasks for an isolated process: its pid, its thread count, and a failure."""
     return {"step": {"pid": lambda: Measured(os.getpid()), "settings": _threads, "failing": lambda: 1 / 0}}
 
 
@@ -64,22 +64,22 @@ def _threads():
     return Measured(torch.get_num_threads())
 
 
-def test_tasks_apart_run_in_a_process_of_their_own_which_ends_with_the_block():
-    with apart(three_tasks) as tasks:
+def test_isolated_tasks_run_in_their_own_process_which_ends_with_the_block():
+    with isolated(three_tasks) as tasks:
         assert list(tasks["step"]) == ["pid", "settings", "failing"]
         seconds = interleaved({name: tasks["step"][name] for name in ("pid", "settings")}, rounds=1)
         pid = int(seconds["pid"][0])
         assert pid != os.getpid() and seconds["settings"] == [1.0]
-        os.kill(pid, 0)  # it is there
-        for name in ("failing", "pid"):  # as it fails, and when it is gone
-            with pytest.raises(RuntimeError, match="process that measures the other formulations has ended"):
+        os.kill(pid, 0)  # the process exists
+        for name in ("failing", "pid"):  # the failing task, then the ended process
+            with pytest.raises(RuntimeError, match="process that measures the baselines has ended"):
                 tasks["step"][name]()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
 
 @pytest.mark.parametrize("before", [None, "auto"])
-def test_the_settings_of_the_process_come_back(monkeypatch, before):
+def test_process_settings_are_restored(monkeypatch, before):
     monkeypatch.delenv("DREAMFUSION_OPS", raising=False)
     if before is not None:
         monkeypatch.setenv("DREAMFUSION_OPS", before)

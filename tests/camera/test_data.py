@@ -1,4 +1,4 @@
-"""The camera stream is a function of (seed, step)."""
+"""The camera stream depends only on (seed, step, rank)."""
 
 from dataclasses import replace
 from itertools import islice
@@ -17,7 +17,7 @@ def stream(**changes):
     return CameraStream(**({"orbit": ORBIT, "max_steps": 10, "seed": 0} | changes))
 
 
-def test_the_batch_of_a_step_does_not_depend_on_where_the_stream_began():
+def test_the_batch_of_a_step_does_not_depend_on_the_first_step():
     whole = list(islice(stream(), 6))
     rest = list(islice(stream(start=4), 2))
     for a, b in zip(whole[4:], rest, strict=True):
@@ -32,7 +32,7 @@ def test_steps_seeds_and_processes_differ():
     assert len(positions) == len(batches)
 
 
-def test_the_global_generator_has_no_say_and_is_not_touched():
+def test_the_global_generator_is_neither_used_nor_changed():
     torch.manual_seed(1)
     first = stream().batch(0)
     drawn = torch.rand(3)
@@ -46,7 +46,7 @@ def test_the_image_size_follows_its_schedule():
     assert [growing.batch(step).height for step in (0, 2, 5, 9, 50)] == [8, 11, 16, 16, 16]
 
 
-def test_without_a_trainer_the_data_begins_at_step_zero():
+def test_without_a_trainer_the_data_starts_at_step_zero():
     (batch,) = islice(CameraData(ORBIT, 10, 0).train_dataloader(), 1)
     assert torch.equal(batch.camera_to_world, stream().batch(0).camera_to_world)
 

@@ -1,4 +1,4 @@
-"""The distribution of cameras and lights (Poole et al. 2022, App. A.2)."""
+"""Distribution of cameras and lights (Poole et al. 2022, App. A.2)."""
 
 import math
 from dataclasses import replace
@@ -42,11 +42,11 @@ def test_every_draw_lies_in_its_range(seeded):
         assert high - 0.02 * (high - low) < drawn.max() <= high + tolerance
 
 
-def test_azimuths_of_a_batch_fall_one_into_each_part_of_the_circle(seeded):
+def test_azimuths_of_a_batch_are_stratified_over_the_circle(seeded):
     for seed in range(20):
         azimuth = sample(PLAIN, 8, 4, seeded(seed)).azimuth.sort().values
         gaps = torch.diff(torch.cat([azimuth, azimuth[:1] + 360]))
-        assert gaps.max() < 2 * 45  # two neighbouring parts
+        assert gaps.max() < 2 * 45  # two neighbouring strata
     everywhere = torch.cat([sample(PLAIN, 2, 4, seeded(seed)).azimuth for seed in range(2000)])
     counts = torch.histc(everywhere, 8, 0, 360)
     assert (counts - 500).abs().max() < 100
@@ -65,11 +65,11 @@ def test_uniform_in_area_means_a_uniform_sine_of_the_elevation(seeded):
     assert mixed.mean().item() == pytest.approx((by_area.mean() + by_angle.mean()).item() / 2, abs=0.7)
 
 
-def test_angles_are_those_of_the_jittered_position(seeded):
+def test_angles_match_the_jittered_position(seeded):
     cameras = sample(replace(PLAIN, position_jitter=1.0), 500, 4, seeded())
     position = cameras.camera_to_world[:, :, 3]
     torch.testing.assert_close(spherical(cameras.azimuth, cameras.elevation, cameras.distance), position)
-    assert (cameras.distance < 2.7).any()  # the jitter is in it
+    assert (cameras.distance < 2.7).any()  # includes the jitter
     assert (cameras.distance > 3.3).any()
 
 
@@ -131,7 +131,7 @@ def test_focal_length_and_field_of_view():
     torch.testing.assert_close(focal_to_fov(torch.tensor([0.5, 1.374])), torch.tensor([90.0, 40.0]), atol=0.01, rtol=0)
 
 
-def test_preview_cameras_stand_in_the_middle_of_the_ranges():
+def test_preview_cameras_use_the_middle_of_the_ranges():
     view = PLAIN.view(torch.tensor([0.0, 90.0]), 15.0, 32, 48)
     torch.testing.assert_close(view.distance, torch.tensor([3.0, 3.0]))
     torch.testing.assert_close(view.elevation, torch.tensor([15.0, 15.0]))
@@ -149,7 +149,7 @@ def test_preview_cameras_stand_in_the_middle_of_the_ranges():
         ({"elevation": "x"}, r"camera.elevation is \['x'\]; expected \[low, high\]"),
         ({"elevation": [-10, 91]}, "allowed are -90 to 90 degrees"),
         ({"distance": [0, 1]}, "must be above 0"),
-        ({"uniform_area": 1.5}, "camera.uniform_area is 1.5, expected a share"),
+        ({"uniform_area": 1.5}, "camera.uniform_area is 1.5, expected a fraction"),
         ({"views": 0}, "camera.views is 0; a step needs at least 1 camera"),
         ({"size": 0.4}, "camera.size is 0.4; a view needs at least 1 pixel"),
     ],

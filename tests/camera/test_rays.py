@@ -1,4 +1,4 @@
-"""Rays and projection are each other's inverse."""
+"""`cast_rays` and `project` are inverses."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ def pixel_middles(height, width):
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (6, 10), (9, 5)])
-def test_a_point_on_a_pixels_ray_projects_to_the_pixels_middle(cameras_at, height, width):
+def test_a_point_on_the_ray_of_a_pixel_projects_to_the_pixel_centre(cameras_at, height, width):
     cameras = cameras_at([0.0, 75.0, 200.0], [10.0, -15.0, 80.0], height=height, width=width)
     rays = cast_rays(cameras)
     for t in (0.5, 3.0):
@@ -38,7 +38,7 @@ def test_the_middle_ray_looks_at_the_origin_and_rows_go_down(cameras_at):
 
 
 def test_the_field_of_view_is_the_vertical_angle_between_the_outer_edges(cameras_at):
-    """Pixel middles span (H - 1) / H of the image's height."""
+    """Pixel centres span (H - 1) / H of the image height."""
     cameras = cameras_at([0.0], focal=1.0, height=101, width=7)
     directions = cast_rays(cameras).directions.view(101, 7, 3)
     slope = directions[0, 3, 1] / -directions[0, 3, 2]
@@ -47,6 +47,6 @@ def test_the_field_of_view_is_the_vertical_angle_between_the_outer_edges(cameras
     assert sideways.item() == pytest.approx(0.5 * 6 / 101, abs=1e-5)  # square pixels
 
 
-def test_the_origin_projects_to_the_middle_of_the_image(cameras_at):
+def test_the_origin_projects_to_the_image_centre(cameras_at):
     cameras = cameras_at([33.0, 190.0], [20.0, 89.0], height=8, width=12)
     torch.testing.assert_close(project(cameras, torch.zeros(2, 1, 3)), torch.tensor([[[6.0, 4.0]]] * 2))

@@ -4,7 +4,7 @@ import json
 from xml.etree import ElementTree
 
 TINY = [
-    "mode=benchmark", "benchmark=quick", "mode.folder=out", "benchmark.rounds=2", "benchmark.peer_rounds=2",
+    "mode=benchmark", "benchmark=quick", "mode.folder=out", "benchmark.rounds=2", "benchmark.baseline_rounds=2",
     "benchmark.points=200", "benchmark.log2_tables=[6]", "benchmark.step_sizes=[8]",
     "benchmark.scaling_points=[50,100]", "benchmark.scaling_sizes=[4,8]", "benchmark.scaling_views=[1,2]",
     "benchmark.threads=[1,2]", "benchmark.dream_steps=1", "field.levels=4", "field.log2_table_size=10",
@@ -38,8 +38,8 @@ def test_a_size_that_nothing_can_be_measured_with_is_refused(launch, tmp_path):
     ended = launch(tmp_path, "mode=benchmark", "benchmark.rounds=0")
     assert ended.status == 1
     assert "benchmark.rounds is 0; whole numbers of at least 1 are allowed" in ended.text
-    ended = launch(tmp_path, "mode=benchmark", "benchmark.peers=near")
-    assert ended.status == 1 and "benchmark.peers is 'near'; 'apart' and 'together' are allowed" in ended.text
+    ended = launch(tmp_path, "mode=benchmark", "benchmark.baselines=near")
+    assert ended.status == 1 and "benchmark.baselines is 'near'; 'isolated' and 'together' are allowed" in ended.text
 
 
 def test_an_unknown_benchmark_lists_the_known_ones(launch, tmp_path):

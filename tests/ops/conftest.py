@@ -1,4 +1,4 @@
-"""One thread, unless a test is about threads; the machine's setting comes back afterwards."""
+"""Run each test on one thread unless it sets the number; restore the setting afterwards."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The choice of a backend: by device, installation, request and environment; said once."""
+"""Selection of a backend by device, installation, request and environment, and the thread pool."""
 
 import logging
 import os
@@ -32,7 +32,7 @@ def test_the_device_decides_first(monkeypatch):
     assert backend.available("march", CUDA) == ("nerfacc", "torch")
 
 
-def test_a_missing_kernel_is_the_reference_and_one_warning(monkeypatch, caplog):
+def test_a_missing_kernel_falls_back_to_the_reference_with_one_warning(monkeypatch, caplog):
     monkeypatch.setattr(backend, "missing", lambda kernel: f"{kernel} is not installed")
     with caplog.at_level(logging.WARNING):
         assert [backend.choose("hash_encode", CUDA) for _ in range(3)] == ["torch"] * 3
@@ -58,11 +58,11 @@ def test_the_environment_forces_the_reference_but_not_over_a_request(monkeypatch
         backend.choose("march", CPU)
 
 
-def test_a_request_that_cannot_be_met_says_why_and_what_to_type(monkeypatch):
+def test_an_impossible_request_names_the_reason_and_the_remedy(monkeypatch):
     with pytest.raises(ValueError, match="march has no backend 'nerfacc' on cpu, allowed are torch, numba"):
         backend.choose("march", CPU, "nerfacc")
     monkeypatch.setattr(backend, "missing", lambda kernel: f"{kernel} is not installed")
-    with pytest.raises(RuntimeError, match=r"'numba' was asked for, but numba is not installed.*pip install numba"):
+    with pytest.raises(RuntimeError, match=r"'numba' was requested, but numba is not installed.*pip install numba"):
         backend.choose("march", CPU, "numba")
 
 
@@ -81,7 +81,7 @@ def test_nerfacc_without_kernels_or_compiler_is_missing(monkeypatch):
     backend.missing.cache_clear()
 
 
-def test_few_points_stay_on_this_thread_and_many_are_dealt_out():
+def test_few_points_run_on_this_thread_and_many_on_all():
     torch.set_num_threads(3)
     assert backend.parts(100) == 1 and backend.parts(100_000) == 3
     seen, together = set(), threading.Barrier(3)
@@ -95,7 +95,7 @@ def test_few_points_stay_on_this_thread_and_many_are_dealt_out():
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.02], ids=["spinning", "longer than it spins"])
-def test_every_item_is_done_once_whichever_thread_is_slow(pause):
+def test_every_item_runs_once_whichever_thread_is_slow(pause):
     torch.set_num_threads(3)
     done = []
 
@@ -149,9 +149,9 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_a_forked_child_starts_its_own_threads():
-    """As the workers of a DataLoader do; without the reset the child would wait for ever."""
+    """DataLoader workers fork; without the reset the child would wait forever."""
     subprocess.run([sys.executable, "-c", FORK], check=True, timeout=300)
 
 
@@ -161,13 +161,13 @@ def test_importing_the_operations_imports_no_kernels():
     assert result.stdout.strip() == "[]"
 
 
-def test_the_allocator_setting_can_be_declined(monkeypatch):
+def test_the_allocator_setting_can_be_disabled(monkeypatch):
     monkeypatch.setenv("DREAMFUSION_MALLOPT", "0")
     assert allocator.keep_large_blocks() is False
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
-def test_the_allocator_setting_is_taken_by_glibc():
+def test_glibc_accepts_the_allocator_setting():
     code = "from dreamfusion.ops.allocator import keep_large_blocks as keep; print(keep())"
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=300)
     assert result.stdout.strip() == "True"

@@ -18,7 +18,7 @@ KERNELS = [b for b in BACKENDS if b != "torch"]
 
 
 def packed(counts, seed=0, step=0.1):
-    """Intervals of uneven length, `counts[r]` of them on ray r."""
+    """Intervals of varying length, `counts[r]` of them on ray r."""
     g = torch.Generator().manual_seed(seed)
     total = sum(counts)
     ray = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
@@ -43,7 +43,7 @@ def rendered(samples, backend, seed=0, density_scale=20.0):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("density", [0.05, 1.0, 30.0])
-def test_opacity_of_a_homogeneous_sphere_is_that_of_beer_and_lambert(backend, density):
+def test_opacity_of_a_homogeneous_sphere_follows_beer_lambert(backend, density):
     radius, step = 1.0, 0.001
     offset = torch.tensor([0.0, 0.3, 0.9, 1.1])  # of the ray from the centre
     origins = torch.stack((offset, torch.zeros(4), torch.full((4,), 3.0)), dim=-1)
@@ -56,7 +56,7 @@ def test_opacity_of_a_homogeneous_sphere_is_that_of_beer_and_lambert(backend, de
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_two_samples_weigh_as_the_formula_says(backend):
+def test_weights_of_two_samples_match_the_formula(backend):
     samples = RaySamples(
         ray=torch.tensor([1, 1]),
         offsets=torch.tensor([0, 0, 2]),
@@ -115,7 +115,7 @@ def test_kernels_match_the_reference(backend, counts):
 
 @pytest.mark.parametrize("backend", KERNELS)
 def test_threads_and_repetition_do_not_change_a_bit(backend):
-    samples = packed([50, 0, 3] * 500)  # 26,500: enough for the threads to be used
+    samples = packed([50, 0, 3] * 500)  # 26,500: enough to use the threads
     runs = []
     for threads in (1, 1, 2, 3, 4):
         torch.set_num_threads(threads)
@@ -129,9 +129,9 @@ def test_threads_and_repetition_do_not_change_a_bit(backend):
 def test_a_second_derivative_is_refused(backend):
     density = torch.ones(3, requires_grad=True)
     weights = composite(density, packed([3]), backend)
-    (slope,) = torch.autograd.grad(weights.square().sum(), density, create_graph=True)
+    (first,) = torch.autograd.grad(weights.square().sum(), density, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
-        slope.sum().backward()
+        first.sum().backward()
 
 
 def test_wrong_shapes_and_types_are_named():
@@ -146,7 +146,7 @@ def test_wrong_shapes_and_types_are_named():
 
 
 def test_the_nerfacc_adapter_calls_the_installed_nerfacc(monkeypatch):
-    """The packed scan needs CUDA: its signature is bound, and nerfacc's dense form stands in, ray by ray."""
+    """The packed scan needs CUDA: arguments are checked against its signature, nerfacc's dense form replaces it."""
     from dreamfusion.ops.composite import cuda as composite_cuda
 
     signature, dense = inspect.signature(nerfacc.render_weight_from_density), nerfacc.render_weight_from_density
@@ -165,5 +165,5 @@ def test_the_nerfacc_adapter_calls_the_installed_nerfacc(monkeypatch):
     weights = composite_cuda.composite(density, samples)
     torch.testing.assert_close(weights, composite(density, samples, "torch"), rtol=1e-4, atol=1e-6)
     values = torch.rand(2, 36, 3, generator=torch.Generator().manual_seed(3)).unbind()
-    sums = composite_cuda.accumulate(weights, values, samples)  # the real one: it runs on the CPU
+    sums = composite_cuda.accumulate(weights, values, samples)  # nerfacc itself: it runs on the CPU
     torch.testing.assert_close(sums, accumulate(weights, values, samples, "torch"))

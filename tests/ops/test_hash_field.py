@@ -1,4 +1,4 @@
-"""The fused field operation against the composition over the torch reference, in value, first and second derivative."""
+"""The fused field against the composition over the torch reference, in value, first and second derivative."""
 
 from itertools import product
 
@@ -20,7 +20,7 @@ needs_bfloat16 = pytest.mark.skipif(not precision.processor_bfloat16(), reason="
 
 
 def scene(layout, count, hidden=16, outputs=4, seed=0):
-    """Positions with the corners of the box among them, a table, two weights, and gradients of output and slope."""
+    """Positions including the box corners, a table, two weights, and gradients of output and input gradient."""
     g = torch.Generator().manual_seed(seed)
     positions = torch.rand(count, 3, generator=g)
     corners = torch.tensor(list(product((0.0, 1.0), repeat=3)))[:count]
@@ -33,23 +33,24 @@ def scene(layout, count, hidden=16, outputs=4, seed=0):
     return positions, parameters, torch.randn(count, outputs, generator=g), torch.randn(count, 3, generator=g)
 
 
-def everything(layout, network, count=400, with_slope=True, **sizes):
-    """Output, slope, and the gradients of random functionals: of the output alone, the slope alone, and both.
+def everything(layout, network, count=400, with_input_gradient=True, **sizes):
+    """Output, input gradient, and the parameter gradients of random functionals of either and of both.
 
-    `network`: the name of a backend, "bfloat16" for the kernels in that, or a function of the arguments.
+    `network`: the name of a backend, "bfloat16" for the bfloat16 kernels, or a function of the arguments.
     """
-    positions, parameters, along_output, along_slope = scene(layout, count, **sizes)
+    positions, parameters, grad_output, grad_input_gradient = scene(layout, count, **sizes)
     if network == "bfloat16":
-        output, slope = hash_field(positions, *parameters, layout, with_slope, "numba", "bfloat16")
+        output, input_gradient = hash_field(positions, *parameters, layout, with_input_gradient, "numba", "bfloat16")
     elif callable(network):
-        output, slope = network(positions, *parameters, layout, with_slope)
+        output, input_gradient = network(positions, *parameters, layout, with_input_gradient)
     else:
-        output, slope = hash_field(positions, *parameters, layout, with_slope, network)
-    losses = {"output": (output * along_output).sum()}
+        output, input_gradient = hash_field(positions, *parameters, layout, with_input_gradient, network)
+    losses = {"output": (output * grad_output).sum()}
     results = {"output": output}
-    if with_slope:
-        results["slope"] = slope
-        losses |= {"slope": (slope * along_slope).sum(), "both": losses["output"] + (slope * along_slope).sum()}
+    if with_input_gradient:
+        results["input_gradient"] = input_gradient
+        loss = (input_gradient * grad_input_gradient).sum()
+        losses |= {"input_gradient": loss, "both": losses["output"] + loss}
     for name, loss in losses.items():
         gradients = torch.autograd.grad(loss, parameters, retain_graph=True)
         results |= {f"{name} to {i}": gradient for i, gradient in enumerate(gradients)}
@@ -64,20 +65,20 @@ def assert_agree(fast, reference):
 
 
 def rounded(values):
-    """To bfloat16 and back; the gradient passes through."""
+    """Round to bfloat16 and back; straight-through gradient."""
     return values + (values.bfloat16().float() - values).detach()
 
 
-def in_bfloat16(positions, table, hidden_weight, output_weight, layout, with_slope):
-    """The network with features and hidden weights rounded, and all else in float32: what the kernels compute."""
+def in_bfloat16(positions, table, hidden_weight, output_weight, layout, with_input_gradient):
+    """The network with features and hidden weights rounded, all else in float32: what the kernels compute."""
     x = positions.clone().requires_grad_()
     features = rounded(hash_encode(x, table, layout, "torch"))
     output = torch.relu(features @ rounded(hidden_weight).t()) @ output_weight.t()
-    return output, torch.autograd.grad(output[:, 0].sum(), x, create_graph=True)[0] if with_slope else None
+    return output, torch.autograd.grad(output[:, 0].sum(), x, create_graph=True)[0] if with_input_gradient else None
 
 
 def assert_near(fast, reference, off):
-    """`off`: the root of the mean square of the error, of that of the values."""
+    """`off`: largest allowed root-mean-square error, relative to that of the values."""
     assert fast.keys() == reference.keys()
     for name, expected in reference.items():
         error, size = ((v.square().sum()).sqrt() for v in (fast[name] - expected, expected))
@@ -87,7 +88,7 @@ def assert_near(fast, reference, off):
 @needs_bfloat16
 @pytest.mark.parametrize("count", [0, 1, 127, 255, 257, 5000])
 def test_the_kernels_in_bfloat16_are_the_network_of_rounded_features_and_weights(count):
-    """Beyond that only gradients are rounded, to 8 bits."""
+    """Apart from these only gradients are rounded, to 8 bits."""
     fast, expected = everything(SMALL, "bfloat16", count), everything(SMALL, in_bfloat16, count)
     assert_agree({"output": fast["output"]}, {"output": expected["output"]})
     assert_near(fast, expected, 0.005)
@@ -102,15 +103,15 @@ def test_the_kernels_in_bfloat16_fit_any_layout_and_width(layout, hidden, output
 
 
 @needs_bfloat16
-def test_bfloat16_is_off_by_as_much_as_is_said():
-    """Outputs by 8 bits; gradients by more, as rounding switches units on and off that are all but 0."""
+def test_bfloat16_errors_stay_within_the_documented_bounds():
+    """Outputs by 8 bits; gradients by more, as rounding switches nearly inactive units on and off."""
     fast, expected = everything(FINE, "bfloat16", 5000, hidden=64), everything(FINE, "torch", 5000, hidden=64)
     assert_near({"output": fast["output"]}, {"output": expected["output"]}, 0.005)
     assert_near(fast, expected, 0.06)
 
 
 @needs_bfloat16
-def test_bfloat16_gives_the_same_bits_twice_and_on_threads_but_for_the_weights():
+def test_bfloat16_is_deterministic_and_threads_change_only_the_rounding():
     runs = []
     for threads in (1, 1, 3):
         torch.set_num_threads(threads)
@@ -119,7 +120,7 @@ def test_bfloat16_gives_the_same_bits_twice_and_on_threads_but_for_the_weights()
     assert_agree(runs[2], runs[0])
 
 
-def test_bfloat16_is_refused_where_the_processor_has_none_and_auto_takes_it_where_it_has(monkeypatch):
+def test_bfloat16_is_refused_without_processor_support_and_auto_uses_it_with_support(monkeypatch):
     positions, parameters, *_ = scene(SMALL, 5)
     with pytest.raises(ValueError, match="precision is 'half', allowed are auto, bfloat16, float32"):
         hash_field(positions, *parameters, SMALL, precision="half")
@@ -151,32 +152,32 @@ def test_the_fused_field_matches_the_reference_for_other_widths(hidden, outputs)
 
 
 @pytest.mark.parametrize("chosen", ["float32", pytest.param("bfloat16", marks=needs_bfloat16)])
-def test_what_is_no_number_is_not_lost_at_the_hidden_layer(chosen):
+def test_nan_propagates_through_the_hidden_layer(chosen):
     positions, (table, *weights), *_ = scene(SMALL, 300)
     output, _ = hash_field(positions, table.detach().fill_(torch.nan), *weights, SMALL, False, "numba", chosen)
     assert output.isnan().all()
 
 
-def test_without_the_slope_the_output_and_its_gradients_are_the_same():
-    plain = everything(SMALL, "numba", with_slope=False)
-    assert_agree(plain, everything(SMALL, "torch", with_slope=False))
+def test_without_the_input_gradient_the_output_and_its_gradients_are_the_same():
+    plain = everything(SMALL, "numba", with_input_gradient=False)
+    assert_agree(plain, everything(SMALL, "torch", with_input_gradient=False))
 
 
-def test_positions_outside_are_clamped_and_their_slope_is_zero_there():
+def test_positions_outside_are_clamped_and_have_zero_input_gradient():
     _, parameters, *_ = scene(SMALL, 1)
     outside = torch.tensor([[-0.5, 0.3, 0.6], [0.2, 1.5, 7.0]])
-    output, slope = hash_field(outside, *parameters, SMALL, True, "numba")
-    expected, expected_slope = hash_field(outside, *parameters, SMALL, True, "torch")
+    output, input_gradient = hash_field(outside, *parameters, SMALL, True, "numba")
+    expected, expected_gradient = hash_field(outside, *parameters, SMALL, True, "torch")
     torch.testing.assert_close(output, expected)
-    torch.testing.assert_close(slope, expected_slope, rtol=1e-4, atol=1e-4)
-    assert torch.equal(slope != 0, torch.tensor([[False, True, True], [True, False, False]]))
-    fast = torch.autograd.grad(slope.square().sum(), parameters)
-    for actual, wanted in zip(fast, torch.autograd.grad(expected_slope.square().sum(), parameters), strict=True):
+    torch.testing.assert_close(input_gradient, expected_gradient, rtol=1e-4, atol=1e-4)
+    assert torch.equal(input_gradient != 0, torch.tensor([[False, True, True], [True, False, False]]))
+    fast = torch.autograd.grad(input_gradient.square().sum(), parameters)
+    for actual, wanted in zip(fast, torch.autograd.grad(expected_gradient.square().sum(), parameters), strict=True):
         torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
 
 
 def test_threads_and_repetition_change_nothing_but_the_rounding_of_the_weights():
-    """The table's gradient goes level by level: the same bits. Matrix products may sum in another order."""
+    """The table's gradient is bitwise equal, level by level. Matrix products may sum in another order."""
     runs = []
     for threads in (1, 1, 2, 3, 4):
         torch.set_num_threads(threads)
@@ -186,31 +187,31 @@ def test_threads_and_repetition_change_nothing_but_the_rounding_of_the_weights()
         assert_agree(run, runs[0])
 
 
-def test_only_what_is_asked_for_is_computed(monkeypatch):
-    from dreamfusion.ops.hash_field import cpu as hash_field_numba
+def test_only_needed_gradients_are_computed(monkeypatch):
+    from dreamfusion.ops.hash_field import cpu as hash_field_cpu
 
     def forbidden(*_):
         raise AssertionError("computed")
 
     positions, (table, hidden, out), *_ = scene(SMALL, 50)
-    output, slope = hash_field(positions, table, hidden, out, SMALL, True, "numba")
+    output, input_gradient = hash_field(positions, table, hidden, out, SMALL, True, "numba")
     with monkeypatch.context() as m:
-        m.setattr(hash_field_numba, "scatter", forbidden)
-        torch.autograd.grad(slope.sum(), (hidden, out), retain_graph=True)
+        m.setattr(hash_field_cpu, "scatter", forbidden)
+        torch.autograd.grad(input_gradient.sum(), (hidden, out), retain_graph=True)
     with monkeypatch.context() as m:
-        m.setattr(hash_field_numba, "_push", forbidden)
+        m.setattr(hash_field_cpu, "_jvp", forbidden)
         torch.autograd.grad(output.sum(), (table, hidden), retain_graph=True)
-        torch.autograd.grad(slope.sum(), table, retain_graph=True)
-        m.setattr(hash_field_numba, "_interpolate_with_slope", forbidden)
+        torch.autograd.grad(input_gradient.sum(), table, retain_graph=True)
+        m.setattr(hash_field_cpu, "_interpolate_jacobian", forbidden)
         hash_field(positions, table, hidden, out, SMALL, False, "numba")
 
 
 def test_positions_that_need_a_gradient_take_the_composition():
-    positions, parameters, along_output, _ = scene(SMALL, 50)
+    positions, parameters, grad_output, _ = scene(SMALL, 50)
     positions.requires_grad_()
-    output, slope = hash_field(positions, *parameters, SMALL, True)
-    assert slope.shape == (50, 3)
-    (to_positions,) = torch.autograd.grad((output * along_output).sum(), positions)
+    output, input_gradient = hash_field(positions, *parameters, SMALL, True)
+    assert input_gradient.shape == (50, 3)
+    (to_positions,) = torch.autograd.grad((output * grad_output).sum(), positions)
     assert to_positions.abs().max() > 0
     with pytest.raises(TypeError, match=r"gradient of the positions needed; backend .numba. takes torch.float32"):
         hash_field(positions, *parameters, SMALL, True, "numba")
@@ -218,8 +219,8 @@ def test_positions_that_need_a_gradient_take_the_composition():
 
 def test_a_third_derivative_is_refused():
     positions, parameters, *_ = scene(SMALL, 5)
-    _, slope = hash_field(positions, *parameters, SMALL, True, "numba")
-    (gradient,) = torch.autograd.grad(slope.square().sum(), parameters[1], create_graph=True)
+    _, input_gradient = hash_field(positions, *parameters, SMALL, True, "numba")
+    (gradient,) = torch.autograd.grad(input_gradient.square().sum(), parameters[1], create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
 

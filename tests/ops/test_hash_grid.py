@@ -22,7 +22,7 @@ WIDE = HashGridLayout(levels=3, features=4, log2_table_size=9, base_resolution=5
 
 
 def draw(layout, count, seed=0):
-    """Positions with the corners of the box among them, a table, and directions for y, x and the table."""
+    """Positions including the box corners, a table, and directions for y, x and the table."""
     g = torch.Generator().manual_seed(seed)
     positions = torch.rand(count, 3, generator=g)
     corners = torch.tensor(list(product((0.0, 1.0), repeat=3)))[:count]
@@ -38,7 +38,7 @@ def draw(layout, count, seed=0):
 
 
 def all_derivatives(layout, backend, count=400):
-    """y; dx, dtable; and of <v, dx> + <u, dtable> the gradients to x, table and g."""
+    """y; dx, dtable; and the gradients of <v, dx> + <u, dtable> with respect to x, table and g."""
     x, table, g, v, u = draw(layout, count)
     y = hash_encode(x, table, layout, backend)
     dx, dtable = torch.autograd.grad(y, (x, table), g, create_graph=True)
@@ -47,7 +47,7 @@ def all_derivatives(layout, backend, count=400):
 
 
 def oracle(position, table, layout):
-    """One position in Python floats, from the words of tiny-cuda-nn's grid.h."""
+    """One position in Python floats, following tiny-cuda-nn's grid.h."""
     encoded = []
     for level in range(layout.levels):
         resolution, size = layout.resolutions[level], layout.sizes[level]
@@ -82,7 +82,7 @@ def test_a_linear_table_is_interpolated_exactly(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("layout", [SMALL, WIDE], ids=["small", "wide"])
-def test_the_encoding_is_that_of_the_scalar_oracle_and_wraps_at_the_far_face(backend, layout):
+def test_the_encoding_matches_the_scalar_oracle_and_wraps_at_the_far_face(backend, layout):
     positions, table, *_ = draw(layout, 60)
     expected = torch.tensor([oracle(p, table.tolist(), layout) for p in positions.tolist()])
     torch.testing.assert_close(hash_encode(positions, table, layout, backend), expected, rtol=1e-4, atol=1e-5)
@@ -134,14 +134,14 @@ def scale_of(tensor):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_loss_on_normals_trains_the_table(backend):
-    """Normals as the field makes them; the gradient is that of finite differences along a random direction."""
+    """Normals as in the field; the gradient matches finite differences along a random direction."""
     x, table, _, _, u = draw(SMALL, 50)
     readout = torch.randn(SMALL.width, generator=torch.Generator().manual_seed(1))
 
     def loss(entries):
         density = hash_encode(x, entries, SMALL, backend) @ readout
-        (slope,) = torch.autograd.grad(density.sum(), x, create_graph=True)
-        return (torch.nn.functional.normalize(slope, dim=-1) * slope.detach().new_tensor([1.0, 2.0, 3.0])).mean()
+        (input_gradient,) = torch.autograd.grad(density.sum(), x, create_graph=True)
+        return (torch.nn.functional.normalize(input_gradient, dim=-1) * torch.tensor([1.0, 2.0, 3.0])).mean()
 
     loss(table).backward()
     h = 1e-3
@@ -161,8 +161,8 @@ def test_threads_and_repetition_do_not_change_a_bit(backend):
 
 
 @pytest.mark.skipif("numba" not in BACKENDS, reason="no numba")
-def test_a_gradient_takes_the_place_of_the_last_one_only_when_nobody_holds_that():
-    layout = HashGridLayout(levels=2, log2_table_size=7, base_resolution=6, max_resolution=11)  # of no other test
+def test_a_gradient_reuses_the_last_buffer_only_if_it_is_unreferenced():
+    layout = HashGridLayout(levels=2, log2_table_size=7, base_resolution=6, max_resolution=11)  # used by no other test
     x, table, g, *_ = draw(layout, 100)
 
     def gradient(factor):
@@ -182,8 +182,8 @@ def test_a_gradient_takes_the_place_of_the_last_one_only_when_nobody_holds_that(
 
 
 @pytest.mark.skipif("numba" not in BACKENDS, reason="numba is not installed")
-def test_a_gradient_that_nobody_asked_for_is_not_computed(monkeypatch):
-    from dreamfusion.ops.hash_grid import cpu as hash_encode_numba
+def test_an_unneeded_gradient_is_not_computed(monkeypatch):
+    from dreamfusion.ops.hash_grid import cpu as hash_grid_cpu
 
     def forbidden(*_):
         raise AssertionError("computed")
@@ -191,10 +191,10 @@ def test_a_gradient_that_nobody_asked_for_is_not_computed(monkeypatch):
     x, table, g, *_ = draw(SMALL, 50)
     y = hash_encode(x, table, SMALL, "numba")
     with monkeypatch.context() as m:
-        m.setattr(hash_encode_numba, "scatter", forbidden)
+        m.setattr(hash_grid_cpu, "scatter", forbidden)
         torch.autograd.grad(y, x, g, create_graph=True)
     with monkeypatch.context() as m:
-        m.setattr(hash_encode_numba, "_position_gradient", forbidden)
+        m.setattr(hash_grid_cpu, "_position_gradient", forbidden)
         torch.autograd.grad(y, table, g, retain_graph=True)
         y.backward(g, inputs=[table])
 
@@ -208,7 +208,7 @@ def test_a_strided_table_and_transposed_positions_are_read_right(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_position_that_is_not_a_number_stays_inside_the_table(backend):
+def test_a_nan_position_reads_inside_the_table(backend):
     x, table, *_ = (t.detach() for t in draw(SMALL, 200))
     expected = hash_encode(x, table, SMALL, backend)
     x[7] = torch.nan
@@ -231,7 +231,7 @@ def test_wrong_shapes_types_and_backends_are_named():
 
 
 class StandInForTinycudannEncoding(torch.nn.Module):
-    """Records how it was made and called; computes with the reference from `self.params`, as tinycudann.Module does."""
+    """Records construction and calls; computes the reference from `self.params`, as tinycudann.Module does."""
 
     made: ClassVar[list] = []
 
@@ -246,14 +246,14 @@ class StandInForTinycudannEncoding(torch.nn.Module):
 
 @pytest.fixture
 def tinycudann_stand_in(monkeypatch):
-    from dreamfusion.ops.hash_grid import cuda as hash_encode_cuda
+    from dreamfusion.ops.hash_grid import cuda as hash_grid_cuda
 
     monkeypatch.setitem(sys.modules, "tinycudann", SimpleNamespace(Encoding=StandInForTinycudannEncoding))
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(StandInForTinycudannEncoding, "made", [])
-    hash_encode_cuda._encoding.cache_clear()
-    yield hash_encode_cuda
-    hash_encode_cuda._encoding.cache_clear()
+    hash_grid_cuda._encoding.cache_clear()
+    yield hash_grid_cuda
+    hash_grid_cuda._encoding.cache_clear()
 
 
 def test_the_tinycudann_adapter_puts_our_table_in_place_of_its_parameters(tinycudann_stand_in):

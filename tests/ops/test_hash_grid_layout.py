@@ -1,4 +1,4 @@
-"""The layout is tiny-cuda-nn's: counts from its own rules, and what follows from them."""
+"""The layout is tiny-cuda-nn's: parameter counts, and properties of the levels."""
 
 import pytest
 

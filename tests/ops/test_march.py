@@ -1,4 +1,4 @@
-"""Ray marching: chords in closed form, the occupancy, every backend against the reference, nerfacc's words."""
+"""Ray marching: chords in closed form, occupancy, every backend against the reference, the nerfacc adapter."""
 
 import inspect
 from types import SimpleNamespace
@@ -30,7 +30,7 @@ def full(g=16):
 
 
 def chord_lengths(rays):
-    """Of the sphere, in float64, by the quadratic formula."""
+    """Chords of the sphere, in float64, by the quadratic formula."""
     o, d = rays.origins.double(), rays.directions.double()
     b = (o * d).sum(-1)
     root = b * b - (o * o).sum(-1) + RADIUS**2
@@ -91,7 +91,7 @@ def test_an_empty_grid_and_rays_that_miss_give_nothing(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_camera_inside_sees_only_what_is_before_it(backend):
+def test_a_camera_inside_gets_no_samples_behind_it(backend):
     rays = RayBundle(torch.tensor([[0.0, 0.0, 0.5]]), torch.tensor([[0.0, 0.0, -1.0]]))
     samples = march(rays, full(), RADIUS, 0.01, backend=backend)
     assert lengths(samples).item() == pytest.approx(RADIUS + 0.5, abs=0.006)
@@ -100,7 +100,7 @@ def test_a_camera_inside_sees_only_what_is_before_it(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_exactly_the_samples_in_marked_voxels_are_kept(backend):
-    """The axes are told apart, as the voxels are marked at random."""
+    """Voxels are marked at random, so that swapped axes would fail."""
     rays, g = camera_rays(), 20
     occupancy = torch.rand(g, g, g, generator=torch.Generator().manual_seed(2)) < 0.1
     everything = march(rays, full(g), RADIUS, 0.02, backend=backend)
@@ -167,8 +167,8 @@ def test_wrong_arguments_are_named():
 def stand_in_for_traverse_grids(
     rays_o, rays_d, binaries, aabbs, near_planes=None, far_planes=None, step_size=1e-3, cone_angle=0.0
 ):
-    """What nerfacc's grid.cu does for one grid, without its traversal: t grows step by step from the near plane,
-    an interval is kept if its middle is in a marked voxel of the box and before the far plane."""
+    """nerfacc's grid.cu for one grid, without its traversal: t grows step by step from the near plane,
+    an interval is kept if its midpoint is in a marked voxel of the box and before the far plane."""
     assert cone_angle == 0 and binaries.shape[0] == 1
     low, high = aabbs[0, :3], aabbs[0, 3:]
     left, ray = [], []

@@ -1,3 +1,5 @@
+"""Rasterisation against closed forms: silhouettes, depth, normals, textures, occlusion; crease normals."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -34,7 +36,7 @@ def camera(azimuth: float = 0.0, elevation: float = 0.0, distance: float = DISTA
 
 
 def quad(z: float = 0.0, half: float = 0.5, **surface) -> RasterMesh:
-    """A square across the z axis, facing +z."""
+    """A square perpendicular to the z axis, facing +z."""
     corners = np.array([[-half, -half, z], [half, -half, z], [half, half, z], [-half, half, z]])
     uv = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
     return RasterMesh(corners, np.array([[0, 1, 2], [0, 2, 3]]), uv=uv, **surface)
@@ -75,7 +77,7 @@ def test_normals_and_depth_of_a_sphere_are_those_of_the_points_the_rays_hit():
     direction, origin = rays(), np.array([0.0, 0.0, DISTANCE])
     along = direction @ origin
     inside = along**2 - (DISTANCE**2 - 1)
-    hit = inside > 0.02  # the icosphere's rim is a polygon
+    hit = inside > 0.02  # the icosphere's silhouette is a polygon
     depth = -along[hit] - np.sqrt(inside[hit])
     np.testing.assert_allclose(view.depth[0][hit], depth, atol=4e-3)
     np.testing.assert_allclose(view.normal[0][hit], origin + depth[:, None] * direction[hit], atol=0.02)
@@ -118,21 +120,16 @@ def test_azimuth_90_shows_the_side_towards_plus_x():
         np.testing.assert_allclose(rasterize(cube, view).albedo[middle], color, atol=1e-6)
 
 
-def test_texture_stands_the_right_way_up():
+def test_textures_are_upright():
     texture = np.array([[RED, GREEN], [BLUE, WHITE]], np.uint8).repeat(8, axis=0).repeat(8, axis=1)
     view = rasterize(quad(materials=(Material(texture=texture),)), camera()).albedo[0]
     low, high = SIZE // 2 - 4, SIZE // 2 + 3
-    for (row, column), color in {
-        (low, low): RED,
-        (low, high): GREEN,
-        (high, low): BLUE,
-        (high, high): WHITE,
-    }.items():
+    for (row, column), color in {(low, low): RED, (low, high): GREEN, (high, low): BLUE, (high, high): WHITE}.items():
         np.testing.assert_allclose(view[row, column], np.array(color[:3]) / 255, atol=1e-6)
 
 
 def test_vertex_colours_are_interpolated_in_perspective():
-    """On a quad that leans back by 60 degrees, red is the height y along the quad where the ray meets it."""
+    """On a quad leaning back by 60 degrees, red is the height along the quad where the ray hits."""
     lean = np.radians(60)
     up = np.array([0.0, np.cos(lean), -np.sin(lean)])
     corners = np.array([-0.5 * np.eye(3)[0] - 0.5 * up, 0.5 * np.eye(3)[0] - 0.5 * up])

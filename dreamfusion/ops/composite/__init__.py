@@ -1,4 +1,4 @@
-"""Volume rendering along packed rays: from densities to compositing weights, and from weights to sums per ray.
+"""Volume rendering along packed rays: compositing weights from densities, and weighted sums per ray.
 
 Mildenhall et al. 2020 (NeRF), Eq. 3; Poole et al. 2022 (DreamFusion), Eq. 5. Letters: R rays, S samples, C channels.
 """
@@ -15,17 +15,17 @@ from dreamfusion.types import RaySamples
 
 
 def composite(density: Tensor, samples: RaySamples, backend: str | None = None) -> Tensor:
-    """How much each sample contributes to its ray: w_i = T_i (1 - exp(-density_i dt_i)).
+    """Compute the compositing weight of each sample: w_i = T_i (1 - exp(-density_i dt_i)).
 
-    T_i = prod_{j<i} exp(-density_j dt_j) is the light that gets through to it. The weights of a ray sum to its opacity.
+    T_i = prod_{j<i} exp(-density_j dt_j) is the transmittance up to the sample. A ray's weights sum to its opacity.
 
     Args:
         density: (S,) per scene unit, >= 0.
         samples: the intervals.
-        backend: "torch", "numba" or "nerfacc"; None takes the fastest one that can run here.
+        backend: "torch", "numba" or "nerfacc"; None selects the fastest available one.
 
     Returns:
-        (S,), differentiable once to `density`.
+        (S,), differentiable once with respect to `density`.
 
     Raises:
         ValueError: if a shape does not fit.
@@ -46,18 +46,18 @@ def composite(density: Tensor, samples: RaySamples, backend: str | None = None) 
 def accumulate(
     weights: Tensor, values: Sequence[Tensor], samples: RaySamples, backend: str | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum w_i v_i over the samples of each ray, w_i t_i, and w_i itself; a ray without samples gets 0.
+    """Sum w_i v_i, w_i t_i and w_i over the samples of each ray; a ray without samples gets 0.
 
     Args:
         weights: (S,).
-        values: several (S, C_n), C in all; put together first they would be written and read once more each way.
-            Kernels take the transpose of a contiguous tensor as it is.
-        samples: to which ray each sample belongs, and its interval, whose middle is t_i.
+        values: several (S, C_n), C in all; concatenating them first would cost one more write and read in each pass.
+            Kernels take the transpose of a contiguous tensor without a copy.
+        samples: the ray of each sample, and its interval, whose midpoint is t_i.
         backend: as in `composite`.
 
     Returns:
-        The values' sums (R, C), side by side; depth (R, 1) in scene units, not divided by opacity; opacity (R, 1).
-        Differentiable once to `weights` and `values`.
+        Sums of the values (R, C), concatenated; depth (R, 1) in scene units, not divided by opacity; opacity (R, 1).
+        Differentiable once with respect to `weights` and `values`.
 
     Raises:
         ValueError: if a shape does not fit.

@@ -1,6 +1,6 @@
-"""Compositing on the CPU: one numba loop per ray and direction, wrapped for autograd.
+"""Compositing on the CPU: numba loops over rays for the forward and backward pass, wrapped for autograd.
 
-The same bits for any number of threads.
+Results are bitwise identical for any number of threads.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class _Composite(torch.autograd.Function):
 
 
 class _Accumulate(torch.autograd.Function):
-    """Depth, opacity and the values' sums, a row each: (2 + C, R)."""
+    """Depth, opacity and the sums of the values as rows: (2 + C, R)."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, weights: Tensor, samples: RaySamples, *values: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class _Accumulate(torch.autograd.Function):
 
 
 def _with_rows_of(sums: Tensor, values: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Each of several (C, S) with its rows of all sums, which begin at the third."""
+    """Pair each (C_n, S) of `values` with its rows of `sums`, which start at the third."""
     return list(zip(values, sums[2:].split([len(value) for value in values]), strict=True))
 
 
@@ -110,7 +110,7 @@ def _weigh(
     begin: int,
     end: int,
 ) -> None:
-    """w_i = T_i - T_{i+1}, and T_{i+1}, which the backward pass wants. T is float64: the difference cancels."""
+    """Write w_i = T_i - T_{i+1}, and T_{i+1} for the backward pass. T is float64: the difference cancels."""
     for r in range(begin, end):
         depth, transmittance = 0.0, 1.0
         for i in range(offsets[r], offsets[r + 1]):
@@ -133,7 +133,7 @@ def _weigh_backward(
     begin: int,
     end: int,
 ) -> None:
-    """dL/ddensity_i = dt_i (T_{i+1} g_i - sum_{j>i} w_j g_j), from the far end of the ray."""
+    """dL/ddensity_i = dt_i (T_{i+1} g_i - sum_{j>i} w_j g_j), from the last sample to the first."""
     for r in range(begin, end):
         behind = 0.0
         for i in range(offsets[r + 1] - 1, offsets[r] - 1, -1):
@@ -152,7 +152,7 @@ def _sum_intervals(
     begin: int,
     end: int,
 ) -> None:
-    """Depth and opacity."""
+    """Sum depth and opacity."""
     for r in range(begin, end):
         depth, opacity = 0.0, 0.0
         for i in range(offsets[r], offsets[r + 1]):
@@ -179,7 +179,7 @@ def _sum_intervals_backward(
 
 @_compiled
 def _sum(weights: np.ndarray, values: np.ndarray, offsets: np.ndarray, sums: np.ndarray, begin: int, end: int) -> None:
-    """Three rows at a time: sums that do not wait for one another."""
+    """Sum three rows at a time, as independent accumulators hide the latency of the additions."""
     rows = values.shape[0]
     for c in range(0, rows, 3):
         second, third = min(c + 1, rows - 1), min(c + 2, rows - 1)
@@ -204,7 +204,7 @@ def _sum_backward(
     begin: int,
     end: int,
 ) -> None:
-    """Adds g_c v_ic to w'_i, g of the sample's ray, and v'_ic = w_i g_c."""
+    """Add g_c v_ic to w'_i, with g of the sample's ray, and write v'_ic = w_i g_c."""
     for c in range(values.shape[0]):
         for r in range(begin, end):
             along = gradient[c, r]
@@ -214,7 +214,7 @@ def _sum_backward(
 
 
 def _over_rays(loop: Callable[[int, int], None], samples: RaySamples) -> None:
-    """Run a loop over all rays, in parts if there are many samples."""
+    """Run a loop over all rays, split among threads if there are many samples."""
     run_parallel(lambda span: loop(*span), spans(len(samples.offsets) - 1, len(samples)))
 
 

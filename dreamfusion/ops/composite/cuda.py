@@ -1,6 +1,6 @@
 """Compositing on CUDA by nerfacc (0.5.3).
 
-Written from its source; not run on a GPU by this project.
+Written from nerfacc's source; not run on a GPU by this project.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Compositing in plain torch: segmented sums as differences of one running sum. The reference."""
+"""Torch reference of compositing: segmented sums as differences of one running sum."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from dreamfusion.types import RaySamples
 
 def composite(density: Tensor, samples: RaySamples) -> Tensor:
     """(S,) -> (S,); see `dreamfusion.ops.composite.composite`."""
-    depth = density * (samples.t_end - samples.t_start)  # optical
-    running = _running_sum(depth)  # (S + 1,) over all rays: in float64, or the first rays would blur the last
+    depth = density * (samples.t_end - samples.t_start)  # optical depth
+    running = _running_sum(depth)  # (S + 1,) over all rays; float64, as float32 would lose precision in the last rays
     before = running[:-1] - running[samples.offsets[samples.ray]]
     return torch.exp(-before).to(density.dtype) * -torch.expm1(-depth)
 
 
 def accumulate(weights: Tensor, values: Sequence[Tensor], samples: RaySamples) -> tuple[Tensor, Tensor, Tensor]:
-    """See `dreamfusion.ops.composite.accumulate`. Without atomics, hence deterministic."""
+    """See `dreamfusion.ops.composite.accumulate`. Deterministic, as it uses no atomics."""
     middle = (samples.t_start + samples.t_end)[:, None] / 2
     running = _running_sum(weights[:, None] * torch.cat((*values, middle, torch.ones_like(middle)), dim=-1))
     sums = (running[samples.offsets[1:]] - running[samples.offsets[:-1]]).to(weights.dtype)
@@ -28,6 +28,6 @@ def accumulate(weights: Tensor, values: Sequence[Tensor], samples: RaySamples) -
 
 
 def _running_sum(rows: Tensor) -> Tensor:
-    """(S, ...) -> (S + 1, ...): the sum of the rows before each, and of all."""
-    total = rows.to(widest_float(rows.device)).cumsum(0)  # with dtype=... its gradient would be summed up in float32
+    """(S, ...) -> (S + 1, ...): exclusive prefix sums of the rows, and the total."""
+    total = rows.to(widest_float(rows.device)).cumsum(0)  # cumsum(dtype=...) would sum the gradient in float32
     return torch.cat((torch.zeros_like(total[:1]) if len(total) else total.new_zeros(1, *rows.shape[1:]), total))

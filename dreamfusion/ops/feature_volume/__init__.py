@@ -1,7 +1,6 @@
-"""Looking into a volume of features: what rays see of it, as feature maps that occlusion has been worked out for.
+"""Volume rendering of a feature grid: occlusion-aware feature maps along rays.
 
-A volume holds H heads of 1 + F channels at each voxel: a density, and F features that it hides and shows. Letters: G
-volumes, N voxels a side, R rays, D samples a ray.
+Voxels hold H heads of a density and F features. Letters: G volumes, N voxels a side, R rays, D samples a ray.
 """
 
 from __future__ import annotations
@@ -11,22 +10,24 @@ from torch import Tensor
 
 from dreamfusion.ops.backend import choose
 
+_NAME = "render_feature_volume"
 
-def look(volume: Tensor, points: Tensor, heads: int, backend: str | None = None) -> Tensor:
+
+def render_feature_volume(volume: Tensor, points: Tensor, heads: int, backend: str | None = None) -> Tensor:
     """Composite each head's features along rays, front to back, with weights as in `composite`.
 
-    The optical depth of a sample is softplus of the density read there: intervals are of equal length and part of what
-    the density means. Outside the volume there is nothing (features 0, density 0 before the softplus).
+    The optical depth of a sample is softplus of the interpolated density, which includes the constant interval length.
+    Outside the volume features and optical depth are 0.
 
     Args:
-        volume: (G, N, N, N, H (1 + F)), indexed z, y, x; of each head the density first.
+        volume: (G, N, N, N, H (1 + F)), indexed z, y, x; the first channel of each head is its density.
         points: (G, R, D, 3), x, y, z in [-1, 1] inside the volume, near samples first.
         heads: H.
-        backend: "torch" or "numba"; None takes the fastest one that can run here.
+        backend: "torch" or "numba"; None selects the fastest available one.
 
     Returns:
-        (G, R, H (2 + F)): of each head the opacity, the mean depth as a share of the ray (0 where it sees nothing) and
-        the features; differentiable once to `volume`.
+        (G, R, H (2 + F)): for each head the opacity, the mean depth as a fraction of the ray (0 on empty rays) and the
+        features; differentiable once with respect to `volume`.
 
     Raises:
         ValueError: if a shape does not fit.
@@ -34,18 +35,18 @@ def look(volume: Tensor, points: Tensor, heads: int, backend: str | None = None)
     """
     sides = volume.shape[1:4]
     if volume.ndim != 5 or len(set(sides)) > 1 or heads < 1 or volume.shape[4] % heads:
-        raise ValueError(f"look: volume has shape {tuple(volume.shape)}, expected (G, N, N, N, {heads} (1 + F))")
+        raise ValueError(f"{_NAME}: volume has shape {tuple(volume.shape)}, expected (G, N, N, N, {heads} (1 + F))")
     if points.ndim != 4 or points.shape[0] != len(volume) or points.shape[3] != 3:
-        raise ValueError(f"look: points have shape {tuple(points.shape)}, expected ({len(volume)}, R, D, 3)")
-    chosen = choose("look", volume.device, backend)
+        raise ValueError(f"{_NAME}: points have shape {tuple(points.shape)}, expected ({len(volume)}, R, D, 3)")
+    chosen = choose(_NAME, volume.device, backend)
     if chosen == "torch":
-        from dreamfusion.ops.feature_volume.reference import look as run
+        from dreamfusion.ops.feature_volume.reference import render_feature_volume as run
     else:
-        from dreamfusion.ops.feature_volume.cpu import look as run
+        from dreamfusion.ops.feature_volume.cpu import render_feature_volume as run
 
         if not volume.dtype == points.dtype == torch.float32:
             raise TypeError(
-                f"look: volume is {volume.dtype} and points are {points.dtype}, backend {chosen!r} takes torch.float32 "
-                "(backend='torch' takes any float)"
+                f"{_NAME}: volume is {volume.dtype} and points are {points.dtype}, "
+                f"backend {chosen!r} takes torch.float32 (backend='torch' takes any float)"
             )
     return run(volume, points, heads)

@@ -1,7 +1,7 @@
-"""`look` on the CPU: one numba kernel each way that reads, composites and sums a ray while it is in the cache.
+"""`render_feature_volume` on the CPU: a numba kernel per pass that interpolates, composites and sums ray by ray.
 
-Threads take rays, on the way back volumes, so no two write to the same place and their number changes no bit. A ray
-ends where less than DARK of the light is left in each head: what stands behind changes its sums by less than that.
+Threads split rays in the forward pass and volumes in the backward pass, so results are bitwise independent of their
+number. A ray ends where the transmittance of every head is below DARK: a bound on the error of its sums.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from dreamfusion.ops.backend import run_parallel, spans
 DARK = np.float32(1e-5)
 
 
-def look(volume: Tensor, points: Tensor, heads: int) -> Tensor:
+def render_feature_volume(volume: Tensor, points: Tensor, heads: int) -> Tensor:
     """(G, N, N, N, H (1 + F)), (G, R, D, 3) -> (G, R, H (2 + F))."""
-    seen: Tensor = _Look.apply(volume, points, heads)
+    seen: Tensor = _RenderFeatureVolume.apply(volume, points, heads)
     return seen
 
 
-class _Look(torch.autograd.Function):
+class _RenderFeatureVolume(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, volume: Tensor, points: Tensor, heads: int) -> Tensor:
         volume, points = volume.detach().contiguous(), points.detach().contiguous()
@@ -56,7 +56,7 @@ def _outside(point: np.ndarray) -> bool:
 
 @njit(cache=True, nogil=True, fastmath={"contract", "nsz", "arcp"}, inline="always")
 def _between(x: float, n: int) -> tuple[int, int, np.float32]:
-    """The voxels around a coordinate on one axis, and the share of the upper one; the last one at the faces."""
+    """Neighbouring voxels of a coordinate on one axis, and the weight of the upper one; clamped at the faces."""
     place = min(max((x + 1) * 0.5 * n - 0.5, 0.0), n - 1.0)
     low = int(place)
     return low, min(low + 1, n - 1), np.float32(place - low)
@@ -64,7 +64,7 @@ def _between(x: float, n: int) -> tuple[int, int, np.float32]:
 
 @njit(cache=True, nogil=True, fastmath={"contract", "nsz", "arcp", "reassoc"}, inline="always")
 def _read(rows: np.ndarray, n: int, point: np.ndarray, at: np.ndarray, share: np.ndarray, values: np.ndarray) -> None:
-    """Trilinear values (C,) at a point inside, from rows (n^3, C); `at` and `share` (8,) tell the corners."""
+    """Trilinear values (C,) at an inside point, from rows (n^3, C); fills corner indices `at` and weights `share`."""
     x0, x1, fx = _between(point[0], n)
     y0, y1, fy = _between(point[1], n)
     z0, z1, fz = _between(point[2], n)
@@ -81,7 +81,7 @@ def _read(rows: np.ndarray, n: int, point: np.ndarray, at: np.ndarray, share: np
 
 @njit(cache=True, nogil=True, inline="always")
 def _passed(density: float) -> np.float32:
-    """exp(-softplus(density)), the share of the light that gets through a sample."""
+    """exp(-softplus(density)), the transmittance of a sample."""
     return np.float32(1 / (1 + math.exp(min(density, 80.0))))
 
 
@@ -130,12 +130,12 @@ def _backward(
     corners, share = np.empty((depths, 8), np.int64), np.empty((depths, 8), np.float32)
     values = np.empty((depths, channels), np.float32)
     passed, weight, after = np.empty((3, depths, heads), np.float32)
-    back, behind, left = np.empty(channels, np.float32), np.empty(heads, np.float32), np.empty(heads, np.float32)
+    to_values, behind, left = np.empty(channels, np.float32), np.empty(heads, np.float32), np.empty(heads, np.float32)
     n = volume.shape[1]
     for g in range(begin, end):
         rows, to_rows = volume[g].reshape(n**3, channels), to_volume[g].reshape(n**3, channels)
         for r in range(rays):
-            asked = gradient[g, r]
+            grad_out = gradient[g, r]
             left[:] = 1
             last = depths - 1
             for d in range(depths):
@@ -150,20 +150,20 @@ def _backward(
                 if left.max() < DARK:
                     last = d
                     break
-            behind[:] = 0  # sum of weight times worth, of the samples behind
+            behind[:] = 0  # sum of weight * worth over the samples behind
             for d in range(last, -1, -1):
                 if _outside(points[g, r, d]):
                     continue
                 for h in range(heads):
                     at, to = h * width, h * (width + 1)
-                    worth = asked[to] + asked[to + 1] * np.float32((d + 0.5) / depths)
+                    worth = grad_out[to] + grad_out[to + 1] * np.float32((d + 0.5) / depths)
                     for c in range(1, width):
-                        worth += asked[to + 1 + c] * values[d, at + c]
-                        back[at + c] = asked[to + 1 + c] * weight[d, h]
-                    # of the optical depth, times the softplus' slope
-                    back[at] = (worth * after[d, h] - behind[h]) * (1 - passed[d, h])
+                        worth += grad_out[to + 1 + c] * values[d, at + c]
+                        to_values[at + c] = grad_out[to + 1 + c] * weight[d, h]
+                    # gradient of the optical depth, times the derivative of softplus
+                    to_values[at] = (worth * after[d, h] - behind[h]) * (1 - passed[d, h])
                     behind[h] += worth * weight[d, h]
                 for corner in range(8):
                     row = to_rows[corners[d, corner]]
                     for c in range(channels):
-                        row[c] += share[d, corner] * back[c]
+                        row[c] += share[d, corner] * to_values[c]

@@ -1,4 +1,4 @@
-"""The torch reference of `look`: any device, any float, differentiable as often as you like."""
+"""Torch reference of `render_feature_volume`: any device, any float type, differentiable to any order."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def look(volume: Tensor, points: Tensor, heads: int) -> Tensor:
+def render_feature_volume(volume: Tensor, points: Tensor, heads: int) -> Tensor:
     """(G, N, N, N, H (1 + F)), (G, R, D, 3) -> (G, R, H (2 + F))."""
     g, r, d = points.shape[:3]
     read = F.grid_sample(

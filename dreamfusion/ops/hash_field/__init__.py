@@ -1,7 +1,7 @@
-"""The hash-grid field's network in one operation: encoding, one hidden layer, and the slope of the first output.
+"""Network of the hash-grid field as one operation: encoding, one hidden layer, and the gradient of the first output.
 
-What the composition of `hash_encode` and two matrix products computes, with fewer passes over table and memory where
-there are kernels for it. Letters: S positions, W = layout.width, H hidden units, O outputs; x position, y its encoding.
+Fused kernels access table and memory less often than `hash_encode` and two matrix products. Letters: S positions,
+W = layout.width, H hidden units, O outputs; x position, y its encoding.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ def hash_field(
     hidden_weight: Tensor,
     output_weight: Tensor,
     layout: HashGridLayout,
-    with_slope: bool = False,
+    with_input_gradient: bool = False,
     backend: str | None = None,
     precision: str = "float32",
 ) -> tuple[Tensor, Tensor | None]:
-    """o = output_weight relu(hidden_weight y(x)), and on request the slope d o_0 / d x.
+    """o = output_weight relu(hidden_weight y(x)), and optionally the input gradient d o_0 / d x.
 
-    Differentiable once to `table` and both weights, through `output` and `slope` alike: a loss on normals trains the
-    scene. The fused kernels take float32 positions that need no gradient themselves; for others, the composition of
-    the single operations is taken, which is differentiable to the positions too.
+    Differentiable once with respect to `table` and both weights, through the output and the input gradient: a loss on
+    normals trains the scene. The fused kernels take float32 positions that need no gradient; otherwise the composition
+    of the single operations runs, which is differentiable with respect to the positions too.
 
     Args:
-        positions: (S, 3) in [0, 1]; outside is clamped, with slope 0 there.
+        positions: (S, 3) in [0, 1]; values outside are clamped, with input gradient 0 there.
         table: (layout.parameter_count,) float32.
         hidden_weight: (H, W).
         output_weight: (O, H).
-        layout: what the table means.
-        with_slope: whether to return the slope.
-        backend: "torch" for the composition over the torch reference, "numba" for the fused kernels; None takes the
-            fastest that can run here.
-        precision: "float32", "bfloat16" or "auto": of the hidden layer's products in the fused kernels, whose sums are
-            float32 always. "bfloat16" needs a processor that multiplies it, "auto" takes it there. The composition
+        layout: layout of the table.
+        with_input_gradient: whether to return the input gradient.
+        backend: "torch" for the composition over the torch reference, "numba" for the fused kernels; None selects the
+            fastest available one.
+        precision: "float32", "bfloat16" or "auto": precision of the hidden layer's products in the fused kernels;
+            sums are always float32. "bfloat16" needs AVX512-BF16, "auto" uses bfloat16 where available. The composition
             computes in the precision of its arguments.
 
     Returns:
-        output (S, O) and slope (S, 3), or None in its place. Both may be transposed views.
+        Output (S, O), and input gradient (S, 3) or None. Both may be transposed views.
 
     Raises:
-        ValueError: if a shape does not fit, the backend does not know the device, or there is no such precision.
-        RuntimeError: if the fused kernels would compute in bfloat16, and the processor does not.
-        TypeError: if the fused kernels are asked for by name, for positions that need a gradient or are not float32.
+        ValueError: if a shape does not fit, the backend does not support the device, or the precision is unknown.
+        RuntimeError: if bfloat16 is requested for the fused kernels and the processor lacks it.
+        TypeError: if backend is "numba" and the positions need a gradient or are not float32.
     """
     hidden, outputs = len(hidden_weight), len(output_weight)
     _check("positions", positions, (len(positions), 3))
@@ -61,7 +61,8 @@ def hash_field(
     if chosen == "numba" and fits:
         from dreamfusion.ops.hash_field.cpu import hash_field as fused
 
-        return fused(positions, table, hidden_weight, output_weight, layout, with_slope, kernel_precision(precision))
+        settings = layout, with_input_gradient, kernel_precision(precision)
+        return fused(positions, table, hidden_weight, output_weight, *settings)
     if backend == "numba":
         raise TypeError(
             f"hash_field: positions are {positions.dtype} and the table is {table.dtype}, gradient of the positions "
@@ -69,7 +70,7 @@ def hash_field(
         )
     from dreamfusion.ops.hash_field.reference import hash_field as composed
 
-    return composed(positions, table, hidden_weight, output_weight, layout, with_slope, backend)
+    return composed(positions, table, hidden_weight, output_weight, layout, with_input_gradient, backend)
 
 
 def _check(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:

@@ -1,12 +1,12 @@
-"""The hash-grid field's network on the CPU: two passes over the table forward and backward, the network in blocks.
+"""Hash-grid field on the CPU: two passes over the table in each direction, the network in blocks of positions.
 
-Letters: x position, y = encode(x), J = dy/dx; z = W1 y, m = [z > 0], h = m z, o = W2 h; the slope of o_0 is
-n = J^T r with its reach r = W1^T (m W2[0]). A gradient (o', n') of the loss comes back as
+Letters: x position, y = encode(x), J = dy/dx; z = W1 y, m = [z > 0], h = m z, o = W2 h. The input gradient of o_0 is
+n = J^T r, with r = d o_0 / d y = W1^T (m W2[0]). For upstream gradients (o', n') the backward pass computes
     h' = W2^T o',  y' = W1^T (m h'),  b = J n'  (the gradient of r),
     W1' = (m h') y^T + diag(W2[0]) Q,  W2' = o' h^T, and W2[0]' += rowsum(W1 Q),  Q = sum over s of m b^T,
-    table' = scatter of w y' + (n' . grad w) r, w the trilinear weights.
-Everything is feature-major. J is kept from the forward pass (3 W floats a position): reading it twice costs less than
-gathering from the table twice again. The hidden layer is not kept but made again.
+    table' = scatter of w y' + (n' . grad w) r, with w the trilinear weights.
+All arrays are feature-major. J is kept from the forward pass (3 W floats a position): reading it twice costs less than
+two more gathers from the table. The hidden layer is recomputed.
 """
 
 from __future__ import annotations
@@ -47,13 +47,14 @@ def hash_field(
     hidden_weight: Tensor,
     output_weight: Tensor,
     layout: HashGridLayout,
-    with_slope: bool,
+    with_input_gradient: bool,
     precision: str,
 ) -> tuple[Tensor, Tensor | None]:
     """See `dreamfusion.ops.hash_field.hash_field`; positions need no gradient."""
     network = _NETWORKS[precision]
-    output, slope = _HashField.apply(positions, table, hidden_weight, output_weight, layout, with_slope, network)
-    return output, slope
+    arguments = positions, table, hidden_weight, output_weight, layout, with_input_gradient, network
+    output, input_gradient = _HashField.apply(*arguments)
+    return output, input_gradient
 
 
 class _HashField(torch.autograd.Function):
@@ -65,59 +66,57 @@ class _HashField(torch.autograd.Function):
         hidden_weight: Tensor,
         output_weight: Tensor,
         layout: HashGridLayout,
-        with_slope: bool,
+        with_input_gradient: bool,
         network: ModuleType,
     ) -> tuple[Tensor, Tensor | None]:
         ctx.set_materialize_grads(False)
         ctx.layout, ctx.network = layout, network  # type: ignore[attr-defined]
         x = torch.from_numpy(feature_major(positions))
         low, high = torch.aminmax(x) if x.numel() else (0, 1)
-        # Where clamping moves a coordinate the slope is 0; empty: nowhere.
+        # The input gradient is 0 where clamping changes a coordinate; empty: nowhere.
         kept = x.new_empty(0) if low >= 0 and high <= 1 else inside(x)
         x = x.clamp(0, 1) if kept.numel() else x
         y = network.features(layout.width, x.shape[1])
-        if not with_slope:
+        if not with_input_gradient:
             interpolate(x.numpy(), NO_DIRECTION, table, layout, y)
             ctx.save_for_backward(x, kept, table, hidden_weight, output_weight, y)
             return _network(y, hidden_weight, output_weight, None, network).t(), None
-        jacobian = _interpolate_with_slope(x.numpy(), table, layout, y)
-        reach = torch.empty_like(jacobian[0])
-        output = _network(y, hidden_weight, output_weight, reach, network)
-        slope = _pull(jacobian, reach)
+        jacobian = _interpolate_jacobian(x.numpy(), table, layout, y)
+        grad_y = torch.empty_like(jacobian[0])
+        output = _network(y, hidden_weight, output_weight, grad_y, network)
+        input_gradient = _vjp(jacobian, grad_y)
         if kept.numel():
-            slope *= kept
-        ctx.save_for_backward(x, kept, table, hidden_weight, output_weight, y, jacobian, reach)
-        return output.t(), slope.t()
+            input_gradient *= kept
+        ctx.save_for_backward(x, kept, table, hidden_weight, output_weight, y, jacobian, grad_y)
+        return output.t(), input_gradient.t()
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: FunctionCtx, along_output: Tensor | None, along_slope: Tensor | None
+        ctx: FunctionCtx, grad_output: Tensor | None, grad_input_gradient: Tensor | None
     ) -> tuple[None, Tensor | None, Tensor | None, Tensor | None, None, None, None]:
-        x, kept, _, hidden_weight, output_weight, y, *bent = ctx.saved_tensors  # type: ignore[attr-defined]
+        x, kept, _, hidden_weight, output_weight, y, *saved = ctx.saved_tensors  # type: ignore[attr-defined]
         need_table, need_weights = wanted(ctx, 1), wanted(ctx, 2) or wanted(ctx, 3)
-        to_output = (
-            x.new_zeros(len(output_weight), x.shape[1]) if along_output is None else along_output.t().contiguous()
-        )
-        v, bend, reach = NO_DIRECTION, None, torch.from_numpy(NO_DIRECTION)
-        if along_slope is not None:
-            jacobian, reach = bent
-            direction = along_slope.t() * kept if kept.numel() else along_slope.t().contiguous()
-            v, bend = direction.numpy(), _push(jacobian, direction) if need_weights else None
+        to_output = x.new_zeros(len(output_weight), x.shape[1]) if grad_output is None else grad_output.t().contiguous()
+        v, jvp, grad_y = NO_DIRECTION, None, torch.from_numpy(NO_DIRECTION)
+        if grad_input_gradient is not None:
+            jacobian, grad_y = saved
+            direction = grad_input_gradient.t() * kept if kept.numel() else grad_input_gradient.t().contiguous()
+            v, jvp = direction.numpy(), _jvp(jacobian, direction) if need_weights else None
         network = ctx.network  # type: ignore[attr-defined]
         to_y, to_hidden, to_out = _network_gradient(
-            y, hidden_weight, output_weight, to_output, bend, need_weights, network
+            y, hidden_weight, output_weight, to_output, jvp, need_weights, network
         )
         to_table = None
         if need_table:
-            to_table = scatter(x.numpy(), v, to_y.numpy(), reach.numpy(), ctx.layout)  # type: ignore[attr-defined]
+            to_table = scatter(x.numpy(), v, to_y.numpy(), grad_y.numpy(), ctx.layout)  # type: ignore[attr-defined]
         return None, to_table, to_hidden, to_out, None, None, None
 
 
 def _network(
-    y: Tensor, hidden_weight: Tensor, output_weight: Tensor, reach: Tensor | None, network: ModuleType
+    y: Tensor, hidden_weight: Tensor, output_weight: Tensor, grad_y: Tensor | None, network: ModuleType
 ) -> Tensor:
-    """y (W, S) -> o (O, S); fills `reach` (W, S) with the gradient of o_0 to y."""
+    """y (W, S) -> o (O, S); fills `grad_y` (W, S) with the gradient of o_0 with respect to y."""
     output = torch.empty(len(output_weight), y.shape[1])
     hidden, out = hidden_weight.detach().numpy(), output_weight.detach().numpy()
     arrays = (
@@ -126,7 +125,7 @@ def _network(
         network_kernels.padded(out, network_kernels.TILE, network.UNITS),
         network.operand((hidden * out[0, :, None]).T, network.FEATURES, network.UNITS),
         output.numpy(),
-        NO_DIRECTION if reach is None else reach.numpy(),
+        NO_DIRECTION if grad_y is None else grad_y.numpy(),
     )
     run_parallel(lambda span: network.forward(*arrays, *span), _spans(y))
     return output
@@ -137,11 +136,11 @@ def _network_gradient(
     hidden_weight: Tensor,
     output_weight: Tensor,
     to_output: Tensor,
-    bend: Tensor | None,
+    jvp: Tensor | None,
     need_weights: bool,
     network: ModuleType,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """o' (O, S) and b (W, S) -> y' (W, S), W1' and W2' if they are needed."""
+    """o' (O, S) and b = `jvp` (W, S) -> y' (W, S), and W1' and W2' if they are needed."""
     to_y = torch.empty_like(y)
     hidden, out = hidden_weight.detach().numpy(), output_weight.detach().numpy()
     output_t = network_kernels.padded(out.T, network.UNITS, network_kernels.TILE)
@@ -151,11 +150,11 @@ def _network_gradient(
         network.operand(hidden.T, network.FEATURES, network.UNITS),
         output_t,
         to_output.numpy(),
-        NO_DIRECTION if bend is None else bend.numpy(),
+        NO_DIRECTION if jvp is None else jvp.numpy(),
         to_y.numpy(),
     )
     tasks = _spans(y)
-    # A sum of each task's own: (m h') y^T, o' h^T and Q.
+    # Partial sums per task of (m h') y^T, o' h^T and Q.
     hidden_shape = len(output_t), -(-hidden.shape[1] // network.FEATURES) * network.FEATURES
     nothing = 0 if not need_weights else None
     sums = [np.zeros((len(tasks), *shape), np.float32) for shape in (hidden_shape, output_t.shape[::-1], hidden_shape)]
@@ -169,7 +168,7 @@ def _network_gradient(
     to_hidden, to_out, q = (torch.from_numpy(each.sum(0)) for each in sums)
     (o, h), w = output_weight.shape, hidden_weight.shape[1]
     to_hidden, to_out, q = to_hidden[:h, :w], to_out[:o, :h], q[:h, :w]
-    if bend is not None:
+    if jvp is not None:
         to_hidden += output_weight[0, :, None] * q
         to_out[0] += (hidden_weight * q).sum(1)
     return to_y, to_hidden, to_out
@@ -179,39 +178,39 @@ def _spans(y: Tensor) -> list[tuple[int, int]]:
     return spans(y.shape[1], y.shape[1], network_kernels.BLOCK)
 
 
-def _interpolate_with_slope(x: np.ndarray, table: Tensor, layout: HashGridLayout, y: Tensor) -> Tensor:
-    """Fills y (W, S) -> J (3, W, S)."""
+def _interpolate_jacobian(x: np.ndarray, table: Tensor, layout: HashGridLayout, y: Tensor) -> Tensor:
+    """Fill y (W, S) and return J (3, W, S)."""
     jacobian = torch.empty(3, layout.width, x.shape[1])
-    out, slope, entries, grid, lanes = y.numpy(), jacobian.numpy(), flat(table), grid_of(layout), (0,) * layout.features
+    out, to, entries, grid, lanes = y.numpy(), jacobian.numpy(), flat(table), grid_of(layout), (0,) * layout.features
     run_parallel(
-        lambda left: hash_kernels.interpolate_with_slope(x, entries, grid, left, lanes, out, slope),
+        lambda left: hash_kernels.interpolate_jacobian(x, entries, grid, left, lanes, out, to),
         levels_of(layout, x.shape[1]),
     )
     return jacobian
 
 
-def _pull(jacobian: Tensor, reach: Tensor) -> Tensor:
+def _vjp(jacobian: Tensor, grad_y: Tensor) -> Tensor:
     """J^T r: (3, W, S), (W, S) -> (3, S)."""
-    out = reach.new_zeros(3, reach.shape[1])
-    arrays = jacobian.numpy(), reach.numpy(), out.numpy()
-    run_parallel(lambda span: _pull_span(*arrays, *span), spans(reach.shape[1], reach.shape[1], hash_kernels.BLOCK))
+    out = grad_y.new_zeros(3, grad_y.shape[1])
+    arrays = jacobian.numpy(), grad_y.numpy(), out.numpy()
+    run_parallel(lambda span: _vjp_span(*arrays, *span), spans(grad_y.shape[1], grad_y.shape[1], hash_kernels.BLOCK))
     return out
 
 
-def _push(jacobian: Tensor, direction: Tensor) -> Tensor:
+def _jvp(jacobian: Tensor, direction: Tensor) -> Tensor:
     """J v: (3, W, S), (3, S) -> (W, S)."""
     out = torch.empty_like(jacobian[0])
     arrays = jacobian.numpy(), direction.numpy(), out.numpy()
-    run_parallel(lambda span: _push_span(*arrays, *span), spans(out.shape[1], out.shape[1], hash_kernels.BLOCK))
+    run_parallel(lambda span: _jvp_span(*arrays, *span), spans(out.shape[1], out.shape[1], hash_kernels.BLOCK))
     return out
 
 
 @_compiled
-def _pull_span(jacobian: np.ndarray, reach: np.ndarray, out: np.ndarray, begin: int, end: int) -> None:
-    for start in range(begin, end, 1024):  # so that the sums stay in the cache
+def _vjp_span(jacobian: np.ndarray, grad_y: np.ndarray, out: np.ndarray, begin: int, end: int) -> None:
+    for start in range(begin, end, 1024):  # the sums stay in the cache
         stop = min(start + 1024, end)
-        for f in range(reach.shape[0]):
-            row = reach[f, start:stop]
+        for f in range(grad_y.shape[0]):
+            row = grad_y[f, start:stop]
             for d in range(3):
                 along, total = jacobian[d, f, start:stop], out[d, start:stop]
                 for s in range(stop - start):
@@ -219,8 +218,8 @@ def _pull_span(jacobian: np.ndarray, reach: np.ndarray, out: np.ndarray, begin: 
 
 
 @_compiled
-def _push_span(jacobian: np.ndarray, direction: np.ndarray, out: np.ndarray, begin: int, end: int) -> None:
-    for start in range(begin, end, 1024):  # so that the direction stays in the cache
+def _jvp_span(jacobian: np.ndarray, direction: np.ndarray, out: np.ndarray, begin: int, end: int) -> None:
+    for start in range(begin, end, 1024):  # the direction stays in the cache
         stop = min(start + 1024, end)
         x, y, z = direction[0, start:stop], direction[1, start:stop], direction[2, start:stop]
         for f in range(out.shape[0]):

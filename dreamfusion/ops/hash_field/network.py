@@ -1,9 +1,9 @@
-"""The field's network of one hidden layer, forward and backward, in blocks of positions that stay in the first caches.
+"""Network of one hidden layer, forward and backward, in blocks of positions that stay in the L1 and L2 cache.
 
-Products of 64 x 32 weights with some ten thousand columns, written so that the compiler vectorises over the positions
-and keeps a tile of weights in registers. They hold no lock, so that threads of Python run beside one another: calls of
-a matrix library from these would hand the GIL to and fro at each product. Arrays are feature-major; inside, every
-number of rows is padded with zeros to a multiple of TILE. Letters as in cpu.py.
+Products of 64 x 32 weights with some ten thousand columns, written so that the compiler vectorises over positions and
+keeps a tile of weights in registers. The kernels run without the GIL; calls of a matrix library from Python threads
+would acquire and release it at every product. Arrays are feature-major; in a block, every number of rows is padded
+with zeros to a multiple of TILE. Letters as in cpu.py.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ import numpy as np
 import torch
 from numba import njit
 
-# Sums may be reordered; a value that is no number stays one, so that a run which diverges is seen to.
+# Sums may be reordered, but NaNs must propagate, so that a diverging run is detected.
 _compiled = njit(nogil=True, fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", cache=True)
 
-BLOCK = 256  # positions: 64 rows of them take 64 KB
-TILE = 4  # inputs of a product at once, with two rows of its output
-FEATURES = UNITS = TILE  # multiples, to which features and hidden units are padded
+BLOCK = 256  # positions; 64 rows take 64 KB
+TILE = 4  # inputs of a product per iteration, for two rows of its output
+FEATURES = UNITS = TILE  # features and hidden units are padded to multiples of these
 
 
 def padded(matrix: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """A matrix with rows and columns of zeros up to multiples of these."""
+    """Pad a matrix with zeros to multiples of `rows` and `columns`."""
     shape = [-(-count // multiple) * multiple for count, multiple in zip(matrix.shape, (rows, columns), strict=True)]
     out = np.zeros(shape, np.float32)
     out[: matrix.shape[0], : matrix.shape[1]] = matrix
     return out
 
 
-operand = padded  # a matrix as `forward` and `backward` take it
+operand = padded  # converts a matrix for `forward` and `backward`
 
 
 def features(count: int, points: int) -> torch.Tensor:
-    """Room for `count` features of `points` positions, as `forward` and `backward` read and write them."""
+    """Allocate `count` features of `points` positions in the layout of `forward` and `backward`."""
     return torch.empty(count, points)
 
 
@@ -41,13 +41,13 @@ def forward(
     y: np.ndarray,
     hidden_weight: np.ndarray,
     output_weight: np.ndarray,
-    back: np.ndarray,
+    gradient_weight: np.ndarray,
     output: np.ndarray,
-    reach: np.ndarray,
+    grad_y: np.ndarray,
     begin: int,
     end: int,
 ) -> None:
-    """y (W, S) -> output (O, S), and back m into `reach` (W, S) if it has rows; weights as `padded` has them."""
+    """y (W, S) -> output (O, S), and `gradient_weight` m -> `grad_y` (W, S) if that has rows; weights are `padded`."""
     x = np.empty(hidden_weight.shape[1] * BLOCK, np.float32)
     hidden = np.empty(hidden_weight.shape[0] * BLOCK, np.float32)
     out = np.empty(output_weight.shape[0] * BLOCK, np.float32)
@@ -58,10 +58,10 @@ def forward(
         _rectify(hidden)
         multiply(output_weight, hidden, out)
         store(out, start, stop, output)
-        if reach.shape[0] > 0:
+        if grad_y.shape[0] > 0:
             signs(hidden)
-            multiply(back, hidden, x)
-            store(x, start, stop, reach)
+            multiply(gradient_weight, hidden, x)
+            store(x, start, stop, grad_y)
 
 
 @_compiled
@@ -71,22 +71,22 @@ def backward(
     hidden_weight_t: np.ndarray,
     output_weight_t: np.ndarray,
     to_output: np.ndarray,
-    bend: np.ndarray,
+    jvp: np.ndarray,
     to_y: np.ndarray,
     to_hidden_weight: np.ndarray,
     to_output_weight: np.ndarray,
-    along: np.ndarray,
+    q: np.ndarray,
     begin: int,
     end: int,
 ) -> None:
-    """o' (O, S) -> y' (W, S), and adds (m h') y^T, o' h^T and, where b = `bend` has rows, Q = m b^T to the last three.
+    """Write y' (W, S) for o' (O, S), and add (m h') y^T, o' h^T and Q = m b^T (b = `jvp`) to the last three arrays.
 
-    Those that have no rows are left out. Weights, and what is added to, as `padded` has them.
+    Arrays without rows are skipped. Weights and their gradients are `padded`.
     """
     x = np.empty(hidden_weight.shape[1] * BLOCK, np.float32)
     given = np.empty(output_weight_t.shape[1] * BLOCK, np.float32)
     hidden = np.empty(hidden_weight.shape[0] * BLOCK, np.float32)
-    to_hidden = np.empty(hidden_weight.shape[0] * BLOCK, np.float32)  # not a part of the same: that costs 5 x the time
+    to_hidden = np.empty(hidden_weight.shape[0] * BLOCK, np.float32)  # slices of one array take 5 times as long
     for start in range(begin, end, BLOCK):
         stop = min(start + BLOCK, end)
         load(y, start, stop, x)
@@ -99,23 +99,23 @@ def backward(
         gate(to_hidden, hidden)
         if to_hidden_weight.shape[0] > 0:
             correlate(to_hidden, x, to_hidden_weight)
-        if bend.shape[0] > 0:
+        if jvp.shape[0] > 0:
             signs(hidden)
-            load(bend, start, stop, x)
-            correlate(hidden, x, along)
+            load(jvp, start, stop, x)
+            correlate(hidden, x, q)
         multiply(hidden_weight_t, to_hidden, x)
         store(x, start, stop, to_y)
 
 
 @_compiled
 def load(rows: np.ndarray, start: int, stop: int, block: np.ndarray) -> None:
-    """The columns of a block, and zeros behind and below them: what is read there adds nothing to a sum."""
+    """Copy the columns of a block; pad with zeros, which add nothing to a sum."""
     count = stop - start
     if count < BLOCK or rows.shape[0] * BLOCK < block.shape[0]:
         block[:] = 0
     for r in range(rows.shape[0]):
         row = rows[r, start:stop]
-        for j in range(count):  # three times as fast as numba's assignment to a slice
+        for j in range(count):  # three times as fast as slice assignment in numba
             block[r * BLOCK + j] = row[j]
 
 
@@ -136,21 +136,21 @@ def _rectify(block: np.ndarray) -> None:
 
 @_compiled
 def gate(block: np.ndarray, hidden: np.ndarray) -> None:
-    """0 where a unit is not active."""
+    """Set entries of inactive units to 0."""
     for i in range(block.shape[0]):
         block[i] = block[i] if hidden[i] > 0 else np.float32(0)
 
 
 @_compiled
 def signs(block: np.ndarray) -> None:
-    """1 where a unit is active, else 0."""
+    """Replace entries by 1 for active units, else 0."""
     for i in range(block.shape[0]):
         block[i] = np.float32(1) if block[i] > 0 else np.float32(0)
 
 
 @_compiled
 def multiply(weight: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
-    """out = weight x; slices of which the compiler sees that they do not overlap, and where they begin."""
+    """out = weight x; constant-length slices let the compiler rule out overlap."""
     for h in range(0, weight.shape[0], 2):
         to = out[h * BLOCK : (h + 2) * BLOCK]
         for f in range(0, weight.shape[1], TILE):

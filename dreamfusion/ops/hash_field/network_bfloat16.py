@@ -1,9 +1,9 @@
-"""`network_kernels.py` with the hidden layer's products in bfloat16, for processors that multiply it (AVX512-BF16).
+"""Variant of `network.py` with the hidden layer's products in bfloat16, for processors with AVX512-BF16.
 
-Rounded to 8 bits are the features y and their gradient y', the hidden weights W1, and where they meet these, the
-gradient m h' of the hidden layer and the bend b. Sums are float32, and so is all of the output layer: outputs are off
-by the rounding of y and W1 alone. A sum over features or units multiplies words of two rows, one over positions words
-of two neighbours.
+Rounded to 8 bits are the features y and their gradient y', the hidden weights W1, and, in products with these, the
+gradient m h' of the hidden layer and b = J n'. Sums and the whole output layer are float32: only the rounding of y and
+W1 affects the outputs. A sum over features or units multiplies words of two rows, a sum over positions words of two
+neighbours.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from dreamfusion.ops.hash_field.network import BLOCK, correlate, gate, load, mul
 
 _compiled = njit(nogil=True, fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", cache=True)
 
-FEATURES, UNITS = 16, 8  # multiples, to which features and hidden units are padded
+FEATURES, UNITS = 16, 8  # features and hidden units are padded to multiples of these
 _PAIRS = BLOCK // 2
 
 
 def operand(weight: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """A matrix as `forward` and `backward` take it: padded, two neighbours of a row to a word; uint32."""
+    """Convert a matrix for `forward` and `backward`: padded, two neighbours of a row per uint32 word."""
     return torch.from_numpy(padded(weight, rows, columns)).bfloat16().view(torch.int32).numpy().view(np.uint32)
 
 
 def features(count: int, points: int) -> torch.Tensor:
-    """Room for `count` features, an even number, of `points` positions: a word has two features of a position."""
+    """Allocate an even `count` of features of `points` positions; a word holds two features of a position."""
     return torch.empty(count // 2, points, dtype=torch.uint32)
 
 
@@ -36,13 +36,13 @@ def forward(
     y: np.ndarray,
     hidden_weight: np.ndarray,
     output_weight: np.ndarray,
-    back: np.ndarray,
+    gradient_weight: np.ndarray,
     output: np.ndarray,
-    reach: np.ndarray,
+    grad_y: np.ndarray,
     begin: int,
     end: int,
 ) -> None:
-    """See `network_kernels.forward`; hidden_weight and back are operands."""
+    """See `network.forward`; hidden_weight and gradient_weight are operands."""
     units, features = hidden_weight.shape[0], 2 * hidden_weight.shape[1]
     x, words = np.empty(features * BLOCK, np.float32), np.empty(features * _PAIRS, np.uint32)
     hidden, unit_words = np.empty(units * BLOCK, np.float32), np.empty(units * _PAIRS, np.uint32)
@@ -53,11 +53,11 @@ def forward(
         _multiply(hidden_weight, words, True, hidden)
         multiply(output_weight, hidden, out)
         store(out, start, stop, output)
-        if reach.shape[0] > 0:
+        if grad_y.shape[0] > 0:
             signs(hidden)
             _pack_rows(hidden, unit_words)
-            _multiply(back, unit_words, False, x)
-            store(x, start, stop, reach)
+            _multiply(gradient_weight, unit_words, False, x)
+            store(x, start, stop, grad_y)
 
 
 @_compiled
@@ -67,18 +67,18 @@ def backward(
     hidden_weight_t: np.ndarray,
     output_weight_t: np.ndarray,
     to_output: np.ndarray,
-    bend: np.ndarray,
+    jvp: np.ndarray,
     to_y: np.ndarray,
     to_hidden_weight: np.ndarray,
     to_output_weight: np.ndarray,
-    along: np.ndarray,
+    q: np.ndarray,
     begin: int,
     end: int,
 ) -> None:
-    """See `network_kernels.backward`; hidden_weight and its transpose are operands."""
+    """See `network.backward`; hidden_weight and its transpose are operands."""
     units, features = hidden_weight.shape[0], 2 * hidden_weight.shape[1]
     x = np.empty(features * BLOCK, np.float32)
-    words, turned = np.empty(features * _PAIRS, np.uint32), np.empty(features * _PAIRS, np.uint32)
+    words, transposed = np.empty(features * _PAIRS, np.uint32), np.empty(features * _PAIRS, np.uint32)
     given = np.empty(output_weight_t.shape[1] * BLOCK, np.float32)
     hidden, to_hidden = np.empty(units * BLOCK, np.float32), np.empty(units * BLOCK, np.float32)
     unit_words = np.empty(units * _PAIRS, np.uint32)
@@ -92,12 +92,12 @@ def backward(
         multiply(output_weight_t, given, to_hidden)
         gate(to_hidden, hidden)
         if to_hidden_weight.shape[0] > 0:
-            _correlate(to_hidden, words, unit_words, turned, to_hidden_weight)
-        if bend.shape[0] > 0:
+            _correlate(to_hidden, words, unit_words, transposed, to_hidden_weight)
+        if jvp.shape[0] > 0:
             signs(hidden)
-            load(bend, start, stop, x)
+            load(jvp, start, stop, x)
             _pack_rows(x, words)
-            _correlate(hidden, words, unit_words, turned, along)
+            _correlate(hidden, words, unit_words, transposed, q)
         _pack_rows(to_hidden, unit_words)
         _multiply(hidden_weight_t, unit_words, False, x)
         _pack_rows(x, words)
@@ -106,7 +106,7 @@ def backward(
 
 @_compiled
 def _pack_rows(x: np.ndarray, words: np.ndarray) -> None:
-    """Rows 2 r and 2 r + 1 of a block to row r of words."""
+    """Pack rows 2 r and 2 r + 1 of a block into row r of words."""
     for k in range(0, x.shape[0], 2 * BLOCK):
         for s in range(0, BLOCK, tiles.LANES):
             tiles.pack_rows(x, k + s, BLOCK, words, k // 2 + s)
@@ -114,7 +114,7 @@ def _pack_rows(x: np.ndarray, words: np.ndarray) -> None:
 
 @_compiled
 def _multiply(weight: np.ndarray, x: np.ndarray, rectified: bool, out: np.ndarray) -> None:
-    """out = weight x, on request without what is negative; a tile of 4 rows and 64 positions at a time."""
+    """out = weight x, rectified on request; computed in tiles of 4 rows and 64 positions."""
     rows, pairs = weight.shape
     weights = weight.reshape(-1)
     for s in range(0, BLOCK, 64):
@@ -129,18 +129,18 @@ def _multiply(weight: np.ndarray, x: np.ndarray, rectified: bool, out: np.ndarra
 
 
 @_compiled
-def _correlate(g: np.ndarray, x: np.ndarray, g_words: np.ndarray, turned: np.ndarray, out: np.ndarray) -> None:
-    """out += g x^T, summed over the positions of the block; x in words of two rows; g_words and turned are scratch."""
+def _correlate(g: np.ndarray, x: np.ndarray, g_words: np.ndarray, transposed: np.ndarray, out: np.ndarray) -> None:
+    """out += g x^T, summed over a block; x in words of two rows; `g_words` and `transposed` are scratch buffers."""
     rows, columns = out.shape
     sums = out.reshape(-1)
     for k in range(0, g.shape[0], 2 * tiles.LANES):
         tiles.pack(g, k, g_words, k // 2)
     for f in range(0, columns, 16):
         for s in range(0, BLOCK, 32):
-            tiles.turn(x, f // 2 * BLOCK + s, BLOCK, turned, s // 2 * columns + f, columns)
+            tiles.transpose(x, f // 2 * BLOCK + s, BLOCK, transposed, s // 2 * columns + f, columns)
     for h in range(0, rows, 8):
         for f in range(0, columns, tiles.LANES):
             tile = tiles.zeros(8, 1)
             for s in range(_PAIRS):
-                tile = tiles.add_products(tile, g_words, h * _PAIRS + s, _PAIRS, turned, s * columns + f)
+                tile = tiles.add_products(tile, g_words, h * _PAIRS + s, _PAIRS, transposed, s * columns + f)
             tiles.add_to(tile, sums, h * columns + f, columns)

@@ -1,6 +1,6 @@
-"""The hash-grid field's network as a composition of single operations, on every device; the reference of the fused one.
+"""Hash-grid field as a composition of single operations, on every device; the reference of the fused kernels.
 
-Differentiable as far as the encoding is: with the torch reference to any order.
+As differentiable as the encoding: to any order with the torch reference.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ def hash_field(
     hidden_weight: Tensor,
     output_weight: Tensor,
     layout: HashGridLayout,
-    with_slope: bool,
+    with_input_gradient: bool,
     backend: str | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """See `dreamfusion.ops.hash_field.hash_field`; `backend` is the encoding's."""
+    """See `dreamfusion.ops.hash_field.hash_field`; `backend` is that of the encoding."""
 
     def network(x: Tensor) -> Tensor:
         return F.linear(torch.relu(F.linear(hash_encode(x, table, layout, backend), hidden_weight)), output_weight)
 
-    if not with_slope:
+    if not with_input_gradient:
         return network(positions), None
     grad_wanted = torch.is_grad_enabled()
     with torch.enable_grad():
         x = positions if positions.requires_grad else positions.detach().requires_grad_()
         output = network(x)
-        (slope,) = torch.autograd.grad(output[:, 0].sum(), x, create_graph=grad_wanted)
-    return (output, slope) if grad_wanted else (output.detach(), slope)
+        (input_gradient,) = torch.autograd.grad(output[:, 0].sum(), x, create_graph=grad_wanted)
+    return (output, input_gradient) if grad_wanted else (output.detach(), input_gradient)

@@ -1,10 +1,9 @@
-"""Sums in vector registers, and bfloat16 products that add to them (AVX512-BF16): what numba cannot say.
+"""LLVM intrinsics for sums in vector registers and bfloat16 dot products (AVX512-BF16), which numba cannot express.
 
-For `network_kernels_bfloat16.py`. A tile is a tuple of rows, a row a tuple of vectors of 16 float32. Two bfloat16 share
-a word, an element of an uint32 array: one instruction multiplies 16 words with 16 others and adds both products of each
-pair of words to a float32. Arrays are flat; places, k and p, and strides count their elements, and nothing here looks
-whether an array ends. numba's cache of the kernels does not see a change of this file: touch
-network_kernels_bfloat16.py after one.
+For `network_bfloat16.py`. A tile is a tuple of rows, a row a tuple of vectors of 16 float32. Two bfloat16 share a word,
+an element of a uint32 array: one instruction multiplies 16 words by 16 others and adds both products of each pair of
+words to a float32. Arrays are flat; offsets (k, p) and strides count elements, and there are no bounds checks. numba's
+cache does not detect changes in this file: touch network_bfloat16.py after one.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ LANES = 16
 _I32, _I64, _FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
 _WORDS, _FLOATS = ir.VectorType(_I32, LANES), ir.VectorType(_FLOAT, LANES)
 _HALVES = ir.VectorType(ir.IntType(16), 2 * LANES)
-# Of two vectors of 32 lanes, one of each by turns: the first and the second half of what comes out.
+# Interleaving of two vectors of 32 lanes: the first and the second half of the result.
 _BY_TURNS = [[first + lane // 2 + 2 * LANES * (lane % 2) for lane in range(2 * LANES)] for first in (0, LANES)]
-_PAIRED = [lane // 2 + LANES * (lane % 2) for lane in range(2 * LANES)]  # the halves of one vector by turns
+_PAIRED = [lane // 2 + LANES * (lane % 2) for lane in range(2 * LANES)]  # interleaving of the halves of one vector
 _ROWS_FIRST = [position * 16 + half * 8 + row for row in range(8) for half in range(2) for position in range(2)]
 
 
 class _Vector(types.Type):
-    """16 words, or numbers of 32 bits."""
+    """16 words, or 16 float32."""
 
 
 _VECTOR = _Vector(name="dreamfusion.ops.hash_field.tiles.vector")
@@ -42,7 +41,7 @@ class _VectorModel(models.PrimitiveModel):
 
 @intrinsic(prefer_literal=True)
 def zeros(context: Any, rows: Any, vectors: Any) -> Any:
-    """A tile of `rows` x `vectors` vectors; both are literal numbers."""
+    """A tile of `rows` x `vectors` zero vectors; both must be literals."""
     tile = types.UniTuple(types.UniTuple(_VECTOR, vectors.literal_value), rows.literal_value)
 
     def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -54,7 +53,7 @@ def zeros(context: Any, rows: Any, vectors: Any) -> Any:
 
 @intrinsic
 def add_products(context: Any, tile: Any, weights: Any, k: Any, stride: Any, x: Any, p: Any) -> Any:
-    """The tile, its lane j of row i increased by both products of the words weights[k + i stride] and x[p + j]."""
+    """Add to lane j of row i of the tile both products of the words weights[k + i stride] and x[p + j]."""
 
     def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
         tile_, weights_, k_, stride_, x_, p_ = values
@@ -93,17 +92,17 @@ def _storing(value: Callable[[Any, Any, Any], Any], doc: str) -> Any:
 
 def _rectified(builder: Any, vector: Any, place: Any) -> Any:
     zero = ir.Constant(_FLOATS, None)
-    return builder.select(builder.fcmp_ordered("<", vector, zero), zero, vector)  # what is no number stays so
+    return builder.select(builder.fcmp_ordered("<", vector, zero), zero, vector)  # NaN propagates
 
 
 put = _storing(lambda builder, vector, place: vector, "out[k + i stride + j] = lane j of row i of the tile.")
-put_rectified = _storing(_rectified, "`put`, with 0 in the place of what is negative.")
+put_rectified = _storing(_rectified, "`put`, with negative values replaced by 0.")
 add_to = _storing(lambda builder, vector, place: builder.fadd(vector, _load(builder, place, _FLOATS)), "`put`, but +=.")
 
 
 @intrinsic
 def pack(context: Any, x: Any, k: Any, out: Any, p: Any) -> Any:
-    """The 16 words out[p + i] = (x[k + 2 i], x[k + 2 i + 1])."""
+    """Write the 16 words out[p + i] = (x[k + 2 i], x[k + 2 i + 1])."""
 
     def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
         x_, k_, out_, p_ = values
@@ -117,12 +116,12 @@ def pack(context: Any, x: Any, k: Any, out: Any, p: Any) -> Any:
 
 @intrinsic
 def pack_rows(context: Any, x: Any, k: Any, stride: Any, out: Any, p: Any) -> Any:
-    """The 16 words out[p + i] = (x[k + i], x[k + stride + i])."""
+    """Write the 16 words out[p + i] = (x[k + i], x[k + stride + i])."""
 
     def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
         x_, k_, stride_, out_, p_ = values
         both = _halves(builder, *(_address(ctx, builder, x, x_, _step(builder, k_, stride_, row)) for row in range(2)))
-        mixed = _mixed(builder, both, both, _PAIRED)
+        mixed = _shuffled(builder, both, both, _PAIRED)
         _store(builder, builder.bitcast(mixed, _WORDS), _address(ctx, builder, out, out_, p_))
         return ctx.get_dummy_value()
 
@@ -130,10 +129,10 @@ def pack_rows(context: Any, x: Any, k: Any, stride: Any, out: Any, p: Any) -> An
 
 
 @intrinsic
-def turn(context: Any, x: Any, k: Any, stride: Any, out: Any, p: Any, out_stride: Any) -> Any:
-    """8 rows of 32 words, a position each, of two features, to 16 rows of 16, a feature each, of two positions.
+def transpose(context: Any, x: Any, k: Any, stride: Any, out: Any, p: Any, out_stride: Any) -> Any:
+    """Transpose 8 rows of 32 words (a position, two features) to 16 rows of 16 words (a feature, two positions).
 
-    out[p + i out_stride + 2 j + h] is half h of x[k + j stride + 2 i] and that of x[k + j stride + 2 i + 1].
+    out[p + i out_stride + 2 j + h] is half h of x[k + j stride + 2 i] and of x[k + j stride + 2 i + 1].
     """
 
     def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -142,17 +141,17 @@ def turn(context: Any, x: Any, k: Any, stride: Any, out: Any, p: Any, out_stride
         for j in range(LANES // 2):
             place = _address(ctx, builder, x, x_, _step(builder, k_, stride_, j))
             vectors += [_load(builder, _along(builder, place, LANES * second), _HALVES) for second in range(2)]
-        # A half's place has bits: which vector, row 2 1 0 and position 4; which lane, position 3 2 1 0 and half. Taking
-        # the lanes of two vectors by turns moves the first bit of each to the end of the other. After three times:
-        # which vector, position 4 3 2 1; which lane, position 0, half and row 2 1 0.
+        # The index bits of a half are: vector = row 2 1 0, position 4; lane = position 3 2 1 0, half. Interleaving two
+        # vectors moves the first bit of each index to the end of the other. After three rounds:
+        # vector = position 4 3 2 1; lane = position 0, half, row 2 1 0.
         for _ in range(3):
             vectors = [
-                _mixed(builder, *two, lanes)
+                _shuffled(builder, *two, lanes)
                 for two in zip(vectors[:8], vectors[8:], strict=True)
                 for lanes in _BY_TURNS
             ]
         for i, vector in enumerate(vectors):
-            vector = _mixed(builder, vector, vector, _ROWS_FIRST)
+            vector = _shuffled(builder, vector, vector, _ROWS_FIRST)
             place = _address(ctx, builder, out, out_, _step(builder, p_, out_stride_, i))
             _store(builder, builder.bitcast(vector, _WORDS), place)
         return ctx.get_dummy_value()
@@ -182,15 +181,15 @@ def _store(builder: Any, vector: Any, place: Any) -> None:
 
 def _repeated(builder: Any, word: Any) -> Any:
     first = builder.insert_element(ir.Constant(_WORDS, ir.Undefined), word, _I32(0))
-    return _mixed(builder, first, first, [0] * LANES)
+    return _shuffled(builder, first, first, [0] * LANES)
 
 
-def _mixed(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
+def _shuffled(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_I32, len(lanes)), lanes))
 
 
 def _halves(builder: Any, first: Any, second: Any) -> Any:
-    """16 float32 at each of two places -> 32 bfloat16, rounded to the nearest."""
+    """Convert 16 float32 at each of two addresses to 32 bfloat16, rounded to nearest."""
     kind = ir.FunctionType(_HALVES, [_FLOATS, _FLOATS])
     convert = builder.module.declare_intrinsic("llvm.x86.avx512bf16.cvtne2ps2bf16.512", [], kind)
     return builder.call(convert, [_load(builder, second, _FLOATS), _load(builder, first, _FLOATS)])

@@ -12,22 +12,22 @@ from dreamfusion.ops.hash_grid.layout import HashGridLayout
 
 
 def hash_encode(positions: Tensor, table: Tensor, layout: HashGridLayout, backend: str | None = None) -> Tensor:
-    """Look the positions up in every level of the table.
+    """Interpolate every level of the table at the positions.
 
-    Differentiable to `positions` and `table`, and once more through the gradient of `positions`
+    Differentiable with respect to `positions` and `table`, and once more through the gradient of `positions`
     (normals are that gradient: `torch.autograd.grad(density, positions, create_graph=True)`).
 
     Args:
-        positions: (S, 3) in [0, 1]; outside is clamped, with no gradient there.
+        positions: (S, 3) in [0, 1]; values outside are clamped, with no gradient there.
         table: (layout.parameter_count,) float32.
-        layout: what the table means.
-        backend: "torch", "numba" or "tinycudann"; None takes the fastest one that can run here.
+        layout: layout of the table.
+        backend: "torch", "numba" or "tinycudann"; None selects the fastest available one.
 
     Returns:
         (S, layout.width), level-major. May be a transposed view: the kernels write feature by feature.
 
     Raises:
-        ValueError: if a shape does not fit, or the backend does not know the device.
+        ValueError: if a shape does not fit, or the backend does not support the device.
         TypeError: if a kernel is given anything but float32.
     """
     if positions.ndim != 2 or positions.shape[1] != 3:

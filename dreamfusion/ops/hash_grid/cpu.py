@@ -1,7 +1,7 @@
-"""The hash encoding on the CPU: numba kernels, levels dealt to threads, wrapped for autograd and its second order.
+"""Hash encoding on the CPU: numba kernels, levels distributed over threads, wrapped for first and second derivatives.
 
-Letters as in hash_kernels.py; y = encode(x, table), g the gradient of y, J = dy/dx. Everything but g and y is float32
-in the shape the caller sees; inside, arrays are feature-major. Same bits for any number of threads.
+Letters as in kernels.py; y = encode(x, table), g the gradient of y, J = dy/dx. Everything but g and y is float32 in the
+shape the caller sees; internally, arrays are feature-major. Bitwise identical for any number of threads.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class _Encode(torch.autograd.Function):
     @staticmethod
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         positions, table = ctx.saved_tensors  # type: ignore[attr-defined]
-        asked = wanted(ctx, 0), wanted(ctx, 1)
-        return *_EncodeGradient.apply(positions, table, gradient, ctx.layout, asked), None  # type: ignore[attr-defined]
+        needed = wanted(ctx, 0), wanted(ctx, 1)
+        return *_EncodeGradient.apply(positions, table, gradient, ctx.layout, needed), None  # type: ignore[attr-defined]
 
 
 class _EncodeGradient(torch.autograd.Function):
-    """(x, table, g) -> (J^T g, dy/dtable^T g), each only if it is wanted: normals need no scatter."""
+    """(x, table, g) -> (J^T g, dy/dtable^T g), each only if needed: normals need no scatter."""
 
     @staticmethod
     def forward(
@@ -51,16 +51,16 @@ class _EncodeGradient(torch.autograd.Function):
         table: Tensor,
         gradient: Tensor,
         layout: HashGridLayout,
-        asked: tuple[bool, bool],
+        needed: tuple[bool, bool],
     ) -> tuple[Tensor | None, Tensor | None]:
         ctx.save_for_backward(positions, table, gradient)
         ctx.layout = layout  # type: ignore[attr-defined]
         ctx.set_materialize_grads(False)
         x, g = feature_major(positions.clamp(0, 1)), feature_major(gradient)
         to_positions = to_table = None
-        if asked[0]:
+        if needed[0]:
             to_positions = _position_gradient(x, NO_DIRECTION, g, table, layout) * inside(positions)
-        if asked[1]:
+        if needed[1]:
             to_table = scatter(x, NO_DIRECTION, g, g, layout)
         return to_positions, to_table
 
@@ -69,7 +69,7 @@ class _EncodeGradient(torch.autograd.Function):
     def backward(
         ctx: FunctionCtx, along_positions: Tensor | None, along_table: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
-        """Of <v, J^T g> + <u, dy/dtable^T g> = <g, J v> + <g, encode(x, u)>: y is linear in the table."""
+        """Differentiate <v, J^T g> + <u, dy/dtable^T g> = <g, J v> + <g, encode(x, u)>; y is linear in the table."""
         positions, table, gradient = ctx.saved_tensors  # type: ignore[attr-defined]
         need_x, need_table, need_g = (wanted(ctx, i) for i in range(3))
         layout = ctx.layout  # type: ignore[attr-defined]
@@ -90,7 +90,7 @@ class _EncodeGradient(torch.autograd.Function):
 def interpolate(
     x: np.ndarray, v: np.ndarray, table: Tensor, layout: HashGridLayout, encoded: Tensor | None = None
 ) -> Tensor:
-    """y, or J v if there is a direction v -> (S, layout.width); into `encoded`, feature-major, if there is one."""
+    """Return y, or J v if `v` is not empty: (S, layout.width), written to the feature-major `encoded` if given."""
     if encoded is None:
         encoded = torch.empty(layout.width, x.shape[1])
     out, entries, grid, lanes = encoded.numpy(), flat(table), grid_of(layout), (0,) * layout.features
@@ -100,39 +100,39 @@ def interpolate(
     return encoded.t()
 
 
-def scatter(x: np.ndarray, v: np.ndarray, g: np.ndarray, bend: np.ndarray, layout: HashGridLayout) -> Tensor:
-    """The gradient of <g, y>, with a direction v of <g, y> + <bend, J v>, to the table -> (P,)."""
-    out, grid, lanes = _room(layout.parameter_count), grid_of(layout), (0,) * layout.features
-    run_parallel(  # the kernel zeroes each level just before it adds to it
-        lambda left: hash_kernels.scatter(x, v, g, bend, grid, left, lanes, out), levels_of(layout, x.shape[1])
+def scatter(x: np.ndarray, v: np.ndarray, g: np.ndarray, jvp_grad: np.ndarray, layout: HashGridLayout) -> Tensor:
+    """Gradient of <g, y>, plus <jvp_grad, J v> if `v` is not empty, with respect to the table -> (P,)."""
+    out, grid, lanes = _gradient_buffer(layout.parameter_count), grid_of(layout), (0,) * layout.features
+    run_parallel(  # the kernel zeroes each level before adding to it
+        lambda left: hash_kernels.scatter(x, v, g, jvp_grad, grid, left, lanes, out), levels_of(layout, x.shape[1])
     )
     return torch.from_numpy(out)
 
 
-_rooms: dict[int, np.ndarray] = {}
+_buffers: dict[int, np.ndarray] = {}
 
 
 @cache
-def _held_once() -> int:
-    """What `sys.getrefcount` says of an array that one variable holds: Python's versions differ."""
+def _single_reference_count() -> int:
+    """`sys.getrefcount` of an array held by one variable; differs between Python versions."""
     array = np.empty(0)
     return sys.getrefcount(array)
 
 
-def _room(count: int) -> np.ndarray:
-    """(count,) float32 for a gradient: the last one's place as soon as nobody holds that any more.
+def _gradient_buffer(count: int) -> np.ndarray:
+    """Return (count,) float32 for a gradient, reusing the last buffer if nothing else references it.
 
-    Freed and asked for anew, it found its place taken by smaller things: at 2^19 the process grew by as much again.
+    Reallocating the buffer for each step fragmented the heap: at 2^19 the process grew by the buffer's size.
     """
-    room = _rooms.pop(count, None)
-    if room is None or sys.getrefcount(room) > _held_once():  # a tensor made of it counts
-        room = np.empty(count, np.float32)
-    _rooms[count] = room
-    return room
+    buffer = _buffers.pop(count, None)
+    if buffer is None or sys.getrefcount(buffer) > _single_reference_count():  # tensors that share its memory count
+        buffer = np.empty(count, np.float32)
+    _buffers[count] = buffer
+    return buffer
 
 
 def _position_gradient(x: np.ndarray, v: np.ndarray, g: np.ndarray, table: Tensor, layout: HashGridLayout) -> Tensor:
-    """The gradient of <g, y>, or of <g, J v>, to x -> (S, 3). A task is a span of points, through all levels."""
+    """Gradient of <g, y>, or of <g, J v>, with respect to x -> (S, 3). A task is a span of points, all levels."""
     gradient = torch.zeros(3, x.shape[1])
     out, entries, grid, lanes = gradient.numpy(), flat(table), grid_of(layout), (0,) * layout.features
     run_parallel(
@@ -153,7 +153,7 @@ def grid_of(layout: HashGridLayout) -> hash_kernels.Grid:
 
 
 def levels_of(layout: HashGridLayout, count: int) -> list[np.ndarray]:
-    """How many levels are left, for each of the tasks that share them: a thread that is slower takes fewer."""
+    """One shared counter of remaining levels, repeated for each task: slow threads take fewer levels."""
     return [np.array([layout.levels], np.int64)] * min(parts(count), layout.levels)
 
 
@@ -163,27 +163,27 @@ def flat(table: Tensor) -> np.ndarray:
 
 
 def feature_major(rows: Tensor) -> np.ndarray:
-    """(S, n) -> (n, S) contiguous; free if the rows are the transpose of such a tensor."""
+    """(S, n) -> (n, S) contiguous; without a copy if the rows are the transpose of such a tensor."""
     array: np.ndarray = rows.detach().t().contiguous().numpy()
     return array
 
 
 def inside(positions: Tensor) -> Tensor:
-    """Whether clamping left the coordinate alone, (S, 3): only there does the encoding depend on it."""
+    """(S, 3): whether clamping kept each coordinate; only there does the encoding depend on it."""
     return (positions >= 0) & (positions <= 1)
 
 
 def wanted(ctx: FunctionCtx, i: int) -> bool:
-    """Whether the running backward pass asks for the gradient of input i.
+    """Whether the running backward pass needs the gradient of input i.
 
-    `ctx.needs_input_grad` only says that some pass might: it would make normals pay for a scatter nobody reads.
+    `ctx.needs_input_grad` only says that some pass may need it: normals would then compute an unused scatter.
     """
     if not ctx.needs_input_grad[i]:  # type: ignore[attr-defined]
         return False
     node = ctx.next_functions[i][0]  # type: ignore[attr-defined]
     try:
         return torch._C._will_engine_execute_node(node)
-    except RuntimeError:  # "a leaf node was passed": a leaf that `autograd.grad` was asked for
+    except RuntimeError:  # "a leaf node was passed": a leaf whose gradient `autograd.grad` returns
         return True
 
 

@@ -1,4 +1,4 @@
-"""The hash encoding on CUDA: our flat table as the parameters of a `tinycudann.Encoding`.
+"""Hash encoding on CUDA: our flat table as the parameters of a `tinycudann.Encoding`.
 
 Written from bindings/torch/tinycudann/modules.py of tiny-cuda-nn (commit 07bacc57); not run on a GPU by this project.
 """
@@ -16,17 +16,17 @@ from dreamfusion.ops.hash_grid.layout import HashGridLayout
 
 def hash_encode(positions: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
     """(S, 3), (P,) -> (S, layout.width) float32; first derivatives, and the second of the position gradient."""
-    if len(positions) == 0:  # tiny-cuda-nn has no empty batches; stay connected to the table
+    if len(positions) == 0:  # tiny-cuda-nn rejects empty batches; stay connected to the table
         return table[:0, None].expand(0, layout.width)
     with torch.cuda.device(positions.device):
-        # `Module.forward` reads `self.params`, so a functional call puts our tensor, and its gradient, in its place.
+        # `Module.forward` reads `self.params`: the functional call substitutes our tensor, with its gradient.
         encoding = _encoding(layout, positions.device)
         encoded: Tensor = torch.func.functional_call(encoding, {"params": table}, (positions.clamp(0, 1),))
     return encoded
 
 
 def encoding_config(layout: HashGridLayout) -> dict[str, Any]:
-    """The layout in tiny-cuda-nn's words (its DOCUMENTATION.md, "Grid")."""
+    """Convert the layout to tiny-cuda-nn's configuration (its DOCUMENTATION.md, "Grid")."""
     return {
         "otype": "HashGrid",
         "n_levels": layout.levels,
@@ -43,7 +43,7 @@ def _encoding(layout: HashGridLayout, device: torch.device) -> torch.nn.Module:
     """One encoding per layout and device, without parameters of its own.
 
     Raises:
-        RuntimeError: if the installed tiny-cuda-nn lays the table out in another way than `HashGridLayout`.
+        RuntimeError: if the installed tiny-cuda-nn has another parameter count than `HashGridLayout`.
     """
     import tinycudann
 
@@ -54,5 +54,5 @@ def _encoding(layout: HashGridLayout, device: torch.device) -> torch.nn.Module:
             f"tinycudann lays {layout} out in {count} parameters on {device}, expected {layout.parameter_count}; "
             "type DREAMFUSION_OPS=torch to run without it"
         )
-    encoding.params = torch.nn.Parameter(torch.empty(0, device=device), requires_grad=False)  # ours replace them
+    encoding.params = torch.nn.Parameter(torch.empty(0, device=device), requires_grad=False)  # replaced by ours
     return encoding

@@ -1,10 +1,10 @@
 """Numba kernels of the hash encoding, level by level for all points (after tiny-cuda-nn's blockIdx.y = level).
 
-A level fits the cache where the whole table does not. Points go in blocks of 128: first corner indices and weights,
-which the compiler vectorises, then the memory accesses. Positions and features are feature-major: (3, S), (L F, S);
-features also as words of two bfloat16, (L F / 2, S) uint32, where what comes next multiplies in that.
-`lanes` is a tuple of F zeros: its length is known to the compiler, so that the loops over pairs of features unroll.
-`left` (1,) int64 is how many levels are left to do, the coarsest: threads take the last of them in turn.
+A level fits the cache where the whole table does not. Points are processed in blocks of 128: first corner indices and
+weights, which the compiler vectorises, then the memory accesses. Positions and features are feature-major: (3, S),
+(L F, S); features also as words of two bfloat16, (L F / 2, S) uint32, for a network that multiplies in bfloat16.
+`lanes` is a tuple of F zeros: its length is a compile-time constant, so that loops over pairs of features unroll.
+`left` (1,) int64 counts the remaining levels, from the coarsest: threads atomically take the last one.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from numba import njit
 
 from dreamfusion.ops.hash_grid import pairs
 from dreamfusion.ops.hash_grid.layout import PRIMES
-from dreamfusion.ops.hash_grid.trilinear import BLOCK, add_curvature, add_slope, expand, weigh, weigh_slope
+from dreamfusion.ops.hash_grid.trilinear import BLOCK, add_gradient, add_hessian_product, expand, weigh, weigh_jvp
 
 Array = np.ndarray
 _compiled = njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
 
 _PRIME_Y, _PRIME_Z = np.uint32(PRIMES[1]), np.uint32(PRIMES[2])
-_FAR = 1 << 18  # numbers of a level: 1 MB
+_FAR = 1 << 18  # numbers in a level: 1 MB
 _HALF = np.float32(0.5)
 _NEXT, _STEP = np.uint64(1), np.uint32(1)
 
 
 class Grid(NamedTuple):
-    """A `HashGridLayout` in arrays."""
+    """A `HashGridLayout` as arrays."""
 
     scale: Array  # (L,) float32
     resolution: Array  # (L,) uint32
     hashed: Array  # (L,) bool
-    begin: Array  # (L + 1,) int64, where in the table a level begins; a number each, not an entry
+    begin: Array  # (L + 1,) int64, first number (not entry) of each level in the table
 
 
 @_compiled
 def interpolate(x: Array, v: Array, table: Array, grid: Grid, left: Array, lanes: tuple[int, ...], out: Array) -> None:
-    """out[f, s] = sum over the 8 corners c of w_c(x_s) table[c, f]; with `v` (3, S) of its derivative along v."""
+    """out[f, s] = sum over the 8 corners c of w_c(x_s) table[c, f]; with `v` (3, S) its derivative along v."""
     features, points = len(lanes), x.shape[1]
     index, weight, cell, fraction = _block()
     for _ in range(len(grid.scale)):
@@ -50,7 +50,7 @@ def interpolate(x: Array, v: Array, table: Array, grid: Grid, left: Array, lanes
         for start in range(0, points, BLOCK):
             count = min(BLOCK, points - start)
             _locate(x, start, count, grid, level, entries.size // features, cell, fraction, index)
-            _ask(entries, index, count, features)
+            _prefetch(entries, index, count, features)
             weigh(fraction, v, start, count, grid.scale[level], weight)
             for j in range(count):
                 for f in range(0, features, 2):
@@ -62,10 +62,10 @@ def interpolate(x: Array, v: Array, table: Array, grid: Grid, left: Array, lanes
 
 
 @_compiled
-def interpolate_with_slope(
-    x: Array, table: Array, grid: Grid, left: Array, lanes: tuple[int, ...], out: Array, slope: Array
+def interpolate_jacobian(
+    x: Array, table: Array, grid: Grid, left: Array, lanes: tuple[int, ...], out: Array, jacobian: Array
 ) -> None:
-    """`interpolate`, and slope[d, f, s] = d out[f, s] / d x[d, s] from the same reads."""
+    """`interpolate`, and jacobian[d, f, s] = d out[f, s] / d x[d, s] from the same reads."""
     features, points = len(lanes), x.shape[1]
     index, even, cell, fraction = _block()
     odd, both = np.empty(8 * BLOCK, np.float32), np.empty((2, 4 * BLOCK), np.float32)
@@ -78,56 +78,56 @@ def interpolate_with_slope(
         for start in range(0, points, BLOCK):
             count = min(BLOCK, points - start)
             _locate(x, start, count, grid, level, entries.size // features, cell, fraction, index)
-            _ask(entries, index, count, features)
+            _prefetch(entries, index, count, features)
             for f in range(0, features, 2):
                 for j in range(count):
                     for c in range(8):
                         k = np.uint64(index[c * BLOCK + j]) * np.uint64(features) + np.uint64(f)
                         even[c * BLOCK + j], odd[c * BLOCK + j] = entries[k], entries[k + _NEXT]
                 row = level * features + f
-                expand(even, fraction, start, count, scale, both[0], slope[:, row])
-                expand(odd, fraction, start, count, scale, both[1], slope[:, row + 1])
+                expand(even, fraction, start, count, scale, both[0], jacobian[:, row])
+                expand(odd, fraction, start, count, scale, both[1], jacobian[:, row + 1])
                 for j in range(count):
                     pairs.put(out, row, start + j, pairs.join(both[0, j], both[1, j]))
 
 
 @_compiled
 def scatter(
-    x: Array, v: Array, gradient: Array, bend: Array, grid: Grid, left: Array, lanes: tuple[int, ...], out: Array
+    x: Array, v: Array, gradient: Array, jvp_grad: Array, grid: Grid, left: Array, lanes: tuple[int, ...], out: Array
 ) -> None:
-    """The transpose of `interpolate` in the table; with `v` of the sum of both its forms, in one pass.
+    """Transpose of `interpolate` with respect to the table; with `v`, the sum over both its forms, in one pass.
 
-    out[c, f] = sum over s of w_c(x_s) gradient[f, s] + (v_s . grad w_c(x_s)) bend[f, s].
+    out[c, f] = sum over s of w_c(x_s) gradient[f, s] + (v_s . grad w_c(x_s)) jvp_grad[f, s].
     """
     features, points = len(lanes), x.shape[1]
     index, weight, cell, fraction = _block()
-    slope = np.empty(8 * BLOCK, np.float32)
+    dweight = np.empty(8 * BLOCK, np.float32)
     for _ in range(len(grid.scale)):
         level = pairs.take(left)
         if level < 0:
             break
         entries = out[grid.begin[level] : grid.begin[level + 1]]
-        entries[:] = 0  # here, so that the level is in the cache for what follows
+        entries[:] = 0  # also brings the level into the cache
         for start in range(0, points, BLOCK):
             count = min(BLOCK, points - start)
             _locate(x, start, count, grid, level, entries.size // features, cell, fraction, index)
-            _ask(entries, index, count, features)
+            _prefetch(entries, index, count, features)
             weigh(fraction, v[:0], start, count, grid.scale[level], weight)
             if v.size != 0:
-                weigh_slope(fraction, v, start, count, grid.scale[level], slope)
+                weigh_jvp(fraction, v, start, count, grid.scale[level], dweight)
             for j in range(count):
                 for f in range(0, features, 2):
-                    pull = pairs.get(gradient, level * features + f, start + j)
+                    grad = pairs.get(gradient, level * features + f, start + j)
                     if v.size == 0:
                         for c in range(8):
                             k = np.uint64(index[c * BLOCK + j]) * np.uint64(features) + np.uint64(f)
-                            pairs.add_to(entries, k, pairs.scaled(weight[c * BLOCK + j], pull))
+                            pairs.add_to(entries, k, pairs.scaled(weight[c * BLOCK + j], grad))
                     else:
-                        bent = pairs.get(bend, level * features + f, start + j)
+                        tangent = pairs.get(jvp_grad, level * features + f, start + j)
                         for c in range(8):
                             k = np.uint64(index[c * BLOCK + j]) * np.uint64(features) + np.uint64(f)
-                            pulled = pairs.scaled(weight[c * BLOCK + j], pull)
-                            pairs.add_to(entries, k, pairs.plus(pulled, pairs.scaled(slope[c * BLOCK + j], bent)))
+                            product = pairs.scaled(weight[c * BLOCK + j], grad)
+                            pairs.add_to(entries, k, pairs.plus(product, pairs.scaled(dweight[c * BLOCK + j], tangent)))
 
 
 @_compiled
@@ -142,7 +142,7 @@ def position_gradient(
     end: int,
     out: Array,
 ) -> None:
-    """Add to out[:, begin:end] the gradient of <gradient, interpolate(x)> to x, or of <gradient, interpolate(x, v)>.
+    """Add to out[:, begin:end] the x-gradient of <gradient, interpolate(x)>, or of <gradient, interpolate(x, v)>.
 
     `begin` is a multiple of BLOCK.
     """
@@ -155,7 +155,7 @@ def position_gradient(
         for start in range(begin, end, BLOCK):
             count = min(BLOCK, end - start)
             _locate(x, start, count, grid, level, entries.size // features, cell, fraction, index)
-            _ask(entries, index, count, features)
+            _prefetch(entries, index, count, features)
             for j in range(count):
                 for f in range(0, features, 2):
                     even, odd = rows[f, start + j], rows[f + 1, start + j]
@@ -164,16 +164,16 @@ def position_gradient(
                         total = entries[k] * even + entries[k + _NEXT] * odd
                         corner[c * BLOCK + j] = total if f == 0 else corner[c * BLOCK + j] + total
             if v.size == 0:
-                add_slope(corner, fraction, start, count, grid.scale[level], out)
+                add_gradient(corner, fraction, start, count, grid.scale[level], out)
             else:
-                add_curvature(corner, fraction, v, start, count, grid.scale[level], out)
+                add_hessian_product(corner, fraction, v, start, count, grid.scale[level], out)
 
 
 @_compiled
 def stream_in(entries: Array, reads: int) -> None:
-    """Read a level once in order, from each cache line: that is faster than missing at random.
+    """Read one number per cache line of a level in order, which is faster than cache misses at random.
 
-    Not worth it if fewer numbers will be read than there are in a sixteenth of it: measured at 2^17 and at 2^19.
+    Skipped if the kernel reads fewer numbers than a sixteenth of the level: measured at 2^17 and at 2^19.
     """
     if 16 * reads > entries.size:
         for k in range(0, entries.size, 16):
@@ -181,8 +181,8 @@ def stream_in(entries: Array, reads: int) -> None:
 
 
 @_compiled
-def _ask(entries: Array, index: Array, count: int, features: int) -> None:
-    """Ask for a block's entries ahead of their use, if the level is too large for the second cache."""
+def _prefetch(entries: Array, index: Array, count: int, features: int) -> None:
+    """Prefetch the entries of a block if the level is too large for the L2 cache."""
     if entries.size > _FAR:
         for c in range(8):
             for j in range(count):
@@ -191,7 +191,7 @@ def _ask(entries: Array, index: Array, count: int, features: int) -> None:
 
 @_compiled
 def _block() -> tuple[Array, Array, Array, Array]:
-    """Scratch of one block: corner indices, corner weights, cells, fractions."""
+    """Scratch buffers of one block: corner indices, corner weights, cells, fractions."""
     return (
         np.empty(8 * BLOCK, np.uint32),
         np.empty(8 * BLOCK, np.float32),
@@ -204,9 +204,9 @@ def _block() -> tuple[Array, Array, Array, Array]:
 def _locate(
     x: Array, start: int, count: int, grid: Grid, level: int, entries: int, cell: Array, fraction: Array, index: Array
 ) -> None:
-    """The cell of each point, where in it the point is, the entries of its corners (bit d of c is a step along d)."""
+    """Compute each point's cell, its position in the cell, and the corners' entries (bit d of c: step along d)."""
     scale, resolution, size = grid.scale[level], grid.resolution[level], np.uint32(entries)
-    last = np.int32(resolution) - np.int32(1)  # the bounds keep a position that is not a number inside the table
+    last = np.int32(resolution) - np.int32(1)  # the bounds keep a NaN position inside the table
     for d in range(3):
         along = x[d, start : start + count]
         for j in range(count):
@@ -231,4 +231,4 @@ def _locate(
             step = np.uint32((c & 1) + ((c >> 1) & 1) * width + (c >> 2) * plane)
             for j in range(count):
                 k = np.uint32(cell[j] + step)
-                index[c * BLOCK + j] = min(k, np.uint32(k - size))  # the far face wraps: below `size` that is huge
+                index[c * BLOCK + j] = min(k, np.uint32(k - size))  # wraps the far face; k < size underflows

@@ -1,6 +1,6 @@
-"""Where each level of the multiresolution hash grid (Müller et al. 2022, "Instant NGP") lies in one flat table.
+"""Layout of the levels of the multiresolution hash grid (Müller et al. 2022, "Instant NGP") in one flat table.
 
-The rules are tiny-cuda-nn's, to the rounding: a table trained on CUDA is read on a CPU and the other way round.
+Follows tiny-cuda-nn, including its rounding: a table trained on CUDA can be read on a CPU and vice versa.
 C and G below: include/tiny-cuda-nn/common_device.h and .../encodings/grid.h at commit 6ee3546bda61.
 """
 
@@ -13,12 +13,12 @@ from functools import cached_property
 import numpy as np
 
 PRIMES = (1, 2654435761, 805459861)  # of the spatial hash x*p0 ^ y*p1 ^ z*p2, modulo 2^32 (C:768-791)
-_LARGEST_INDEXED_RESOLUTION = 1625  # 0x659: the largest whose cube fits 32 bits; finer levels always hash (C:858)
+_LARGEST_INDEXED_RESOLUTION = 1625  # 0x659: largest with a cube below 2^32; finer levels are hashed (C:858)
 
 
 @dataclass(frozen=True)
 class HashGridLayout:
-    """The shape of a hash grid; hashable, so it may key a cache.
+    """Shape of a hash grid; hashable, so that it can key a cache.
 
     A level of resolution r (vertices per axis) is dense if r^3 entries fit the table size and hashed otherwise.
     The table is float32, entry-major: feature f of entry i of a level is `table[(offset + i) * features + f]`.
@@ -26,9 +26,9 @@ class HashGridLayout:
     Args:
         levels: number of resolutions.
         features: numbers per entry; 2, 4 or 8.
-        log2_table_size: a level has at most 2^this entries.
-        base_resolution: of the coarsest level.
-        max_resolution: of the finest level; the levels between grow geometrically.
+        log2_table_size: a level has at most 2^log2_table_size entries.
+        base_resolution: resolution of the coarsest level.
+        max_resolution: resolution of the finest level; resolutions grow geometrically.
 
     Raises:
         ValueError: for a number outside its range.
@@ -55,7 +55,7 @@ class HashGridLayout:
 
     @property
     def per_level_scale(self) -> float:
-        """The growth of the resolution from one level to the next, b in the paper (Eq. 3)."""
+        """Growth of the resolution from one level to the next, b in the paper (Eq. 3)."""
         if self.levels == 1:
             return 1.0
         return math.exp(math.log(self.max_resolution / self.base_resolution) / (self.levels - 1))
@@ -64,7 +64,7 @@ class HashGridLayout:
     def scales(self) -> tuple[float, ...]:
         """scale_l = 2^(l log2 b) * base - 1, each a float32 number; every step rounds to float32 (C:886-891, G:701).
 
-        The logarithm and the power are taken in float64 and rounded, as a C library's log2f and exp2f are to an ulp.
+        Logarithm and power are computed in float64 and rounded, matching a C library's log2f and exp2f to an ulp.
         """
         log2_growth = np.float32(np.log2(np.float64(np.float32(self.per_level_scale))))
         exponents = np.arange(self.levels, dtype=np.float32) * log2_growth
@@ -78,7 +78,7 @@ class HashGridLayout:
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
-        """Entries: min(r^3 rounded up to a multiple of 8, 2^log2_table_size) (G:704-716)."""
+        """Entries per level: min(r^3 rounded up to a multiple of 8, 2^log2_table_size) (G:704-716)."""
         return tuple(min((r**3 + 7) // 8 * 8, 2**self.log2_table_size) for r in self.resolutions)
 
     @cached_property
@@ -88,7 +88,7 @@ class HashGridLayout:
 
     @cached_property
     def dense(self) -> tuple[bool, ...]:
-        """Whether entries are addressed as x + y r + z r^2, or by the hash (C:848-884)."""
+        """Whether entries are addressed as x + y r + z r^2 instead of by the hash (C:848-884)."""
         return tuple(
             r <= _LARGEST_INDEXED_RESOLUTION and r**3 <= size
             for r, size in zip(self.resolutions, self.sizes, strict=True)

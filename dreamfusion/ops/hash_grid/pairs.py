@@ -1,7 +1,7 @@
-"""Two neighbouring float32 of an array as one 8-byte load, addition and store, and reads ahead: what numba cannot say.
+"""LLVM intrinsics for pairs of neighbouring float32 (8-byte load, add and store), prefetch and atomics.
 
-For `hash_kernels.py`. The compiler alone loads the two features of an entry one by one, in half of the width.
-numba's cache of the kernels does not see a change of this file: touch hash_kernels.py after one.
+For `kernels.py`: the compiler alone loads the two features of an entry separately, at half the width.
+numba's cache does not detect changes in this file: touch kernels.py after one.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from numba.extending import intrinsic
 _FAST = ("fast",)
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _PAIR = ir.VectorType(ir.FloatType(), 2)
-NOTHING = 0  # the pair of two zeros
+NOTHING = 0  # a pair of zeros
 
 
 @intrinsic
 def add_read(context: Any, total: Any, weight: Any, array: Any, k: Any) -> Any:
-    """total + weight * (array[k], array[k + 1]); a pair is held in a uint64."""
+    """Return total + weight * (array[k], array[k + 1]); a pair is held in a uint64."""
 
     def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
         total_, weight_, array_, k_ = values
@@ -33,7 +33,7 @@ def add_read(context: Any, total: Any, weight: Any, array: Any, k: Any) -> Any:
 
 @intrinsic
 def put(context: Any, rows: Any, row: Any, column: Any, pair: Any) -> Any:
-    """Write a pair to rows[row], rows[row + 1] of a column, or in an array of words to row / 2, rounded to bfloat16."""
+    """Write a pair to rows[row : row + 2, column]; in an array of words, as two bfloat16 to rows[row / 2, column]."""
 
     def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
         rows_, row_, column_, pair_ = values
@@ -52,7 +52,7 @@ def put(context: Any, rows: Any, row: Any, column: Any, pair: Any) -> Any:
 
 @intrinsic
 def get(context: Any, rows: Any, row: Any, column: Any) -> Any:
-    """The pair that `put` wrote there."""
+    """Read the pair written by `put`."""
 
     def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
         rows_, row_, column_ = values
@@ -71,7 +71,7 @@ def get(context: Any, rows: Any, row: Any, column: Any) -> Any:
 
 @intrinsic
 def join(context: Any, even: Any, odd: Any) -> Any:
-    """Two numbers as a pair."""
+    """Combine two numbers into a pair."""
 
     def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
         return builder.bitcast(_join(builder, *values), _I64)
@@ -81,7 +81,7 @@ def join(context: Any, even: Any, odd: Any) -> Any:
 
 @intrinsic
 def scaled(context: Any, weight: Any, pair: Any) -> Any:
-    """weight * pair."""
+    """Return weight * pair."""
 
     def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
         return builder.bitcast(_times(builder, values[0], builder.bitcast(values[1], _PAIR)), _I64)
@@ -91,7 +91,7 @@ def scaled(context: Any, weight: Any, pair: Any) -> Any:
 
 @intrinsic
 def plus(context: Any, a: Any, b: Any) -> Any:
-    """a + b, of pairs."""
+    """Return the sum of two pairs."""
 
     def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
         left, right = (builder.bitcast(value, _PAIR) for value in values)
@@ -116,7 +116,7 @@ def add_to(context: Any, array: Any, k: Any, pair: Any) -> Any:
 
 @intrinsic
 def take(context: Any, left: Any) -> Any:
-    """Take one of left[0] things, the last, which no other thread gets: its number, or less than 0 if none was left."""
+    """Atomically decrement left[0] and return the new value, unique among threads; negative if none is left."""
 
     def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
         data = ctx.make_array(signature.args[0])(ctx, builder, values[0]).data
@@ -127,13 +127,13 @@ def take(context: Any, left: Any) -> Any:
 
 @intrinsic
 def prefetch(context: Any, array: Any, k: Any) -> Any:
-    """Ask for the cache line of array[k], without waiting for it."""
+    """Prefetch the cache line of array[k]."""
 
     def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
         byte = builder.bitcast(_address(ctx, builder, signature.args[0], *values), _I8.as_pointer())
         kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
         call = builder.module.declare_intrinsic("llvm.prefetch", [_I8.as_pointer()], kind)
-        builder.call(call, [byte, _I32(0), _I32(3), _I32(1)])  # to read; keep in all caches; data
+        builder.call(call, [byte, _I32(0), _I32(3), _I32(1)])  # read; keep in all caches; data cache
         return ctx.get_dummy_value()
 
     return types.void(array, k), generate
@@ -141,7 +141,7 @@ def prefetch(context: Any, array: Any, k: Any) -> Any:
 
 @intrinsic
 def read(context: Any, array: Any, k: Any) -> Any:
-    """Read array[k : k + 2] and do nothing with it; the compiler must not leave it out."""
+    """Read array[k : k + 2] and discard the value; the compiler cannot remove the read."""
 
     def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
         pair = builder.bitcast(_load(builder, _address(ctx, builder, signature.args[0], *values)), _I64)
@@ -157,7 +157,7 @@ def _address(ctx: Any, builder: Any, kind: Any, array: Any, k: Any) -> Any:
 
 
 def _element(ctx: Any, builder: Any, kind: Any, array: Any, row: Any, column: Any) -> Any:
-    """The address of array[row, column]."""
+    """Address of array[row, column]."""
     parts = ctx.make_array(kind)(ctx, builder, array)
     bytes_ = builder.mul(row, builder.extract_value(parts.strides, 0))
     begin = builder.gep(builder.bitcast(parts.data, _I8.as_pointer()), [bytes_], inbounds=True)
@@ -165,7 +165,7 @@ def _element(ctx: Any, builder: Any, kind: Any, array: Any, row: Any, column: An
 
 
 def _narrowed(builder: Any, pair: Any) -> Any:
-    """A pair as a word of two bfloat16, the first in the lower half. The instruction converts four numbers."""
+    """Convert a pair to a word of two bfloat16, the first in the lower half. The instruction converts four numbers."""
     four, eight, which = ir.VectorType(ir.FloatType(), 4), ir.VectorType(_I16, 8), ir.VectorType(ir.IntType(1), 4)
     convert = builder.module.declare_intrinsic(
         "llvm.x86.avx512bf16.mask.cvtneps2bf16.128", [], ir.FunctionType(eight, [four, eight, which])

@@ -1,6 +1,6 @@
-"""The hash-grid encoding in plain torch: the reference the kernels are tested against, and the fallback everywhere.
+"""Torch reference of the hash-grid encoding: baseline of the kernel tests, and fallback on every device.
 
-Differentiable to any order; float64 works too.
+Differentiable to any order; supports float64.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from dreamfusion.ops.hash_grid.layout import PRIMES, HashGridLayout
 
 
 def hash_encode(positions: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
-    """Trilinear interpolation of the table at `positions` (S, 3), on every level -> (S, layout.width)."""
+    """Interpolate the table trilinearly at `positions` (S, 3), on every level -> (S, layout.width)."""
     clamped = positions.clamp(0, 1).to(widest_float(positions.device))
     entries_of_level = table.reshape(-1, layout.features).split(layout.sizes)
     encoded = []
     for level, entries in enumerate(entries_of_level):
-        # tiny-cuda-nn's fmaf(scale, x, 0.5) rounds once; so does this. The half cell staggers the levels (C:1017-1029).
+        # Rounds once, as tiny-cuda-nn's fmaf(scale, x, 0.5). The half cell staggers the levels (C:1017-1029).
         scaled = (clamped * layout.scales[level] + 0.5).to(positions.dtype)
         cell = scaled.detach().floor()
         x, y, z = (scaled - cell).unbind(-1)
@@ -36,7 +36,7 @@ def hash_encode(positions: Tensor, table: Tensor, layout: HashGridLayout) -> Ten
 
 
 def corner_entries(positions: Tensor, layout: HashGridLayout, level: int) -> np.ndarray:
-    """Which entries of a level an encoding of `positions` (S, 3) in [0, 1] reads -> (S, 8) uint32, from 0."""
+    """Entries of a level that an encoding of `positions` (S, 3) in [0, 1] reads -> (S, 8) uint32, from 0."""
     corner = (positions.double() * layout.scales[level] + 0.5).to(positions.dtype).floor().long()
     steps = torch.tensor(list(product((0, 1), repeat=3)))
     entries: np.ndarray = _index((corner[:, None] + steps).view(-1, 3), layout, level).view(-1, 8).numpy()
@@ -44,10 +44,10 @@ def corner_entries(positions: Tensor, layout: HashGridLayout, level: int) -> np.
 
 
 def _index(vertex: Tensor, layout: HashGridLayout, level: int) -> Tensor:
-    """The entry of the vertices (S, 3) int64 -> (S,); the far face of a dense level wraps round (C:883)."""
+    """Entries of the vertices (S, 3) int64 -> (S,); the far face of a dense level wraps around (C:883)."""
     x, y, z = vertex.unbind(-1)
     if layout.dense[level]:
         index = x + y * layout.resolutions[level] + z * layout.resolutions[level] ** 2
     else:
         index = x * PRIMES[0] ^ y * PRIMES[1] ^ z * PRIMES[2]
-    return index % layout.sizes[level]  # a power of two for the hash, so the bits above 32 do not matter
+    return index % layout.sizes[level]  # hashed sizes are powers of two, so the bits above 32 do not matter

@@ -1,9 +1,9 @@
-"""Trilinear interpolation in the cells of a block of points: weights, values and derivatives, for `hash_kernels.py`.
+"""Trilinear interpolation in the cells of a block of points: weights, values and derivatives, for `kernels.py`.
 
-Corner c of a cell lies a step along d from its first where bit d of c is set; `fraction` (3 BLOCK) is where in the
-cell a point is, `scale` cells to a unit of x. Scratch is flat, a row of BLOCK after the other, at distances that the
-compiler knows: with rows of unknown length it does not vectorise (1.8 to 3 times slower). numba's cache of the kernels
-does not see a change of this file: touch hash_kernels.py after one.
+Bit d of corner c is its step along axis d; `fraction` (3 BLOCK) is the position of a point in its cell; `scale` is the
+number of cells per unit of x. Scratch buffers are flat, in rows of BLOCK, so that strides are compile-time constants:
+with rows of unknown length the compiler does not vectorise (1.8 to 3 times slower). numba's cache does not detect
+changes in this file: touch kernels.py after one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ONE = np.float32(1)
 def weigh(fraction: Array, v: Array, start: int, count: int, scale: np.float32, weight: Array) -> None:
     """Trilinear weights of the corners; with `v` their derivatives along v."""
     if v.size != 0:
-        weigh_slope(fraction, v, start, count, scale, weight)
+        weigh_jvp(fraction, v, start, count, scale, weight)
         return
     for j in range(count):
         x1, y1, z1 = fraction[j], fraction[BLOCK + j], fraction[2 * BLOCK + j]
@@ -38,7 +38,7 @@ def weigh(fraction: Array, v: Array, start: int, count: int, scale: np.float32, 
 
 
 @_compiled
-def weigh_slope(fraction: Array, v: Array, start: int, count: int, scale: np.float32, weight: Array) -> None:
+def weigh_jvp(fraction: Array, v: Array, start: int, count: int, scale: np.float32, weight: Array) -> None:
     """Derivatives of the trilinear weights along v: v . grad w_c."""
     v0, v1, v2 = v[0, start : start + count], v[1, start : start + count], v[2, start : start + count]
     for j in range(count):
@@ -57,9 +57,9 @@ def weigh_slope(fraction: Array, v: Array, start: int, count: int, scale: np.flo
 
 @_compiled
 def expand(
-    corner: Array, fraction: Array, start: int, count: int, scale: np.float32, both: Array, slope: Array
+    corner: Array, fraction: Array, start: int, count: int, scale: np.float32, both: Array, jacobian: Array
 ) -> None:
-    """The trilinear interpolation of the corner values to the first row of `both` (4 BLOCK), its gradient to slope."""
+    """Interpolate the corner values into the first row of `both` (4 BLOCK), and write the gradient to `jacobian`."""
     for j in range(count):
         x1, y1, z1 = fraction[j], fraction[BLOCK + j], fraction[2 * BLOCK + j]
         c0, c1, c2, c3 = corner[j], corner[BLOCK + j], corner[2 * BLOCK + j], corner[3 * BLOCK + j]
@@ -73,14 +73,14 @@ def expand(
         both[2 * BLOCK + j] = scale * (y10 - y00 + z1 * (y11 - y01 - (y10 - y00)))
         both[3 * BLOCK + j] = scale * (far - near)
     for d in range(3):
-        to = slope[d, start : start + count]
+        to = jacobian[d, start : start + count]
         for j in range(count):
             to[j] = both[(d + 1) * BLOCK + j]
 
 
 @_compiled
-def add_slope(corner: Array, fraction: Array, start: int, count: int, scale: np.float32, out: Array) -> None:
-    """out += the gradient of the trilinear interpolation of the corner values."""
+def add_gradient(corner: Array, fraction: Array, start: int, count: int, scale: np.float32, out: Array) -> None:
+    """Add the gradient of the trilinear interpolation of the corner values to `out`."""
     for j in range(count):
         x1, y1, z1 = fraction[j], fraction[BLOCK + j], fraction[2 * BLOCK + j]
         x0, y0, z0 = _ONE - x1, _ONE - y1, _ONE - z1
@@ -93,10 +93,10 @@ def add_slope(corner: Array, fraction: Array, start: int, count: int, scale: np.
 
 
 @_compiled
-def add_curvature(
+def add_hessian_product(
     corner: Array, fraction: Array, v: Array, start: int, count: int, scale: np.float32, out: Array
 ) -> None:
-    """out += H v, H the second derivatives of the trilinear interpolation (its diagonal is zero)."""
+    """out += H v, H the Hessian of the trilinear interpolation (its diagonal is zero)."""
     for j in range(count):
         x1, y1, z1 = fraction[j], fraction[BLOCK + j], fraction[2 * BLOCK + j]
         c0, c1, c2, c3 = corner[j], corner[BLOCK + j], corner[2 * BLOCK + j], corner[3 * BLOCK + j]

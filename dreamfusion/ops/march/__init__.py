@@ -1,7 +1,6 @@
-"""Where along each ray the field is worth asking: uniform steps through the occupied voxels of the bounding sphere.
+"""Ray marching: uniform steps along each ray through occupied voxels of the bounding sphere. No gradients.
 
-Instant-NGP (Müller et al. 2022, appendix E.1) without its growing steps. No gradients. Letters: R rays, S samples,
-G voxels per axis.
+Instant-NGP (Müller et al. 2022, appendix E.1) without its growing steps. Letters: R rays, S samples, G voxels per axis.
 """
 
 from __future__ import annotations
@@ -22,21 +21,21 @@ def march(
     jitter: Tensor | None = None,
     backend: str | None = None,
 ) -> RaySamples:
-    """Cut the chord of each ray through the sphere |x| < radius into intervals and keep the occupied ones.
+    """Split the chord of each ray through the sphere |x| < radius into intervals and keep the occupied ones.
 
-    With t_near, t_far the chord (t_near >= 0: nothing behind the camera), the middle of interval i is
-    t_i = t_near + (i + jitter) * step, i = 0, 1, ... while t_i < t_far, and the interval reaches half a step to
-    either side. It is kept if the voxel of its middle is occupied. So the middles lie in the sphere, all intervals
-    have one length, and together they are as long as the chord to within half a step; over a uniform jitter,
-    exactly as long on average.
+    With t_near, t_far the ends of the chord (t_near >= 0: nothing behind the camera), the midpoint of interval i is
+    t_i = t_near + (i + jitter) * step, i = 0, 1, ... while t_i < t_far, and the interval extends half a step to
+    either side. An interval is kept if the voxel of its midpoint is occupied. Midpoints thus lie in the sphere, all
+    intervals have the same length, and their total length equals the chord to within half a step; with uniform jitter,
+    exactly on average.
 
     Args:
         rays: R rays.
-        occupancy: (G, G, G) bool, indexed [x, y, z], of the box [-radius, radius]^3 around the sphere.
-        radius: of the sphere, scene units.
+        occupancy: (G, G, G) bool, indexed [x, y, z], on the box [-radius, radius]^3 around the sphere.
+        radius: radius of the sphere, scene units.
         step: length of an interval, scene units.
         jitter: (R,) in [0, 1), one shift per ray; None is 0.5, the middle of the stratum.
-        backend: "torch", "numba" or "nerfacc"; None takes the fastest one that can run here.
+        backend: "torch", "numba" or "nerfacc"; None selects the fastest available one.
 
     Raises:
         ValueError: if a shape does not fit or a length is not positive.

@@ -1,8 +1,8 @@
-"""Ray marching on the CPU: numba kernels of two levels, which give the reference's bits.
+"""Ray marching on the CPU: two-level numba kernels, bitwise equal to the reference.
 
-Sixteen steps of a ray at a time: all are skipped if the cells of 8^3 voxels around are empty; else their voxels are
-found in a loop that the compiler vectorises, and looked up one by one without a branch. No fastmath here: a step that
-rounds to the other side of a voxel is another sample.
+Steps are processed sixteen at a time: all are skipped if the surrounding cells of 8^3 voxels are empty; otherwise a
+vectorised loop computes their voxels, which are then looked up without branches. No fastmath here: a step rounded into
+the neighbouring voxel is a different sample.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dreamfusion.types import RayBundle, RaySamples
 _compiled = njit(nogil=True, error_model="numpy", cache=True)
 
 _SHIFT = 3  # a coarse cell is 2^3 voxels wide
-_STRIDE = 16  # steps that are skipped or looked at together
+_STRIDE = 16  # steps that are skipped or tested together
 _HALF = np.float32(0.5)
 
 
@@ -30,15 +30,15 @@ def march(rays: RayBundle, occupancy: Tensor, radius: float, step: float, jitter
     near, steps = np.empty(count, np.float32), np.empty(count, np.int64)
     _chords(origins, directions, shifts, np.float32(radius**2), np.float32(step), near, steps)
 
-    room = np.concatenate((np.zeros(1, np.int64), np.cumsum(steps)))  # where a ray could begin, were all steps kept
-    kept, counts = np.empty(room[-1], np.int32), np.empty(count, np.int64)
+    capacity = np.concatenate((np.zeros(1, np.int64), np.cumsum(steps)))  # offsets if all steps were kept
+    kept, counts = np.empty(capacity[-1], np.int32), np.empty(count, np.int64)
     scale = np.float32(voxels.shape[0] / (2 * radius))  # voxels per scene unit
     around = _dilated(_coarsened(voxels), int(np.ceil((_STRIDE / 2 * step * scale + 1) / (1 << _SHIFT))))
     size = np.float32(radius), scale, np.float32(step)
-    tasks = spans(count, int(room[-1]))
+    tasks = spans(count, int(capacity[-1]))
     run_parallel(
         lambda span: _traverse(
-            origins, directions, shifts, near, steps, voxels, around, *size, *span, room, kept, counts
+            origins, directions, shifts, near, steps, voxels, around, *size, *span, capacity, kept, counts
         ),
         tasks,
     )
@@ -46,11 +46,11 @@ def march(rays: RayBundle, occupancy: Tensor, radius: float, step: float, jitter
     offsets = torch.zeros(count + 1, dtype=torch.int64)
     offsets[1:] = torch.from_numpy(counts).cumsum(0)
     total = int(offsets[-1])
-    ray, positions = torch.empty(total, dtype=torch.int64), torch.empty(3, total)  # as the hash kernels want them
+    ray, positions = torch.empty(total, dtype=torch.int64), torch.empty(3, total)  # the layout of the hash kernels
     start, end = torch.empty(total), torch.empty(total)
     first, out = offsets.numpy(), (ray.numpy(), start.numpy(), end.numpy(), positions.numpy())
     run_parallel(
-        lambda span: _write(origins, directions, shifts, near, np.float32(step), *span, room, kept, first, *out),
+        lambda span: _write(origins, directions, shifts, near, np.float32(step), *span, capacity, kept, first, *out),
         tasks,
     )
     return RaySamples(ray=ray, offsets=offsets, t_start=start, t_end=end, positions=positions.t())
@@ -58,7 +58,7 @@ def march(rays: RayBundle, occupancy: Tensor, radius: float, step: float, jitter
 
 @_compiled
 def _coarsened(voxels: np.ndarray) -> np.ndarray:
-    """Whether a cell of 8^3 voxels holds an occupied one."""
+    """Whether each cell of 8^3 voxels holds an occupied one."""
     g = voxels.shape[0]
     n = (g + (1 << _SHIFT) - 1) >> _SHIFT
     coarse = np.zeros((n, n, n), np.bool_)
@@ -72,7 +72,7 @@ def _coarsened(voxels: np.ndarray) -> np.ndarray:
 
 @_compiled
 def _dilated(cells: np.ndarray, reach: int) -> np.ndarray:
-    """Whether a cell or one that is up to `reach` away along each axis is occupied."""
+    """Whether a cell within `reach` along each axis is occupied."""
     n = cells.shape[0]
     out = np.zeros((n, n, n), np.bool_)
     for x in range(n):
@@ -94,7 +94,7 @@ def _chords(
     near: np.ndarray,
     steps: np.ndarray,
 ) -> None:
-    """Where each ray enters the sphere, and how many middles of intervals lie before it leaves."""
+    """Compute where each ray enters the sphere, and how many interval midpoints lie on its chord."""
     for r in range(origins.shape[0]):
         ox, oy, oz = origins[r, 0], origins[r, 1], origins[r, 2]
         dx, dy, dz = directions[r, 0], directions[r, 1], directions[r, 2]
@@ -104,7 +104,7 @@ def _chords(
         near[r], far = max(middle - half, np.float32(0)), middle + half
         n = 0
         if far > near[r]:
-            n = int((far - near[r]) / step)  # to within one or two, by rounding
+            n = int((far - near[r]) / step)  # off by one or two from rounding
             while n > 0 and near[r] + (np.float32(n - 1) + jitter[r]) * step >= far:
                 n -= 1
             while near[r] + (np.float32(n) + jitter[r]) * step < far:
@@ -126,15 +126,15 @@ def _traverse(
     step: np.float32,
     begin: int,
     end: int,
-    room: np.ndarray,
+    capacity: np.ndarray,
     kept: np.ndarray,
     counts: np.ndarray,
 ) -> None:
-    """Write the occupied steps of the rays [begin, end) one after the other, from kept[room[begin]] on."""
+    """Write the occupied steps of the rays [begin, end) consecutively, from kept[capacity[begin]]."""
     last, occupied = np.int32(voxels.shape[0] - 1), voxels.reshape(-1)
     width, plane = np.int32(voxels.shape[0]), np.int32(voxels.shape[0] ** 2)
     index, along = np.empty(_STRIDE, np.uint32), np.arange(_STRIDE).astype(np.float32)
-    cursor = room[begin]
+    cursor = capacity[begin]
     for r in range(begin, end):
         ox, oy, oz = origins[r, 0], origins[r, 1], origins[r, 2]
         dx, dy, dz = directions[r, 0], directions[r, 1], directions[r, 2]
@@ -151,7 +151,7 @@ def _traverse(
                 z = _voxel(oz, dz, t, radius, scale, last)
                 index[j] = np.uint32(x * plane + y * width + z)
             for j in range(min(_STRIDE, steps[r] - i)):
-                kept[np.uint64(cursor)] = i + j  # a place that may be negative costs a comparison
+                kept[np.uint64(cursor)] = i + j  # a signed index costs a comparison
                 cursor += occupied[index[j]]
         counts[r] = cursor - before
 
@@ -172,7 +172,7 @@ def _write(
     step: np.float32,
     begin: int,
     end: int,
-    room: np.ndarray,
+    capacity: np.ndarray,
     kept: np.ndarray,
     offsets: np.ndarray,
     ray: np.ndarray,
@@ -180,8 +180,8 @@ def _write(
     t_end: np.ndarray,
     positions: np.ndarray,
 ) -> None:
-    """Turn the steps that `_traverse` kept for the same rays into samples."""
-    source = room[begin] - offsets[begin]
+    """Convert the steps that `_traverse` kept for the same rays to samples."""
+    source = capacity[begin] - offsets[begin]
     for r in range(begin, end):
         for s in range(offsets[r], offsets[r + 1]):
             count = np.float32(kept[source + s]) + jitter[r]

@@ -1,6 +1,6 @@
 """Ray marching on CUDA by `nerfacc.traverse_grids` (0.5.3).
 
-Written from its source; not run on a GPU by this project.
+Written from nerfacc's source; not run on a GPU by this project.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dreamfusion.types import RayBundle, RaySamples
 def march(rays: RayBundle, occupancy: Tensor, radius: float, step: float, jitter: Tensor) -> RaySamples:
     """See `dreamfusion.ops.march.march`.
 
-    nerfacc keeps an interval if its middle lies in an occupied voxel, before the far plane, as we do, but adds step to
-    step. Only the numbers of the steps are taken from it, so that rounding does not accumulate along the ray.
+    nerfacc keeps the same intervals (midpoint in an occupied voxel, before the far plane), but accumulates the steps.
+    Only the step numbers are taken from it, so that rounding errors do not accumulate along the ray.
     """
     import nerfacc
 

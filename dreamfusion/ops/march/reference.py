@@ -1,6 +1,6 @@
-"""Ray marching in plain torch: every step of every ray against the occupancy, then packed. The reference.
+"""Torch reference of ray marching: test every step of every ray against the occupancy grid, then pack.
 
-The order of the float32 operations is part of the contract: the CPU kernel gives the same bits.
+The order of the float32 operations is part of the contract: the CPU kernel is bitwise equal.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ def march(rays: RayBundle, occupancy: Tensor, radius: float, step: float, jitter
 
 
 def sphere_chords(origins: Tensor, directions: Tensor, radius: float) -> tuple[Tensor, Tensor]:
-    """Where the rays enter and leave the sphere around the origin -> (R,), (R,); enter >= leave if they miss it.
+    """Distances where rays enter and leave the sphere around the origin -> (R,), (R,); enter >= leave for a miss.
 
-    From the point of closest approach, not the quadratic formula: that cancels for distant cameras.
+    Computed from the point of closest approach; the quadratic formula cancels for distant cameras.
     """
     (ox, oy, oz), (dx, dy, dz) = origins.unbind(-1), directions.unbind(-1)
     middle = -(ox * dx + oy * dy + oz * dz)
     cx, cy, cz = ox + middle * dx, oy + middle * dy, oz + middle * dz
     square = (radius**2 - (cx * cx + cy * cy + cz * cz)).clamp_min(0)
-    half = square.to(widest_float(square.device)).sqrt().to(square.dtype)  # torch's float32 root may miss by an ulp
+    half = square.to(widest_float(square.device)).sqrt().to(square.dtype)  # torch's float32 sqrt may be off by an ulp
     return (middle - half).clamp_min(0), middle + half
 
 
 def pack(rays: RayBundle, ray: Tensor, index: Tensor, near: Tensor, step: float, jitter: Tensor) -> RaySamples:
-    """The samples that are step `index` (S,) of ray `ray` (S,), sorted by both."""
+    """Samples at step `index` (S,) of ray `ray` (S,), sorted by both."""
     count = index.to(jitter.dtype) + jitter[ray]
     middle = near[ray] + count * step
     counts = torch.bincount(ray, minlength=len(rays))

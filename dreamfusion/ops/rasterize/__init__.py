@@ -1,8 +1,7 @@
-"""A small z-buffer rasteriser for triangle meshes on the CPU: what the pocket prior's training views are made with,
-and what an exported mesh is checked with. Numba, one thread, releases the GIL.
+"""Z-buffer rasteriser for triangle meshes on the CPU. Numba, one thread, releases the GIL.
 
-Every pixel is the mean of supersample^2 point samples.
-Letters: B views, H W pixels, V F vertices and faces, M materials.
+Renders the pocket prior's training views and checks exported meshes. Every pixel is the mean of supersample^2 point
+samples. Letters: B views, H W pixels, V F vertices and faces, M materials.
 """
 
 from __future__ import annotations
@@ -14,15 +13,15 @@ import numpy as np
 from dreamfusion.ops.rasterize.kernels import Screen, Surface, shade, visible
 from dreamfusion.types import Cameras
 
-NEAR = 0.01  # scene units; a triangle that comes nearer than this to the camera plane is not drawn
+NEAR = 0.01  # scene units; triangles nearer than this to the camera plane are not drawn
 
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """A surface without light: a colour, times a texture if there is one."""
+    """An unlit surface: a colour, multiplied with a texture if there is one."""
 
     color: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    texture: np.ndarray | None = None  # (h, w, 4) uint8, first row at the top (v = 1); alpha below one half is a hole
+    texture: np.ndarray | None = None  # (h, w, 4) uint8, first row at the top (v = 1); transparent where alpha < 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +30,10 @@ class RasterMesh:
 
     vertices: np.ndarray  # (V, 3) scene units
     faces: np.ndarray  # (F, 3) integers
-    normals: np.ndarray | None = None  # (V, 3) unit; None: the normals of the faces
+    normals: np.ndarray | None = None  # (V, 3) unit; None: face normals
     colors: np.ndarray | None = None  # (V, 3) in [0, 1], multiplied with the material
     uv: np.ndarray | None = None  # (V, 2), repeating; (0, 0) is the lower left corner of the texture
-    material: np.ndarray | None = None  # (F,) index into materials; None: all faces have the first
+    material: np.ndarray | None = None  # (F,) index into materials; None: the first for all faces
     materials: tuple[Material, ...] = (Material(),)
 
     def __post_init__(self) -> None:
@@ -52,27 +51,27 @@ class RasterMesh:
             if value is not None and value.shape != shape:
                 raise ValueError(f"RasterMesh.{name} has shape {value.shape}, expected {shape}")
         if f and not 0 <= int(self.faces.min()) <= int(self.faces.max()) < v:
-            raise ValueError(f"RasterMesh.faces point outside of the {v} vertices")
+            raise ValueError(f"RasterMesh.faces has an index outside of the {v} vertices")
         if (
             self.material is not None
             and f
             and not 0 <= self.material.min() <= self.material.max() < len(self.materials)
         ):
-            raise ValueError(f"RasterMesh.material points outside of the {len(self.materials)} materials")
+            raise ValueError(f"RasterMesh.material has an index outside of the {len(self.materials)} materials")
 
 
 @dataclass(frozen=True, eq=False)
 class RasterOutput:
-    """B images without background: where alpha is 0, all else is 0 too."""
+    """B images without background: all values are 0 where alpha is 0."""
 
     albedo: np.ndarray  # (B, H, W, 3) float32 in [0, 1], mean over the covered samples
-    normal: np.ndarray  # (B, H, W, 3) float32, world space, unit, on the side of the camera
-    alpha: np.ndarray  # (B, H, W) float32, covered share of the pixel
+    normal: np.ndarray  # (B, H, W, 3) float32, world space, unit, facing the camera
+    alpha: np.ndarray  # (B, H, W) float32, covered fraction of the pixel
     depth: np.ndarray  # (B, H, W) float32, mean distance from the camera along the ray
 
 
 def rasterize(mesh: RasterMesh, cameras: Cameras, supersample: int = 4) -> RasterOutput:
-    """Draw the mesh from every camera, from both sides of its faces.
+    """Render the mesh from every camera, with two-sided faces.
 
     Raises:
         ValueError: supersample is not a positive whole number.
@@ -100,7 +99,7 @@ def rasterize(mesh: RasterMesh, cameras: Cameras, supersample: int = 4) -> Raste
 
 
 def texel_faces(uv: np.ndarray, faces: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which face each of size^2 samples of a texture lies in, and where: for baking a texture.
+    """Face and barycentric coordinates of each of size^2 samples of a texture, for texture baking.
 
     Args:
         uv: (V, 2) in [0, 1], (0, 0) is the lower left corner of the texture.
@@ -109,7 +108,7 @@ def texel_faces(uv: np.ndarray, faces: np.ndarray, size: int) -> tuple[np.ndarra
 
     Returns:
         (size, size) int64 index of the face, -1 where there is none, first row at the top; and
-        (N, 3) barycentric coordinates of the N samples that lie in a face, in reading order.
+        (N, 3) barycentric coordinates of the N covered samples, in reading order.
     """
     vertices = np.concatenate([uv, np.zeros((len(uv), 1))], axis=1)
     x, y = uv[:, 0].astype(np.float64) * size, (1.0 - uv[:, 1].astype(np.float64)) * size

@@ -1,6 +1,6 @@
-"""The compiled loops of `rasterize`: which face each sample sees, and what it looks like there. Numba, one thread.
+"""Compiled loops of `rasterize`: visibility and shading of each sample. Numba, one thread.
 
-Inner functions take plain arrays: a named tuple as an argument would cost a reference count per field and sample.
+Inner functions take plain arrays: a named tuple argument would cost a reference count per field and sample.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _compiled = njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
 
 
 class Surface(NamedTuple):
-    """A RasterMesh as flat arrays; an empty array stands for what the mesh does not have."""
+    """A RasterMesh as flat arrays; empty arrays stand for missing attributes."""
 
     vertices: np.ndarray  # (V, 3) float64
     faces: np.ndarray  # (F, 3) int64
@@ -23,23 +23,23 @@ class Surface(NamedTuple):
     uv: np.ndarray  # (V, 2) or (0, 2) float64
     material: np.ndarray  # (F,) int64
     base: np.ndarray  # (M, 3) float64
-    texels: np.ndarray  # (N, 4) uint8, all textures one after the other
-    start: np.ndarray  # (M,) int64, of the material's texture in texels
+    texels: np.ndarray  # (N, 4) uint8, all textures concatenated
+    start: np.ndarray  # (M,) int64, start of the material's texture in texels
     size: np.ndarray  # (M, 2) int64 height and width, 0 without texture
-    cutout: np.ndarray  # (M,) bool, the texture has holes
+    cutout: np.ndarray  # (M,) bool, texture has transparent texels
 
 
 class Screen(NamedTuple):
-    """The vertices as one camera sees them."""
+    """Vertices projected by one camera."""
 
     x: np.ndarray  # (V,) columns, in samples
     y: np.ndarray  # (V,) rows, in samples
-    inverse_depth: np.ndarray  # (V,) 1 / depth, 0 where the vertex is too near or behind
+    inverse_depth: np.ndarray  # (V,) 1 / depth, 0 for vertices too near or behind
 
 
 @_compiled
 def visible(screen: Screen, surface: Surface, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """1 / depth (0: nothing) and face (-1: none) of what each sample sees, (height, width) both."""
+    """1 / depth (0: nothing) and face (-1: none) visible at each sample, (height, width) both."""
     x, y, inverse_depth = screen
     _, faces, _, _, uv, material, _, texels, start, size, cutout = surface
     nearest = np.zeros((height, width))
@@ -56,7 +56,7 @@ def visible(screen: Screen, surface: Surface, height: int, width: int) -> tuple[
         for row in range(first_row, last_row + 1):
             for column in range(first_column, last_column + 1):
                 b0, b1, b2 = _barycentric(x, y, i, j, k, column + 0.5, row + 0.5)
-                # the tolerance keeps rounding from opening a crack along a shared edge
+                # the tolerance prevents cracks along shared edges from rounding
                 if min(b0, b1, b2) < -1e-9 or b0 > 1.5:
                     continue
                 q0, q1, q2 = b0 * inverse_depth[i], b1 * inverse_depth[j], b2 * inverse_depth[k]
@@ -136,7 +136,7 @@ def _surface_normal(
     p2: float,
     ray: tuple[float, float, float],
 ) -> tuple[float, float, float]:
-    """Unit normal on the camera's side: the interpolated one follows the face, so that silhouettes do not flip."""
+    """Unit normal facing the camera: the interpolated one follows the face, so that silhouettes do not flip."""
     ax, ay, az = v[j, 0] - v[i, 0], v[j, 1] - v[i, 1], v[j, 2] - v[i, 2]
     bx, by, bz = v[k, 0] - v[i, 0], v[k, 1] - v[i, 1], v[k, 2] - v[i, 2]
     gx, gy, gz = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
@@ -157,7 +157,7 @@ def _surface_normal(
 def _barycentric(
     x: np.ndarray, y: np.ndarray, i: int, j: int, k: int, px: float, py: float
 ) -> tuple[float, float, float]:
-    """Screen-space coordinates of a point in a triangle; all 2 (outside of [0, 1]) where the triangle is a line."""
+    """Screen-space barycentric coordinates; all 2 (outside [0, 1]) for degenerate triangles."""
     area = (x[j] - x[i]) * (y[k] - y[i]) - (x[k] - x[i]) * (y[j] - y[i])
     if abs(area) < 1e-12:
         return 2.0, 2.0, 2.0
@@ -170,7 +170,7 @@ def _barycentric(
 def _texel(
     texels: np.ndarray, start: int, height: int, width: int, u: float, v: float
 ) -> tuple[float, float, float, float]:
-    """Bilinear colour and alpha in [0, 1], repeating; holes do not bleed into the colour beside them."""
+    """Bilinear colour and alpha in [0, 1], repeating; transparent texels do not affect the colour."""
     x = (u - np.floor(u)) * width - 0.5
     y = (1.0 - (v - np.floor(v))) * height - 0.5
     x0, y0 = int(np.floor(x)), int(np.floor(y))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dreamfusion.camera.orbit import FOV
-from dreamfusion.ops.feature_volume import look
+from dreamfusion.ops.feature_volume import render_feature_volume
 
 UPSAMPLING = 4  # voxels a side per code cell
 HALF_EXTENT = 1.1  # scene units from the centre to a face of the volume; half of the sampled ray length
@@ -138,7 +138,7 @@ class FeatureVolume(ModelMixin, ConfigMixin):
     def forward(self, volume: Tensor, text: Tensor, camera: Tensor) -> ProxyRender:
         """(G, N, N, N, C), (B, D), (B, 12) -> B proxy renders; the B / G cameras of each volume are consecutive."""
         points = ray_points(camera, self.voxels).view(len(volume), -1, self.voxels, 3)
-        seen = look(volume, points.float(), heads=1).to(camera.dtype)
+        seen = render_feature_volume(volume, points.float(), heads=1).to(camera.dtype)
         seen = seen.view(len(camera), self.voxels, self.voxels, -1).permute(0, 3, 1, 2)
         # The volume fixes the model; the text modulates its features, above all their colour.
         scale, shift = self.tone(torch.cat([camera, self.embed(text)], dim=1))[..., None, None].chunk(2, dim=1)
