@@ -16,7 +16,6 @@ from dreamfusion.camera.orbit import focal_to_fov, look_from, spherical
 from dreamfusion.cli.quoting import quote_texts
 from dreamfusion.cli.resolvers import register
 from dreamfusion.loss import Regularizer
-from dreamfusion.prompting.view_dependent import ViewDependentPrompting
 from dreamfusion.scene.background.learned import LearnedBackground
 from dreamfusion.scene.lighting import Lighting
 from dreamfusion.scene.nerf.field import Field
@@ -84,6 +83,7 @@ def tiny_field():
         settings = {
             "radius": 1.0, "levels": 3, "features": 2, "log2_table_size": 9, "base_resolution": 4,
             "max_resolution": 16, "hidden": 8, "blob_density": 5.0, "blob_radius": 0.5, "density_scale": 1.0,
+            "precision": "auto",
         }  # fmt: skip
         torch.manual_seed(0)
         field = HashGridField(**(settings | changes))
@@ -109,7 +109,7 @@ def make_scene():
 @pytest.fixture
 def make_system(make_scene, tiny_field, gaussian_prior):
     def make(seed=0, **changes):
-        prior, prompting = gaussian_prior(), ViewDependentPrompting()
+        prior, prompting = gaussian_prior(), option("prompting/view_dependent")
         settings = {
             "scene": make_scene(tiny_field(strong=True)),
             "prompting": prompting,

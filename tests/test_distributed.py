@@ -13,7 +13,6 @@ from dreamfusion.camera.data import CameraData, CameraStream
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.cli.console import tidy
 from dreamfusion.loss import Regularizer
-from dreamfusion.prompting.view_dependent import ViewDependentPrompting
 from dreamfusion.scene.background.learned import LearnedBackground
 from dreamfusion.scene.lighting import Lighting
 from dreamfusion.scene.nerf.hashgrid import HashGridField
@@ -30,10 +29,10 @@ def make_system():
     torch.manual_seed(0)
     field = HashGridField(
         radius=1.0, levels=3, features=2, log2_table_size=9, base_resolution=4, max_resolution=16, hidden=8,
-        blob_density=5.0, blob_radius=0.5, density_scale=1.0,
+        blob_density=5.0, blob_radius=0.5, density_scale=1.0, precision="auto",
     )  # fmt: skip
     torch.nn.init.normal_(field.table, std=0.5)
-    prior, prompting = GaussianPrior(), ViewDependentPrompting()
+    prior, prompting = GaussianPrior(), option("prompting/view_dependent")
     return DreamFusion(
         scene=NeRF(
             field,

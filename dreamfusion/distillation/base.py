@@ -171,9 +171,7 @@ class Distillation(nn.Module):
         low, high = self._timestep_range(progress)
         total, views = len(self.prior.alphas_cumprod), self.prior.views
         if count % views:
-            raise ValueError(
-                f"camera.views is {count}; {self.prior.name} needs a multiple of {views}: camera.views={views}"
-            )
+            raise ValueError(f"camera.views is {count}, not a multiple of {views}; type camera.views={views}")
         fraction = low + (high - low) * torch.rand(count // views, generator=generator, device=generator.device)
         return (fraction * total).long().clamp(max=total - 1).repeat_interleave(views)
 

@@ -15,7 +15,7 @@ from dreamfusion.types import Cameras, Conditioning
 class PlainPrompting:
     """ "a cat" -> "a cat"."""
 
-    def __init__(self, negative: str = "") -> None:
+    def __init__(self, negative: str) -> None:
         """`negative` is what guidance pushes away from; "" is plain classifier-free guidance."""
         self.negative = str(negative)  # 3 is a text as well
 

@@ -23,11 +23,11 @@ class ViewDependentPrompting:
 
     def __init__(
         self,
-        negative: str = "",
-        overhead_elevation: float = 60.0,
-        front: float = 45.0,
-        back: float = 135.0,
-        templates: Mapping[str, str] | None = None,
+        negative: str,
+        overhead_elevation: float,
+        front: float,
+        back: float,
+        templates: Mapping[str, str],
     ) -> None:
         """Check the rule.
 
@@ -35,7 +35,7 @@ class ViewDependentPrompting:
             negative: what guidance pushes away from, the same for all views; "" is plain classifier-free guidance.
             overhead_elevation: degrees; a camera above looks from overhead, whatever its azimuth.
             front, back: degrees of |azimuth| below which a view is from the front, above which from the back.
-            templates: one text for each of VIEWS with `{prompt}` in it; None is "{prompt}, <view> view".
+            templates: one text for each of VIEWS, with `{prompt}` in it.
 
         Raises:
             ValueError: angles out of order, or templates for other views than VIEWS or without {prompt}.
@@ -44,7 +44,7 @@ class ViewDependentPrompting:
             raise ValueError(f"front is {front} and back is {back} degrees, expected 0 <= front <= back <= 180")
         self.negative = str(negative)  # 3 is a text as well
         self.overhead_elevation, self.front, self.back = overhead_elevation, front, back
-        self.templates = dict(templates) if templates is not None else {v: f"{{prompt}}, {v} view" for v in VIEWS}
+        self.templates = dict(templates)
         if set(self.templates) != set(VIEWS):
             raise ValueError(f"templates are for {sorted(self.templates)}, expected one for each of {', '.join(VIEWS)}")
         for view, template in self.templates.items():

@@ -33,8 +33,8 @@ class HashGridField(Field):
         hidden: int,
         blob_density: float,
         blob_radius: float,
-        density_scale: float = 1.0,
-        precision: str = "auto",
+        density_scale: float,
+        precision: str,
     ) -> None:
         """The blob adds `blob_density * (1 - |x| / blob_radius)` before the activation (softplus).
 
