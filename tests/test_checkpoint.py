@@ -124,7 +124,7 @@ def test_a_broken_file_is_named(damage, content, save, tmp_path):
 
 @pytest.mark.parametrize("other", [{"state_dict": {}}, [1, 2], {"config": 1, "state_dict": {}, "global_step": 0}])
 def test_somebody_elses_checkpoint_is_named(other, save):
-    with pytest.raises(CheckpointError, match="is no checkpoint of a dreamfusion run"):
+    with pytest.raises(CheckpointError, match="is not a checkpoint of a dreamfusion run"):
         read_checkpoint(save(other))
 
 

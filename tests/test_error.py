@@ -40,7 +40,7 @@ def test_a_killed_worker_of_a_launcher_is_a_message_that_says_how_to_go_on():
     joblib = pytest.importorskip("joblib.externals.loky.process_executor")
     message = raised(joblib.TerminatedWorkerError("exit codes {SIGKILL(-9)}"))
     assert message.startswith("error: a worker of the launcher was killed")
-    assert message.endswith("The same command again skips the finished runs and goes on with the rest")
+    assert message.endswith("Run the same command again to skip the finished runs and resume the rest")
 
 
 def test_ctrl_c_is_a_status_without_words():

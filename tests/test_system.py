@@ -162,8 +162,8 @@ def test_a_scene_that_is_no_longer_finite_is_not_saved(make_system, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"learning_rates": {"table": 0.0}}, r"optimizer.learning_rates.table is 0.0; a learning rate is above 0"),
-        ({"end": -0.1}, r"optimizer.end is -0.1; it is a factor of at least 0"),
+        ({"learning_rates": {"table": 0.0}}, r"optimizer.learning_rates.table is 0.0; a learning rate must be above 0"),
+        ({"end": -0.1}, r"optimizer.end is -0.1; this factor must be at least 0"),
     ],
 )
 def test_learning_rates_that_cannot_be_are_named(changes, message):

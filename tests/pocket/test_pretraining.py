@@ -165,7 +165,7 @@ def test_the_folder_it_leaves_is_a_prior_with_its_vocabulary_and_a_sheet(train, 
         prior.warn_if_unknown("a striped box")
         assert not caplog.records
         prior.warn_if_unknown("the eiffel tower")
-    assert "it knows 3 things" in caplog.text
+    assert "3 known objects" in caplog.text
     assert prior.predict_noise(
         torch.zeros(1, 3, 64, 64), torch.tensor([500]), prior.encode_text(["a cat"]), one_camera(), None
     ).shape == (1, 3, 64, 64)

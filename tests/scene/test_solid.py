@@ -13,7 +13,7 @@ def test_a_constant_background_is_its_colour_everywhere():
 
 @pytest.mark.parametrize("color", ["red", [0, 1], [0, 1, 2], 0.5])
 def test_a_colour_is_three_numbers(color):
-    with pytest.raises(ValueError, match=r"background.color is .*; it is three numbers in"):
+    with pytest.raises(ValueError, match=r"background.color is .*; type three numbers in"):
         ConstantBackground(color)
 
 
