@@ -56,14 +56,14 @@ def opacity_loss(render: RenderOutput) -> Tensor:
 
 
 def entropy_loss(render: RenderOutput) -> Tensor:
-    """Mean over pixels of the binary entropy of the opacity, in bits: favours pixels that are either object or background."""
+    """Mean over pixels of the binary entropy of the opacity, in bits: favours opacities near 0 or 1."""
     # The bounds keep the logarithm and its derivative finite.
     p = render.opacity.clamp(1e-3, 1 - 1e-3)
     return -(p * p.log2() + (1 - p) * (1 - p).log2()).mean()
 
 
 def smoothness_loss(render: RenderOutput) -> Tensor:
-    """Mean squared difference of the composited normals of neighbouring pixels that both show the object."""
+    """Mean squared difference of the composited normals of neighbouring solid pixels."""
     if render.normal is None:
         raise ValueError("the smoothness loss needs normals; render with with_normal=True")
     solid = (render.opacity.detach() > 0.5).float()

@@ -40,7 +40,7 @@ def checked_configuration(content: object, source: Path) -> dict[str, Any]:
         UntrustedError: the configuration is not safe.
     """
     if type(content) is not dict:
-        raise UntrustedError(f"{source} has a {type(content).__name__} in place of a configuration; it is not loaded")
+        raise UntrustedError(f"{source} has a {type(content).__name__} as its configuration; it is not loaded")
     for path, value in _nodes(content, ""):
         _check_plain(path, value, source)
     for group, value in content.items():

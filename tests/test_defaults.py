@@ -8,18 +8,10 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 CONF = Path(__file__).parents[1] / "conf"
-GROUPS = [
-    "background",
-    "camera",
-    "distillation",
-    "field",
-    "guidance",
-    "optimizer",
-    "prompting",
-    "renderer",
-    "scene",
+GROUPS = (
+    "background", "camera", "distillation", "field", "guidance", "optimizer", "prompting", "renderer", "scene",
     "system",
-]
+)  # fmt: skip
 OPTIONS = [path for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 
 

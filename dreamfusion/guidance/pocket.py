@@ -65,7 +65,7 @@ class PocketPrior:
 
         Args:
             weights: folder with `unet/` and `scheduler/`; None is the package's own. A missing `text_encoder/` is
-                replaced by the package's; without `vocabulary.txt` there is no warning about unknown prompts.
+                replaced by the package's; without `vocabulary.txt` no prompt counts as unknown.
             camera_conditioning: condition the network on the camera; False: the network's "unknown camera" input.
             guidance_scale, weighting: recommended values for distillation, see `Prior`.
             variant: index from 0 of the model among those with the same name, such as several chairs.
@@ -84,7 +84,7 @@ class PocketPrior:
         for part in ("unet", "scheduler"):
             if not (self._folder / part).exists():
                 raise GuidanceError(
-                    f"no pocket prior in {self._folder}: {part} is missing; set guidance.weights=null for the package's "
+                    f"no pocket prior in {self._folder}: {part} is missing; set guidance.weights=null for the built-in "
                     "weights, or to a folder that `python launch.py mode=pretrain` wrote"
                 )
         self.model = PocketModel.load(self._folder).eval().requires_grad_(False)
@@ -184,7 +184,7 @@ class PocketPrior:
         known = len(sketch.variants(name))
         if self.variant >= known:
             raise GuidanceError(
-                f'guidance.variant={self.variant}, but the prior has {known} of "{name}"; type a number from 0 to {known - 1}'
+                f'guidance.variant={self.variant}, but the prior has {known} of "{name}"; type 0 to {known - 1}'
             )
 
     @cached_property
