@@ -14,13 +14,13 @@ plain, view_dependent = partial(option, "prompting/plain"), partial(option, "pro
 
 
 class LetterPrior:
-    """Encodes a text as the place it has in the call; remembers the texts."""
+    """Encodes a text as its position in the call, and records the texts."""
 
     def __init__(self):
-        self.texts, self.asked = [], []
+        self.texts, self.checked = [], []
 
     def warn_if_unknown(self, prompt):
-        self.asked.append(prompt)
+        self.checked.append(prompt)
 
     def encode_text(self, texts):
         self.texts = list(texts)
@@ -49,7 +49,7 @@ def cameras(azimuth, elevation):
         (-44.9, "front"), (-45, "side"), (-135.1, "back"), (-180, "back"), (720 + 10, "front"), (-720 - 170, "back"),
     ],
 )  # fmt: skip
-def test_the_side_follows_the_azimuth_however_it_is_wrapped(azimuth, view):
+def test_the_view_follows_the_azimuth_modulo_360(azimuth, view):
     assert VIEWS[view_dependent().view(cameras([azimuth], [0]))] == view
 
 
@@ -70,7 +70,7 @@ def test_each_view_gets_its_text_and_all_get_the_negative():
         "a cat, overhead view",
         "blurry",
     ]
-    assert prior.asked == ["a cat"]
+    assert prior.checked == ["a cat"]
     views = cameras([180, 0, 90, 0], [0, 0, 0, 80])
     conditioning = prompting.condition(table, views)
     assert conditioning.text.states.flatten().tolist() == [2, 0, 1, 3]
@@ -78,7 +78,7 @@ def test_each_view_gets_its_text_and_all_get_the_negative():
     assert conditioning.cameras is views
 
 
-def test_without_a_negative_prompt_it_is_the_empty_text():
+def test_the_default_negative_is_the_empty_text():
     prior = LetterPrior()
     view_dependent().encode(prior, "a cat")
     assert prior.texts[-1] == ""
@@ -117,10 +117,10 @@ def test_bad_options_are_named(changes, message):
         (None, 'there is no prompt; type prompt="a cat"'),
         ("  ", 'there is no prompt; type prompt="a cat"'),
         ("x" * 2001, "the prompt has 2001 characters; at most 2000 are allowed"),
-        ("\udcff", "not valid UTF-8"),
+        ("\udcff", "not valid UTF-8; set the terminal"),
     ],
 )
-def test_a_prompt_that_cannot_be_says_what_to_type(prompt, message):
+def test_an_invalid_prompt_raises_with_what_to_type(prompt, message):
     with pytest.raises(UserError, match=message):
         check_prompt(prompt)
 
