@@ -1,4 +1,4 @@
-"""Stage 13: a trained scene from a checkpoint file; needs no guidance, no prompt and no CUDA."""
+"""Stage 13: load a trained scene from a checkpoint file, without a prior, a prompt or CUDA."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from dreamfusion.untrusted import checked_configuration
 
 
 class CheckpointError(UserError):
-    """No usable checkpoint; says what was looked for and what to type."""
+    """No usable checkpoint; the message names the path and what to type."""
 
 
 @dataclass(frozen=True, eq=False)
 class TrainedScene:
-    """The content of a checkpoint, ready to render."""
+    """A scene that is ready to render, with its cameras and the configuration of its run."""
 
     scene: Scene
     camera: Orbit
-    config: DictConfig  # as the run was composed
+    config: DictConfig  # the composed configuration of the run
     step: int
     path: Path
 
     @property
     def run(self) -> Path:
-        """The folder of the run that the checkpoint belongs to."""
+        """Folder of the run that the checkpoint belongs to."""
         return run_of(self.path)
 
 
 def run_of(checkpoint: Path) -> Path:
-    """The folder of a run: around checkpoints/, or where a lone file lies."""
+    """Folder of a checkpoint's run: the parent of `checkpoints/`, else the folder that contains the file."""
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The file's content, tensors on the CPU.
+    """Content of the file, with tensors on the CPU.
 
     Raises:
-        CheckpointError: not a checkpoint of this project, or broken.
-        UntrustedError: its configuration is not plain data, or names code that no option of conf/ names.
+        CheckpointError: the file is damaged, or not a checkpoint of this project.
+        UntrustedError: its configuration is not plain data, or has a `_target_` that no option in conf/ has.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -59,15 +59,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
     wanted = {"config": dict, "state_dict": dict, "global_step": int}
     if not isinstance(content, dict) or not all(isinstance(content.get(k), kind) for k, kind in wanted.items()):
-        raise CheckpointError(f"{path} is no checkpoint of a dreamfusion run: its configuration is missing")
+        raise CheckpointError(f"{path} is not a checkpoint of a dreamfusion run: it has no configuration")
     return content | {"config": checked_configuration(content["config"], path)}
 
 
 def load_scene(path: Path) -> TrainedScene:
-    """Build the scene that the checkpoint's own configuration describes, and load its weights.
+    """Build the scene from the checkpoint's own configuration and load its weights.
 
     Raises:
-        CheckpointError: not a checkpoint of this project, broken, or of a version of it that had other settings.
+        CheckpointError: the file is damaged, not a checkpoint of this project, or from an incompatible version.
     """
     content = read_checkpoint(path)
     config = OmegaConf.create(content["config"])

@@ -1,4 +1,4 @@
-"""What a user can put right is one line that starts with `error:`, never a traceback."""
+"""Errors that a user can fix: one line that starts with `error:` and no traceback."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from contextlib import contextmanager
 from hydra.errors import CompactHydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it: 128 + SIGINT
+INTERRUPTED = 130  # exit status after Ctrl-C, as in shells: 128 + SIGINT
 
 
 class UserError(ValueError):
-    """Something that the user can put right; its text says how."""
+    """An error that the user can fix; the message says how."""
 
 
 def check_positive(group: str, **counts: int) -> None:
-    """Raises: UserError: a setting of the group that counts something is not a whole number of at least 1."""
+    """Raises: UserError: a count among the settings of `group` is not a whole number of at least 1."""
     for name, value in counts.items():
         if not isinstance(value, int) or value < 1:
-            raise UserError(f"{group}.{name} is {value}; it must be at least 1, a whole number")
+            raise UserError(f"{group}.{name} is {value}; it must be a whole number of at least 1")
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Around Hydra: its errors and those of the output folder as one message; HYDRA_FULL_ERROR=1 shows everything.
+    """Turn errors of Hydra, of the user and of the file system into one line; HYDRA_FULL_ERROR=1 keeps tracebacks.
 
     Raises:
-        SystemExit: with the message, in place of such an error.
+        SystemExit: with the message, instead of the original error.
     """
     if "HYDRA_FULL_ERROR" in os.environ:
         try:
@@ -37,7 +37,7 @@ def one_line_errors() -> Iterator[None]:
         except SystemExit as end:
             raise end.__cause__ or end from None
         return
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors, instead of printing them with a traceback
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise its errors instead of printing them with a traceback
     try:
         yield
     except OverrideParseException as error:
@@ -49,8 +49,8 @@ def one_line_errors() -> Iterator[None]:
         raise SystemExit(f"error: {error}") from None
     except BrokenProcessPool:
         raise SystemExit(
-            "error: a worker of the launcher was killed, which ends the others; perhaps memory was short, of which "
-            "fewer workers need less. The same command again skips the finished runs and goes on with the rest"
+            "error: a worker of the launcher was killed, which stops the others; if memory ran out, use fewer workers. "
+            "Run the same command again to skip the finished runs and resume the rest"
         ) from None
     except OSError as error:
         raise SystemExit(f"error: {file_error(error)}") from None
@@ -61,7 +61,7 @@ def one_line_errors() -> Iterator[None]:
 
 
 def file_error(error: OSError) -> str:
-    """ "cannot use outputs/train: Permission denied"."""
+    """Describe a file system error, as in "cannot use outputs/train: Permission denied"."""
     if error.filename is None or error.strerror is None:
         return str(error)
-    return f"cannot use {error.filename}: {error.strerror}; may this user write there, and is there room?"
+    return f"cannot use {error.filename}: {error.strerror}; check the permissions and the free space"

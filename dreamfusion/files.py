@@ -1,4 +1,4 @@
-"""Files appear whole or not at all: every writer of this package writes beside its target and renames."""
+"""Atomic file writes: write to a temporary file in the same folder, then rename it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary sibling of `path` (same suffix) to write to; it becomes `path` on success and is removed on failure.
+    """Temporary file beside `path`, with the same suffix; renamed to `path` on success and removed on failure.
 
-    Makes the folder. A sibling, because a rename is atomic within one file system only. Content and rename are on the
-    disk when the block ends, so that what is written next cannot outlive them in a power failure.
+    Creates the folder. The temporary file is in the same folder because a rename is atomic within one file system only.
+    Content and rename are flushed to disk when the block ends, so that after a power failure no later write exists
+    without this one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
@@ -21,14 +22,14 @@ def replacing(path: Path) -> Iterator[Path]:
         yield draft
         flush(draft)
         draft.replace(path)
-        if os.name == "posix":  # elsewhere a folder cannot be opened
+        if os.name == "posix":  # other systems cannot open a folder
             flush(path.parent)
     finally:
         draft.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:
-    """Have the system write a file or a folder to its disk."""
+    """Flush a file or a folder to disk (fsync)."""
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(handle)

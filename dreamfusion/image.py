@@ -15,26 +15,26 @@ from dreamfusion.files import replacing
 
 
 def resize(rgb: Tensor, resolution: int) -> Tensor:
-    """(B, 3, H, H) -> (B, 3, resolution, resolution), bilinear, antialiased on the way down.
+    """(B, 3, H, H) -> (B, 3, resolution, resolution), bilinear, antialiased when it shrinks.
 
     Raises:
         ValueError: the image is not square.
     """
     height, width = rgb.shape[-2:]
     if height != width:
-        raise ValueError(f"a prior sees square images, got {height} x {width} pixels; set one size for both sides")
+        raise ValueError(f"a prior takes square images, got {height} x {width} pixels; set one size for both sides")
     if height == resolution:
         return rgb
     return F.interpolate(rgb, (resolution, resolution), mode="bilinear", align_corners=False, antialias=True)
 
 
 def as_uint8(rgb: Tensor) -> np.ndarray:
-    """Rendered colours (B, 3, H, W) in [0, 1] -> (B, H, W, 3) uint8, rounded to the nearest."""
+    """Rendered colours (B, 3, H, W) in [0, 1] -> (B, H, W, 3) uint8, rounded to nearest."""
     return (rgb.detach().float().clamp(0.0, 1.0) * 255.0).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 def contact_sheet(images: Sequence[np.ndarray], columns: int, gap: int = 0, background: int = 255) -> np.ndarray:
-    """(H, W, 3) uint8 images of one size side by side, row by row, with `gap` pixels of `background` between them."""
+    """Grid of (H, W, 3) uint8 images of one size, row by row, with `gap` pixels of `background` between."""
     if len(images) == 0 or columns < 1:
         raise ValueError(f"a contact sheet needs an image and a column, got {len(images)} images, {columns} columns")
     columns = min(columns, len(images))
@@ -50,7 +50,7 @@ def contact_sheet(images: Sequence[np.ndarray], columns: int, gap: int = 0, back
 
 
 def write_image(image: np.ndarray, path: Path) -> None:
-    """A PNG of (H, W, 3) uint8."""
+    """Write an (H, W, 3) uint8 image as a PNG."""
     if path.suffix.lower() != ".png":
         raise ValueError(f"cannot write the image {path.name!r}: the only format is png")
     with replacing(path) as draft:
@@ -58,10 +58,10 @@ def write_image(image: np.ndarray, path: Path) -> None:
 
 
 def checked_image(image: np.ndarray, name: str) -> np.ndarray:
-    """`image`, which errors call `name`, if it is (H, W, 3) uint8.
+    """Return `image` if it is (H, W, 3) uint8; `name` is its name in the error.
 
     Raises:
-        ValueError: it is not.
+        ValueError: another type or shape.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"{name} is {image.dtype} of shape {image.shape}, expected uint8 of shape (H, W, 3)")

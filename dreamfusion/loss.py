@@ -1,4 +1,4 @@
-"""Stage 12: weighted regularisers, added to the loss of the distillation (Poole et al. 2022, App. A.2)."""
+"""Stage 12: weighted regularisers, added to the distillation loss (Poole et al. 2022, App. A.2)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from dreamfusion.types import RenderOutput
 
 
 class Regularizer:
-    """Weighted regularisers of the images (IMAGE_TERMS) and of the scene (`Scene.regularizers`)."""
+    """Weighted regularisers on images (IMAGE_TERMS) and on the scene (`Scene.regularizers`)."""
 
     def __init__(self, **weights: ScheduleLike) -> None:
-        """`weights` by the name of the term: numbers, or schedules over the run's progress; 0 leaves a term out.
+        """`weights` by name of the term: numbers, or schedules over the run's progress; 0 disables a term.
 
         Raises:
             ValueError: a negative weight.
@@ -24,13 +24,13 @@ class Regularizer:
         self.weights = {name: schedule(weight) for name, weight in weights.items()}
         for name, weight in self.weights.items():
             if weight.lowest < 0:
-                raise ValueError(f"system.regularizer.{name} is {weights[name]}; a weight is at least 0")
+                raise ValueError(f"system.regularizer.{name} is {weights[name]}; a weight must be at least 0")
 
     def terms(self, scene: Scene) -> Mapping[str, Term]:
-        """The terms that have a weight.
+        """Terms with a weight that is above 0 at some time.
 
         Raises:
-            ValueError: a weight for a term that neither images nor this kind of scene have, unless it is always 0.
+            ValueError: a weight above 0 for a term that does not exist for this scene.
         """
         known = {**IMAGE_TERMS, **scene.regularizers()}
         used = [name for name, weight in self.weights.items() if name in known or weight.highest > 0]
@@ -40,30 +40,30 @@ class Regularizer:
         return {name: known[name] for name in used}
 
     def needs_normal(self, scene: Scene, progress: float) -> bool:
-        """Whether a term that reads normals has weight now."""
+        """Whether a term that reads normals has a weight above 0 at `progress`."""
         return any(term.needs_normal and self.weights[name](progress) > 0 for name, term in self.terms(scene).items())
 
     def __call__(self, scene: Scene, render: RenderOutput, progress: float) -> dict[str, Tensor]:
-        """Each active term of `render`, weighted; their sum is added to the distillation's loss."""
+        """Weighted value of each active term of `render`; their sum is added to the distillation loss."""
         terms = self.terms(scene)
         active = {name: self.weights[name](progress) for name in terms}
         return {name: weight * terms[name].penalty(render) for name, weight in active.items() if weight > 0}
 
 
 def opacity_loss(render: RenderOutput) -> Tensor:
-    """Mean over pixels of sqrt(opacity^2 + 0.01): as little matter as the prior allows."""
+    """Mean over pixels of sqrt(opacity^2 + 0.01): favours empty space."""
     return (render.opacity.square() + 0.01).sqrt().mean()
 
 
 def entropy_loss(render: RenderOutput) -> Tensor:
-    """Mean over pixels of the binary entropy of the opacity, in bits: each pixel is object or background."""
+    """Mean over pixels of the binary entropy of the opacity, in bits: favours opacities near 0 or 1."""
     # The bounds keep the logarithm and its derivative finite.
     p = render.opacity.clamp(1e-3, 1 - 1e-3)
     return -(p * p.log2() + (1 - p) * (1 - p).log2()).mean()
 
 
 def smoothness_loss(render: RenderOutput) -> Tensor:
-    """Mean squared difference of neighbouring pixels' composited normals, where both show the object."""
+    """Mean squared difference of the composited normals of neighbouring solid pixels."""
     if render.normal is None:
         raise ValueError("the smoothness loss needs normals; render with with_normal=True")
     solid = (render.opacity.detach() > 0.5).float()
@@ -80,5 +80,5 @@ IMAGE_TERMS = {
 
 
 def total(terms: dict[str, Tensor], like: Tensor) -> Tensor:
-    """Sum of the terms; 0 where there are none."""
+    """Sum of the terms; 0, on the device of `like`, if there are none."""
     return torch.stack(list(terms.values())).sum() if terms else torch.zeros_like(like)

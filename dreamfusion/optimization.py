@@ -10,7 +10,7 @@ from torch import nn
 
 
 class Optimization:
-    """Learning rates rise linearly for `warmup_steps`, then fall linearly to `end` times their value over the run."""
+    """Learning rates warm up linearly for `warmup_steps` and fall linearly to `end` times their value over the run."""
 
     def __init__(
         self,
@@ -19,23 +19,23 @@ class Optimization:
         end: float,
         warmup_steps: int,
     ) -> None:
-        """`optimizer` is a torch class with all arguments but the parameters; `learning_rates` by group name.
+        """`optimizer` is a partial torch optimizer that lacks only the parameters; `learning_rates` by group name.
 
         Raises:
             ValueError: a learning rate that is not above 0, or a negative `end`.
         """
         for name, rate in learning_rates.items():
             if rate <= 0:
-                raise ValueError(f"optimizer.learning_rates.{name} is {rate}; a learning rate is above 0")
+                raise ValueError(f"optimizer.learning_rates.{name} is {rate}; a learning rate must be above 0")
         if end < 0:
-            raise ValueError(f"optimizer.end is {end}; it is a factor of at least 0")
+            raise ValueError(f"optimizer.end is {end}; this factor must be at least 0")
         self.optimizer, self.learning_rates = optimizer, dict(learning_rates)
         self.end, self.warmup_steps = end, warmup_steps
 
     def __call__(
         self, parameters: Mapping[str, Sequence[nn.Parameter]], others: Sequence[dict[str, Any]], max_steps: int
     ) -> dict[str, Any]:
-        """Lightning's optimizer configuration for named groups and for `others`, which bring their learning rates.
+        """Lightning's optimizer configuration for named groups, and for `others` with learning rates of their own.
 
         Raises:
             ValueError: no learning rate for a group.

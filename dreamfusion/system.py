@@ -1,4 +1,4 @@
-"""The training step of DreamFusion as a LightningModule (Poole et al. 2022, sec. 3.2, steps 1 to 4)."""
+"""The training step of DreamFusion as a LightningModule (Poole et al. 2022, Sec. 3.2, steps 1 to 4)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dreamfusion.types import Cameras, Conditioning, GuidanceOutput, RenderOutpu
 class DreamFusion(L.LightningModule):
     """Optimise a scene by score distillation from a frozen prior.
 
-    All randomness of a step comes from (seed, step), so a resumed run continues exactly where it stopped.
+    All randomness of a step derives from (seed, step), so a resumed run is bit-equal to an uninterrupted one.
     """
 
     def __init__(
@@ -38,10 +38,10 @@ class DreamFusion(L.LightningModule):
         regularizer: Regularizer,
         seed: int,
     ) -> None:
-        """`config` is the composed configuration as plain containers; the checkpoint contains it.
+        """`config` is the composed configuration as plain containers; it is saved in the checkpoint.
 
         Raises:
-            ValueError: a regulariser that this scene does not have.
+            ValueError: a regulariser that does not exist for this scene.
         """
         super().__init__()
         self.scene, self.prompting, self.distillation = scene, prompting, distillation
@@ -52,7 +52,7 @@ class DreamFusion(L.LightningModule):
 
     @property
     def progress(self) -> float:
-        """The run's past fraction in [0, 1]."""
+        """Fraction of the steps that are done, in [0, 1]."""
         return min(self.global_step / max(self.trainer.max_steps, 1), 1.0)
 
     def on_fit_start(self) -> None:
@@ -60,8 +60,8 @@ class DreamFusion(L.LightningModule):
         self.text_table = self.text_table.to(self.device)
 
     def on_train_batch_start(self, batch: Cameras, batch_idx: int) -> None:
-        # nerfacc draws from the global generator; a seed per step keeps a resumed run exact. The same seed on all
-        # ranks, each of which has a grid of its own.
+        # nerfacc draws from the global generator; a seed a step makes resumed runs exact. All ranks use the same seed,
+        # so that their occupancy grids stay equal.
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(step_seed(self.seed, self.global_step, Stream.OCCUPANCY))
@@ -92,7 +92,7 @@ class DreamFusion(L.LightningModule):
         checkpoint["config"] = self.config
 
     def _report(self, render: RenderOutput, guidance: GuidanceOutput, terms: dict[str, Tensor]) -> None:
-        """Pass figures to the callbacks; `Metrics` logs them. The value of the surrogate loss means nothing."""
+        """Pass statistics to the callbacks; `Metrics` logs them. The value of the surrogate loss is meaningless."""
         values: dict[str, Any] = {
             "noise_level": guidance.noise_level.mean(),
             **self.scene.figures(render),
@@ -104,6 +104,6 @@ class DreamFusion(L.LightningModule):
 
 
 def with_appearance(conditioning: Conditioning, render: RenderOutput, shading: Shading) -> Conditioning:
-    """Add the background's grey level and the shading, for priors conditioned on them."""
+    """Add the background's grey level and the shading code, for priors that are conditioned on them."""
     grey = render.background.mean(dim=1) * 2 - 1
-    return replace(conditioning, appearance=torch.stack([grey, torch.full_like(grey, shading.kind)], dim=1))
+    return replace(conditioning, appearance=torch.stack([grey, torch.full_like(grey, shading.code)], dim=1))

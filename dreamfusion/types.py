@@ -1,10 +1,10 @@
-"""What flows between the stages, in the order in which it flows. Every other module speaks in these types.
+"""Data types that are passed between the stages, in the order of the flow; they check shapes at run time.
 
-Letters, once for the whole project: B views, H W pixels, R rays (R = B*H*W, view-major, then rows, then columns),
-S samples of all rays (packed, ascending in ray), K view texts, L D tokens and width, V F vertices and faces.
-Scene units (the bounding radius is the configuration's), degrees, colours in [0, 1];
-x right, y up, z towards the front camera; a camera looks along its own -z. Azimuth 0 is the front, seen from +z;
-90 is seen from +x.
+Letters in the whole project: B views, H x W pixels, R = B*H*W rays (by view, row, column), S packed samples of all rays
+(ascending in ray), K texts of L tokens and width D, V vertices, F faces.
+Units: scene units (the bounding radius is a setting), degrees, colours in [0, 1].
+Axes: x right, y up, z towards the front camera; a camera looks along its own -z. Azimuth 0 is the view from +z (front),
+90 the view from +x.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 
 def check_shape(owner: object, name: str, actual: tuple[int, ...], expected: tuple[int | None, ...]) -> None:
-    """Raises: ValueError: the shape of a field is not the expected one, in which None stands for any size."""
+    """Raises: ValueError: the shape of a field is not `expected`, in which None allows any size."""
     fits = len(actual) == len(expected) and all(e is None or a == e for a, e in zip(actual, expected, strict=True))
     if not fits:
         wanted = ", ".join("any" if e is None else str(e) for e in expected)
@@ -26,7 +26,7 @@ def check_shape(owner: object, name: str, actual: tuple[int, ...], expected: tup
 
 
 class _Movable:
-    """`.to(device)` for a frozen dataclass of tensors; Lightning moves batches with it."""
+    """`.to(device)` for frozen dataclasses of tensors; Lightning moves batches with `.to`."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         moved: dict[str, Any] = {}
@@ -41,7 +41,7 @@ class _Movable:
 
 @dataclass(frozen=True, eq=False)
 class Cameras(_Movable):
-    """B pinhole cameras with the light that belongs to each, all of one image size."""
+    """B pinhole cameras of one image size, each with a point light."""
 
     camera_to_world: Tensor  # (B, 3, 4) columns: right, up, back, position
     fov: Tensor  # (B,) vertical field of view, degrees
@@ -67,7 +67,7 @@ class Cameras(_Movable):
         return replace(self, height=height, width=width)
 
     def one(self, index: int) -> Cameras:
-        """The camera of this index alone."""
+        """Camera `index` as a batch of one."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
         return replace(self, **{name: value[index : index + 1] for name, value in tensors.items()})
 
@@ -111,11 +111,11 @@ class RaySamples(_Movable):
 
 @dataclass(frozen=True, eq=False)
 class FieldOutput(_Movable):
-    """The field's values at S points."""
+    """Field values at S points."""
 
     density: Tensor  # (S,) per scene unit, >= 0
     albedo: Tensor  # (S, 3)
-    normal: Tensor | None  # (S, 3) unit, outward (minus the density gradient); None where it was not asked for
+    normal: Tensor | None  # (S, 3) unit, outward (minus the density gradient); None if not requested
 
     def __post_init__(self) -> None:
         s = self.density.shape[0]
@@ -127,7 +127,7 @@ class FieldOutput(_Movable):
 
 @dataclass(frozen=True, eq=False)
 class RenderOutput(_Movable):
-    """B images of a scene; kinds of scenes add what their own regularisers need."""
+    """B images of a scene; scene types add fields for their own regularisers."""
 
     rgb: Tensor  # (B, 3, H, W) composited over the background
     background: Tensor  # (B, 3) mean background colour over all pixels
@@ -151,7 +151,7 @@ class TextEmbedding(_Movable):
 
     states: Tensor  # (K, L, D)
     mask: Tensor  # (K, L) bool, False at padding
-    pooled: Tensor | None = None  # (K, P) one vector a text, for networks that take one (SDXL, SD3)
+    pooled: Tensor | None = None  # (K, P) one vector a text, for networks that need it (SDXL, SD3)
 
     def __post_init__(self) -> None:
         check_shape(self, "states", self.states.shape, (None, None, None))
@@ -170,13 +170,13 @@ class TextEmbedding(_Movable):
 
 @dataclass(frozen=True, eq=False)
 class Conditioning(_Movable):
-    """Text, camera and appearance of each of B views, as a prior is conditioned on them."""
+    """Condition of a prior on B views: text, camera and appearance."""
 
     text: TextEmbedding  # B texts
     negative: TextEmbedding  # B texts: the empty text, or the negative prompt
     cameras: Cameras
-    appearance: Tensor | None = None  # (B, 2) in [-1, 1]: grey level of the background; shading, -1 textureless,
-    # 0 albedo, 1 Lambertian. None where unknown
+    appearance: Tensor | None = None  # (B, 2) in [-1, 1]: grey level of the background, and `Shading.code`.
+    # None: unknown
 
     def __post_init__(self) -> None:
         if self.appearance is not None:
@@ -185,7 +185,7 @@ class Conditioning(_Movable):
 
 @dataclass(frozen=True, eq=False)
 class Branch(_Movable):
-    """The condition of one prediction of a prior for B images, such as the unconditional one."""
+    """Condition of one prediction for B images, such as the unconditional branch."""
 
     text: TextEmbedding  # B texts
     cameras: Cameras | None = None  # None: unknown to the network
@@ -196,15 +196,15 @@ class Branch(_Movable):
 class GuidanceOutput(_Movable):
     """Result of a distillation step on B images.
 
-    `loss` is a surrogate: its gradient with respect to the image is the published one (Poole et al. 2022, Eq. 3),
-    its value means nothing and is never shown as progress.
+    `loss` is a surrogate: its gradient with respect to the image is the published one (Poole et al. 2022, Eq. 3), but
+    its value is meaningless and is not reported.
     """
 
     loss: Tensor  # ()
     gradient_norm: Tensor  # (B,) of dL/dimage in the prior's space
     timestep: Tensor  # (B,) int64
     noise_level: Tensor  # (B,) sigma_t
-    denoised: Tensor  # (B, C, h, w) the prior's clean estimate, in its own space; for previews
+    denoised: Tensor  # (B, C, h, w) denoised estimate in the prior's space, for previews
 
     def __post_init__(self) -> None:
         b = self.timestep.shape[0]

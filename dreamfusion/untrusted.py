@@ -1,7 +1,7 @@
-"""Configurations that come from files: plain data, and no class but those that the options under conf/ name.
+"""Checks of configurations from files: plain data only, and only `_target_`s that an option in conf/ has.
 
-A checkpoint may come from anybody. Hydra imports and calls whatever a `_target_` names, and OmegaConf resolves
-`${oc.env:SECRET}`; so a configuration from a file is checked here before either of them reads it.
+A checkpoint may come from an untrusted source. Hydra imports and calls any `_target_`, and OmegaConf resolves
+`${oc.env:SECRET}`, so a configuration from a file is checked here before Hydra or OmegaConf reads it.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from dreamfusion.error import UserError
 
 TARGET = "_target_"
 SCALARS = (str, int, float, bool, type(None))
-# OmegaConf reads `${` as an interpolation unless an odd number of backslashes stands before it. The path of another
-# setting is harmless; anything else, such as `${oc.env:HOME}`, calls a resolver.
+# OmegaConf reads `${` as an interpolation unless an odd number of backslashes precedes it. The path of another setting
+# is harmless; everything else, such as `${oc.env:HOME}`, calls a resolver.
 INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{(?P<path>[A-Za-z_][\w.]*\})?")
 
 
 class UntrustedError(UserError):
-    """A configuration from a file that is not used; names the file and what in it was refused."""
+    """A configuration from a file was refused; the message names the file and the setting."""
 
 
 def checked_configuration(content: object, source: Path) -> dict[str, Any]:
-    """`content`, the configuration that the file `source` holds, if it is safe to compose and instantiate.
+    """Return `content`, the configuration in the file `source`, if it is safe to compose and instantiate.
 
-    Safe means: dicts with text keys, lists, text, numbers, true, false and null only (OmegaConf turns a tuple into a
-    list, and Hydra then instantiates what is in it); interpolations of other settings only; and each `_target_` at a
-    place where some option of the same group has the same `_target_`.
+    Safe means: only dicts with string keys, lists, strings, numbers, booleans and null (no tuples: OmegaConf turns them
+    into lists, whose items Hydra instantiates); interpolations of other settings only; and each `_target_` at a path
+    where an option of the same group has the same `_target_`.
 
     Raises:
-        UntrustedError: anything else.
+        UntrustedError: the configuration is not safe.
     """
     if type(content) is not dict:
-        raise UntrustedError(f"{source} holds no configuration, but a {type(content).__name__}; it is not loaded")
+        raise UntrustedError(f"{source} has a {type(content).__name__} as its configuration; it is not loaded")
     for path, value in _nodes(content, ""):
         _check_plain(path, value, source)
     for group, value in content.items():
@@ -51,7 +51,7 @@ def checked_configuration(content: object, source: Path) -> dict[str, Any]:
 
 
 def _nodes(value: object, path: str) -> Iterator[tuple[str, object]]:
-    """Each value in nested dicts and lists with its dotted path, the outermost first; items of a list share one."""
+    """Nested values with their dotted paths, outermost first; items of a list share the path of the list."""
     yield path, value
     if type(value) is dict:
         for key, child in value.items():
@@ -70,10 +70,12 @@ def _check_plain(path: str, value: object, source: Path) -> None:
             raise UntrustedError(f"{source} has positional arguments, _args_, in {path}; it is not loaded")
     elif type(value) is str:
         if any(match["path"] is None for match in INTERPOLATION.finditer(value)):
-            raise UntrustedError(f"{source} has {value!r} as {path}, which is no name of a setting; it is not loaded")
+            raise UntrustedError(
+                f"{source} has {value!r} as {path}, which does not refer to a setting; it is not loaded"
+            )
     elif type(value) is not list and type(value) not in SCALARS:
         raise UntrustedError(
-            f"{source} has a {type(value).__name__} as {path}; a configuration has text, numbers, lists and dicts only"
+            f"{source} has a {type(value).__name__} as {path}; allowed are text, numbers, lists and dicts"
         )
 
 
@@ -85,12 +87,12 @@ def _check_target(path: str, node: Mapping[str, object], group: str, source: Pat
     )
     target = node[TARGET]
     if type(target) is not str or target not in known:
-        allowed = f"allowed there: {', '.join(sorted(known))}" if known else "nothing may be built there"
+        allowed = f"allowed there: {', '.join(sorted(known))}" if known else "no _target_ is allowed there"
         raise UntrustedError(f"{source} names {target} at {path}; {allowed}; the file is not loaded")
 
 
 def configuration_folders() -> list[Path]:
-    """conf/, and in a command the folders of its own search path (`--config-dir`), where users keep their options."""
+    """conf/ and, under Hydra, the folders of its search path (`--config-dir`), which hold users' own options."""
     folders = [CONFIGURATION]
     if HydraConfig.initialized():
         sources = HydraConfig.get().runtime.config_sources
@@ -100,7 +102,7 @@ def configuration_folders() -> list[Path]:
 
 @cache
 def _targets(folder: Path, group: str) -> dict[str, frozenset[str]]:
-    """Dotted path -> the `_target_`s that the options of a group have there, without a resolved interpolation."""
+    """Dotted path -> the `_target_`s at that path in the options of a group, with interpolations unresolved."""
     found: dict[str, set[str]] = {}
     for file in sorted((folder / group).glob("**/*.yaml")):
         for path, node in _nodes(OmegaConf.to_container(OmegaConf.load(file)), group):

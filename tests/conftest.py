@@ -1,4 +1,4 @@
-"""What several tests build on: one thread, scenes and priors known in closed form, cameras at given angles."""
+"""Shared fixtures: one thread, scenes and priors with closed forms, cameras at given angles."""
 
 import os
 import shutil
@@ -16,7 +16,6 @@ from dreamfusion.camera.orbit import focal_to_fov, look_from, spherical
 from dreamfusion.cli.quoting import quote_texts
 from dreamfusion.cli.resolvers import register
 from dreamfusion.loss import Regularizer
-from dreamfusion.prompting.view_dependent import ViewDependentPrompting
 from dreamfusion.scene.background.learned import LearnedBackground
 from dreamfusion.scene.lighting import Lighting
 from dreamfusion.scene.nerf.field import Field
@@ -30,10 +29,10 @@ CONF = Path(__file__).parents[1] / "conf"
 
 
 def pytest_configure(config):
-    """Compiled kernels of its own for each of pytest-xdist's workers, and one thread for the processes they start.
+    """Give each pytest-xdist worker its own numba cache, and child processes one thread.
 
-    numba names the files of a function's variants by counting: two processes that compile different variants of one
-    function at the same moment write the same file, and the next one to read it would run the wrong machine code.
+    numba numbers the cache files of a function's variants: two processes that compile different variants of one
+    function at the same time write the same file, and a later process would load the wrong machine code.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     worker = os.environ.get("PYTEST_XDIST_WORKER")
@@ -43,7 +42,7 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
-    """Small tensors lose more to waiting threads than they gain."""
+    """Limit torch to one thread, which is fastest for small tensors."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -51,7 +50,7 @@ def one_thread():
 
 
 class Ball(Field):
-    """A homogeneous ball of `size` around the origin, of one colour; its normal points outwards everywhere."""
+    """A homogeneous ball of radius `size` and one colour around the origin; normals point outwards everywhere."""
 
     def __init__(self, density=3.0, size=0.6, color=(0.8, 0.3, 0.1), radius=1.0):
         super().__init__()
@@ -78,12 +77,13 @@ def gaussian_prior():
 
 @pytest.fixture
 def tiny_field():
-    """A hash grid of a few hundred parameters; `strong` has features large enough to shape the scene."""
+    """A small hash grid; `strong` initialises features large enough to shape the scene."""
 
     def make(strong=False, **changes):
         settings = {
             "radius": 1.0, "levels": 3, "features": 2, "log2_table_size": 9, "base_resolution": 4,
             "max_resolution": 16, "hidden": 8, "blob_density": 5.0, "blob_radius": 0.5, "density_scale": 1.0,
+            "precision": "auto",
         }  # fmt: skip
         torch.manual_seed(0)
         field = HashGridField(**(settings | changes))
@@ -96,7 +96,7 @@ def tiny_field():
 
 @pytest.fixture
 def make_scene():
-    """A NeRF whose grid is refreshed every other step, from step 2 on a random part of the cells."""
+    """A NeRF whose occupancy grid is updated every other step, from step 2 on a random part of the cells."""
 
     def make(field, background=None, renderer=None):
         background = background or LearnedBackground(frequencies=2, hidden=8, layers=1, random_share=0.5)
@@ -109,7 +109,7 @@ def make_scene():
 @pytest.fixture
 def make_system(make_scene, tiny_field, gaussian_prior):
     def make(seed=0, **changes):
-        prior, prompting = gaussian_prior(), ViewDependentPrompting()
+        prior, prompting = gaussian_prior(), option("prompting/view_dependent")
         settings = {
             "scene": make_scene(tiny_field(strong=True)),
             "prompting": prompting,
@@ -128,7 +128,7 @@ def make_system(make_scene, tiny_field, gaussian_prior):
 
 @pytest.fixture
 def cameras_at():
-    """Cameras that look at the origin from the given angles, with the light at the camera."""
+    """Cameras at the given angles that look at the origin, with the light at the camera."""
 
     def make(azimuth, elevation=None, distance=3.0, focal=1.374, height=8, width=None):
         azimuth = torch.tensor(azimuth, dtype=torch.float32)
@@ -148,7 +148,7 @@ def seeded():
 
 @pytest.fixture
 def browser(tmp_path_factory):
-    """A page of a headless browser; the test is skipped where there is none."""
+    """A page of a headless browser; the test is skipped without a browser."""
     profile = tmp_path_factory.mktemp("profile")
     made = Browser(profile, size=(1000, 900))
     yield made
@@ -158,7 +158,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture
 def compose_config():
-    """The composed configuration for a command line, as launch.py has it."""
+    """The configuration that launch.py composes for a command line."""
     register()
 
     def make(*arguments, name="config", folder=CONF):

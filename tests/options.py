@@ -1,4 +1,4 @@
-"""Parts with the defaults of their YAML files, which are the only place where a default stands."""
+"""Build objects from the YAML options in conf/, the only place of defaults."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ CONF = Path(__file__).parents[1] / "conf"
 
 
 def option(choice, *arguments, **changes):
-    """`conf/<choice>.yaml` instantiated, as in `option("guidance/pocket", variant=1)`."""
+    """Instantiate `conf/<choice>.yaml` with changes, as in `option("guidance/pocket", variant=1)`."""
     settings = OmegaConf.load(CONF / f"{choice}.yaml")
     try:
         return instantiate(settings, *arguments, **changes)
@@ -33,6 +33,6 @@ def predict(prior, noisy, timestep, text, cameras=None, appearance=None):
 
 
 def as_render(rgb):
-    """Images (B, 3, H, W) as an opaque render."""
+    """An opaque render of images (B, 3, H, W)."""
     full = torch.ones_like(rgb[:, :1]).detach()
     return RenderOutput(rgb, torch.zeros(len(rgb), 3), full, full, None)

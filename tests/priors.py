@@ -1,4 +1,4 @@
-"""A prior whose every prediction is known in closed form."""
+"""A prior with closed-form predictions."""
 
 import torch
 

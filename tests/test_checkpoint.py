@@ -1,4 +1,4 @@
-"""Scenes from files: what is found, what is refused, and in which words."""
+"""Loading scenes from files, and the messages for files that are refused."""
 
 import os
 import zipfile
@@ -16,7 +16,7 @@ from dreamfusion.scene.background.solid import ConstantBackground
 FIELD = {
     "_target_": "dreamfusion.scene.nerf.hashgrid.HashGridField",
     "radius": 1.0, "levels": 3, "features": 2, "log2_table_size": 9, "base_resolution": 4, "max_resolution": 16,
-    "hidden": 8, "blob_density": 5.0, "blob_radius": 0.5,
+    "hidden": 8, "blob_density": 5.0, "blob_radius": 0.5, "density_scale": 1.0, "precision": "auto",
 }
 CONFIG = {
     "prompt": "a cat",
@@ -43,7 +43,7 @@ CONFIG = {
 
 @pytest.fixture
 def content(tiny_field):
-    """What Lightning would write."""
+    """Content of a checkpoint as Lightning writes it."""
     renderer = instantiate(OmegaConf.create(CONFIG).renderer)
     renderer.grid.binaries[0, 0, 0, 0] = False
     parts = {"field": tiny_field(strong=True), "background": ConstantBackground([0.0, 0.0, 1.0]), "renderer": renderer}
@@ -62,18 +62,18 @@ def save(tmp_path):
     return write
 
 
-def test_a_scene_is_what_its_checkpoint_says(content, save, tiny_field, cameras_at, tmp_path):
+def test_a_scene_is_rebuilt_from_its_checkpoint(content, save, tiny_field, cameras_at, tmp_path):
     scene = load_scene(save(content))
     assert (scene.step, scene.config.prompt, scene.run) == (42, "a cat", tmp_path / "run")
     assert torch.equal(scene.scene.field.table, tiny_field(strong=True).table)
     assert not scene.scene.renderer.grid.binaries[0, 0, 0, 0]
     image = scene.scene.render(cameras_at([0.0]))
-    torch.testing.assert_close(image.background, torch.tensor([[0.0, 0.0, 1.0]]))  # the state's, not the settings'
+    torch.testing.assert_close(image.background, torch.tensor([[0.0, 0.0, 1.0]]))  # from the state
     assert not image.rgb.requires_grad
     assert scene.camera.distance == [2.7, 3.3]
 
 
-def test_latest_is_the_run_that_was_written_last_wherever_it_lies(tmp_path):
+def test_latest_is_the_most_recent_run_in_any_subfolder(tmp_path):
     for age, name in enumerate(["new", "old/deeper"]):
         path = tmp_path / name / "checkpoints" / "last.ckpt"
         path.parent.mkdir(parents=True)
@@ -82,7 +82,7 @@ def test_latest_is_the_run_that_was_written_last_wherever_it_lies(tmp_path):
     assert find_checkpoint("latest", tmp_path) == tmp_path / "new" / "checkpoints" / "last.ckpt"
 
 
-def test_a_run_is_named_by_its_folder_or_its_file(content, save, tmp_path, monkeypatch):
+def test_a_run_is_found_by_its_folder_or_its_file(content, save, tmp_path, monkeypatch):
     path = save(content)
     assert find_checkpoint(str(tmp_path / "run")) == path
     assert find_checkpoint(str(path)) == path
@@ -90,7 +90,7 @@ def test_a_run_is_named_by_its_folder_or_its_file(content, save, tmp_path, monke
     assert find_checkpoint("~/run") == path
 
 
-def test_the_run_of_a_checkpoint_is_around_its_folder_and_of_a_lone_file_where_it_lies(tmp_path):
+def test_the_run_is_the_parent_of_checkpoints_or_the_folder_of_a_single_file(tmp_path):
     assert run_of(tmp_path / "checkpoints" / "last.ckpt") == tmp_path
     assert run_of(tmp_path / "copy.ckpt") == tmp_path
 
@@ -99,7 +99,7 @@ def test_the_run_of_a_checkpoint_is_around_its_folder_and_of_a_lone_file_where_i
     ("choice", "message"),
     [("latest", 'no run under .* has a checkpoint yet; type prompt="a cat"'), ("nowhere", "no checkpoint at nowhere")],
 )
-def test_what_is_not_there_is_named(choice, message, tmp_path):
+def test_a_missing_checkpoint_is_named(choice, message, tmp_path):
     with pytest.raises(CheckpointError, match=message):
         find_checkpoint(choice, tmp_path)
 
@@ -123,8 +123,8 @@ def test_a_broken_file_is_named(damage, content, save, tmp_path):
 
 
 @pytest.mark.parametrize("other", [{"state_dict": {}}, [1, 2], {"config": 1, "state_dict": {}, "global_step": 0}])
-def test_somebody_elses_checkpoint_is_named(other, save):
-    with pytest.raises(CheckpointError, match="is no checkpoint of a dreamfusion run"):
+def test_a_checkpoint_of_another_project_is_refused(other, save):
+    with pytest.raises(CheckpointError, match="is not a checkpoint of a dreamfusion run"):
         read_checkpoint(save(other))
 
 
@@ -140,18 +140,18 @@ def test_a_checkpoint_with_objects_in_it_is_not_unpickled(content, save):
 @pytest.mark.parametrize(
     "change",
     [
-        {"field": FIELD | {"hidden": 16}},  # another shape
-        {"field": FIELD | {"unheard_of": 1}},  # an argument that is gone
-        {"field": {k: v for k, v in FIELD.items() if k != "levels"}},  # one that is new
+        {"field": FIELD | {"hidden": 16}},  # a different shape
+        {"field": FIELD | {"unheard_of": 1}},  # a removed argument
+        {"field": {k: v for k, v in FIELD.items() if k != "levels"}},  # a new argument
     ],
 )
-def test_settings_of_another_version_are_one_sentence(change, content, save):
+def test_settings_of_another_version_give_a_one_line_error(change, content, save):
     with pytest.raises(CheckpointError, match="does not fit this version of dreamfusion: ") as error:
         load_scene(save(content | {"config": CONFIG | change}))
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_part_of_the_settings_is_one_sentence(content, save):
+def test_a_missing_group_of_settings_gives_a_one_line_error(content, save):
     config = {name: part for name, part in CONFIG.items() if name != "camera"}
     with pytest.raises(CheckpointError, match="does not fit this version"):
         load_scene(save(content | {"config": config}))

@@ -1,4 +1,4 @@
-"""One scene on two devices: two processes with gloo on the CPU against one process that does the work of both."""
+"""Data-parallel training: two gloo processes on the CPU compared with one process on the same views."""
 
 import multiprocessing
 import os
@@ -13,7 +13,6 @@ from dreamfusion.camera.data import CameraData, CameraStream
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.cli.console import tidy
 from dreamfusion.loss import Regularizer
-from dreamfusion.prompting.view_dependent import ViewDependentPrompting
 from dreamfusion.scene.background.learned import LearnedBackground
 from dreamfusion.scene.lighting import Lighting
 from dreamfusion.scene.nerf.hashgrid import HashGridField
@@ -23,17 +22,17 @@ from dreamfusion.system import DreamFusion
 
 RANKS, STEPS, VIEWS, SIZE, SEED = 2, 3, 2, 8, 0
 ORBIT = Orbit([-15, 75], [2.7, 3.3], [1.3, 1.4], 0.5, 0.1, 0.1, 0.1, [1, 2], VIEWS, SIZE)
-PATIENCE = 300  # seconds, for all steps; one process waits for ever for another that failed
+PATIENCE = 300  # seconds for all steps; a process waits forever for a failed one
 
 
 def make_system():
     torch.manual_seed(0)
     field = HashGridField(
         radius=1.0, levels=3, features=2, log2_table_size=9, base_resolution=4, max_resolution=16, hidden=8,
-        blob_density=5.0, blob_radius=0.5, density_scale=1.0,
+        blob_density=5.0, blob_radius=0.5, density_scale=1.0, precision="auto",
     )  # fmt: skip
     torch.nn.init.normal_(field.table, std=0.5)
-    prior, prompting = GaussianPrior(), ViewDependentPrompting()
+    prior, prompting = GaussianPrior(), option("prompting/view_dependent")
     return DreamFusion(
         scene=NeRF(
             field,
@@ -52,7 +51,7 @@ def make_system():
 
 
 class Keep(L.Callback):
-    """What a process has at its first backward pass and at the end."""
+    """Record cameras and gradients of the first backward pass, and the final state."""
 
     def __init__(self):
         self.kept = {}
@@ -68,9 +67,9 @@ class Keep(L.Callback):
 
 
 def work(rank, folder):
-    """One of the processes that Lightning's own launcher, or torchrun, would start.
+    """One rank, as started by Lightning's launcher or torchrun.
 
-    They meet in a file: a port that is free when it is asked for may be another's when it is used.
+    Ranks rendezvous through a file, because a free port may be taken by another process before its use.
     """
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
     os.environ["WORLD_SIZE"] = str(RANKS)
@@ -89,7 +88,7 @@ def work(rank, folder):
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    """What each of the processes kept."""
+    """Records of both ranks."""
     folder = tmp_path_factory.mktemp("ranks")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["dreamfusion.mode.train", "dreamfusion.guidance.pocket"])
@@ -102,7 +101,7 @@ def ranks(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
 
 
-def test_every_rank_sees_views_of_its_own(ranks):
+def test_each_rank_renders_different_views(ranks):
     for rank, kept in enumerate(ranks):
         alone = CameraStream(ORBIT, STEPS, SEED, rank=rank).batch(0)
         torch.testing.assert_close(kept["cameras"], alone.camera_to_world)
@@ -113,7 +112,7 @@ def test_the_averaged_gradient_is_that_of_one_process_on_the_same_views(ranks, m
     system = make_system()
     monkeypatch.setattr(DreamFusion, "progress", 0.0)
     monkeypatch.setattr(system, "log", lambda *args, **kwargs: None)
-    system.on_train_batch_start(None, 0)  # the grid of the first step
+    system.on_train_batch_start(None, 0)  # updates the grid for the first step
     for rank in range(RANKS):
         monkeypatch.setattr(DreamFusion, "global_rank", rank)
         cameras = CameraStream(ORBIT, STEPS, SEED, rank=rank).batch(0)

@@ -1,4 +1,4 @@
-"""A user's mistakes are one message; ours are not hidden."""
+"""User errors become one line; internal errors keep their traceback."""
 
 import os
 
@@ -19,11 +19,11 @@ def raised(error):
     return end.value.code
 
 
-def test_hydras_errors_are_messages():
+def test_hydra_errors_become_one_line():
     assert raised(CompactHydraException("no option 'foo'")) == "error: no option 'foo'"
 
 
-def test_an_argument_that_hydra_cannot_read_is_shown_with_the_way_to_quote_it():
+def test_an_unparsable_argument_is_shown_with_the_quoting_to_use():
     message = raised(OverrideParseException("seed=(", "mismatched input"))
     assert message.startswith("error: cannot read 'seed=('")
     assert "second pair of quotes" in message
@@ -36,28 +36,28 @@ def test_a_folder_that_cannot_be_written_is_named():
     assert file_error(OSError("something odd")) == "something odd"
 
 
-def test_a_killed_worker_of_a_launcher_is_a_message_that_says_how_to_go_on():
+def test_a_killed_worker_of_a_launcher_gives_a_message_that_says_how_to_resume():
     joblib = pytest.importorskip("joblib.externals.loky.process_executor")
     message = raised(joblib.TerminatedWorkerError("exit codes {SIGKILL(-9)}"))
     assert message.startswith("error: a worker of the launcher was killed")
-    assert message.endswith("The same command again skips the finished runs and goes on with the rest")
+    assert message.endswith("Run the same command again to skip the finished runs and resume the rest")
 
 
-def test_ctrl_c_is_a_status_without_words():
+def test_ctrl_c_is_an_exit_status_without_a_message():
     assert raised(KeyboardInterrupt()) == INTERRUPTED == 130
 
 
-def test_our_own_mistakes_keep_their_traceback():
+def test_internal_errors_keep_their_traceback():
     with pytest.raises(ZeroDivisionError), one_line_errors():
         raise ZeroDivisionError
 
 
-def test_the_environment_is_left_as_it_was():
+def test_the_environment_is_restored():
     raised(CompactHydraException(""))
     assert "HYDRA_FULL_ERROR" not in os.environ
 
 
-def test_the_whole_story_is_told_on_request(monkeypatch):
+def test_hydra_full_error_keeps_tracebacks(monkeypatch):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(CompactHydraException), one_line_errors():
         raise CompactHydraException

@@ -1,4 +1,4 @@
-"""The regularisers on renders that were made by hand."""
+"""Regularisers on hand-made renders."""
 
 import math
 
@@ -58,7 +58,7 @@ def test_opacity_is_the_mean_of_the_published_root():
     assert opacity_loss(render).item() == pytest.approx(expected)
 
 
-def test_entropy_is_one_bit_at_a_half_and_next_to_none_where_it_is_decided():
+def test_entropy_is_one_bit_at_one_half_and_near_zero_at_zero_and_one():
     assert entropy_loss(rendered([[0.5, 0.5]])).item() == pytest.approx(1.0)
     assert entropy_loss(rendered([[0.0, 1.0]])).item() == pytest.approx(0.0114, abs=1e-4)
     p = 0.25
@@ -72,7 +72,7 @@ def test_entropy_pushes_opacities_apart():
     assert opacity.grad[0, 0] > 0 > opacity.grad[0, 1]
 
 
-def test_smoothness_is_zero_on_a_plane_and_counts_steps_between_solid_pixels_only():
+def test_smoothness_is_zero_on_a_plane_and_counts_differences_between_solid_pixels_only():
     front, side = torch.tensor([0.0, 0, 1]), torch.tensor([1.0, 0, 0])
     plane = front.view(1, 3, 1, 1).expand(1, 3, 2, 3)
     assert smoothness_loss(rendered(torch.ones(2, 3), normal=plane)) == 0
@@ -89,7 +89,7 @@ def test_an_empty_image_has_finite_losses():
         assert loss(render).isfinite()
 
 
-def test_terms_are_weighted_by_their_schedules_and_left_out_at_zero(scene):
+def test_terms_are_weighted_by_their_schedules_and_omitted_at_zero(scene):
     render = rendered([[0.5]])
     regularizer = Regularizer(opacity=[[0, 0.0], [1, 2.0]], entropy=3.0)
     assert set(regularizer(scene, render, 0.0)) == {"entropy"}
@@ -108,7 +108,7 @@ def test_normals_are_needed_while_a_term_that_reads_them_has_weight(scene):
 
 
 @pytest.mark.parametrize("loss", [orientation_loss, smoothness_loss])
-def test_terms_that_read_normals_say_so_without_them(loss):
+def test_terms_that_read_normals_raise_without_normals(loss):
     with pytest.raises(ValueError, match="with_normal=True"):
         loss(rendered([[1.0]]))
 

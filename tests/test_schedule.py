@@ -13,7 +13,7 @@ def test_a_number_is_a_constant(progress):
     ("progress", "value"),
     [(0.0, 1.0), (0.2, 1.0), (0.4, 2.0), (0.5, 2.5), (0.6, 3.0), (0.7, 2.0), (0.8, 1.0), (1.0, 1.0)],
 )
-def test_straight_lines_between_the_points_and_constant_outside(progress, value):
+def test_values_are_linear_between_points_and_constant_outside(progress, value):
     assert schedule([[0.2, 1.0], [0.6, 3.0], [0.8, 1.0]])(progress) == pytest.approx(value)
 
 
@@ -29,7 +29,7 @@ def test_omegaconf_lists_and_schedules_are_accepted():
 
 
 @pytest.mark.parametrize("value", [True, "0.5", None, [[0, "1"]], [[0, True]], [0.1, 0.2], [[0, 1, 2]], float("nan")])
-def test_what_is_no_number_and_no_list_of_pairs_is_refused(value):
+def test_anything_but_a_number_or_a_list_of_pairs_is_refused(value):
     with pytest.raises(TypeError, match="a schedule is"):
         schedule(value)
 

@@ -1,4 +1,4 @@
-"""The training step against its parts by hand, and a run that goes on against one that never stopped."""
+"""The training step compared with its parts, and a resumed run with an uninterrupted one."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ from dreamfusion.training.callbacks import Checkpoints, StopOnInterrupt
 
 
 class StopAfter(L.Callback):
-    """Ctrl-C in the middle of the given step."""
+    """Interrupt during the given step, as by Ctrl-C."""
 
     def __init__(self, stop, steps):
         self.stop, self.steps = stop, steps
@@ -27,7 +27,7 @@ class StopAfter(L.Callback):
 
 
 class SaveAt(L.Callback):
-    """Checkpoints are also written on the way."""
+    """Save a checkpoint after the given step."""
 
     def __init__(self, path, step):
         self.path, self.step = path, step
@@ -37,11 +37,11 @@ class SaveAt(L.Callback):
             Checkpoints(self.path, 0).save(trainer)
 
 
-@pytest.mark.parametrize("ending", ["by Ctrl-C", "without notice"])
-def test_a_resumed_run_ends_bit_equal_to_one_that_never_stopped(make_system, tmp_path, ending):
+@pytest.mark.parametrize("ending", ["Ctrl-C", "killed"])
+def test_a_resumed_run_ends_bit_equal_to_an_uninterrupted_one(make_system, tmp_path, ending):
     half, whole, resumed = (tmp_path / f"{name}.ckpt" for name in ("half", "whole", "resumed"))
     Checkpoints(whole, 0).save(train(make_system(), tmp_path, SaveAt(half, 3)))
-    if ending == "by Ctrl-C":
+    if ending == "Ctrl-C":
         stop = StopOnInterrupt()
         Checkpoints(half, 0).save(train(make_system(), tmp_path, stop, StopAfter(stop, 3)))
     assert state(half)["global_step"] == 3
@@ -49,7 +49,7 @@ def test_a_resumed_run_ends_bit_equal_to_one_that_never_stopped(make_system, tmp
         state(half)["state_dict"]["scene.field.table"], state(whole)["state_dict"]["scene.field.table"]
     )
 
-    torch.manual_seed(99)  # nothing may come from the state of the global generator
+    torch.manual_seed(99)  # the global generator must have no effect
     Checkpoints(resumed, 0).save(train(make_system(), tmp_path, resume=half))
     assert_same(state(whole), state(resumed))
 
@@ -58,7 +58,7 @@ def test_the_occupancy_grid_and_adams_moments_are_in_the_checkpoint(make_system,
     path = tmp_path / "last.ckpt"
     system = make_system()
     Checkpoints(path, 0).save(train(system, tmp_path))
-    content = torch.load(path, weights_only=True)  # nothing but data in it
+    content = torch.load(path, weights_only=True)  # plain data only
     assert torch.equal(content["state_dict"]["scene.renderer.grid.occs"], system.scene.renderer.grid.occs)
     assert torch.equal(content["state_dict"]["scene.renderer.grid.binaries"], system.scene.renderer.grid.binaries)
     assert not content["state_dict"]["scene.renderer.grid.binaries"].all()
@@ -67,11 +67,11 @@ def test_the_occupancy_grid_and_adams_moments_are_in_the_checkpoint(make_system,
     assert not any("prior" in name or "distillation" in name for name in content["state_dict"])
 
 
-def test_the_gradient_of_a_step_is_that_of_its_parts_by_hand(make_system, tmp_path):
+def test_the_gradient_of_a_step_is_that_of_its_composed_parts(make_system, tmp_path):
     step = 4
 
     class Compare(L.Callback):
-        """Before the optimizer sees it, at a step in the middle, with light and all terms."""
+        """Compare before the optimizer step, in mid-run, with lighting and all terms."""
 
         def on_before_optimizer_step(self, trainer, system, optimizer):
             if trainer.global_step == step:
@@ -110,7 +110,7 @@ def test_seeds_differ_and_a_seed_repeats_itself(make_system, tmp_path):
     assert not torch.equal(tables[0], tables[2])
 
 
-def test_the_scene_comes_to_look_like_the_priors_mean(make_system, make_scene, tiny_field, tmp_path):
+def test_the_scene_converges_to_the_priors_mean(make_system, make_scene, tiny_field, tmp_path):
     """mu = 0.5 of the prior's [-1, 1] is the level 0.75; no other light, background or term."""
     from dreamfusion.scene.background.solid import ConstantBackground
 
@@ -162,11 +162,11 @@ def test_a_scene_that_is_no_longer_finite_is_not_saved(make_system, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"learning_rates": {"table": 0.0}}, r"optimizer.learning_rates.table is 0.0; a learning rate is above 0"),
-        ({"end": -0.1}, r"optimizer.end is -0.1; it is a factor of at least 0"),
+        ({"learning_rates": {"table": 0.0}}, r"optimizer.learning_rates.table is 0.0; a learning rate must be above 0"),
+        ({"end": -0.1}, r"optimizer.end is -0.1; this factor must be at least 0"),
     ],
 )
-def test_learning_rates_that_cannot_be_are_named(changes, message):
+def test_invalid_learning_rates_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         option("optimizer/adam", **changes)
 

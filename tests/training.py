@@ -1,4 +1,4 @@
-"""A training of seconds: its trainer, and what two of them have in common, bit for bit."""
+"""Short training runs, and bit-exact comparison of their results."""
 
 import lightning as L
 import torch
@@ -35,7 +35,7 @@ def train(system, folder, *callbacks, resume=None, steps=STEPS):
 
 
 def assert_same(a, b, where=""):
-    """Bit-equal, through dicts, lists and tensors."""
+    """Assert that nested dicts, lists and tensors are bit-equal."""
     assert type(a) is type(b), where
     if isinstance(a, dict):
         assert a.keys() == b.keys(), where

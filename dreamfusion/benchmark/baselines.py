@@ -78,7 +78,7 @@ def parameter_count(name: str, layout: HashGridLayout) -> int:
 class BaselineField(HashGridField):
     """The hash-grid field with one of `ENCODINGS`; normals by torch's double backward."""
 
-    def __init__(self, name: str, **settings: float | int) -> None:
+    def __init__(self, name: str, **settings: float | int | str) -> None:
         super().__init__(**settings)  # type: ignore[arg-type]
         self.encode = ENCODINGS[name]
         self.table = nn.Parameter(torch.empty(parameter_count(name, self.layout)).uniform_(-1e-4, 1e-4))

@@ -198,7 +198,7 @@ class Step:
         if name is None:
             self.field: HashGridField = HashGridField(**settings, precision=precision)  # type: ignore[arg-type]
         else:
-            self.field = BaselineField(name, **settings)
+            self.field = BaselineField(name, **settings, precision=precision)
         self.ours, self.shading = name is None, shading
         self.renderer = OccupancyRenderer(1.0, RESOLUTION, STEPS, 0.01, 0.95, 16, 256)
         self.renderer.grid.binaries.copy_(_ball()[None])

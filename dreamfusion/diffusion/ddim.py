@@ -16,10 +16,10 @@ def ddim_sample(
     steps: int,
     clip: bool,
 ) -> Tensor:
-    """From pure noise `start` (B, C, h, w) to clean latents in `steps` evenly spaced steps.
+    """Sample clean latents from pure noise `start` (B, C, h, w) in `steps` evenly spaced steps.
 
-    `predict_clean(noisy, timestep (B,))` is the (guided) clean estimate x0_hat; `clip` keeps it in [-1, 1],
-    which only pixel-space priors want.
+    `predict_clean(noisy, timestep (B,))` returns the (guided) denoised estimate x0_hat; `clip` clamps x0_hat to
+    [-1, 1], for pixel-space priors only.
     """
     trained = alphas_cumprod.shape[0]
     timesteps = torch.linspace(trained - 1, 0, steps + 1).round().long()

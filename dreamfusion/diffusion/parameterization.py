@@ -1,4 +1,4 @@
-"""What a diffusion network predicts, as noise and as a clean image.
+"""Conversions between the prediction types of diffusion networks: noise, v and clean image.
 
 Letters (Poole et al. 2022, Sec. 2; variance preserving): x clean image in the prior's space, eps noise,
 abar = alphas_cumprod[t], alpha = sqrt(abar), sigma = sqrt(1 - abar), z = alpha x + sigma eps the noisy image.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-PREDICTIONS = ("epsilon", "v_prediction", "sample")  # diffusers' names for what a network predicts
+PREDICTIONS = ("epsilon", "v_prediction", "sample")  # diffusers' names of the prediction types
 
 
 def alpha_sigma(alphas_cumprod_t: Tensor) -> tuple[Tensor, Tensor]:
@@ -18,7 +18,7 @@ def alpha_sigma(alphas_cumprod_t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def noise_from_prediction(kind: str, prediction: Tensor, noisy: Tensor, alphas_cumprod_t: Tensor) -> Tensor:
-    """What a network predicts -> eps.
+    """Noise eps from the output of a network.
 
     epsilon:      eps = prediction                                                      (Ho et al. 2020)
     v_prediction: v = alpha eps - sigma x, so eps = sigma z + alpha v                    (Salimans & Ho 2022, App. D)
@@ -30,7 +30,7 @@ def noise_from_prediction(kind: str, prediction: Tensor, noisy: Tensor, alphas_c
         alphas_cumprod_t: abar at the timestep of each image, (B,), below 1.
 
     Raises:
-        ValueError: an unknown kind; lists the known ones.
+        ValueError: an unknown kind; the message lists the known ones.
     """
     alpha, sigma = alpha_sigma(alphas_cumprod_t)
     match kind:
@@ -44,6 +44,6 @@ def noise_from_prediction(kind: str, prediction: Tensor, noisy: Tensor, alphas_c
 
 
 def clean_from_noise(noise: Tensor, noisy: Tensor, alphas_cumprod_t: Tensor) -> Tensor:
-    """eps -> x = (z - sigma eps) / alpha."""
+    """Clean image x = (z - sigma eps) / alpha."""
     alpha, sigma = alpha_sigma(alphas_cumprod_t)
     return (noisy - sigma * noise) / alpha

@@ -1,11 +1,11 @@
-"""Score distillation: the steps that all methods share (stage 11 of the flow).
+"""Score distillation: the part that all methods share (stage 11 of the flow).
 
-A rendered image is encoded and noised, and a frozen prior gives the direction in which to change it:
+The rendered image is encoded and noised, and a frozen prior gives the gradient of the scene parameters theta:
 
     grad = w(t) direction(z, t) dx/dtheta        (Poole et al. 2022, Eq. 3)
 
-with the letters of `diffusion/parameterization.py`, w(t) the weighting, and without the prior's Jacobian (Sec. 3).
-A method is one file in this folder that defines `direction`, and overrides what else its paper changes.
+with the letters of `diffusion/parameterization.py` and the weighting w(t); the prior's Jacobian is omitted (Sec. 3).
+A method is one file in this folder that defines `direction` and overrides whatever else its paper changes.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class Step:
 
 
 class Distillation(nn.Module):
-    """Renders and their conditioning -> a loss whose gradient is the method's.
+    """Loss on renders and their conditioning whose gradient is that of the method.
 
-    Units: with x the image in the prior's space, d loss / d x_b = w(t_b) direction_b / B: a mean over views and no
-    mean over pixels or channels (as in threestudio), so a prior with more of them has a larger gradient.
+    d loss / d x_b = w(t_b) direction_b / B for the image x_b of view b in the prior's space: a mean over views, not
+    over pixels and channels (as in threestudio), so the gradient norm grows with their number.
 
-    Trained parameters of a method (adapters) belong to this module and travel in the checkpoint; the prior does not,
-    because it is no `nn.Module`.
+    Trainable parameters of a method (adapters) belong to this module and are saved in checkpoints. The prior is not
+    saved because it is not an `nn.Module`.
     """
 
     def __init__(
@@ -59,15 +59,15 @@ class Distillation(nn.Module):
         rescale: float,
         clip: bool | None,
     ) -> None:
-        """Check the settings; conf/distillation/ holds their defaults.
+        """Check the settings; their defaults are in conf/distillation/.
 
         Args:
-            prior: shared between the runs of a process.
-            guidance_scale: s of `guide`, a number or a schedule; None: the prior's recommendation.
+            prior: frozen, shared by the runs of a process.
+            guidance_scale: scale of `guide`, a number or a schedule; None: the prior's recommendation.
             weighting: w(t), one of WEIGHTINGS, see `weight`; None: the prior's recommendation.
             min_timestep, max_timestep: range of t as fractions of the prior's T; numbers or schedules.
-            rescale: how far `rescale_clean` undoes the contrast added by guidance, 0 (off) to 1.
-            clip: clamp x0_hat to the range of images, as samplers do; None: if the prior's space is the image.
+            rescale: strength of `rescale_clean`, which reduces the contrast added by guidance, 0 (off) to 1.
+            clip: clamp x0_hat to [-1, 1], as samplers do; None: only for pixel-space priors.
 
         Raises:
             ValueError: an unknown weighting, a rescale outside [0, 1], or an empty range of timesteps.
@@ -86,11 +86,11 @@ class Distillation(nn.Module):
         if not 0 <= rescale <= 1:
             raise ValueError(f"rescale is {rescale}, expected 0 (off) to 1; type distillation.rescale=0.5")
         for progress in sorted({place for one in (self.min_timestep, self.max_timestep) for place, _ in one.points}):
-            self._timestep_range(progress)  # linear between these
+            self._timestep_range(progress)  # both bounds are linear between these points
 
     @abstractmethod
     def direction(self, step: Step, noisy: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """The method: the unweighted gradient direction in the prior's space, and x0_hat for previews and `clip`.
+        """Unweighted gradient direction in the prior's space, and x0_hat for previews and `image_gradient`.
 
         Args:
             step: the current step.
@@ -104,11 +104,11 @@ class Distillation(nn.Module):
         return torch.randn(shape, generator=generator, device=generator.device).to(step.latents.device)
 
     def image_gradient(self, step: Step, denoised: Tensor) -> Tensor | None:
-        """d loss / d rgb (B, 3, H, W) beside the latent gradient, for methods that have one; already divided by B."""
+        """Additional gradient d loss / d rgb (B, 3, H, W), divided by B, for methods with an image-space term."""
         return None
 
     def auxiliary_losses(self, step: Step) -> Mapping[str, Tensor]:
-        """Losses of the method's own parameters, added to the loss; they must not reach the scene."""
+        """Losses of the method's own parameters, by name; they must have no gradient to the scene."""
         return {}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -123,11 +123,11 @@ class Distillation(nn.Module):
         Args:
             render: B square images.
             conditioning: of the same B views.
-            progress: the run's past fraction, for the schedules.
-            generator: the only source of randomness: t, then eps.
+            progress: fraction of the run that is done, for the schedules.
+            generator: the only source of randomness; draws t, then eps.
         """
         rgb = render.rgb
-        # Mixed precision is the business of the prior's network alone.
+        # Only the prior's network may use mixed precision.
         with torch.autocast(rgb.device.type, enabled=False):
             latents = self.prior.encode_image(resize(rgb.float(), self.prior.resolution))
             timestep = self._draw_timestep(len(rgb), progress, generator).to(rgb.device)
@@ -153,7 +153,7 @@ class Distillation(nn.Module):
             )
 
     def guided(self, step: Step, noisy: Tensor) -> tuple[Tensor, Tensor]:
-        """eps_hat by classifier-free guidance and x0_hat, after `rescale` and `clip`."""
+        """eps_hat of classifier-free guidance, and x0_hat, both after `rescale` and `clip`."""
         scale = self.guidance_scale(step.progress)
         noise_hat, noise_text = guided(self.prior, noisy, step.timestep, step.conditioning, scale)
         denoised = clean_from_noise(noise_hat, noisy, step.abar)
@@ -167,18 +167,16 @@ class Distillation(nn.Module):
         return noise_hat, denoised
 
     def _draw_timestep(self, count: int, progress: float, generator: torch.Generator) -> Tensor:
-        """(count,) int64, uniform over the fractions [min, max) of T at `progress`; shared by coupled views."""
+        """Timesteps (count,) int64, uniform in [min, max) of T at `progress`; one for all views that are coupled."""
         low, high = self._timestep_range(progress)
         total, views = len(self.prior.alphas_cumprod), self.prior.views
         if count % views:
-            raise ValueError(
-                f"camera.views is {count}; {self.prior.name} needs a multiple of {views}: camera.views={views}"
-            )
+            raise ValueError(f"camera.views is {count}, not a multiple of {views}; type camera.views={views}")
         fraction = low + (high - low) * torch.rand(count // views, generator=generator, device=generator.device)
         return (fraction * total).long().clamp(max=total - 1).repeat_interleave(views)
 
     def _timestep_range(self, progress: float) -> tuple[float, float]:
-        """Raises: ValueError: no fractions of T, or the first above the second."""
+        """Raises: ValueError: the range is outside [0, 1] or empty."""
         low, high = self.min_timestep(progress), self.max_timestep(progress)
         if not 0 <= low <= high <= 1:
             raise ValueError(
@@ -189,11 +187,11 @@ class Distillation(nn.Module):
 
 
 def rescale_clean(guided: Tensor, text: Tensor, strength: float) -> Tensor:
-    """Give the guided clean image the standard deviation of the unguided one (Lin et al. 2023, Eq. 15-16).
+    """Rescale the guided x0_hat to the standard deviation of the conditional one (Lin et al. 2023, Eq. 15-16).
 
-    On the clean image, as in MVDream's loss, not on the network's prediction; per image over channels and pixels.
+    Applied to x0_hat, as in MVDream's loss, not to the network's prediction; per image over channels and pixels.
     """
     dims = (1, 2, 3)
-    # An image of one flat colour has deviation 0: without the bound its ratio is infinite.
+    # A constant image has deviation 0; the bound keeps the ratio finite.
     ratio = text.std(dims, keepdim=True) / guided.std(dims, keepdim=True).clamp(min=1e-6)
     return guided * (strength * ratio + (1 - strength))

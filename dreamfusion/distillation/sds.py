@@ -8,7 +8,7 @@ from dreamfusion.distillation.base import Distillation, Step
 
 
 class SDS(Distillation):
-    """The guided noise prediction minus the noise that was added."""
+    """Guided noise prediction minus the added noise."""
 
     def direction(self, step: Step, noisy: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """See `Distillation.direction`."""

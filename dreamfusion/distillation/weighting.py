@@ -1,4 +1,4 @@
-"""Weightings w(t) of the distillation gradient over the noise level."""
+"""Weightings w(t) of the distillation gradient."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ def weight(weighting: str, alphas_cumprod_t: Tensor) -> Tensor:
     """w(t) as (B, 1, 1, 1).
 
     sigma2:       sigma^2 = 1 - abar            Poole et al. 2022, Sec. 3 ("sds" in threestudio)
-    uniform:      1                             found similar there; CSD, SJC
+    uniform:      1                             similar results in Poole et al. 2022; CSD, SJC
     alpha_sigma2: sqrt(abar) (1 - abar)         Latent-NeRF; "fantasia3d" in threestudio
-    clean:        sigma                         the gradient alpha (x - x0_hat) of a clean-image loss: from
-                  z = alpha x + sigma eps = alpha x0_hat + sigma eps_hat follows
+    clean:        sigma                         the SDS gradient is then alpha (x - x0_hat), because
                   eps_hat - eps = (alpha / sigma) (x - x0_hat)
-    reconstruction: sigma / alpha   by the same token the gradient x - x0_hat: as strong at high noise, where the form
-                  is decided, as at low (Shi et al. 2023, MVDream's loss)
+    reconstruction: sigma / alpha               the SDS gradient is then x - x0_hat, equally strong at high noise, which
+                  determines the shape, and at low noise (Shi et al. 2023, MVDream's loss)
     """
     alpha, sigma = alpha_sigma(alphas_cumprod_t)
     match weighting:

@@ -1,6 +1,6 @@
 """DeepFloyd IF, stage I (stage 11, `guidance=deepfloyd`): 64x64 pixels and T5 text, closest to the paper's prior.
 
-The space is the image in [-1, 1]. Tested on small random networks of the same classes; not run on published weights.
+Latents are the image in [-1, 1]. Tested with small random networks of the same classes, not with published weights.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from dreamfusion.guidance.diffusers_prior import DiffusersPrior
 from dreamfusion.guidance.prior import GuidanceError
 from dreamfusion.types import TextEmbedding
 
-TOKENS = 77  # as in IF's training; T5 itself takes more
+TOKENS = 77  # as in IF's training; T5 accepts more
 
 
 class DeepFloydPrior(DiffusersPrior):
-    """A pixel diffusion model with T5 text."""
+    """A pixel-space diffusion model with a T5 text encoder."""
 
     name = "deepfloyd"
     # XL (4.3 billion parameters), L (0.9), M (0.4). Gated: accept the licence on the hub, then `hf auth login`.
@@ -32,7 +32,7 @@ class DeepFloydPrior(DiffusersPrior):
         """See `DiffusersPrior`.
 
         Raises:
-            GuidanceError: also if T5's tokenizer cannot be read.
+            GuidanceError: the weights are not available, or T5's tokenizer cannot be read.
         """
         super().__init__(**settings)
         if not (self._folder / "tokenizer" / "tokenizer.json").is_file() and find_spec("sentencepiece") is None:
@@ -40,7 +40,7 @@ class DeepFloydPrior(DiffusersPrior):
         self.resolution: int = self._unet.config.sample_size
 
     def encode_text(self, texts: Sequence[str]) -> TextEmbedding:
-        """K texts, in lower case as in training -> (K, 77, D)."""
+        """Encode K texts in lower case, as in training: (K, 77, D)."""
         from transformers import T5EncoderModel, T5Tokenizer
 
         tokenizer = T5Tokenizer.from_pretrained(
@@ -49,9 +49,9 @@ class DeepFloydPrior(DiffusersPrior):
         return self._encode(tokenizer, T5EncoderModel, [text.lower().strip() for text in texts])
 
     def encode_image(self, rgb: Tensor) -> Tensor:
-        """(B, 3, 64, 64) in [0, 1] -> the same in [-1, 1]."""
+        """Scale images (B, 3, 64, 64) from [0, 1] to [-1, 1]."""
         return rgb * 2 - 1
 
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, 3, 64, 64) in [-1, 1] -> the same in [0, 1]."""
+        """Scale images (B, 3, 64, 64) from [-1, 1] to [0, 1], clamped."""
         return (latents.detach() / 2 + 0.5).clamp(0, 1)

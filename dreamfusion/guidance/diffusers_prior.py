@@ -1,4 +1,4 @@
-"""The common part of priors that are published weights in diffusers' folder layout: loading, precision, prediction."""
+"""Base class of priors with published weights in diffusers' folder layout: loading, precision, prediction."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from dreamfusion.types import Branch, TextEmbedding
 
 
 class DiffusersPrior:
-    """A U-Net with cross-attention to text. It runs in half precision on CUDA (not run there yet)."""
+    """A U-Net with cross-attention to text; half precision on CUDA (not yet tested there)."""
 
     name: ClassVar[str]
     models: ClassVar[Sequence[str]]  # hub ids, tried in order
-    parts: ClassVar[Sequence[str]]  # sub-folders that are read
+    parts: ClassVar[Sequence[str]]  # required sub-folders
     views = 1
 
     def __init__(
@@ -33,16 +33,16 @@ class DiffusersPrior:
         attention_slicing: bool,
         compile: bool,
     ) -> None:
-        """Find and load the weights; the text encoder is loaded when text is encoded.
+        """Find and load the weights, except for the text encoder, which `encode_text` loads.
 
         Args:
             model: folder in diffusers' layout, or hub id; None tries `models` in order.
             revision: branch, tag or commit on the hub.
             dtype: of the U-Net and the text encoder: "auto", "float16", "bfloat16" or "float32".
-            guidance_scale, weighting: recommendations to the distillation, see `Prior`.
+            guidance_scale, weighting: recommended values for distillation, see `Prior`.
             channels_last: memory layout of the U-Net.
             attention_slicing: less memory, slower.
-            compile: `torch.compile` the U-Net; takes minutes at the first step.
+            compile: `torch.compile` the U-Net; the first step takes minutes.
 
         Raises:
             GuidanceError: the weights are not available.
@@ -52,7 +52,7 @@ class DiffusersPrior:
 
         self.guidance_scale, self.weighting = guidance_scale, weighting
         self._dtype_name, self._device = dtype, torch.device("cpu")
-        # Load in the precision of the device it will run on: `to("cuda")` then needs no float32 copy first.
+        # Load in the precision of the expected device, so that `to("cuda")` needs no float32 copy.
         expected = choose_dtype(dtype, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         candidates = (model,) if model else self.models
         self._folder = find_model(candidates, revision, self.parts, half=expected == torch.float16)
@@ -66,21 +66,21 @@ class DiffusersPrior:
             self._unet.compile()
 
     def to(self, device: torch.device | str) -> Self:
-        """Move in place; "auto" takes the precision of the new device."""
+        """Move in place; dtype "auto" follows the new device."""
         self._device = torch.device(device)
         self._unet.to(self._device, choose_dtype(self._dtype_name, self._device))
         self.alphas_cumprod = self.alphas_cumprod.to(self._device)
         return self
 
     def warn_if_unknown(self, prompt: str) -> None:
-        """Nothing to check: the training data is the web."""
+        """No check: the training data covers the web."""
 
     @torch.no_grad()
     def predict(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
         """See `Prior.predict`; cameras and appearance are ignored.
 
-        Channels of the network's output beyond those of `noisy` are a learned variance (DeepFloyd IF) and dropped.
-        The text mask is not used: the networks were trained with the padding visible.
+        Output channels beyond those of `noisy` are a learned variance (DeepFloyd IF) and are dropped. The text mask is
+        not used because the networks were trained with visible padding.
         """
         count, dtype, text = len(branches), self._unet.dtype, concatenate_texts(branches)
         noisy, timestep = noisy.repeat(count, 1, 1, 1), timestep.repeat(count)

@@ -1,7 +1,6 @@
-"""The pocket prior behind the `Prior` protocol: 64x64 pixels, told the camera, carried by the package itself.
+"""The pocket prior (stage 11, `guidance=pocket`, the default): 64x64 pixels, camera-conditioned, part of the package.
 
-Stage 11 for `guidance=pocket`, the default: needs no GPU, no download, no login. The network is
-`pocket/model/denoiser.py`; its space is the image itself in [-1, 1].
+It needs no GPU, no download and no login. The network is `pocket/model/denoiser.py`; latents are the image in [-1, 1].
 """
 
 from __future__ import annotations
@@ -34,18 +33,18 @@ from dreamfusion.types import Branch, TextEmbedding
 
 log = logging.getLogger(__name__)
 
-DISTANCE = (2.7, 3.3)  # scene units, what the prior saw in training
-ELEVATION = (-15.0, 75.0)  # degrees, likewise
-# Cosine of all-MiniLM-L6-v2 to the nearest "a <name>". Chosen on 34 near and 34 foreign prompts; on 68 others it let
-# 26 of 34 near ones pass ("a tabby cat", not "a rucksack") and warned of all 34 foreign ones.
+DISTANCE = (2.7, 3.3)  # scene units, range of the training data
+ELEVATION = (-15.0, 75.0)  # degrees, range of the training data
+# Threshold on the cosine (all-MiniLM-L6-v2) between a prompt and the nearest "a <name>". Chosen on 34 similar and 34
+# unrelated prompts; of 68 others, it accepted 26 of 34 similar ones ("a tabby cat", not "a rucksack") and no unrelated.
 KNOWN = 0.6
-NEAREST = 4  # names in the warning
+NEAREST = 4  # number of names in the warning
 
 
 class PocketPrior:
-    """The project's own small prior over everyday objects seen from all sides.
+    """The project's own small prior over renders of everyday objects from all sides.
 
-    The network predicts the clean image: weighting "reconstruction", the gradient render - x0_hat, is its natural one.
+    The network predicts the clean image, which fits the weighting "reconstruction": the gradient is render - x0_hat.
     """
 
     name = "pocket"
@@ -65,16 +64,16 @@ class PocketPrior:
         """Read the weights.
 
         Args:
-            weights: folder with `unet/` and `scheduler/`; None is the package's own. The frozen `text_encoder/` is
-                taken from the package if the folder has none; without a `vocabulary.txt` no prompt is called unknown.
-            camera_conditioning: tell the network where the camera stands; False is its "camera unknown".
-            guidance_scale, weighting: what the distillation takes where it is given none.
-            variant: which model of those that go by the name asked for, from 0: "a chair" is one of several chairs.
-            dtype: of the U-Net: "float32", "float16", "bfloat16", or "auto", which is float16 on CUDA, bfloat16 on
-                processors that multiply it, and float32 elsewhere. Taken by `to`; it is loaded as float32.
+            weights: folder with `unet/` and `scheduler/`; None is the package's own. A missing `text_encoder/` is
+                replaced by the package's; without `vocabulary.txt` no prompt counts as unknown.
+            camera_conditioning: condition the network on the camera; False: the network's "unknown camera" input.
+            guidance_scale, weighting: recommended values for distillation, see `Prior`.
+            variant: index from 0 of the model among those with the same name, such as several chairs.
+            dtype: of the U-Net: "float32", "float16", "bfloat16", or "auto": float16 on CUDA, bfloat16 on processors
+                with bfloat16 products, else float32. Applied by `to`; the weights are loaded as float32.
 
         Raises:
-            GuidanceError: no complete prior in the folder, or a negative variant.
+            GuidanceError: the folder has no complete prior, or the variant is negative.
             ValueError: an unknown dtype.
         """
         if dtype != "auto":
@@ -85,23 +84,23 @@ class PocketPrior:
         for part in ("unet", "scheduler"):
             if not (self._folder / part).exists():
                 raise GuidanceError(
-                    f"no pocket prior in {self._folder}: {part} is missing; leave guidance.weights=null for the one "
-                    "of the package, or give the folder that `python launch.py mode=pretrain` wrote"
+                    f"no pocket prior in {self._folder}: {part} is missing; set guidance.weights=null for the built-in "
+                    "weights, or to a folder that `python launch.py mode=pretrain` wrote"
                 )
         self.model = PocketModel.load(self._folder).eval().requires_grad_(False)
         if variant < 0:
-            raise GuidanceError(f"guidance.variant={variant}, expected 0 or more: which of the models of a name")
+            raise GuidanceError(f"guidance.variant={variant}, expected 0 or more: the index among models of one name")
         self.variant = variant
         own = self._folder / "text_encoder"
         self.text_encoder = TextEncoder.load(own if own.is_dir() else WEIGHTS / "text_encoder")
         self.resolution: int = self.model.resolution
-        # A copy of its own: the network may run in half precision, the noise levels never do.
+        # A separate copy: noise levels stay float32 when the network runs in half precision.
         self.alphas_cumprod = self.model.alphas_cumprod.float().clone()
         self.dtype, self._dtype = dtype, torch.float32
 
     def to(self, device: torch.device | str) -> Self:
-        """Move in place; on CUDA (not run there yet) all of the network in the U-Net's precision, elsewhere the sketch,
-        whose picture the U-Net's is added to, in float32.
+        """Move in place. On CUDA (not yet tested) the whole network has the U-Net's precision; elsewhere all but the
+        U-Net is float32.
         """
         device = torch.device(device)
         unet = choose_dtype(self.dtype, device)
@@ -115,12 +114,13 @@ class PocketPrior:
         return self
 
     def warn_if_unknown(self, prompt: str) -> None:
-        """Log a warning that names the nearest things the prior saw, if the prompt is far from all of them.
+        """Log a warning with the nearest known names if the prompt is not close to any of them.
 
-        A prompt is known if it names one of them, or if its sentence vector has a cosine of KNOWN to "a <name>".
+        A prompt is known if it contains a name of the vocabulary, or if its sentence vector has a cosine of at least
+        KNOWN to "a <name>".
 
         Raises:
-            GuidanceError: it has fewer models of what the prompt names than `variant` asks for.
+            GuidanceError: `variant` is not below the number of models with the prompt's name.
         """
         self._check_variant(prompt)
         names = self._names
@@ -133,7 +133,7 @@ class PocketPrior:
             return
         nearest = ", ".join(f'"a {names[i]}"' for i in cosine.topk(min(NEAREST, len(names))).indices.tolist())
         log.warning(
-            'The pocket prior never saw anything like "%s" (it knows %d things; nearest: %s). '
+            'The pocket prior was not trained on anything like "%s" (%d known objects; nearest: %s). '
             "The shape will not follow the prompt; use guidance=sd for open vocabulary.",
             prompt,
             len(names),
@@ -141,11 +141,11 @@ class PocketPrior:
         )
 
     def encode_text(self, texts: Sequence[str]) -> TextEmbedding:
-        """K texts -> states (K, 16, 384), zero at padding."""
+        """Encode K texts: states (K, 16, 384), zero at padding."""
         return self.text_encoder(texts)
 
     def encode_image(self, rgb: Tensor) -> Tensor:
-        """(B, 3, 64, 64) in [0, 1] -> the same in [-1, 1]."""
+        """Scale images (B, 3, 64, 64) from [0, 1] to [-1, 1]."""
         return rgb * 2 - 1
 
     @torch.no_grad()
@@ -160,17 +160,17 @@ class PocketPrior:
         return noise_from_prediction("sample", clean.float(), noisy, self.alphas_cumprod[timestep]).chunk(count)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, 3, 64, 64) in [-1, 1] -> the same in [0, 1]."""
+        """Scale images (B, 3, 64, 64) from [-1, 1] to [0, 1], clamped."""
         return (latents.detach() / 2 + 0.5).clamp(0, 1)
 
     def _camera_features(self, branch: Branch, noisy: Tensor) -> Tensor:
-        """(B, 12): the camera, zeros where unknown, and the appearance, white and unlit where unknown."""
+        """(B, 12): camera (zeros if unknown) and appearance (white background, unlit if unknown)."""
         features, cameras = noisy.new_zeros(len(noisy), CAMERA_FEATURES), branch.cameras
         if cameras is not None and self.camera_conditioning:
             features = camera_features(
                 cameras.azimuth, cameras.elevation.clamp(*ELEVATION), cameras.distance.clamp(*DISTANCE)
             )
-        if not self.model.takes_sentence:  # the first weights were trained without appearance
+        if not self.model.takes_sentence:  # early weights have no appearance input
             return features
         unknown = features.new_tensor(WHITE).expand(len(features), 2)
         return with_appearance(features, unknown if branch.appearance is None else branch.appearance)
@@ -184,17 +184,17 @@ class PocketPrior:
         known = len(volume.variants(name))
         if self.variant >= known:
             raise GuidanceError(
-                f'guidance.variant={self.variant}, but the prior knows {known} of "{name}"; type 0 to {known - 1}'
+                f'guidance.variant={self.variant}, but the prior has {known} of "{name}"; type 0 to {known - 1}'
             )
 
     @cached_property
     def _names(self) -> list[str]:
-        """What the prior saw; nothing if the folder does not say."""
+        """Names of the trained objects; empty without `vocabulary.txt`."""
         file = self._folder / "vocabulary.txt"
         lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
         return [line.strip() for line in lines if line.strip()]
 
     @cached_property
     def _name_vectors(self) -> Tensor:
-        """Sentence vectors (N, 384) of the names: seconds, and needed for strange prompts alone."""
+        """Sentence vectors (N, 384) of the names. Computing them takes seconds, so only prompts without a name do."""
         return self.text_encoder.sentence([f"a {name}" for name in self._names]).cpu()

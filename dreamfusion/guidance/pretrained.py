@@ -1,7 +1,7 @@
-"""Published weights in diffusers' folder layout: find the folder, read its parts. Shared by the big priors.
+"""Locate and load published weights in diffusers' folder layout.
 
-Everything is read from a folder on disk. A hub id is first turned into one (downloaded, or found in the cache), so a
-missing model ends at once with one error instead of in the middle of a load after minutes of retries.
+Weights are always loaded from a local folder. A hub id is first resolved to one (by download or from the cache), so a
+missing model fails at once with one error, not after minutes of retries during loading.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from dreamfusion.diffusion.parameterization import PREDICTIONS
 from dreamfusion.guidance.prior import GuidanceError
 from dreamfusion.types import TextEmbedding
 
-HUB_TIMEOUT = 5.0  # seconds, for the one question whether the hub answers at all
+HUB_TIMEOUT = 5.0  # seconds, to test whether the hub is reachable
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def find_model(candidates: Sequence[str], revision: str | None, parts: Sequence[str], half: bool) -> Path:
-    """The folder of the first candidate that can be had.
+    """Folder of the first available candidate.
 
     Args:
         candidates: folders or hub ids, in order of preference.
         revision: branch, tag or commit on the hub; None is its main branch.
-        parts: the sub-folders that the prior reads, "unet" among them.
-        half: download the hub's float16 files where it has them, half the size.
+        parts: required sub-folders, including "unet".
+        half: prefer the hub's float16 files, which are half the size.
 
     Raises:
-        GuidanceError: none can be had; lists what was tried, why each failed, and how to give a folder.
+        GuidanceError: none is available; the message lists each candidate with the reason.
     """
     reasons = []
     for candidate in candidates:
         try:
             folder = _local_folder(candidate) or _hub_folder(candidate, revision, parts, half)
         except (OSError, ValueError) as error:  # the hub's errors are OSErrors, a malformed id is a ValueError
-            # A hub error says what happened in its first line; the rest is links.
+            # The first line of a hub error has the reason, the rest are links.
             reasons.append(f"{candidate}: {str(error).strip().splitlines()[0]}")
             continue
         missing = [part for part in parts if not (folder / part).is_dir()]
@@ -58,7 +58,7 @@ def find_model(candidates: Sequence[str], revision: str | None, parts: Sequence[
 
 
 def load_frozen(network: type[Any], folder: Path, part: str, dtype: torch.dtype) -> Any:
-    """diffusers' `network.from_pretrained` on a sub-folder; frozen."""
+    """Load sub-folder `part` with diffusers' `network.from_pretrained`; frozen."""
     from diffusers.utils import is_accelerate_available
 
     loaded = network.from_pretrained(
@@ -72,10 +72,10 @@ def load_frozen(network: type[Any], folder: Path, part: str, dtype: torch.dtype)
 
 
 def noise_schedule(folder: Path) -> tuple[Tensor, str]:
-    """alphas_cumprod (T,) float32 and what the network predicts, from `scheduler/`.
+    """alphas_cumprod (T,) float32 and the prediction type, from `scheduler/`.
 
     Raises:
-        GuidanceError: the network predicts none of PREDICTIONS, e.g. a flow.
+        GuidanceError: the prediction type is not in PREDICTIONS, e.g. flow matching.
     """
     from diffusers import DDPMScheduler
 
@@ -90,10 +90,10 @@ def noise_schedule(folder: Path) -> tuple[Tensor, str]:
 def encode_text(
     tokenizer: Any, encoder: type[Any], folder: Path, texts: Sequence[str], device: torch.device, dtype: torch.dtype
 ) -> TextEmbedding:
-    """K texts -> (K, L, D) by the folder's `text_encoder/`, L the tokenizer's length; longer texts are cut.
+    """Encode K texts with `text_encoder/`: (K, L, D), padded or cut to the tokenizer's length L.
 
-    The encoder is read from disk for each call and let go after it: it is needed once a run, and larger than the
-    network (T5-XXL: 4.8 billion parameters).
+    The encoder is loaded for each call and freed afterwards: it is needed once a run and may be larger than the U-Net
+    (T5-XXL: 4.8 billion parameters).
     """
     network = encoder.from_pretrained(
         str(folder / "text_encoder"),
@@ -103,17 +103,17 @@ def encode_text(
     )
     tokens = tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt").to(device)
     mask = tokens.attention_mask
-    # CLIP as Stable Diffusion uses it attends to its padding; T5 does not.
+    # CLIP in Stable Diffusion attends to its padding; T5 does not.
     uses_mask = getattr(network.config, "use_attention_mask", network.config.model_type == "t5")
     output = network.eval().to(device)(tokens.input_ids, attention_mask=mask if uses_mask else None)
     return TextEmbedding(output.last_hidden_state.float(), mask.bool())
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """ "auto" is float16 on CUDA and float32 elsewhere; else the named one.
+    """Parse a dtype; "auto" is float16 on CUDA and float32 elsewhere.
 
     Raises:
-        ValueError: an unknown name; lists the known ones.
+        ValueError: an unknown name; the message lists the known ones.
     """
     if name == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
@@ -124,7 +124,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 @cache
 def hub_answers() -> bool:
-    """Whether the hub can be reached, asked once; huggingface_hub itself would retry for minutes."""
+    """Whether the hub is reachable, tested once a process; huggingface_hub would retry for minutes."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -133,14 +133,14 @@ def hub_answers() -> bool:
     try:
         urllib.request.urlopen(request, timeout=HUB_TIMEOUT).close()
     except urllib.error.HTTPError:
-        return True  # a refusal is an answer
+        return True  # an HTTP error is an answer
     except OSError:
         return False
     return True
 
 
 def _local_folder(candidate: str) -> Path | None:
-    """The folder, if the candidate is one; None for a hub id."""
+    """Path of a candidate that is a folder; None for a hub id."""
     folder = Path(candidate).expanduser()
     if folder.is_dir():
         return folder
@@ -150,7 +150,7 @@ def _local_folder(candidate: str) -> Path | None:
 
 
 def _hub_folder(model: str, revision: str | None, parts: Sequence[str], half: bool) -> Path:
-    """Download the parts of a hub model; where the hub does not answer, what the cache has of it."""
+    """Download the parts of a hub model, or use its cached copy if the hub does not answer."""
     from huggingface_hub import snapshot_download
 
     if not hub_answers():
@@ -179,7 +179,7 @@ def _has_weights(folder: Path) -> bool:
 
 
 def _variant(folder: Path, dtype: torch.dtype) -> str | None:
-    """ "fp16" where a float16 network is wanted and has its own file, or where there is no other file."""
+    """ "fp16" if the dtype is float16 and there is such a file, or if there are only such files."""
     weights = [path.name for path in folder.glob("*") if path.suffix in (".safetensors", ".bin")]
     half = [name for name in weights if ".fp16" in name]
     return "fp16" if half and (dtype == torch.float16 or len(half) == len(weights)) else None

@@ -1,7 +1,7 @@
-"""The protocol of a diffusion prior (stage 11), and its guided prediction.
+"""The protocol of a diffusion prior (stage 11), and prediction with classifier-free guidance.
 
-`distillation/*.py` use this protocol only; `pocket.py`, `stable_diffusion.py` and `deepfloyd.py` are thin adapters to
-it. Letters as in `diffusion/parameterization.py`.
+`distillation/` depends on this protocol only; `pocket.py`, `stable_diffusion.py` and `deepfloyd.py` implement the
+protocol. Letters as in `diffusion/parameterization.py`.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from dreamfusion.types import Branch, Conditioning, TextEmbedding
 
 
 class GuidanceError(RuntimeError):
-    """The prior's weights are missing or unusable; the message says what was tried and what to type instead."""
+    """The prior's weights are missing or unusable; the message says what was tried and what to type."""
 
 
 class Prior(Protocol):
     """A frozen text-to-image diffusion model.
 
-    Not an `nn.Module`: its owner must neither train it nor write it into a checkpoint. A prior starts on the CPU and
-    moves with `to`. Images are float32 at the interface, whatever precision the network runs in.
+    Not an `nn.Module`, so that it is neither trained nor saved in checkpoints. A prior starts on the CPU and moves with
+    `to`. Images are float32 at the interface, whatever the precision of the network.
     """
 
     name: str  # for logs
-    resolution: int  # side of the square image it expects, pixels
-    views: int  # images that one prediction couples and that share a timestep; 1, MVDream: 4
-    alphas_cumprod: Tensor  # (T,) float32, falling
+    resolution: int  # side of the square input image, pixels
+    views: int  # images that one prediction couples, with one timestep; 1 (MVDream: 4)
+    alphas_cumprod: Tensor  # (T,) float32, decreasing
     guidance_scale: float  # recommended scale for distillation, used where distillation.guidance_scale is null
     weighting: str  # recommended w(t), one of distillation.weighting.WEIGHTINGS
-    sample_scale: float  # guidance scale for sampling pictures, far below the one for distillation
-    pixel_space: bool  # latents are the image in [-1, 1], so denoised estimates can be clipped to that range
+    sample_scale: float  # recommended guidance scale for sampling images, lower than for distillation
+    pixel_space: bool  # latents are the image in [-1, 1], so x0_hat can be clamped to that range
 
     def to(self, device: torch.device | str) -> Self:
         """Move in place; returns itself."""
         ...
 
     def warn_if_unknown(self, prompt: str) -> None:
-        """Log one warning if the prompt is outside what the prior was trained on."""
+        """Log one warning if the prompt is outside the training data."""
         ...
 
     def encode_text(self, texts: Sequence[str]) -> TextEmbedding:
@@ -53,7 +53,7 @@ class Prior(Protocol):
         ...
 
     def predict(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
-        """Predict the noise of the same noisy images under each condition, in one batch; no gradient.
+        """Predict the noise in `noisy` under each condition, in one batch, without gradient.
 
         Args:
             noisy: z, (B, C, h, w).
@@ -61,29 +61,29 @@ class Prior(Protocol):
             branches: conditions of the B images. Priors without camera conditioning ignore cameras and appearance.
 
         Returns:
-            eps for each branch, each the shape of `noisy`, float32, whatever the network itself predicts.
+            eps for each branch: float32, the shape of `noisy`, whatever the network's prediction type.
         """
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, 3, r, r) in [0, 1], no gradient; for previews, never in the training step."""
+        """(B, C, h, w) -> (B, 3, r, r) in [0, 1], without gradient; for previews and samples."""
         ...
 
 
 def text_branch(conditioning: Conditioning) -> Branch:
-    """Text, camera and appearance of each view."""
+    """Conditional branch: text, camera and appearance of each view."""
     return Branch(conditioning.text, conditioning.cameras, conditioning.appearance)
 
 
 def null_branch(conditioning: Conditioning) -> Branch:
-    """The negative text with the camera unknown; the appearance stays, so that guidance does not amplify it."""
+    """Negative text and unknown camera, but the same appearance, so that guidance does not amplify appearance."""
     return Branch(conditioning.negative, None, conditioning.appearance)
 
 
 def guided(
     prior: Prior, noisy: Tensor, timestep: Tensor, conditioning: Conditioning, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """eps_hat of `guide`, and eps of the text branch alone. At scale 1 they are equal, and one branch is predicted."""
+    """eps_hat of `guide`, and eps of the text branch. At scale 1 both are equal and only that branch is predicted."""
     if scale == 1:
         (noise_text,) = prior.predict(noisy, timestep, [text_branch(conditioning)])
         return noise_text, noise_text
@@ -92,7 +92,7 @@ def guided(
 
 
 def concatenate_texts(branches: Sequence[Branch]) -> TextEmbedding:
-    """The texts of all branches as one batch, in order; all of one (L, D)."""
+    """Concatenate the texts of all branches, which have one (L, D), into one batch."""
     texts = [branch.text for branch in branches]
     pooled = [text.pooled for text in texts if text.pooled is not None]
     return TextEmbedding(

@@ -1,6 +1,6 @@
-"""The prior of this process: loading one takes longer than the first steps of a run, so the next run reuses it.
+"""Cache of the last prior, so that the next run of the process does not load the weights again.
 
-At most one is kept: there is no memory for two priors of Stable Diffusion's size.
+Only one prior is kept, because two of Stable Diffusion's size may not fit in memory.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ _KEPT: dict[str, Prior] = {}  # at most one
 
 
 def cached_prior(guidance: DictConfig) -> Prior:
-    """The prior of these settings: the previous run's if its settings were the same, else a new one.
+    """Prior for these settings: the previous run's prior if its settings were equal, else a new one.
 
-    Priors are frozen, so runs cannot influence each other through one. Constructing a prior leaves torch's generator
-    unchanged, so that a scene's initial weights do not depend on whether the prior was cached.
+    Priors are frozen, so sharing one does not couple runs. Construction leaves torch's generator unchanged, so that the
+    initial weights of a scene do not depend on whether the prior was cached.
     """
     key = OmegaConf.to_yaml(guidance, resolve=True)
     if key not in _KEPT:
-        _KEPT.clear()  # before the new one is loaded
+        _KEPT.clear()  # frees the memory before the new prior is loaded
         with torch.random.fork_rng(devices=[]):
             _KEPT[key] = instantiate(guidance)
     return _KEPT[key]

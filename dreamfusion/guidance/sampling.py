@@ -1,4 +1,4 @@
-"""Ancestral-free sampling of pictures from a prior (DDIM, Song et al. 2021, Eq. 12 with eta = 0): `mode=sample`."""
+"""Sample images from a prior with DDIM (Song et al. 2021, Eq. 12 with eta = 0), for `mode=sample`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from dreamfusion.types import Conditioning
 
 @torch.no_grad()
 def sample_images(prior: Prior, conditioning: Conditioning, start: Tensor, scale: float, steps: int) -> Tensor:
-    """Pictures (B, 3, r, r) in [0, 1] of what the prior is told, on its device.
+    """Sample images (B, 3, r, r) in [0, 1] for B conditions, on the prior's device.
 
     Args:
-        prior: any.
-        conditioning: of B views.
+        prior: any prior.
+        conditioning: conditions of B views.
         start: pure noise of the prior's latent shape, see `start_noise`, (B, C, h, w).
-        scale: of classifier-free guidance, see `guide`.
-        steps: network evaluations, each on 2B images (on B where the scale is 1).
+        scale: guidance scale, see `guide`.
+        steps: number of network evaluations, each on 2B images (B images at scale 1).
     """
 
     def predict_clean(noisy: Tensor, timestep: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def sample_images(prior: Prior, conditioning: Conditioning, start: Tensor, scale
 
 @torch.no_grad()
 def start_noise(prior: Prior, count: int, generator: torch.Generator) -> Tensor:
-    """`count` draws of pure noise in the prior's space (count, C, h, w), on its device."""
+    """Draw standard Gaussian noise (count, C, h, w) in the prior's space, on its device."""
     blank = torch.zeros(1, 3, prior.resolution, prior.resolution, device=prior.alphas_cumprod.device)
     shape = prior.encode_image(blank).shape[1:]
     return torch.randn(count, *shape, generator=generator).to(blank.device)

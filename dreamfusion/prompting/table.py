@@ -1,4 +1,4 @@
-"""What a prompting strategy hands to the training loop: every text it may need, encoded once.
+"""The protocol of prompting strategies, and their texts, encoded once a run.
 
 Stages 2, 3 and 10 of the flow; `view_dependent.py` and `plain.py` are the strategies.
 """
@@ -14,15 +14,15 @@ from dreamfusion.error import UserError
 from dreamfusion.guidance.prior import Prior
 from dreamfusion.types import Cameras, Conditioning, TextEmbedding
 
-LONGEST_PROMPT = 2000  # characters; text encoders read far fewer
+LONGEST_PROMPT = 2000  # characters, far above the limit of the text encoders
 
 
 @dataclass(frozen=True, eq=False)
 class TextTable:
-    """K encoded texts and the one that guidance pushes away from."""
+    """K encoded texts and the encoded text of the unconditional branch."""
 
     texts: TextEmbedding  # (K, L, D)
-    negative: TextEmbedding  # (1, L, D), the empty text unless a negative prompt is given
+    negative: TextEmbedding  # (1, L, D), the empty text or the negative prompt
 
     def __post_init__(self) -> None:
         count = self.negative.states.shape[0]
@@ -35,30 +35,30 @@ class TextTable:
 
 
 class Prompting(Protocol):
-    """One prompt -> what the prior is told of each view."""
+    """Map a prompt and cameras to the text of each view."""
 
     def texts(self, prompt: str) -> list[str]:
         """The K texts of a prompt."""
         ...
 
     def encode(self, prior: Prior, prompt: str) -> TextTable:
-        """All texts through the prior's encoder, once a run."""
+        """Encode all texts with the prior's encoder, once a run."""
         ...
 
     def condition(self, table: TextTable, cameras: Cameras) -> Conditioning:
-        """The text of each of B views."""
+        """Conditioning of B views."""
         ...
 
 
-def encode_table(prior: Prior, texts: list[str], negative: str) -> TextTable:
-    """Encode the texts and the negative in one call, on the prior's device."""
+def encode_texts(prior: Prior, texts: list[str], negative: str) -> TextTable:
+    """Encode K texts and the negative text in one call, on the prior's device."""
     encoded = prior.encode_text([*texts, negative])
     index = torch.arange(len(texts) + 1, device=encoded.states.device)
     return TextTable(encoded[index[:-1]], encoded[index[-1:]])
 
 
-def choose(table: TextTable, index: torch.Tensor, cameras: Cameras) -> Conditioning:
-    """Text `index[b]` for view b; index (B,) int64."""
+def select_texts(table: TextTable, index: torch.Tensor, cameras: Cameras) -> Conditioning:
+    """Conditioning of B views with text `index[b]` for view b; index (B,) int64."""
     index = index.to(table.texts.states.device)
     return Conditioning(table.texts[index], table.negative[torch.zeros_like(index)], cameras)
 
@@ -72,4 +72,4 @@ def check_prompt(prompt: object) -> None:
     try:
         str(prompt).encode()
     except UnicodeEncodeError as error:
-        raise UserError("the prompt is not valid UTF-8; is the terminal set to UTF-8?") from error
+        raise UserError("the prompt is not valid UTF-8; set the terminal to UTF-8") from error

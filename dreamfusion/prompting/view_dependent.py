@@ -1,6 +1,6 @@
-"""View-dependent text: the prompt with the side it is seen from, by a hard choice on the camera.
+"""View-dependent text: append the viewing direction to the prompt, chosen by thresholds on the camera's angles.
 
-Stages 2 and 10 of the flow; Poole et al. 2022, Sec. 3.2 step 3 and App. A.2. Without it every side grows a front.
+Stages 2 and 10 of the flow; Poole et al. 2022, Sec. 3.2 step 3 and App. A.2. It reduces the multi-face problem.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dreamfusion.guidance.prior import Prior
-from dreamfusion.prompting.table import TextTable, choose, encode_table
+from dreamfusion.prompting.table import TextTable, encode_texts, select_texts
 from dreamfusion.types import Cameras, Conditioning
 
 VIEWS = ("front", "side", "back", "overhead")
@@ -23,28 +23,28 @@ class ViewDependentPrompting:
 
     def __init__(
         self,
-        negative: str = "",
-        overhead_elevation: float = 60.0,
-        front: float = 45.0,
-        back: float = 135.0,
-        templates: Mapping[str, str] | None = None,
+        negative: str,
+        overhead_elevation: float,
+        front: float,
+        back: float,
+        templates: Mapping[str, str],
     ) -> None:
-        """Check the rule.
+        """Check the thresholds and templates.
 
         Args:
-            negative: what guidance pushes away from, the same for all views; "" is plain classifier-free guidance.
-            overhead_elevation: degrees; a camera above looks from overhead, whatever its azimuth.
-            front, back: degrees of |azimuth| below which a view is from the front, above which from the back.
-            templates: one text for each of VIEWS with `{prompt}` in it; None is "{prompt}, <view> view".
+            negative: text of the unconditional branch, for all views; "" is plain classifier-free guidance.
+            overhead_elevation: degrees; a camera above this elevation is overhead at any azimuth.
+            front, back: degrees; |azimuth| below `front` is a front view, above `back` a back view.
+            templates: one text for each of VIEWS, with `{prompt}` in it.
 
         Raises:
             ValueError: angles out of order, or templates for other views than VIEWS or without {prompt}.
         """
         if not 0 <= front <= back <= 180:
             raise ValueError(f"front is {front} and back is {back} degrees, expected 0 <= front <= back <= 180")
-        self.negative = str(negative)  # 3 is a text as well
+        self.negative = str(negative)  # Hydra parses negative=3 as a number
         self.overhead_elevation, self.front, self.back = overhead_elevation, front, back
-        self.templates = dict(templates) if templates is not None else {v: f"{{prompt}}, {v} view" for v in VIEWS}
+        self.templates = dict(templates)
         if set(self.templates) != set(VIEWS):
             raise ValueError(f"templates are for {sorted(self.templates)}, expected one for each of {', '.join(VIEWS)}")
         for view, template in self.templates.items():
@@ -56,17 +56,17 @@ class ViewDependentPrompting:
         return [self.templates[view].replace("{prompt}", prompt.strip()) for view in VIEWS]
 
     def encode(self, prior: Prior, prompt: str) -> TextTable:
-        """Encode the four texts and the negative; tells the user if the prior does not know the prompt."""
+        """Encode the four texts and the negative text; log a warning if the prompt is unknown to the prior."""
         prior.warn_if_unknown(prompt)
-        return encode_table(prior, self.texts(prompt), self.negative)
+        return encode_texts(prior, self.texts(prompt), self.negative)
 
     def condition(self, table: TextTable, cameras: Cameras) -> Conditioning:
-        """The text of each view's side."""
-        return choose(table, self.view(cameras), cameras)
+        """The text for the viewing direction of each camera."""
+        return select_texts(table, self.view(cameras), cameras)
 
     def view(self, cameras: Cameras) -> Tensor:
-        """(B,) int64 index into VIEWS: overhead above `overhead_elevation`, else by |azimuth|, side on both edges."""
-        azimuth = ((cameras.azimuth + 180) % 360 - 180).abs()  # 0 front .. 180 back, however often it went round
+        """Index into VIEWS, (B,) int64: overhead above `overhead_elevation`, else by |azimuth|; thresholds are side."""
+        azimuth = ((cameras.azimuth + 180) % 360 - 180).abs()  # wrapped: 0 is the front, 180 the back
         view = torch.full_like(azimuth, SIDE, dtype=torch.int64)
         view[azimuth < self.front] = FRONT
         view[azimuth > self.back] = BACK

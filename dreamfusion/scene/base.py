@@ -1,4 +1,4 @@
-"""The protocol of a scene: all that the training step, views, exports and scores know of the 3D representation."""
+"""The scene interface, which the training step, viewer, exports and scores share for every 3D representation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dreamfusion.types import Cameras, Mesh, RenderOutput
 
 @dataclass(frozen=True)
 class Term:
-    """A regulariser: an image-wise or scene-wise penalty on a render."""
+    """A regulariser: a scalar penalty on a render."""
 
     penalty: Callable[[RenderOutput], Tensor]  # -> ()
     needs_normal: bool = False
@@ -42,30 +42,30 @@ class Scene(nn.Module):
         Args:
             cameras: B cameras.
             shading: albedo only, Lambertian or textureless.
-            with_normal: return normals even where the shading needs none.
-            generator: source of all randomness of a training render; None renders for evaluation, without any.
-            rows: the rows of each image to render; H of the output is their number.
-            background: replaces the scene's own.
+            with_normal: return normals even if the shading needs none.
+            generator: source of all randomness of a training render; None is evaluation, which is deterministic.
+            rows: image rows to render; H of the output is their number.
+            background: used instead of the scene's background.
         """
 
     @abstractmethod
     def parameter_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
-        """Parameters by the name of their learning rate (`optimizer.learning_rates`)."""
+        """Parameters by name of their learning rate in `optimizer.learning_rates`."""
 
     def before_step(self, step: int) -> None:
         """Update acceleration structures before training step `step`."""
 
     def after_backward(self, step: int) -> None:
-        """Change the number of primitives after the backward pass of `step` (densify, prune)."""
+        """Densify or prune primitives after the backward pass of `step`."""
 
     def regularizers(self) -> Mapping[str, Term]:
-        """Regularisers of this kind of scene, by name, beside the image-wise ones of `loss.py`."""
+        """Regularisers by name that exist for this scene type only, in addition to IMAGE_TERMS of `loss.py`."""
         return {}
 
     def figures(self, render: RenderOutput) -> Mapping[str, float]:
-        """Numbers about a training render to log, by name."""
+        """Statistics of a training render to log, by name."""
         return {}
 
     def surface(self) -> Mesh | None:
-        """The triangle mesh of a scene that has one already; None: the surface is extracted from its density."""
+        """Triangle mesh of a mesh-based scene; None if the surface must be extracted from the density."""
         return None

@@ -1,4 +1,4 @@
-"""Which shading a training step uses (Poole et al. 2022, App. A.2): albedo first, then a random mix."""
+"""Random choice of the shading of a training step (Poole et al. 2022, App. A.2)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dreamfusion.scene.shading import ALBEDO, Shading
 
 @dataclass(frozen=True)
 class Lighting:
-    """Albedo alone until `albedo_until` of the run; then lit with share `lit`, of these `textureless` white."""
+    """Albedo only until progress `albedo_until`; then a fraction `lit` is lit, of which `textureless` in white."""
 
     albedo_until: float
     lit: float
@@ -21,10 +21,10 @@ class Lighting:
     def __post_init__(self) -> None:
         for name in ("albedo_until", "lit", "textureless", "ambient"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"system.lighting.{name} is {getattr(self, name)}, expected a share in [0, 1]")
+                raise ValueError(f"system.lighting.{name} is {getattr(self, name)}, expected a fraction in [0, 1]")
 
     def draw(self, progress: float, generator: torch.Generator) -> Shading:
-        """The shading of one step."""
+        """Draw the shading of one step; always takes two numbers from the generator."""
         lit, textureless = torch.rand(2, generator=generator).tolist()
         if progress < self.albedo_until or lit >= self.lit:
             return ALBEDO

@@ -1,4 +1,4 @@
-"""Pictures of a scene at any size: colour with transparency, depth and normals, in strips of bounded memory."""
+"""Images of a scene at any size: colour with opacity, depth and normals, rendered in strips of bounded memory."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from dreamfusion.scene.base import Scene
 from dreamfusion.scene.shading import ALBEDO, Shading
 from dreamfusion.types import Cameras
 
-RAYS = 2**16  # rendered at once: about 6 million samples of the default renderer at most
+RAYS = 2**16  # in one strip: at most about 6 million samples of the default renderer
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """What one camera sees of the scene alone, without a background."""
+    """One rendered view of the scene without a background."""
 
     color: np.ndarray  # (H, W, 3) float32 in [0, 1], not premultiplied
     opacity: np.ndarray  # (H, W) float32 in [0, 1]
-    depth: np.ndarray  # (H, W) float32, mean distance along the ray where something is, 0 elsewhere, scene units
-    normal: np.ndarray | None  # (H, W, 3) float32, world axes, unit, 0 where nothing is; None if not asked for
+    depth: np.ndarray  # (H, W) float32, mean distance along the ray in scene units, 0 on empty rays
+    normal: np.ndarray | None  # (H, W, 3) float32, unit, world axes, 0 on empty rays; None if not requested
 
 
 @torch.no_grad()
 def render_picture(
     scene: Scene, camera: Cameras, shading: Shading = ALBEDO, with_normal: bool = False, rays: int = RAYS
 ) -> Picture:
-    """One camera's picture, `rays` (at least a row of it) at a time.
+    """Render one camera in strips of at most `rays` rays, at least one row each.
 
     Raises:
-        ValueError: more or less than one camera.
+        ValueError: not exactly one camera.
     """
     if len(camera) != 1:
-        raise ValueError(f"a picture has one camera, got {len(camera)}")
+        raise ValueError(f"render_picture takes one camera, got {len(camera)}")
     black = ConstantBackground([0.0, 0.0, 0.0])
     step = max(1, rays // camera.width)
     strips: list[Tensor] = []
@@ -47,7 +47,7 @@ def render_picture(
         strips.append(torch.cat(parts, dim=1)[0].cpu())
     image = torch.cat(strips, dim=1).permute(1, 2, 0).numpy()
     opacity = image[..., 3]
-    share = np.maximum(opacity, 1e-6)[..., None]  # of the sums that are the object's
+    share = np.maximum(opacity, 1e-6)[..., None]  # divides the premultiplied sums
     normal = None
     if with_normal:
         length = np.linalg.norm(image[..., 5:8], axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Stage 8: colour of each sample under a point light (Poole et al. 2022, Eq. 7)."""
+"""Stage 8: Lambertian shading of samples under a point light (Poole et al. 2022, Eq. 7)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dreamfusion.types import FieldOutput
 
 @dataclass(frozen=True)
 class Shading:
-    """c = albedo * (diffuse * max(0, n.l) + ambient); textureless: albedo is white."""
+    """c = albedo * (diffuse * max(0, n.l) + ambient), with white albedo if `textureless`."""
 
     ambient: float = 1.0
     diffuse: float = 0.0
@@ -23,14 +23,14 @@ class Shading:
         return self.diffuse > 0
 
     @property
-    def kind(self) -> float:
-        """As a prior is told it: -1 textureless, 0 albedo alone, 1 Lambertian."""
+    def code(self) -> float:
+        """Value in `Conditioning.appearance`: -1 textureless, 0 albedo only, 1 Lambertian."""
         return -1.0 if self.textureless else float(self.needs_normal)
 
     def __call__(self, field: FieldOutput, positions: Tensor, light: Tensor | None) -> Tensor:
-        """Field at S samples, their positions (S, 3) and the light of each (S, 3) -> colours (S, 3).
+        """Colours (S, 3) of S samples at `positions` (S, 3).
 
-        Where no normal is needed, no light is either.
+        `light`: light position for each sample (S, 3); may be None if no normal is needed.
         """
         albedo = torch.ones_like(field.albedo) if self.textureless else field.albedo
         if not self.needs_normal:

@@ -1,4 +1,4 @@
-"""SDS against priors whose score is known in closed form."""
+"""SDS compared with the closed form for Gaussian priors."""
 
 import pytest
 import torch
@@ -137,7 +137,7 @@ def test_reconstruction_weighting_is_the_gradient_render_minus_clean_estimate():
     torch.testing.assert_close(rgb.grad, 2 * (2 * rgb.detach() - 1 - out.denoised) / 2, atol=1e-4, rtol=1e-4)
 
 
-def test_a_prior_of_pixels_is_clipped_to_pictures_and_the_gradient_with_it():
+def test_a_pixel_space_prior_clips_x0_and_its_gradient():
     prior, rgb = GaussianPrior(), image(2)
     prior.pixel_space = True
     sds = make_sds(prior, guidance_scale=50.0, weighting="reconstruction")
@@ -199,8 +199,8 @@ def test_at_scale_one_the_negative_is_not_predicted_and_nothing_else_changes():
     gradients = []
     for scale in (1.0, 1.0 + 1e-6):
         prior, rgb = GaussianPrior(), image(3)
-        told = conditioning([1.0, 2.0, 3.0], [-1.0, -2.0, -3.0])
-        make_sds(prior, guidance_scale=scale)(as_render(rgb), told, 0.0, seeded()).loss.backward()
+        views = conditioning([1.0, 2.0, 3.0], [-1.0, -2.0, -3.0])
+        make_sds(prior, guidance_scale=scale)(as_render(rgb), views, 0.0, seeded()).loss.backward()
         gradients.append(rgb.grad)
         ((_, _, branches),) = prior.calls
         assert len(branches) == (1 if scale == 1 else 2)
@@ -243,7 +243,7 @@ def test_full_rescale_gives_the_guided_image_the_contrast_of_the_unguided_one():
     assert rescale_clean(torch.full_like(guided, 0.3), text, 1.0).isfinite().all()
 
 
-def test_rescale_reaches_gradient_and_preview_alike():
+def test_rescale_applies_to_gradient_and_preview():
     rgb, prior = image(2), GaussianPrior()
     output = make_sds(prior, guidance_scale=30.0, weighting="clean", rescale=1.0)(
         as_render(rgb), conditioning([0.5, 0.5], [-0.5, -0.5]), 0.0, seeded()
@@ -254,7 +254,7 @@ def test_rescale_reaches_gradient_and_preview_alike():
     torch.testing.assert_close(rgb.grad, alpha * (x - output.denoised), atol=1e-4, rtol=1e-4)
 
 
-def test_a_square_image_of_the_right_size_is_not_touched_and_others_must_be_square():
+def test_resize_returns_an_image_of_the_right_size_and_refuses_non_square_ones():
     rgb = image(1)
     assert resize(rgb, SIZE) is rgb
     with pytest.raises(ValueError, match="square images, got 4 x 6 pixels"):
@@ -278,7 +278,7 @@ def test_bad_options_say_what_to_type(changes, message):
     [
         (0.6, 0.5, r"0.0 is \[0.6, 0.5\]"),
         (0.02, 2.0, r"0.0 is \[0.02, 2.0\]"),
-        ([[0.0, 0.1], [1.0, 0.9]], [[0.0, 0.9], [0.5, 0.4]], r"0.5 is \[0.5, 0.4\]"),  # crossing on the way
+        ([[0.0, 0.1], [1.0, 0.9]], [[0.0, 0.9], [0.5, 0.4]], r"0.5 is \[0.5, 0.4\]"),  # the bounds cross
     ],
 )
 def test_an_empty_timestep_range_is_named_before_the_first_step(low, high, place):
@@ -303,5 +303,5 @@ def test_views_that_a_prior_couples_share_their_timestep():
         make_sds(prior)(as_render(image(3)), conditioning([0.0] * 3, [0.0] * 3), 0.0, seeded())
 
 
-def test_the_prior_is_no_part_of_the_module():
+def test_the_prior_is_not_part_of_the_state():
     assert list(make_sds(GaussianPrior()).state_dict()) == []

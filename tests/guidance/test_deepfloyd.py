@@ -1,7 +1,5 @@
 """The DeepFloyd adapter on small random networks of the published classes."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from options import as_render, make_sds, option, predict
@@ -10,7 +8,6 @@ from dreamfusion.guidance.deepfloyd import TOKENS
 from dreamfusion.guidance.prior import GuidanceError
 from dreamfusion.types import Conditioning
 
-CONF = Path(__file__).parents[2] / "conf" / "guidance" / "deepfloyd.yaml"
 SIDE = 16
 
 
@@ -69,14 +66,14 @@ def test_the_noise_is_the_first_three_of_six_channels(prior):
     assert not noise.requires_grad
 
 
-def test_its_space_is_the_image_from_minus_one_to_one(prior):
+def test_latents_are_the_image_in_minus_one_to_one(prior):
     rgb = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(prior.encode_image(rgb), 2 * rgb - 1)
     torch.testing.assert_close(prior.decode(prior.encode_image(rgb)), rgb)
     assert prior.resolution == SIDE
 
 
-def test_texts_are_lowered_and_padded_to_77_tokens_that_do_not_change_them(prior):
+def test_texts_are_lower_case_and_padded_to_77_tokens(prior):
     text = prior.encode_text(["a cat", " A CAT ", ""])
     assert text.states.shape == (3, TOKENS, 16)
     torch.testing.assert_close(text.states[0], text.states[1])

@@ -70,7 +70,7 @@ def test_branches_of_one_batch_are_independent_and_the_camera_matters(prior, bat
     assert (known - unknown).abs().max() > 1e-4
 
 
-def test_camera_conditioning_off_never_tells_the_camera(folder, batch, make_cameras):
+def test_without_camera_conditioning_the_camera_has_no_effect(folder, batch, make_cameras):
     noisy, timestep = batch
     prior = pocket_prior(folder, camera_conditioning=False)
     text = prior.encode_text(["a cat", "a cat"])
@@ -80,7 +80,7 @@ def test_camera_conditioning_off_never_tells_the_camera(folder, batch, make_came
     )
 
 
-def test_a_camera_beyond_training_is_told_as_the_nearest_one_within(prior, batch, make_cameras):
+def test_cameras_are_clamped_to_the_training_range(prior, batch, make_cameras):
     noisy, timestep = batch
     text = prior.encode_text(["a cat", "a cat"])
     far = make_cameras([0.0, 0.0], elevation=[90.0, -60.0], distance=[9.0, 1.0])
@@ -88,7 +88,7 @@ def test_a_camera_beyond_training_is_told_as_the_nearest_one_within(prior, batch
     torch.testing.assert_close(predict(prior, noisy, timestep, text, far), predict(prior, noisy, timestep, text, edge))
 
 
-def test_its_space_is_the_image_from_minus_one_to_one(prior):
+def test_latents_are_the_image_in_minus_one_to_one(prior):
     rgb = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     latents = prior.encode_image(rgb)
     torch.testing.assert_close(latents, 2 * rgb - 1)
@@ -118,14 +118,14 @@ def test_noise_levels_are_those_of_the_networks_schedule_in_single_precision(pri
     "prompt",
     ["a kitten", "a puppy", "a red armchair", "a burger", "a purple cactus", "A CAT, oil painting, highly detailed"],
 )
-def test_prompts_near_the_vocabulary_pass_in_silence(prior, caplog, prompt):
+def test_prompts_near_the_vocabulary_give_no_warning(prior, caplog, prompt):
     with caplog.at_level(logging.WARNING):
         prior.warn_if_unknown(prompt)
     assert caplog.records == []
 
 
 @pytest.mark.parametrize("prompt", ["a dragon", "quantum entanglement", "the eiffel tower", "a jellyfish"])
-def test_a_foreign_prompt_gets_one_warning_with_the_nearest_things_and_the_way_out(prior, caplog, prompt):
+def test_an_unrelated_prompt_gives_one_warning_with_the_nearest_names_and_an_alternative(prior, caplog, prompt):
     with caplog.at_level(logging.WARNING):
         prior.warn_if_unknown(prompt)
     (record,) = caplog.records
@@ -136,12 +136,12 @@ def test_a_foreign_prompt_gets_one_warning_with_the_nearest_things_and_the_way_o
 
 
 def test_a_folder_without_a_prior_names_what_is_missing(tmp_path):
-    with pytest.raises(GuidanceError, match=r"unet is missing; leave guidance.weights=null"):
+    with pytest.raises(GuidanceError, match=r"unet is missing; set guidance.weights=null"):
         pocket_prior(tmp_path)
 
 
-def test_a_variant_beyond_what_it_knows_is_named_with_the_number(folder):
-    with pytest.raises(GuidanceError, match=r'variant=1, but the prior knows 1 of "(cat|dog)"; type 0 to 0'):
+def test_a_variant_out_of_range_raises_with_the_range(folder):
+    with pytest.raises(GuidanceError, match=r'variant=1, but the prior has 1 of "(cat|dog)"; type 0 to 0'):
         pocket_prior(folder, variant=1).warn_if_unknown("a cat")
     with pytest.raises(GuidanceError, match=r"guidance.variant=-1, expected 0 or more"):
         pocket_prior(folder, variant=-1)
@@ -166,7 +166,7 @@ def test_the_unet_in_bfloat16_gives_the_same_estimate_but_for_its_rounding(folde
 
 
 @pytest.mark.parametrize("has", [True, False])
-def test_auto_is_bfloat16_where_the_processor_multiplies_it(folder, monkeypatch, has):
+def test_auto_is_bfloat16_where_the_processor_supports_it(folder, monkeypatch, has):
     monkeypatch.setattr(pocket, "processor_bfloat16", lambda: has)
     model = pocket_prior(folder).to("cpu").model
     assert model.unet.conv_in.weight.dtype == (torch.bfloat16 if has else torch.float32)

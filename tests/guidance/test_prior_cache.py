@@ -1,4 +1,4 @@
-"""One prior stays in memory from run to run, as long as it is the same."""
+"""The cache keeps one prior across runs with equal settings."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from dreamfusion.guidance.prior_cache import cached_prior
 
 
 @pytest.fixture(autouse=True)
-def nothing_kept(monkeypatch):
+def empty_cache(monkeypatch):
     monkeypatch.setattr(module, "_KEPT", {})
 
 
@@ -17,7 +17,7 @@ def named(text):
     return OmegaConf.create({"_target_": "fractions.Fraction", "numerator": text})
 
 
-def test_the_same_settings_find_the_same_prior_and_others_take_its_place():
+def test_equal_settings_reuse_the_prior_and_others_replace_it():
     first = cached_prior(named("1/2"))
     assert cached_prior(named("1/2")) is first
     assert cached_prior(named("1/3")) == pytest.approx(1 / 3)

@@ -1,4 +1,4 @@
-"""DDIM sampling against the closed form: the pictures of a Gaussian prior are Gaussian."""
+"""DDIM sampling compared with the closed form for a Gaussian prior."""
 
 import math
 
@@ -55,16 +55,16 @@ def test_the_flow_of_a_gaussian_prior_is_the_straight_map_from_noise_to_data(mak
     torch.testing.assert_close(images, MEAN + DEVIATION * start, atol=0.03, rtol=0.03)
 
 
-def test_guidance_scale_zero_is_unconditional_and_two_goes_beyond_the_text(make_cameras):
+def test_guidance_scale_zero_is_unconditional_and_two_extrapolates(make_cameras):
     prior = GaussianPrior()
     start = start_noise(prior, 400, torch.Generator().manual_seed(0))
-    told = conditioning(make_cameras, 400)
-    without, beyond = (sample_images(prior, told, start, scale, 100).mean().item() for scale in (0.0, 2.0))
+    condition = conditioning(make_cameras, 400)
+    without, beyond = (sample_images(prior, condition, start, scale, 100).mean().item() for scale in (0.0, 2.0))
     assert without == pytest.approx(0.0, abs=0.02)
     assert beyond == pytest.approx(2 * MEAN, abs=0.03)
 
 
-def test_noise_has_the_latents_shape_and_begins_alike_for_fewer_samples():
+def test_noise_has_the_shape_of_latents_and_a_stable_prefix():
     prior = GaussianPrior()
     noise = start_noise(prior, 3, torch.Generator().manual_seed(1))
     assert noise.shape == (3, 2, 4, 4)

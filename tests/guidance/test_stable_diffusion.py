@@ -3,7 +3,6 @@
 import json
 import socket
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +13,6 @@ from dreamfusion.guidance.prior import GuidanceError
 from dreamfusion.guidance.stable_diffusion import StableDiffusionPrior
 from dreamfusion.types import Conditioning
 
-CONF = Path(__file__).parents[2] / "conf" / "guidance" / "sd.yaml"
 LATENTS = 4  # channels
 
 
@@ -91,7 +89,7 @@ def test_resolution_is_the_latents_side_times_the_autoencoders_factor(prior):
     assert prior.encode_image(image()).shape == (1, LATENTS, 16, 16)
 
 
-def test_the_prediction_type_of_the_folder_decides_what_the_output_means(prior):
+def test_the_output_is_read_by_the_folders_prediction_type(prior):
     noisy = torch.randn(2, LATENTS, 16, 16, generator=torch.Generator().manual_seed(0))
     timestep, text = torch.tensor([100, 700]), prior.encode_text(["a cat", "a dog"])
     raw = prior._unet(noisy, timestep, encoder_hidden_states=text.states).sample
@@ -181,8 +179,8 @@ def offline(monkeypatch, tmp_path):
     pretrained.hub_answers.cache_clear()
 
 
-def test_without_weights_it_ends_at_once_and_says_what_was_tried_and_what_to_type(offline, monkeypatch):
-    waits = []  # nothing is asked of a network, and nothing tried again later
+def test_missing_weights_fail_at_once_with_what_was_tried_and_what_to_type(offline, monkeypatch):
+    waits = []  # no network access and no retries
     monkeypatch.setattr(time, "sleep", waits.append)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *address, **more: waits.append(address) or [])
     with pytest.raises(GuidanceError) as caught:
@@ -209,18 +207,18 @@ def test_an_incomplete_folder_names_what_it_lacks(tmp_path):
         option("guidance/sd", model=str(tmp_path))
 
 
-def test_a_hub_that_does_not_answer_is_asked_once_and_not_for_long(offline, monkeypatch):
+def test_an_unresponsive_hub_is_tried_once_with_a_short_timeout(offline, monkeypatch):
     from huggingface_hub import constants
 
     assert 0 < pretrained.HUB_TIMEOUT <= 10
     monkeypatch.setattr(pretrained, "HUB_TIMEOUT", 0.2)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("no_proxy", "*")
-    with socket.create_server(("127.0.0.1", 0)) as hub:  # takes calls and says nothing
+    with socket.create_server(("127.0.0.1", 0)) as hub:  # accepts connections and never responds
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{hub.getsockname()[1]}")
         with pytest.raises(GuidanceError, match="the hub does not answer"):
             option("guidance/sd")
         hub.setblocking(False)
         hub.accept()[0].close()
-        with pytest.raises(BlockingIOError):  # nobody called a second time
+        with pytest.raises(BlockingIOError):  # no second connection
             hub.accept()

@@ -49,7 +49,7 @@ def test_a_checkpoint_does_not_read_the_environment(send, launch, tmp_path, monk
     monkeypatch.setenv("SECRET", "hunter2")
     ended = launch(tmp_path, send(lambda config: config.update(prompt="${oc.env:SECRET}")), "mode=export")
     assert ended.status == 1
-    assert "as prompt, which is no name of a setting" in ended.text
+    assert "as prompt, which does not refer to a setting" in ended.text
     assert not (tmp_path / "mesh.glb").exists()
 
 

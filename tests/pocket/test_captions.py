@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from options import option
 from skimage.color import rgb2lab
 
 from dreamfusion.pocket.data.captions import COLORS, caption, recolor, view_words, with_article
@@ -46,14 +47,14 @@ def test_view_words_change_at_the_angles_of_the_paper(azimuth, elevation, words)
 def test_view_words_are_those_of_the_default_prompting():
     torch = pytest.importorskip("torch")
     from dreamfusion.camera.orbit import look_from, spherical
-    from dreamfusion.prompting.view_dependent import VIEWS, ViewDependentPrompting
+    from dreamfusion.prompting.view_dependent import VIEWS
 
     rng = np.random.default_rng(0)
     azimuth, elevation = (torch.from_numpy(rng.uniform(*r, 200)).float() for r in ((0, 360), (-15, 75)))
     position = spherical(azimuth, elevation, torch.full((200,), 3.0))
     up = torch.tensor([0.0, 1.0, 0.0]).expand_as(position)
     cameras = look_from(position, torch.zeros_like(position), up, azimuth, position, 64, 64)
-    words = [f"{VIEWS[i]} view" for i in ViewDependentPrompting().view(cameras).tolist()]
+    words = [f"{VIEWS[i]} view" for i in option("prompting/view_dependent").view(cameras).tolist()]
     assert words == [view_words(float(a), float(e)) for a, e in zip(azimuth, elevation, strict=True)]
 
 

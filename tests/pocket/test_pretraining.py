@@ -179,7 +179,7 @@ def test_the_output_folder_is_a_prior_with_vocabulary_and_sample_sheet(train, tm
         prior.warn_if_unknown("a striped box")
         assert not caplog.records
         prior.warn_if_unknown("the eiffel tower")
-    assert "it knows 3 things" in caplog.text
+    assert "3 known objects" in caplog.text
     one = prior.encode_text(["a cat"])
     assert predict(prior, torch.zeros(1, 3, 64, 64), torch.tensor([500]), one, one_camera()).shape == (1, 3, 64, 64)
 

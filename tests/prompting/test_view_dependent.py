@@ -1,22 +1,26 @@
+from functools import partial
+
 import pytest
 import torch
 from omegaconf import OmegaConf
+from options import option
 
 from dreamfusion.error import UserError
-from dreamfusion.prompting.plain import PlainPrompting
 from dreamfusion.prompting.table import check_prompt
-from dreamfusion.prompting.view_dependent import VIEWS, ViewDependentPrompting
+from dreamfusion.prompting.view_dependent import VIEWS
 from dreamfusion.types import Cameras, TextEmbedding
+
+plain, view_dependent = partial(option, "prompting/plain"), partial(option, "prompting/view_dependent")
 
 
 class LetterPrior:
-    """Encodes a text as the place it has in the call; remembers the texts."""
+    """Encodes a text as its position in the call, and records the texts."""
 
     def __init__(self):
-        self.texts, self.asked = [], []
+        self.texts, self.checked = [], []
 
     def warn_if_unknown(self, prompt):
-        self.asked.append(prompt)
+        self.checked.append(prompt)
 
     def encode_text(self, texts):
         self.texts = list(texts)
@@ -45,19 +49,19 @@ def cameras(azimuth, elevation):
         (-44.9, "front"), (-45, "side"), (-135.1, "back"), (-180, "back"), (720 + 10, "front"), (-720 - 170, "back"),
     ],
 )  # fmt: skip
-def test_the_side_follows_the_azimuth_however_it_is_wrapped(azimuth, view):
-    assert VIEWS[ViewDependentPrompting().view(cameras([azimuth], [0]))] == view
+def test_the_view_follows_the_azimuth_modulo_360(azimuth, view):
+    assert VIEWS[view_dependent().view(cameras([azimuth], [0]))] == view
 
 
 @pytest.mark.parametrize(("elevation", "overhead"), [(60, False), (60.1, True), (90, True), (-80, False)])
 @pytest.mark.parametrize("azimuth", [0, 90, 180])
 def test_above_sixty_degrees_every_azimuth_is_overhead(azimuth, elevation, overhead):
-    view = VIEWS[ViewDependentPrompting().view(cameras([azimuth], [elevation]))]
+    view = VIEWS[view_dependent().view(cameras([azimuth], [elevation]))]
     assert (view == "overhead") is overhead
 
 
 def test_each_view_gets_its_text_and_all_get_the_negative():
-    prompting, prior = ViewDependentPrompting(negative="blurry"), LetterPrior()
+    prompting, prior = view_dependent(negative="blurry"), LetterPrior()
     table = prompting.encode(prior, "a cat")
     assert prior.texts == [
         "a cat, front view",
@@ -66,7 +70,7 @@ def test_each_view_gets_its_text_and_all_get_the_negative():
         "a cat, overhead view",
         "blurry",
     ]
-    assert prior.asked == ["a cat"]
+    assert prior.checked == ["a cat"]
     views = cameras([180, 0, 90, 0], [0, 0, 0, 80])
     conditioning = prompting.condition(table, views)
     assert conditioning.text.states.flatten().tolist() == [2, 0, 1, 3]
@@ -74,14 +78,14 @@ def test_each_view_gets_its_text_and_all_get_the_negative():
     assert conditioning.cameras is views
 
 
-def test_without_a_negative_prompt_it_is_the_empty_text():
+def test_the_default_negative_is_the_empty_text():
     prior = LetterPrior()
-    ViewDependentPrompting().encode(prior, "a cat")
+    view_dependent().encode(prior, "a cat")
     assert prior.texts[-1] == ""
 
 
 def test_plain_prompting_has_one_text_for_all_views():
-    prompting, prior = PlainPrompting(), LetterPrior()
+    prompting, prior = plain(), LetterPrior()
     table = prompting.encode(prior, " a cat ")
     assert prior.texts == ["a cat", ""]
     conditioning = prompting.condition(table, cameras([0, 180], [0, 80]))
@@ -91,20 +95,20 @@ def test_plain_prompting_has_one_text_for_all_views():
 
 def test_templates_come_from_the_configuration_and_braces_in_a_prompt_are_harmless():
     templates = OmegaConf.create({view: f"{view} of {{prompt}}" for view in VIEWS})
-    assert ViewDependentPrompting(templates=templates).texts("a {cat}")[0] == "front of a {cat}"
+    assert view_dependent(templates=templates).texts("a {cat}")[0] == "front of a {cat}"
 
 
 @pytest.mark.parametrize(
-    ("option", "message"),
+    ("changes", "message"),
     [
         ({"front": 140.0}, "front is 140.0 and back is 135.0 degrees"),
-        ({"templates": {"front": "{prompt}"}}, "expected one for each of front, side, back, overhead"),
+        ({"templates": {"below": "{prompt}"}}, "expected one for each of front, side, back, overhead"),
         ({"templates": dict.fromkeys(VIEWS, "a cat")}, r"front view is \"a cat\", expected \{prompt\}"),
     ],
 )
-def test_bad_options_are_named(option, message):
+def test_bad_options_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
-        ViewDependentPrompting(**option)
+        view_dependent(**changes)
 
 
 @pytest.mark.parametrize(
@@ -113,14 +117,14 @@ def test_bad_options_are_named(option, message):
         (None, 'there is no prompt; type prompt="a cat"'),
         ("  ", 'there is no prompt; type prompt="a cat"'),
         ("x" * 2001, "the prompt has 2001 characters; at most 2000 are allowed"),
-        ("\udcff", "not valid UTF-8"),
+        ("\udcff", "not valid UTF-8; set the terminal"),
     ],
 )
-def test_a_prompt_that_cannot_be_says_what_to_type(prompt, message):
+def test_an_invalid_prompt_raises_with_what_to_type(prompt, message):
     with pytest.raises(UserError, match=message):
         check_prompt(prompt)
 
 
-@pytest.mark.parametrize("prompting", [PlainPrompting, ViewDependentPrompting])
+@pytest.mark.parametrize("prompting", [plain, view_dependent])
 def test_a_negative_prompt_that_hydra_reads_as_a_number_is_a_text(prompting):
     assert prompting(negative=3).negative == "3"

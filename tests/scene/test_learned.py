@@ -10,7 +10,7 @@ def learned(random_share=0.0):
     return LearnedBackground(frequencies=2, hidden=8, layers=2, random_share=random_share)
 
 
-def test_it_is_a_function_of_the_direction_alone_and_learns():
+def test_the_colour_depends_on_the_direction_only_and_has_gradients():
     background = learned()
     colors = background(RAYS, 2, None)
     assert ((colors > 0) & (colors < 1)).all()
@@ -20,7 +20,7 @@ def test_it_is_a_function_of_the_direction_alone_and_learns():
 
 
 def test_the_positional_encoding_begins_at_the_published_octave():
-    """The first layer sees the direction, sin(2^0 d), sin(2^1 d), cos likewise."""
+    """The first layer sees the direction, sin(2^0 d), sin(2^1 d), cos(2^0 d), cos(2^1 d)."""
     background, seen = learned(), []
     background.network[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     background(RAYS[:5], 1, None)
@@ -29,7 +29,7 @@ def test_the_positional_encoding_begins_at_the_published_octave():
     torch.testing.assert_close(seen[0], expected)
 
 
-def test_the_given_share_of_training_views_sees_one_solid_colour_instead(seeded):
+def test_the_given_fraction_of_training_views_has_a_solid_colour(seeded):
     background = learned(random_share=0.4)
     plain = background(RAYS, 300, None).view(300, 2, 3)
     drawn = background(RAYS, 300, seeded()).view(300, 2, 3)

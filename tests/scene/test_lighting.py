@@ -1,4 +1,4 @@
-"""The published mix of shadings, counted."""
+"""Frequencies of the shadings compared with the published ones."""
 
 from collections import Counter
 
@@ -34,8 +34,8 @@ def test_ambient_and_diffuse_add_up_to_one():
     assert all(shading.ambient + shading.diffuse == pytest.approx(1) for shading in draws(PAPER, 0.5))
 
 
-def test_every_step_takes_the_same_numbers_from_its_generator():
-    """Or the noise of a step would depend on which shading it drew."""
+def test_every_step_draws_equally_many_random_numbers():
+    """Otherwise the noise of a step would depend on the shading."""
     ends = set()
     for progress in (0.0, 1.0):
         generator = torch.Generator().manual_seed(7)
@@ -45,7 +45,7 @@ def test_every_step_takes_the_same_numbers_from_its_generator():
 
 
 @pytest.mark.parametrize("name", ["albedo_until", "lit", "textureless", "ambient"])
-def test_a_share_outside_zero_to_one_is_named(name):
+def test_a_fraction_outside_zero_to_one_is_named(name):
     settings = {"albedo_until": 0.1, "lit": 0.5, "textureless": 0.5, "ambient": 0.1} | {name: 1.2}
     with pytest.raises(ValueError, match=f"system.lighting.{name} is 1.2"):
         Lighting(**settings)

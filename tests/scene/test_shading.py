@@ -1,4 +1,4 @@
-"""Eq. 7 of Poole et al. 2022 at points where it can be done by hand."""
+"""Eq. 7 of Poole et al. 2022 at points with known results."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def test_lambertian_shading_is_albedo_times_diffuse_cosine_plus_ambient():
     torch.testing.assert_close(LAMBERTIAN(FIELD, POSITIONS, LIGHT), ALBEDOS * factor)
 
 
-def test_textureless_shading_is_the_same_light_on_white():
+def test_textureless_shading_is_lambertian_with_white_albedo():
     factor = torch.tensor([1.0, 0.55, 0.1, 0.1])[:, None]
     torch.testing.assert_close(TEXTURELESS(FIELD, POSITIONS, LIGHT), factor.expand(4, 3))
 
@@ -35,7 +35,7 @@ def test_the_distance_of_the_light_does_not_matter():
     torch.testing.assert_close(LAMBERTIAN(FIELD, POSITIONS, LIGHT), LAMBERTIAN(FIELD, POSITIONS, nearer))
 
 
-def test_a_light_at_the_very_point_is_finite():
+def test_a_light_at_the_shaded_point_gives_a_finite_colour():
     assert LAMBERTIAN(FIELD, POSITIONS, POSITIONS).isfinite().all()
 
 

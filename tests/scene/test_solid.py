@@ -13,11 +13,11 @@ def test_a_constant_background_is_its_colour_everywhere():
 
 @pytest.mark.parametrize("color", ["red", [0, 1], [0, 1, 2], 0.5])
 def test_a_colour_is_three_numbers(color):
-    with pytest.raises(ValueError, match=r"background.color is .*; it is three numbers in"):
+    with pytest.raises(ValueError, match=r"background.color is .*; type three numbers in"):
         ConstantBackground(color)
 
 
-def test_a_random_background_is_one_colour_a_view_in_the_given_shares(seeded):
+def test_a_random_background_is_one_colour_a_view_with_the_given_frequencies(seeded):
     colors = RandomBackground(white=0.5, colored=0.2)(RAYS, 4000, seeded()).view(4000, 2, 3)
     assert torch.equal(colors[:, 0], colors[:, 1])
     view = colors[:, 0]
@@ -30,5 +30,5 @@ def test_a_random_background_is_one_colour_a_view_in_the_given_shares(seeded):
     assert view.max() <= 1
 
 
-def test_a_random_background_is_white_where_nothing_is_drawn():
+def test_a_random_background_is_white_in_evaluation():
     assert (RandomBackground(white=0.0, colored=1.0)(RAYS[:6], 2, None) == 1).all()

@@ -1,4 +1,4 @@
-"""The paper's background: a small network of the ray's direction (Poole et al. 2022, sec. 3.2)."""
+"""Environment map: an MLP over ray directions (Poole et al. 2022, Sec. 3.2)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 class LearnedBackground(nn.Module):
-    """Direction, positionally encoded, through a small MLP to a colour; sometimes one random colour instead."""
+    """Colour from a positionally encoded direction by a small MLP; a random solid colour in some training views."""
 
     def __init__(self, frequencies: int, hidden: int, layers: int, random_share: float) -> None:
-        """`random_share` of the training views see a random solid colour instead, which keeps the object opaque."""
+        """`random_share`: fraction of training views with a random solid colour, which keeps the object opaque."""
         super().__init__()
         self.random_share = random_share
         self.scales: Tensor

@@ -1,4 +1,4 @@
-"""What stands behind the object: one colour a view, drawn anew in training so that the object cannot hide in it."""
+"""Solid backgrounds. A random colour a view keeps a transparent object from matching the background."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 
 class ConstantBackground(nn.Module):
-    """The same colour always, sRGB in [0, 1]."""
+    """One fixed colour, sRGB in [0, 1]."""
 
     def __init__(self, color: Sequence[float]) -> None:
         super().__init__()
         values = list(color) if isinstance(color, Sequence) and not isinstance(color, str) else [color]
         if len(values) != 3 or not all(isinstance(value, int | float) and 0 <= value <= 1 for value in values):
-            raise ValueError(f"background.color is {color}; it is three numbers in [0, 1]: background.color=[1,1,1]")
+            raise ValueError(f"background.color is {color}; type three numbers in [0, 1]: background.color=[1,1,1]")
         self.color: Tensor
         self.register_buffer("color", torch.tensor(list(color), dtype=torch.float32))
 
@@ -25,7 +25,7 @@ class ConstantBackground(nn.Module):
 
 
 class RandomBackground(nn.Module):
-    """White in `white` of the views, any colour in `colored`, else grey; white in evaluation (no generator)."""
+    """White in the fraction `white` of views, any colour in `colored`, else grey; white in evaluation."""
 
     def __init__(self, white: float, colored: float) -> None:
         super().__init__()
@@ -35,8 +35,8 @@ class RandomBackground(nn.Module):
         """Ray directions (R, 3) of `views` views -> colours (R, 3)."""
         if generator is None:
             return torch.ones_like(directions)
-        kind = torch.rand(views, 1, generator=generator)
+        draw = torch.rand(views, 1, generator=generator)
         grey = torch.rand(views, 1, generator=generator).expand(views, 3)
-        color = torch.where(kind < self.white + self.colored, torch.rand(views, 3, generator=generator), grey)
-        color = torch.where(kind < self.white, torch.ones(views, 3), color).to(directions)
+        color = torch.where(draw < self.white + self.colored, torch.rand(views, 3, generator=generator), grey)
+        color = torch.where(draw < self.white, torch.ones(views, 3), color).to(directions)
         return color.repeat_interleave(directions.shape[0] // views, dim=0)

@@ -1,4 +1,4 @@
-"""What a scene representation is to the renderer and to the export (stage 7)."""
+"""Stage 7: the radiance field interface that the renderer and the mesh extraction evaluate."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Field(nn.Module):
 
     @abstractmethod
     def forward(self, positions: Tensor, with_normal: bool = False) -> FieldOutput:
-        """(S, 3) -> density, albedo and, where asked, the unit normal -grad(density) / |grad(density)|."""
+        """Density, albedo and optionally unit normals -grad(density) / |grad(density)| at positions (S, 3)."""
 
     @abstractmethod
     def density(self, positions: Tensor) -> Tensor:
-        """(S, 3) -> (S,); zero outside the bounding ball."""
+        """Density (S,) at positions (S, 3); zero outside the bounding ball."""

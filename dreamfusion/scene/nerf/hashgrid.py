@@ -1,7 +1,7 @@
-"""Stage 7: the scene as a hash grid (Müller et al. 2022) and a small network: density, albedo, analytic normals.
+"""Stage 7: a hash grid (Müller et al. 2022) with a small MLP that gives density, albedo and analytic normals.
 
-Letters: x position in scene units, R bounding radius; the network's first output plus a density blob goes through the
-density's activation (Poole et al. 2022, Eq. 6 and App. A.2).
+density = density_scale * softplus(first output + blob(x)), with the position x in scene units (Poole et al. 2022, Eq. 6
+and App. A.2).
 """
 
 from __future__ import annotations
@@ -33,57 +33,57 @@ class HashGridField(Field):
         hidden: int,
         blob_density: float,
         blob_radius: float,
-        density_scale: float = 1.0,
-        precision: str = "auto",
+        density_scale: float,
+        precision: str,
     ) -> None:
         """The blob adds `blob_density * (1 - |x| / blob_radius)` before the activation (softplus).
 
-        `precision`: "auto", "bfloat16" or "float32", of the CPU kernels' products (`hash_field`).
+        `precision` of the products in the CPU kernel (`hash_field`): "auto", "bfloat16" or "float32".
 
         Raises:
             ValueError: a length or a number of units that is not above 0, or an unknown precision.
-            RuntimeError: if the processor does not compute in the precision.
+            RuntimeError: the processor does not support the precision.
         """
         super().__init__()
         if min(radius, blob_radius, density_scale) <= 0 or hidden < 1:
             raise ValueError(
                 f"field.radius is {radius}, field.blob_radius {blob_radius}, field.density_scale {density_scale}, "
-                f"field.hidden {hidden}; all are above 0"
+                f"field.hidden {hidden}; all must be above 0"
             )
         self.radius, self.blob_density, self.blob_radius = radius, blob_density, blob_radius
         self.density_scale, self.precision = density_scale, kernel_precision(precision)
         self.layout = HashGridLayout(levels, features, log2_table_size, base_resolution, max_resolution)
         self.table = nn.Parameter(torch.empty(self.layout.parameter_count).uniform_(-1e-4, 1e-4))
-        # tiny-cuda-nn's fully fused network: no biases, rows are outputs.
+        # Layout of tiny-cuda-nn's fully fused MLP: no biases, one row an output.
         self.hidden_weight = nn.Parameter(torch.empty(hidden, levels * features))
         self.output_weight = nn.Parameter(torch.empty(4, hidden))
         nn.init.kaiming_uniform_(self.hidden_weight, a=math.sqrt(5))
         nn.init.kaiming_uniform_(self.output_weight, a=math.sqrt(5))
 
     def forward(self, positions: Tensor, with_normal: bool = False) -> FieldOutput:
-        """(S, 3) -> density, albedo and, where asked, the unit normal -grad(density) / |grad(density)|."""
-        output, slope = self._network(positions, self.output_weight, with_normal)
-        raw, color = output.t().split([1, 3])  # rows, as they lie in memory: their gradients come back so
+        """See `Field.forward`."""
+        output, input_gradient = self._network(positions, self.output_weight, with_normal)
+        raw, color = output.t().split([1, 3])  # contiguous rows, and so are their gradients
         density = self.density_scale * F.softplus(raw[0] + self._blob(positions))
         albedo = torch.sigmoid(color).t()
-        if slope is None:
+        if input_gradient is None:
             return FieldOutput(density, albedo, None)
-        # The activation is increasing, so the gradient before it has the same direction.
-        gradient = slope / (2 * self.radius) + self._blob_gradient(positions)
-        # Where the density is flat the normal is 0; the bound keeps its derivative finite.
+        # Softplus is increasing, so the gradient before the activation has the direction of the density gradient.
+        gradient = input_gradient / (2 * self.radius) + self._blob_gradient(positions)
+        # The normal is 0 where the density is constant; the bound keeps its derivative finite.
         normal = -gradient / gradient.square().sum(-1, keepdim=True).clamp(min=1e-12).sqrt()
         return FieldOutput(density, albedo, normal)
 
     def density(self, positions: Tensor) -> Tensor:
-        """(S, 3) -> (S,); zero outside the bounding ball."""
+        """Density (S,) at positions (S, 3); zero outside the bounding ball."""
         output, _ = self._network(positions, self.output_weight[:1], False)
         inside = positions.square().sum(-1) <= self.radius**2
         return self.density_scale * F.softplus(output[:, 0] + self._blob(positions)) * inside
 
-    def _network(self, positions: Tensor, output_weight: Tensor, with_slope: bool) -> tuple[Tensor, Tensor | None]:
+    def _network(self, positions: Tensor, output_weight: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
         unit = (positions / (2 * self.radius)).add_(0.5)
         weights = self.table, self.hidden_weight, output_weight
-        return hash_field(unit, *weights, self.layout, with_slope, precision=self.precision)
+        return hash_field(unit, *weights, self.layout, with_gradient, precision=self.precision)
 
     def _blob(self, positions: Tensor) -> Tensor:
         return torch.rsub(_distance(positions)[:, 0], self.blob_density, alpha=self.blob_density / self.blob_radius)
@@ -93,5 +93,5 @@ class HashGridField(Field):
 
 
 def _distance(positions: Tensor) -> Tensor:
-    """From the origin, (S, 1); the bound keeps its derivative finite there."""
+    """Distance from the origin, (S, 1); the bound keeps its derivative finite at the origin."""
     return positions.square().sum(-1, keepdim=True).clamp(min=1e-12).sqrt()

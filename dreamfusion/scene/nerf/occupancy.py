@@ -1,4 +1,4 @@
-"""Stage 6: samples only where something is: nerfacc's occupancy grid on every device (Müller et al. 2022, App. E)."""
+"""Stage 6: ray marching through the occupied cells of nerfacc's occupancy grid (Müller et al. 2022, App. E)."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from dreamfusion.types import RayBundle, RaySamples
 
 
 class OccupancyRenderer(Renderer):
-    """Marches through the occupied cells of a grid over [-radius, radius]^3, refreshed from the field as it changes."""
+    """Sample the occupied cells of a grid over [-radius, radius]^3 that is updated from the field during training."""
 
     def __init__(
         self, radius: float, resolution: int, steps: int, threshold: float, decay: float, update_every: int, warmup: int
     ) -> None:
-        """`steps` along the diameter.
+        """`steps`: number of steps along the diameter.
 
-        A cell is empty when the opacity of one step in it stays below `threshold`, or below the mean over all cells
-        where that is less: a scene that is faint everywhere does not vanish.
+        A cell is empty if the opacity of one step in it is below the smaller of `threshold` and the mean over all
+        cells. The mean keeps scenes of low density everywhere from becoming empty.
         """
         super().__init__()
         if steps < 1:
             raise ValueError(f"renderer.steps is {steps}; a ray needs at least 1")
         if min(resolution, update_every) < 1:
             raise ValueError(
-                f"renderer.resolution is {resolution}, renderer.update_every {update_every}; both are at least 1"
+                f"renderer.resolution is {resolution}, renderer.update_every {update_every}; both must be at least 1"
             )
         self.radius, self.step = radius, 2 * radius / steps
         self.threshold, self.decay, self.update_every, self.warmup = threshold, decay, update_every, warmup
         box = torch.tensor([-radius] * 3 + [radius] * 3)
         self.grid = OccGridEstimator(box, resolution=resolution, levels=1)
-        # Before the first update nothing is known: everything counts as occupied.
+        # All cells count as occupied until the first update.
         self.grid.binaries.fill_(True)
 
     @torch.no_grad()
     def update(self, field: Field, step: int) -> None:
-        """Refresh the grid from the field every `update_every` steps; all cells during the warm-up, a part later."""
+        """Update the grid from the field every `update_every` steps: all cells in the warm-up, later a random part."""
         if step % self.update_every:
             return
 
@@ -51,6 +51,6 @@ class OccupancyRenderer(Renderer):
         )
 
     def sample(self, rays: RayBundle, generator: torch.Generator | None) -> RaySamples:
-        """Steps of equal length through occupied cells, each ray's first one moved by the generator."""
+        """Steps of equal length in occupied cells, with one random offset a ray if there is a generator."""
         jitter = None if generator is None else torch.rand(len(rays), generator=generator).to(rays.origins.device)
         return march(rays, self.grid.binaries[0], self.radius, self.step, jitter)

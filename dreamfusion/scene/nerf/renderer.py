@@ -1,4 +1,4 @@
-"""Stage 9: from packed samples to images (Poole et al. 2022, Eq. 5), and what a renderer is to the training step."""
+"""Stage 9: the renderer interface, and compositing of packed samples to images (Poole et al. 2022, Eq. 5)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dreamfusion.types import Cameras, RayBundle, RaySamples, RenderOutput, chec
 
 @dataclass(frozen=True, eq=False)
 class RayRender(RenderOutput):
-    """B images with the packed samples they were composited from."""
+    """B images with the packed samples that were composited."""
 
     weights: Tensor  # (S,) compositing weight of each sample
     samples: RaySamples
@@ -32,15 +32,15 @@ class RayRender(RenderOutput):
 
 
 class Renderer(nn.Module):
-    """Cameras -> images of a field over a background; renderers differ in where they sample the rays."""
+    """Volume renderer of a field over a background; subclasses define the sampling along rays."""
 
     @abstractmethod
     def update(self, field: Field, step: int) -> None:
-        """Bring what is remembered of the field up to date; called before every training step."""
+        """Update acceleration structures from the field; called before every training step."""
 
     @abstractmethod
     def sample(self, rays: RayBundle, generator: torch.Generator | None) -> RaySamples:
-        """Where R rays are sampled; `generator` moves the samples at random, None is evaluation."""
+        """Samples along R rays; `generator` jitters them, None is evaluation."""
 
     def forward(
         self,
@@ -52,9 +52,9 @@ class Renderer(nn.Module):
         generator: torch.Generator | None = None,
         rows: slice = slice(None),
     ) -> RayRender:
-        """Images from B cameras; `generator` moves the samples and draws backgrounds, None is evaluation.
+        """Render B cameras; `generator` jitters the samples and draws backgrounds, None is evaluation.
 
-        `with_normal` asks for normals even where the shading needs none; `rows` renders only these of each image.
+        `with_normal` adds normals even if the shading needs none; `rows` are the image rows to render.
         """
         rays = cast_rays(cameras, rows)
         samples = self.sample(rays, generator)

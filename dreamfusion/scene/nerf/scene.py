@@ -1,4 +1,4 @@
-"""`scene=nerf`: a density field and a background, rendered along rays."""
+"""`scene=nerf`: a density field and a background, volume-rendered."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class NeRF(Scene):
         return render
 
     def parameter_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
-        """`table`: the hash table; `network`: the field's small network and the background."""
+        """`table`: the hash table; `network`: the field's MLP and the background."""
         named = list(self.field.named_parameters())
         networks = [parameter for name, parameter in named if name != "table"]
         return {
@@ -46,7 +46,7 @@ class NeRF(Scene):
         }
 
     def before_step(self, step: int) -> None:
-        """Refresh the occupancy grid from the field."""
+        """Update the occupancy grid from the field."""
         self.renderer.update(self.field, step)
 
     def regularizers(self) -> Mapping[str, Term]:

@@ -1,4 +1,4 @@
-"""The plain baseline: the same number of samples on every ray through the ball; the occupancy renderer's oracle."""
+"""Baseline without empty-space skipping: equal numbers of stratified samples on all rays that meet the ball."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class StratifiedRenderer(Renderer):
         self.step = 2 * radius / steps
 
     def update(self, field: Field, step: int) -> None:
-        """Nothing to keep up to date."""
+        """No acceleration structure to update."""
 
     def sample(self, rays: RayBundle, generator: torch.Generator | None) -> RaySamples:
-        """One sample in each interval, at random in it with a generator, in its middle without."""
+        """One sample in each interval: random with a generator, else at the middle."""
         return stratified(rays, self.radius, self.steps, generator)
 
 

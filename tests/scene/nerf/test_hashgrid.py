@@ -1,4 +1,4 @@
-"""The hash grid field against finite differences and closed forms."""
+"""The hash grid field compared with finite differences and closed forms."""
 
 import pytest
 import torch
@@ -10,14 +10,14 @@ def inside(seeded, count=200, radius=0.8):
     return radius * points / points.norm(dim=-1, keepdim=True) * torch.rand(count, 1, generator=seeded(2))
 
 
-def silence(field):
-    """Without its table the network's outputs are exactly 0."""
+def zero_table(field):
+    """Zero the table, so that the network's outputs are exactly 0."""
     torch.nn.init.zeros_(field.table)
     return field
 
 
 def test_the_blob_alone_falls_linearly_and_crosses_zero_at_its_radius(tiny_field):
-    field = silence(tiny_field(blob_density=10.0, blob_radius=0.5, density_scale=3.0))
+    field = zero_table(tiny_field(blob_density=10.0, blob_radius=0.5, density_scale=3.0))
     distance = torch.tensor([0.1, 0.25, 0.5, 0.9])
     positions = F.normalize(torch.tensor([[1.0, -2.0, 0.5]]), dim=-1) * distance[:, None]
     expected = 3.0 * F.softplus(10.0 * (1 - distance / 0.5))
@@ -27,7 +27,7 @@ def test_the_blob_alone_falls_linearly_and_crosses_zero_at_its_radius(tiny_field
 
 
 def test_an_untrained_field_is_grey_and_its_blob_points_outwards(tiny_field, seeded):
-    field, positions = silence(tiny_field()), inside(seeded)
+    field, positions = zero_table(tiny_field()), inside(seeded)
     output = field(positions, with_normal=True)
     torch.testing.assert_close(output.albedo, torch.full_like(positions, 0.5))
     torch.testing.assert_close(output.normal, F.normalize(positions, dim=-1), atol=1e-4, rtol=0)
@@ -35,7 +35,7 @@ def test_an_untrained_field_is_grey_and_its_blob_points_outwards(tiny_field, see
 
 @pytest.fixture
 def reference(monkeypatch):
-    """The torch reference, which takes float64: steps of finite differences small enough to miss the cells' borders."""
+    """Use the torch reference in float64, so that finite differences rarely cross cell boundaries."""
     monkeypatch.setenv("DREAMFUSION_OPS", "torch")
 
 
@@ -49,7 +49,7 @@ def test_the_analytic_normal_is_minus_the_gradient_of_the_density_by_finite_diff
     torch.testing.assert_close(normal, -F.normalize(gradient, dim=-1), atol=1e-5, rtol=0)
 
 
-def test_the_kernels_normals_are_those_of_the_reference(tiny_field, seeded, monkeypatch):
+def test_normals_of_the_kernels_match_the_reference(tiny_field, seeded, monkeypatch):
     field, positions = tiny_field(strong=True, precision="float32"), inside(seeded)
     fast = field(positions, with_normal=True).normal
     monkeypatch.setenv("DREAMFUSION_OPS", "torch")
@@ -65,11 +65,11 @@ def test_normals_are_unit_and_have_gradients_to_every_parameter_that_shapes_the_
     for parameter in (field.table, field.hidden_weight, field.output_weight):
         assert parameter.grad.isfinite().all()
         assert parameter.grad.abs().max() > 0
-    assert (field.output_weight.grad[1:] == 0).all()  # the colours have no say in the shape
+    assert (field.output_weight.grad[1:] == 0).all()  # colours do not affect the density
 
 
 def test_the_gradient_of_a_normal_is_that_of_finite_differences(tiny_field, seeded, reference):
-    """Also says that its double backward, through the hash grid, is right."""
+    """Covers the double backward pass through the hash grid."""
     field, positions = tiny_field(strong=True).double(), inside(seeded, 20).double()
     towards = torch.randn(20, 3, generator=seeded(3)).double()
 
@@ -86,7 +86,7 @@ def test_the_gradient_of_a_normal_is_that_of_finite_differences(tiny_field, seed
     assert weight.grad[index].item() == pytest.approx(((above - below) / (2 * step)).item(), rel=1e-4)
 
 
-def test_normals_are_there_without_gradients_too(tiny_field, seeded):
+def test_normals_are_equal_without_gradient_tracking(tiny_field, seeded):
     field, positions = tiny_field(strong=True), inside(seeded)
     with torch.no_grad():
         output = field(positions, with_normal=True)
@@ -96,7 +96,7 @@ def test_normals_are_there_without_gradients_too(tiny_field, seeded):
     torch.testing.assert_close(output.density, trained.density.detach())
 
 
-def test_asking_for_normals_changes_neither_density_nor_albedo(tiny_field, seeded):
+def test_computing_normals_changes_neither_density_nor_albedo(tiny_field, seeded):
     field, positions = tiny_field(strong=True), inside(seeded)
     plain, with_normal = field(positions), field(positions, with_normal=True)
     torch.testing.assert_close(plain.density, with_normal.density)
@@ -119,6 +119,6 @@ def test_the_density_is_zero_outside_the_bounding_ball_and_positive_inside(tiny_
 
 
 @pytest.mark.parametrize("name", ["radius", "blob_radius", "density_scale", "hidden"])
-def test_a_field_without_an_extent_is_refused(name, tiny_field):
+def test_sizes_of_zero_are_refused(name, tiny_field):
     with pytest.raises(ValueError, match=f"field.{name} is 0|field.{name} 0"):
         tiny_field(**{name: 0})

@@ -1,4 +1,4 @@
-"""Both samplers and the compositing against a homogeneous ball, whose images are known in closed form."""
+"""Both renderers compared with closed-form images of a homogeneous ball."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ both = pytest.mark.parametrize("sampler", [stratified, occupancy])
 
 
 def chords(cameras, radius):
-    """Where each ray enters and leaves the ball, as images; equal where it misses."""
+    """Entry and exit distance of each ray through the ball, as images; equal for rays that miss."""
     rays = cast_rays(cameras)
     nearest = -(rays.origins * rays.directions).sum(-1)
     beside = (rays.origins + nearest[:, None] * rays.directions).square().sum(-1)
@@ -70,7 +70,7 @@ def test_a_coloured_ball_covers_the_background_by_its_opacity(sampler, ball, cam
 
 
 @both
-def test_a_camera_inside_the_ball_sees_what_is_before_it_and_nothing_behind(sampler, ball, cameras_at):
+def test_a_camera_inside_the_ball_renders_only_what_is_in_front(sampler, ball, cameras_at):
     """The paper's cameras stand inside its bounding sphere of radius 1.4."""
     cameras = cameras_at([0.0, 90.0], distance=1.1)
     near, far = chords(cameras, 1.4)
@@ -80,7 +80,7 @@ def test_a_camera_inside_the_ball_sees_what_is_before_it_and_nothing_behind(samp
 
 
 @both
-def test_an_opaque_ball_is_lit_from_the_camera_as_by_hand(sampler, ball, cameras_at):
+def test_an_opaque_ball_lit_from_the_camera_matches_the_closed_form(sampler, ball, cameras_at):
     """In the middle n.l = 1; towards the rim, where the ray meets the ball at angle a to its normal, n.l falls."""
     cameras = cameras_at([0.0], height=33)
     image = sampler(1600)(cameras, ball(2000.0, size=0.5, color=(1.0, 0.5, 0.0)), BLUE, LAMBERTIAN)
@@ -98,7 +98,7 @@ def test_an_opaque_ball_is_lit_from_the_camera_as_by_hand(sampler, ball, cameras
 
 
 @both
-def test_normals_are_there_when_asked_for_and_weighted_by_opacity(sampler, ball, cameras_at):
+def test_requested_normals_are_weighted_by_opacity(sampler, ball, cameras_at):
     cameras = cameras_at([0.0], height=9)
     image = sampler()(cameras, ball(500.0, size=0.6), BLUE, with_normal=True)
     torch.testing.assert_close(image.normal[0, :, 4, 4], torch.tensor([0.0, 0.0, 1.0]), atol=0.01, rtol=0)
@@ -108,7 +108,7 @@ def test_normals_are_there_when_asked_for_and_weighted_by_opacity(sampler, ball,
 
 
 @both
-def test_a_generator_moves_the_samples_and_its_state_decides_how(sampler, tiny_field, cameras_at, seeded):
+def test_samples_are_jittered_by_the_generator_only(sampler, tiny_field, cameras_at, seeded):
     cameras, field, renderer = cameras_at([0.0, 90.0]), tiny_field(strong=True), sampler(24)
     images = [renderer(cameras, field, BLUE, generator=seeded(s)).rgb for s in (1, 1, 2)]
     still = [renderer(cameras, field, BLUE).rgb for _ in range(2)]
@@ -148,7 +148,7 @@ def test_the_grid_empties_where_the_field_is_empty_and_the_image_stays(ball, cam
     torch.testing.assert_close(after.rgb, before.rgb, atol=2e-3, rtol=0)
 
 
-def test_the_grid_forgets_what_is_gone_and_finds_what_is_new(ball):
+def test_the_grid_follows_a_field_that_shrinks_and_grows(ball):
     torch.manual_seed(0)
     renderer, shares = occupancy(steps=100), []
     for size in (0.6, 0.3, 0.6):
@@ -159,7 +159,7 @@ def test_the_grid_forgets_what_is_gone_and_finds_what_is_new(ball):
     assert shares[2] == pytest.approx(shares[0], rel=0.05)
 
 
-def test_an_empty_field_is_its_background_without_a_single_sample(ball, cameras_at):
+def test_an_empty_field_renders_the_background_without_samples(ball, cameras_at):
     renderer = occupancy()
     renderer.update(ball(0.0), 0)
     image = renderer(cameras_at([0.0]), ball(0.0), BLUE, LAMBERTIAN, with_normal=True)
@@ -168,7 +168,7 @@ def test_an_empty_field_is_its_background_without_a_single_sample(ball, cameras_
     torch.testing.assert_close(image.rgb, BLUE.color.view(1, 3, 1, 1).expand_as(image.rgb))
 
 
-def test_the_grid_is_refreshed_every_few_steps_only(ball):
+def test_the_grid_is_updated_every_few_steps_only(ball):
     renderer = occupancy(update_every=4)
     for step in (1, 2, 3):
         renderer.update(ball(0.0), step)
