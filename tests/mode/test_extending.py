@@ -10,10 +10,11 @@ import pytest
 import torch
 import trimesh
 from launched import ROOT
+from options import as_render, make_sds
 
 from dreamfusion.distillation.weighting import weight
 from dreamfusion.guidance.prior import Prior
-from dreamfusion.types import Branch, Conditioning, RenderOutput
+from dreamfusion.types import Branch, Conditioning
 
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"```(?:python|yaml)\n# (mine/\S+)\n(.*?)```", PAGE, re.DOTALL))
@@ -95,9 +96,8 @@ def test_csd_has_the_gradient_eps_text_minus_eps_null_in_closed_form(folder, cam
     text, null = (prior.encode_text([word] * 2) for word in ("a cat", ""))
     conditioning = Conditioning(text, null, cameras_at([0.0, 90.0]))
     rgb = torch.rand(2, 3, 16, 16, generator=seeded()).requires_grad_()
-    empty = torch.zeros(2, 1, 16, 16)
     method = make_sds(prior, _target_="mine.csd.CSD", weighting="sigma2")
-    out = method(RenderOutput(rgb, torch.zeros(2, 3), empty, empty, None), conditioning, 0.5, seeded())
+    out = method(as_render(rgb), conditioning, 0.5, seeded())
     (gradient,) = torch.autograd.grad(out.loss, rgb)
     abar = prior.alphas_cumprod[out.timestep][:, None, None, None]
     mean = (torch.tensor(COLOR) * 2 - 1).view(1, 3, 1, 1)
