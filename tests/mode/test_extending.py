@@ -1,0 +1,177 @@
+"""The examples of docs/extending.md: a method, a prior and a scene from a user's own folder, as the page shows them."""
+
+import importlib
+import re
+import shlex
+import sys
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from launched import ROOT
+from options import as_render, make_sds
+
+from dreamfusion.distillation.weighting import weight
+from dreamfusion.guidance.prior import Prior
+from dreamfusion.types import Branch, Conditioning
+
+PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+FILES = dict(re.findall(r"```(?:python|yaml)\n# (mine/\S+)\n(.*?)```", PAGE, re.DOTALL))
+COMMANDS = [
+    shlex.split(line)[2:] for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()
+]
+SMOKE = ("experiment=smoke", "mode.preview_every=0")
+MINE = ("--config-dir", "mine")
+GLOBE = (*MINE, "prompt=a ball", "scene=globe", "guidance=gaussian", "scene.size=8")
+TRAINED = (*GLOBE, "+optimizer.learning_rates.texture=0.05", "system.lighting.textureless=0", *SMOKE)
+COLOR = (0.9, 0.4, 0.1)  # of the Gaussian prior's option file
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with the page's files, importable as a user's package."""
+    root = tmp_path_factory.mktemp("user")
+    for name, text in FILES.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(f"# {name}\n{text}", encoding="utf-8")
+    sys.path.insert(0, str(root))
+    importlib.invalidate_caches()
+    yield root
+    sys.path.remove(str(root))
+    for name in [name for name in sys.modules if name.split(".")[0] == "mine"]:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def ball(folder, launch):
+    """The folder of a globe trained with the Gaussian prior."""
+    ended = launch(folder, *TRAINED, "trainer.max_steps=150")
+    assert ended.status == 0, ended.text
+    (run,) = (folder / "outputs" / "train" / "a-ball").iterdir()
+    return run
+
+
+def make_prior():
+    from mine.gaussian import GaussianPrior
+
+    return GaussianPrior(COLOR, deviation=0.1)
+
+
+def equator():
+    """Unit normals (N, 3) around the equator, and 20 degrees above it."""
+    longitude = torch.linspace(-3, 3, 32).repeat(2)
+    latitude = torch.tensor([0.0, 0.35]).repeat_interleave(32)
+    flat = latitude.cos()
+    return torch.stack([longitude.sin() * flat, latitude.sin(), longitude.cos() * flat], dim=1)
+
+
+def test_the_page_adds_a_method_a_prior_and_a_scene_in_under_40_lines_each():
+    classes = {name for name in FILES if name.endswith(".py")}
+    assert classes == {"mine/csd.py", "mine/gaussian.py", "mine/globe.py"}
+    options = FILES.keys() - classes
+    assert {name.split("/")[1] for name in options} == {"distillation", "guidance", "scene"}
+    for name, text in FILES.items():
+        lines = [line for line in text.splitlines() if line.strip()]
+        assert len(lines) < (40 if name in classes else 8), name
+        assert all(len(line) <= 120 for line in lines), name
+        assert name in classes or lines[0].startswith("# Choose"), name
+
+
+def test_the_commands_of_the_page_run(folder, launch):
+    (folder / "commands").mkdir()
+    (folder / "commands" / "mine").symlink_to(folder / "mine")
+    for command in COMMANDS:
+        trains = any(argument.startswith("prompt=") for argument in command)
+        ended = launch(folder / "commands", *command, *(SMOKE if trains else ("export.resolution=32",)))
+        assert ended.status == 0, f"{command}\n{ended.text}"
+    runs = list((folder / "commands" / "outputs" / "train").glob("*/*"))
+    assert len(runs) == sum("mode=export" not in command for command in COMMANDS) == 3
+    assert all((run / "mesh.glb").is_file() and (run / "turntable.mp4").is_file() for run in runs)
+
+
+def test_csd_has_the_gradient_eps_text_minus_eps_null_in_closed_form(folder, cameras_at, seeded):
+    """The noise cancels: with a Gaussian prior the direction is the same for every image."""
+    prior = make_prior()
+    text, null = (prior.encode_text([word] * 2) for word in ("a cat", ""))
+    conditioning = Conditioning(text, null, cameras_at([0.0, 90.0]))
+    rgb = torch.rand(2, 3, 16, 16, generator=seeded()).requires_grad_()
+    method = make_sds(prior, _target_="mine.csd.CSD", weighting="sigma2")
+    out = method(as_render(rgb), conditioning, 0.5, seeded())
+    (gradient,) = torch.autograd.grad(out.loss, rgb)
+    abar = prior.alphas_cumprod[out.timestep][:, None, None, None]
+    mean = (torch.tensor(COLOR) * 2 - 1).view(1, 3, 1, 1)
+    direction = -(1 - abar).sqrt() * abar.sqrt() * mean / (abar * 0.1**2 + 1 - abar)
+    expected = 2 * weight("sigma2", abar.flatten()) * direction / 2  # latents = 2 rgb - 1; a mean over two views
+    torch.testing.assert_close(gradient, expected.expand_as(gradient), rtol=1e-4, atol=1e-6)
+    assert out.denoised.shape == rgb.shape
+
+
+def test_the_gaussian_prior_has_all_members_and_denoises_to_its_posterior_mean(folder, seeded):
+    """E[x | z] = (alpha s^2 z + sigma^2 mean) / (alpha^2 s^2 + sigma^2)."""
+    prior = make_prior()
+    members = {*Prior.__annotations__, *(name for name, value in vars(Prior).items() if callable(value))}
+    assert [name for name in members if not name.startswith("_") and not hasattr(prior, name)] == []
+    noisy, timestep = torch.randn(2, 3, 4, 4, generator=seeded()), torch.tensor([200, 700])
+    branches = [Branch(prior.encode_text([text] * 2)) for text in ("a cat", "")]
+    abar = prior.alphas_cumprod[timestep][:, None, None, None]
+    for noise, color in zip(prior.predict(noisy, timestep, branches), (COLOR, (0.5, 0.5, 0.5)), strict=True):
+        mean = (torch.tensor(color) * 2 - 1).view(1, 3, 1, 1)
+        posterior = (abar.sqrt() * 0.01 * noisy + (1 - abar) * mean) / (abar * 0.01 + 1 - abar)
+        torch.testing.assert_close((noisy - (1 - abar).sqrt() * noise) / abar.sqrt(), posterior, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(prior.decode(prior.encode_image(noisy.sigmoid())), noisy.sigmoid())
+
+
+def test_a_trained_globe_has_the_colours_of_the_prior_and_so_has_its_mesh(ball):
+    from mine.globe import Globe
+
+    state = torch.load(ball / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    globe = Globe(torch.nn.Identity(), 0.7, 8)
+    before = (globe.color(equator()) - torch.tensor(COLOR)).abs().mean()
+    globe.load_state_dict({name.removeprefix("scene."): value for name, value in state.items() if "texture" in name})
+    after = (globe.color(equator()) - torch.tensor(COLOR)).abs().mean()
+    assert after < before / 2
+    mesh = trimesh.load(ball / "mesh.glb", force="mesh", process=False)
+    assert mesh.is_watertight
+    assert np.allclose(np.linalg.norm(mesh.vertices, axis=1), 0.7, atol=1e-5)
+    assert mesh.volume > 0.99 * 4 / 3 * np.pi * 0.7**3  # positive: the faces look outwards
+    assert (ball / "turntable.mp4").is_file()
+
+
+def test_a_globe_looks_like_its_texture_from_every_side(folder, cameras_at):
+    """The front of the texture's middle column; hit pixels have the sphere's depth, normal and colour."""
+    from mine.globe import Globe
+
+    from dreamfusion.scene.background.solid import ConstantBackground
+
+    globe = Globe(ConstantBackground([0.0, 0.0, 1.0]), 0.7, 8)
+    with torch.no_grad():
+        globe.texture[:, 0, :, 8:] = 9.0  # east, seen from +x, is red
+    out = globe.render(cameras_at([90.0, 270.0], height=17), with_normal=True)
+    middle = (slice(None), slice(None), 8, 8)
+    torch.testing.assert_close(out.rgb[middle], torch.tensor([[1.0, 0.5, 0.5], [0.5, 0.5, 0.5]]), rtol=0, atol=1e-3)
+    torch.testing.assert_close(out.depth[middle], torch.full((2, 1), 2.3))
+    torch.testing.assert_close(out.normal[middle], torch.tensor([[1.0, 0, 0], [-1, 0, 0]]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(out.rgb[:, :, 0, 0], torch.tensor([[0.0, 0, 1]] * 2))
+    assert out.opacity[:, :, 0, 0].sum() == 0
+    rows = globe.render(cameras_at([90.0, 270.0], height=17), rows=slice(4, 9))
+    torch.testing.assert_close(rows.rgb, out.rgb[:, :, 4:9])
+
+
+def test_a_run_with_own_classes_is_rendered_exported_and_resumed(ball, folder, launch):
+    commands = [
+        ("mode=export", "export=ply"),
+        ("mode=render", "mode.pictures=[video,normal]", "mode.size=16", "mode.frames=2", "mode.stills=1"),
+        ("trainer.max_steps=152",),
+    ]
+    for command in commands:
+        ended = launch(folder, *MINE, f"checkpoint={ball}", *command)
+        assert ended.status == 0, ended.text
+    assert (ball / "mesh.ply").is_file()
+    assert torch.load(ball / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 152
+
+
+def test_without_the_users_folder_its_classes_are_not_imported(ball, folder, launch):
+    ended = launch(folder, f"checkpoint={ball}", "mode=export")
+    assert ended.status == 1
+    assert "mine.globe.Globe" in ended.text
