@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from dreamfusion.error import UserError
+
 
 class Optimization:
     """Learning rates warm up linearly for `warmup_steps` and fall linearly to `end` times their value over the run."""
@@ -38,11 +40,11 @@ class Optimization:
         """Lightning's optimizer configuration for named groups, and for `others` with learning rates of their own.
 
         Raises:
-            ValueError: no learning rate for a group.
+            UserError: no learning rate for a group.
         """
         for name in parameters:
             if name not in self.learning_rates:
-                raise ValueError(f"there is no learning rate for {name!r}; type +optimizer.learning_rates.{name}=0.01")
+                raise UserError(f"there is no learning rate for {name!r}; type +optimizer.learning_rates.{name}=0.01")
         groups = [
             {"params": list(group), "lr": self.learning_rates[name]} for name, group in parameters.items() if group
         ]

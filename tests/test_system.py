@@ -174,7 +174,7 @@ def test_invalid_learning_rates_are_named(changes, message):
 def test_a_group_without_a_learning_rate_is_named(make_system, tmp_path):
     system = make_system(optimization=option("optimizer/adam"))
     system.optimization.learning_rates = {"table": 0.1}
-    with pytest.raises(ValueError, match=r"no learning rate for 'network'; type \+optimizer.learning_rates.network"):
+    with pytest.raises(UserError, match=r"no learning rate for 'network'; type \+optimizer.learning_rates.network"):
         train(system, tmp_path, steps=1)
 
 

@@ -13,6 +13,7 @@ from torch.nn.functional import grid_sample
 
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.camera.rays import cast_rays
+from dreamfusion.error import UserError
 from dreamfusion.mesh.bake_texture import Color, bake_texture, bake_vertex_colors
 from dreamfusion.mesh.density_grid import SURFACE, EmptyFieldError
 from dreamfusion.mesh.isosurface import extract_mesh
@@ -57,11 +58,13 @@ def extract_surface(scene: Scene, orbit: Orbit, export: DictConfig) -> Surface:
 
     Raises:
         EmptyFieldError: the scene shows nothing, or nothing but fog; says the opacity that was seen.
+        UserError: a scene that has neither a surface nor a density.
     """
     own = scene.surface()
     if own is not None:
         return Surface(own, None, None, is_watertight(own.vertices, own.faces))
-    assert isinstance(scene, NeRF)
+    if not isinstance(scene, NeRF):
+        raise UserError(f"{type(scene).__name__} has no surface() and is no NeRF, whose density has one")
     fit = None if export.threshold != "auto" else fit_threshold(scene, orbit)
     threshold = float(export.threshold) if fit is None else fit.threshold
     density: Density = scene.field.density

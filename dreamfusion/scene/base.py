@@ -67,5 +67,5 @@ class Scene(nn.Module):
         return {}
 
     def surface(self) -> Mesh | None:
-        """Triangle mesh of a mesh-based scene; None if the surface must be extracted from the density."""
+        """Triangle mesh of a scene that has one; None for a NeRF, whose surface is extracted from its density."""
         return None

@@ -40,14 +40,12 @@ class OccupancyRenderer(Renderer):
     @torch.no_grad()
     def update(self, field: Field, step: int) -> None:
         """Update the grid from the field every `update_every` steps: all cells in the warm-up, later a random part."""
-        if step % self.update_every:
-            return
 
         def opacity(positions: Tensor) -> Tensor:
             return 1 - torch.exp(-field.density(positions) * self.step)[:, None]
 
-        self.grid._update(
-            step=step, occ_eval_fn=opacity, occ_thre=self.threshold, ema_decay=self.decay, warmup_steps=self.warmup
+        self.grid.update_every_n_steps(
+            step, opacity, self.threshold, ema_decay=self.decay, warmup_steps=self.warmup, n=self.update_every
         )
 
     def sample(self, rays: RayBundle, generator: torch.Generator | None) -> RaySamples:
