@@ -15,7 +15,7 @@ NOISE = (  # how messages of Lightning begin that are advertisements, or say wha
 )
 
 
-def tidy() -> None:
+def filter_messages() -> None:
     """Filter the messages named here and no others, and print a prompt in any script on any console."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -13,9 +13,9 @@ from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 
-from dreamfusion.cli.console import tidy
-from dreamfusion.cli.startup import settle
-from dreamfusion.cli.validation import check_kinds
+from dreamfusion.cli.console import filter_messages
+from dreamfusion.cli.startup import resume_gc
+from dreamfusion.cli.validation import check_types
 from dreamfusion.error import UserError, file_error
 
 log = logging.getLogger(__name__)
@@ -33,32 +33,32 @@ def run_mode(cfg: DictConfig) -> object:
     from dreamfusion.guidance.prior import GuidanceError
     from dreamfusion.mesh.density_grid import EmptyFieldError
 
-    tidy()
+    filter_messages()
     try:
-        check_kinds(cfg)
+        check_types(cfg)
         if HydraConfig.get().runtime.choices["mode"] == "train" and cfg.checkpoint is not None:
-            from dreamfusion.runs.resume import continued  # here: most commands read no checkpoint
+            from dreamfusion.runs.resume import resumed_settings  # here: most commands read no checkpoint
 
-            cfg = continued(cfg, HydraConfig.get().overrides.task)
+            cfg = resumed_settings(cfg, HydraConfig.get().overrides.task)
         _check_settings(cfg.mode)
         mode = instantiate(cfg.mode)
-        settle()
+        resume_gc()
         return mode(cfg)
     except (InstantiationException, UserError, EmptyFieldError, GuidanceError, OSError) as error:
         reason = error.__cause__ if isinstance(error, InstantiationException) else error
         if not isinstance(reason, ValueError | TypeError | OSError | ImportError | GuidanceError):
             raise
-        raise _ending(file_error(reason) if isinstance(reason, OSError) else str(reason)) from error
+        raise _run_error(file_error(reason) if isinstance(reason, OSError) else str(reason)) from error
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryError | OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
-        raise _ending(
+        raise _run_error(
             "there is not enough memory; lower camera.size, camera.views, field.log2_table_size, export.resolution or "
             "mode.size"
         ) from error
 
 
-def _ending(message: str) -> Exception | SystemExit:
+def _run_error(message: str) -> Exception | SystemExit:
     """What ends the run, and in a multirun nothing but this run; a folder that was made for nothing goes."""
     hydra = HydraConfig.get()
     _remove_empty(Path(hydra.runtime.output_dir))

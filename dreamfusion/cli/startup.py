@@ -13,7 +13,7 @@ SPIN = 3_000  # iterations, about 0.1 ms, that an idle OpenMP thread waits activ
 
 
 def quick_start() -> None:
-    """Call before the imports of a process's first run; `settle` comes after them."""
+    """Call before the imports of a process's first run; `resume_gc` comes after them."""
     if "OMP_WAIT_POLICY" not in os.environ:
         # Read by GNU's OpenMP when torch is loaded; its default of milliseconds takes that core from our own threads.
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN))
@@ -21,7 +21,7 @@ def quick_start() -> None:
         gc.disable()  # imported modules are never garbage, and collecting took a fifth of the import time
 
 
-def settle() -> None:
+def resume_gc() -> None:
     """Exempt all objects so far from garbage collection, and enable it again."""
     if not gc.isenabled():
         gc.freeze()

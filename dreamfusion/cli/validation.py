@@ -17,24 +17,24 @@ from omegaconf import DictConfig, OmegaConf
 
 from dreamfusion.error import UserError
 
-LIGHTNINGS_OWN = "trainer"  # takes devices=auto, limit_train_batches=0.5 and the like, and says what it does not
+TRAINER = "trainer"  # takes devices=auto, limit_train_batches=0.5 and the like, and says what it does not
 SCHEDULES = ("camera.size",)  # whole numbers that may be a schedule
 
 
-def check_kinds(cfg: DictConfig) -> None:
+def check_types(cfg: DictConfig) -> None:
     """Raises: UserError: a setting of the command line is not of the kind that its option's file has."""
     hydra = HydraConfig.get()
     typed = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
     settings = [one.key_or_group for one in typed if not one.is_delete()]
-    aside = (LIGHTNINGS_OWN, "prompt", *hydra.runtime.choices)
-    names = [name for name in settings if name not in aside and name.split(".")[0] != LIGHTNINGS_OWN]
+    aside = (TRAINER, "prompt", *hydra.runtime.choices)
+    names = [name for name in settings if name not in aside and name.split(".")[0] != TRAINER]
     if names and GlobalHydra.instance().is_initialized():
-        own = as_in_the_files(hydra.runtime.choices)
+        own = file_defaults(hydra.runtime.choices)
         for name in names:
             compare(name, _select(own, name), _select(cfg, name))
 
 
-def as_in_the_files(choices: Mapping[str, str | None]) -> DictConfig:
+def file_defaults(choices: Mapping[str, str | None]) -> DictConfig:
     """The configuration of these options without any setting of a command line, a study or an experiment."""
     groups = [
         f"{group}={option}"

@@ -25,7 +25,7 @@ ENOUGH = 0.95  # IoU below which a mesh is not what was seen
 
 
 @dataclass(frozen=True, eq=False)
-class Agreement:
+class MeshMetrics:
     """How much the mesh and the renders have in common, over all views."""
 
     iou: float  # of the silhouettes: pixels in both over pixels in either
@@ -34,7 +34,7 @@ class Agreement:
     sheet: np.ndarray  # (2 SIZE, VIEWS SIZE, 3) uint8: the scene above, the mesh below
 
 
-def compare(scene: Scene, orbit: Orbit, mesh: Mesh) -> Agreement:
+def compare(scene: Scene, orbit: Orbit, mesh: Mesh) -> MeshMetrics:
     """Render the scene and the mesh (in scene units, y up) from VIEWS azimuths.
 
     The colours compared are albedo; those of a mesh that light is baked into differ by that light.
@@ -50,7 +50,7 @@ def compare(scene: Scene, orbit: Orbit, mesh: Mesh) -> Agreement:
         c * alpha[..., None] + (1 - alpha)[..., None] for c, alpha in ((color, opacity), (drawn.albedo, drawn.alpha))
     ]
     sheet = np.rint(np.concatenate(over_white).clip(0, 1) * 255).astype(np.uint8)
-    return Agreement(
+    return MeshMetrics(
         iou=float(both.sum() / max(either.sum(), 1)),
         worst_iou=float((both / np.maximum(either, 1)).min()),
         color_difference=float(difference.mean()) if difference.size else 1.0,

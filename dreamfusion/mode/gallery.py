@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from dreamfusion.error import UserError
-from dreamfusion.runs.find import find_runs, many
+from dreamfusion.runs.find import find_runs, run_choice
 from dreamfusion.runs.gallery import gallery
 from dreamfusion.runs.names import ASIDE
 
@@ -21,7 +21,7 @@ def run(cfg: DictConfig, output: str, title: str) -> Path:
     """Write the page of the runs that `run` or `study` names, all by default, to `output`."""
     if Path(output).suffix.lower() not in (".html", ".htm"):
         raise UserError(f"mode.output is {output}; it is the path of a page, such as outputs/gallery.html")
-    path, runs = Path(output), find_runs(many(cfg) or "all")
+    path, runs = Path(output), find_runs(run_choice(cfg) or "all")
     gallery(runs, title, path)
     log.info("%s: %d runs, %.1f MB", path, len(runs), path.stat().st_size / 1e6)
     return path

@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from dreamfusion.checkpoint import run_of
-from dreamfusion.runs.dream import Outputs, check, dream, shortened, take_part
+from dreamfusion.runs.dream import Outputs, check, dream, relative_to_cwd, run_in_study
 from dreamfusion.runs.names import study_of
 from dreamfusion.runs.prompt_list import run_list
 from dreamfusion.runs.results import objective
@@ -28,14 +28,14 @@ class Train(Outputs):
             SystemExit: with status 130, after Ctrl-C and a last checkpoint.
         """
         if cfg.prompts.file is not None:
-            return run_list(cfg, lambda one, folder: take_part(one, folder, self))
+            return run_list(cfg, lambda one, folder: run_in_study(one, folder, self))
         check(cfg)
         hydra = HydraConfig.get()
-        folder = shortened(Path(hydra.runtime.output_dir))
+        folder = relative_to_cwd(Path(hydra.runtime.output_dir))
         if cfg.checkpoint is not None:
             folder = dream(cfg, run_of(Path(cfg.checkpoint)), self, Path(cfg.checkpoint))
         elif study_of(cfg, hydra.mode) is None:
             dream(cfg, folder, self)
         else:
-            take_part(cfg, folder, self)
+            run_in_study(cfg, folder, self)
         return folder if cfg.objective is None else objective(folder, cfg.objective)

@@ -24,14 +24,14 @@ from dreamfusion.error import UserError, check_positive
 from dreamfusion.export.settings import check_export
 from dreamfusion.export.writer import glb_metadata, write_mesh
 from dreamfusion.mesh.density_grid import EmptyFieldError
-from dreamfusion.runs.dream import Outputs, check, dream, shortened
+from dreamfusion.runs.dream import Outputs, check, dream, relative_to_cwd
 from dreamfusion.runs.export import describe, export_scene
 from dreamfusion.runs.find import find_checkpoint, find_runs
-from dreamfusion.training.assemble import settings_refused
-from dreamfusion.view.callback import Watch
+from dreamfusion.training.assemble import user_errors
+from dreamfusion.view.callback import ViewCallback
 from dreamfusion.view.exports import Exports
-from dreamfusion.view.mailbox import Action, Desk
-from dreamfusion.view.render_loop import Sizes, Studio
+from dreamfusion.view.mailbox import Action, Mailbox
+from dreamfusion.view.render_loop import RenderLoop, Sizes
 from dreamfusion.view.window import Window
 
 log = logging.getLogger(__name__)
@@ -60,26 +60,31 @@ class ViewMode(Outputs):
             UserError: a part refuses its settings, or they describe several runs.
             SystemExit: with status 130, after a Ctrl-C that ended training.
         """
-        _check_alone(cfg)
-        desk, sizes = Desk(STILL, self.every), Sizes(self.coarse, self.sharp)
+        _check_single_run(cfg)
+        mailbox, sizes = Mailbox(STILL, self.every), Sizes(self.coarse, self.sharp)
         if cfg.prompt is None:
             check_export(cfg.export)
-            scene = load_scene(_find(cfg))
-            with _opened(self.host, self.port, desk, str(scene.config.prompt)) as window:
-                _stay(window, desk, sizes, scene, _exports(window, desk, cfg.export))
+            scene = load_scene(_find_single_run(cfg))
+            with _open_window(self.host, self.port, mailbox, str(scene.config.prompt)) as window:
+                _serve_until_interrupt(window, mailbox, sizes, scene, _exports(window, mailbox, cfg.export))
             return scene.run
         check(cfg)
-        with settings_refused():
+        with user_errors():
             cameras = training_cameras(cfg)
-        folder = shortened(Path(HydraConfig.get().runtime.output_dir))
-        with _opened(self.host, self.port, desk, str(cfg.prompt)) as window:
-            exports = _exports(window, desk, cfg.export)
-            dream(unwatched(cfg), folder, self, watchers=[Watch(window, desk, sizes, cameras, exports)])
-            _stay(window, desk, sizes, load_scene(folder / "checkpoints" / "last.ckpt"), exports)
+        folder = relative_to_cwd(Path(HydraConfig.get().runtime.output_dir))
+        with _open_window(self.host, self.port, mailbox, str(cfg.prompt)) as window:
+            exports = _exports(window, mailbox, cfg.export)
+            dream(
+                train_settings(cfg),
+                folder,
+                self,
+                extra_callbacks=[ViewCallback(window, mailbox, sizes, cameras, exports)],
+            )
+            _serve_until_interrupt(window, mailbox, sizes, load_scene(folder / "checkpoints" / "last.ckpt"), exports)
         return folder
 
 
-def unwatched(cfg: DictConfig) -> DictConfig:
+def train_settings(cfg: DictConfig) -> DictConfig:
     """The settings of the same run without a window, for its files and for resuming it with mode=train."""
     settings = cfg.copy()
     settings.mode = {"_target_": "dreamfusion.mode.train.Train", **{f.name: cfg.mode[f.name] for f in fields(Outputs)}}
@@ -119,28 +124,30 @@ def show_exported(scene: TrainedScene, window: Window) -> None:
 
 
 @contextmanager
-def _opened(host: str, port: int, desk: Desk, title: str) -> Iterator[Window]:
-    window = Window(host, port, desk, title)
+def _open_window(host: str, port: int, mailbox: Mailbox, title: str) -> Iterator[Window]:
+    window = Window(host, port, mailbox, title)
     try:
         yield window
     finally:
         window.close()
 
 
-def _exports(window: Window, desk: Desk, settings: DictConfig) -> Exports:
-    return Exports(window, desk, lambda scene: export(scene, settings, window))
+def _exports(window: Window, mailbox: Mailbox, settings: DictConfig) -> Exports:
+    return Exports(window, mailbox, lambda scene: export(scene, settings, window))
 
 
-def _stay(window: Window, desk: Desk, sizes: Sizes, scene: TrainedScene, exports: Exports) -> None:
+def _serve_until_interrupt(
+    window: Window, mailbox: Mailbox, sizes: Sizes, scene: TrainedScene, exports: Exports
+) -> None:
     """Serve a scene that no longer changes, until Ctrl-C."""
-    studio = Studio(window, desk, sizes, scene.scene, training_cameras(scene.config), lambda: scene.step)
+    render_loop = RenderLoop(window, mailbox, sizes, scene.scene, training_cameras(scene.config), lambda: scene.step)
     window.on_export = lambda: exports.begin(copy.deepcopy(scene))
-    window.say(f"step {scene.step}, {scene.run}")
+    window.set_status(f"step {scene.step}, {scene.run}")
     show_exported(scene, window)
     with _interrupt() as pressed:
         while not pressed():
-            studio.serve()
-            studio.wait(WAIT)
+            render_loop.serve()
+            render_loop.wait(WAIT)
         exports.finish()
     log.info("closed")
 
@@ -165,7 +172,7 @@ def _interrupt() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _find(cfg: DictConfig) -> Path:
+def _find_single_run(cfg: DictConfig) -> Path:
     """The checkpoint that `checkpoint` or `run` names, the newest without either.
 
     Raises:
@@ -179,7 +186,7 @@ def _find(cfg: DictConfig) -> Path:
     return find_checkpoint(str(runs[0]))
 
 
-def _check_alone(cfg: DictConfig) -> None:
+def _check_single_run(cfg: DictConfig) -> None:
     """Raises: UserError: a setting that makes many runs, or a run of many processes, or both a new and an old run."""
     if HydraConfig.get().mode == RunMode.MULTIRUN or cfg.study is not None or cfg.prompts.file is not None:
         raise UserError('mode=view shows one run: no -m, study or prompts.file; type mode=view prompt="a cat"')

@@ -27,13 +27,13 @@ from dreamfusion.evaluation.prior_score import prior_score
 from dreamfusion.export.settings import check_export
 from dreamfusion.ops.allocator import keep_large_blocks
 from dreamfusion.prompting.table import check_prompt
-from dreamfusion.runs.lock import claimed
+from dreamfusion.runs.lock import locked
 from dreamfusion.runs.results import RESULT, SCORES, Result, read_result, write_result
 from dreamfusion.runs.settings import run_settings
-from dreamfusion.training.assemble import assemble, settings_refused
+from dreamfusion.training.assemble import assemble, user_errors
 from dreamfusion.training.callbacks import Checkpoints, Previews, StopOnInterrupt, Stopwatch
 from dreamfusion.training.loggers import close
-from dreamfusion.training.metrics import Metrics, PreviewPictures, show_end
+from dreamfusion.training.metrics import Metrics, PreviewPictures, log_results
 from dreamfusion.training.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -58,17 +58,17 @@ class Outputs:
                 raise UserError(f"mode.{name} is {getattr(self, name)}; it is a number of steps, or 0 for never")
 
 
-def take_part(cfg: DictConfig, folder: Path, outputs: Outputs) -> Path:
+def run_in_study(cfg: DictConfig, folder: Path, outputs: Outputs) -> Path:
     """One run of a study: skip it if it is finished, resume it if it was begun; `resume=false` starts it again.
 
     Raises:
         UserError: a setting that no run can have.
-        Busy: another process has locked the run.
+        Locked: another process has locked the run.
     """
     check(cfg)
     # The first process of a distributed run locks the folder for all of them.
     first = getattr(rank_zero_only, "rank", 0) == 0
-    with claimed(folder) if first else nullcontext():
+    with locked(folder) if first else nullcontext():
         checkpoint = folder / "checkpoints" / "last.ckpt"
         if cfg.resume and read_result(folder) is not None:
             log.info("%s, seed %s is finished already: %s", cfg.prompt, cfg.seed, folder)
@@ -80,9 +80,13 @@ def take_part(cfg: DictConfig, folder: Path, outputs: Outputs) -> Path:
 
 
 def dream(
-    cfg: DictConfig, folder: Path, outputs: Outputs, resume: Path | None = None, watchers: Sequence[L.Callback] = ()
+    cfg: DictConfig,
+    folder: Path,
+    outputs: Outputs,
+    resume: Path | None = None,
+    extra_callbacks: Sequence[L.Callback] = (),
 ) -> Path:
-    """Train in `folder`, from the beginning or from the checkpoint `resume`; `watchers` are the last callbacks.
+    """Train in `folder`, from the beginning or from the checkpoint `resume`; `extra_callbacks` are the last callbacks.
 
     Raises:
         UserError: a part refuses its settings.
@@ -93,21 +97,21 @@ def dream(
     stop = StopOnInterrupt()
     keep_large_blocks()
     torch.manual_seed(cfg.seed)  # of the initial weights
-    with settings_refused():
+    with user_errors():
         orbit: Orbit = instantiate(cfg.camera)
         system = assemble(cfg)
         loggers: list[Logger] = instantiate(cfg.logger)(folder=folder, name=str(cfg.prompt))
         previews = Previews(orbit, folder / "previews", outputs.preview_every, outputs.preview_size)
         pictures = PreviewPictures(previews.folder)
         score = partial(prior_score, system, orbit, outputs.score_views)
-        judges = instantiate(cfg.pruning)(folder=folder, measure=score)
+        pruners = instantiate(cfg.pruning)(folder=folder, measure=score)
         chosen = list(instantiate(cfg.callbacks).values()) if cfg.callbacks else []
         trainer: L.Trainer = instantiate(cfg.trainer)(
             logger=loggers,
             # `Metrics` before `checkpoints`: the row of a step is on disk before a checkpoint that counts the step.
             callbacks=[
                 *(stopwatch, Progress(), stop, previews, pictures, Metrics(), checkpoints),
-                *(*judges, *chosen, *watchers),
+                *(*pruners, *chosen, *extra_callbacks),
             ],
             default_root_dir=folder,
             enable_checkpointing=False,
@@ -124,7 +128,7 @@ def dream(
             log.info("  %s", resume_command(folder))
             raise SystemExit(INTERRUPTED)
         if trainer.is_global_zero:
-            pruned = next((judge.reason for judge in judges if judge.reason), None)
+            pruned = next((pruner.reason for pruner in pruners if pruner.reason), None)
             figures = {"prior_score": score()}
             if pruned is None:
                 from dreamfusion.runs.finish import finish  # here: its imports take a second that no step waits for
@@ -133,7 +137,7 @@ def dream(
                 figures = finish(load_scene(checkpoints.path), cfg, *shown) | figures
             else:
                 log.info("%s: ended at step %d: %s\n  %s", cfg.prompt, trainer.global_step, pruned, folder)
-            show_end(loggers, folder, trainer.global_step, figures, pruned)
+            log_results(loggers, folder, trainer.global_step, figures, pruned)
             for logger in loggers:
                 logger.save()  # before the result, which marks the run as complete
             scores = {name: figures[name] for name in SCORES if name in figures}
@@ -179,10 +183,10 @@ def save_settings(cfg: DictConfig, folder: Path, loggers: Sequence[Logger]) -> N
 
 def resume_command(folder: Path) -> str:
     """The shell command that resumes the run in `folder`; its settings are in its checkpoint."""
-    python = "python" if shutil.which("python") == sys.executable else str(shortened(Path(sys.executable)))
+    python = "python" if shutil.which("python") == sys.executable else str(relative_to_cwd(Path(sys.executable)))
     return shlex.join([python, sys.argv[0], f"checkpoint={folder}"])
 
 
-def shortened(path: Path) -> Path:
+def relative_to_cwd(path: Path) -> Path:
     """The path relative to the working directory if it lies there."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -35,7 +35,7 @@ def find_checkpoint(choice: str, *folders: Path) -> Path:
     return path
 
 
-def many(cfg: DictConfig) -> str | None:
+def run_choice(cfg: DictConfig) -> str | None:
     """What `find_runs` is asked for: `run`, or the folder of `study`; None for a single run."""
     if cfg.run is not None:
         return str(cfg.run)

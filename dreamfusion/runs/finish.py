@@ -13,7 +13,7 @@ from dreamfusion.report.page import RunPage, write_page
 from dreamfusion.report.turntable import turntable
 from dreamfusion.report.video import write_video
 from dreamfusion.runs.export import export_scene
-from dreamfusion.runs.summary import note_summary
+from dreamfusion.runs.summary import add_to_summary
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +33,10 @@ def finish(
         mesh = exported.path
         found |= exported.figures
         figures["triangles"] = f"{len(exported.surface.mesh.faces):,}"
-        figures["silhouette IoU, mesh and renders"] = f"{exported.agreement.iou:.3f}"
+        figures["silhouette IoU, mesh and renders"] = f"{exported.metrics.iou:.3f}"
     except EmptyFieldError as error:
         log.warning("no mesh: %s", error)
-    note_summary(folder, found)
+    add_to_summary(folder, found)
     previews = {f"step {int(p.stem)}": p for p in sorted((folder / "previews").glob("*.png"))}
     shown = dict(list(previews.items())[-4:])
     files = [p for p in (mesh, video, folder / "checkpoints" / "last.ckpt", folder / "config.yaml") if p is not None]

@@ -16,14 +16,14 @@ from dreamfusion.runs.report import report
 log = logging.getLogger(__name__)
 
 
-def run_list(cfg: DictConfig, take_part: Callable[[DictConfig, Path], object]) -> Path:
+def run_list(cfg: DictConfig, run_one: Callable[[DictConfig, Path], object]) -> Path:
     """Every prompt of `cfg.prompts.file`, or this process's share of them, as runs of a study; returns its folder.
 
     A prompt that fails does not keep the others from being run.
 
     Args:
         cfg: the configuration but for the prompt.
-        take_part: makes one run from a configuration with a prompt, in a folder.
+        run_one: makes one run from a configuration with a prompt, in a folder.
 
     Raises:
         UserError: no such file, an impossible share, a prompt beside the file; or, at the end, prompts that failed.
@@ -38,7 +38,7 @@ def run_list(cfg: DictConfig, take_part: Callable[[DictConfig, Path], object]) -
         assert isinstance(one, DictConfig)
         log.info("\nprompt %d of %d: %s", number, len(prompts), prompt)
         try:
-            take_part(one, root / run_folder("train", prompt, None, digest(one), study))
+            run_one(one, root / run_folder("train", prompt, None, digest(one), study))
         except UserError as error:
             failed.append(prompt)
             log.error("failed: %s: %s", prompt, error)

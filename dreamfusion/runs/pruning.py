@@ -63,20 +63,20 @@ class Halving(L.Callback):
         for rung in self.rungs:
             if trainer.global_step == max(1, round(rung * trainer.max_steps)):
                 if trainer.is_global_zero:
-                    self._judge(trainer, rung)
+                    self._compare(trainer, rung)
                 # The processes of a distributed run stop together.
                 if trainer.strategy.reduce_boolean_decision(self.reason is not None, all=False):
                     trainer.should_stop = True
 
-    def _judge(self, trainer: L.Trainer, rung: float) -> None:
+    def _compare(self, trainer: L.Trainer, rung: float) -> None:
         figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
         self.reason = collapse(figures["opacity"], figures["gradient_norm"])
         self.score = self.measure()
-        others = peers(self.folder, rung)
+        others = scores_of_other_runs(self.folder, rung)
         own = read_rungs(self.folder) | {str(rung): self.score}
         with replacing(self.folder / RUNGS) as draft:
             draft.write_text(json.dumps(own) + "\n", encoding="utf-8")
-        if self.reason is None and not promising(self.score, others, self.keep, self.startup):
+        if self.reason is None and not in_better_share(self.score, others, self.keep, self.startup):
             self.reason = f"its score at {rung:g} of the run, {self.score:.4f}, is not in the better {self.keep:.0%}"
 
 
@@ -96,7 +96,7 @@ def collapse(opacity: float, gradient_norm: float) -> str | None:
     return None
 
 
-def promising(score: float, others: Sequence[float], keep: float, startup: int) -> bool:
+def in_better_share(score: float, others: Sequence[float], keep: float, startup: int) -> bool:
     """Whether a run with this score is among the better `keep` of itself and the others at its rung."""
     if not math.isfinite(score):
         return False
@@ -106,7 +106,7 @@ def promising(score: float, others: Sequence[float], keep: float, startup: int) 
     return better < keep * (len(others) + 1)
 
 
-def peers(folder: Path, rung: float) -> list[float]:
+def scores_of_other_runs(folder: Path, rung: float) -> list[float]:
     """The scores that the study's other runs left at a rung."""
     runs = (path.parent for path in folder.parent.parent.glob(f"*/*/{RUNGS}"))
     scores = (read_rungs(run).get(str(rung)) for run in runs if run != folder)

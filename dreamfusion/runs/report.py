@@ -39,9 +39,9 @@ def report(study: str, studies: Path = STUDIES, logger: DictConfig | None = None
         gallery(shown, study, files[-1])
     log.info("\n%s%s", text.rstrip(), "".join(f"\n  {file}" for file in files))
     if logger is not None and logger._target_ == "dreamfusion.training.loggers.wandb" and wandb_mode() != "disabled":
-        from dreamfusion.training.metrics import show_study  # which takes its time to import
+        from dreamfusion.training.metrics import log_study_table  # which takes its time to import
 
-        show_study(study, folder, rows, logger.project)
+        log_study_table(study, folder, rows, logger.project)
     return folder
 
 

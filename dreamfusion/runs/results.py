@@ -16,7 +16,7 @@ from dreamfusion.files import replacing
 
 RESULT = "result.json"
 SCORES = ("prior_score", "silhouette_iou", "color_difference")  # the figures by which runs are compared
-WITHOUT = {"silhouette_iou": 0.0}  # scores of a run without a mesh
+SCORES_WITHOUT_MESH = {"silhouette_iou": 0.0}  # scores of a run without a mesh
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def read_result(folder: Path) -> Result | None:
 def objective(folder: Path, names: str | Sequence[str]) -> float | list[float]:
     """What a search is told of the finished run in `folder`: the score of that name, or a list of several.
 
-    A mesh that could not be made agrees with nothing: its score is WITHOUT.
+    A mesh that could not be made agrees with nothing: its score is SCORES_WITHOUT_MESH.
 
     Raises:
         UserError: no score of that name; lists those there are.
@@ -67,7 +67,7 @@ def objective(folder: Path, names: str | Sequence[str]) -> float | list[float]:
     if not isinstance(names, str):
         return [float(objective(folder, name)) for name in names]  # type: ignore[arg-type]
     result = read_result(folder)
-    scores = WITHOUT if result is None else WITHOUT | dict(result.scores)
+    scores = SCORES_WITHOUT_MESH if result is None else SCORES_WITHOUT_MESH | dict(result.scores)
     if names not in scores:
         raise UserError(f"objective is {names}; the scores of a run are {', '.join(sorted(scores))}")
     return scores[names]

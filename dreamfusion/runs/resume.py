@@ -17,7 +17,7 @@ from dreamfusion.runs.settings import plain
 log = logging.getLogger(__name__)
 
 
-def continued(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+def resumed_settings(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """The settings of the run that `cfg.checkpoint` names, except for those on the command line.
 
     `checkpoint` becomes the path of the file.
@@ -52,7 +52,7 @@ def resumed(saved: DictConfig, composed: DictConfig, overrides: Sequence[str]) -
     settings["mode"] = named["mode"] | mode if same and mode else named["mode"]
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         try:
-            _graft(settings, named, override.key_or_group.split("."))
+            _copy_setting(settings, named, override.key_or_group.split("."))
         except (KeyError, TypeError) as error:
             raise UserError(
                 f"{override.input_line} cannot be changed in a resumed run; name single settings, key=value"
@@ -60,10 +60,10 @@ def resumed(saved: DictConfig, composed: DictConfig, overrides: Sequence[str]) -
     return OmegaConf.create(settings)
 
 
-def _graft(settings: dict[str, Any], named: dict[str, Any], path: list[str]) -> None:
+def _copy_setting(settings: dict[str, Any], named: dict[str, Any], path: list[str]) -> None:
     """Give `settings` the value that `named` has at `path`."""
     head, *rest = path
     if rest and isinstance(named[head], dict):
-        _graft(settings.setdefault(head, {}), named[head], rest)
+        _copy_setting(settings.setdefault(head, {}), named[head], rest)
     else:
         settings[head] = named[head]

@@ -10,7 +10,7 @@ from dreamfusion.files import replacing
 SUMMARY = "summary.json"
 
 
-def note_summary(folder: Path, figures: dict[str, float]) -> None:
+def add_to_summary(folder: Path, figures: dict[str, float]) -> None:
     """Add figures to the run's summary.json."""
     path = folder / SUMMARY
     with replacing(path) as draft:

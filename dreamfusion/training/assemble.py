@@ -30,7 +30,7 @@ def assemble(cfg: DictConfig) -> DreamFusion:
 
 
 @contextmanager
-def settings_refused() -> Iterator[None]:
+def user_errors() -> Iterator[None]:
     """Turn errors of parts that refuse their settings into errors for the user.
 
     Raises:

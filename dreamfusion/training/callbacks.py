@@ -100,7 +100,7 @@ class Stopwatch(L.Callback):
     def seconds(self) -> float:
         return self._before + time.monotonic() - self._started
 
-    def leave_out(self, seconds: float) -> None:
+    def exclude(self, seconds: float) -> None:
         """Of the time so far, these were no work."""
         self._before -= seconds
 

@@ -52,7 +52,7 @@ class Metrics(L.Callback):
             return
         now = time.monotonic()
         row = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        row |= by_noise(self._norms, self._counts)
+        row |= norms_by_timestep(self._norms, self._counts)
         row["speed/steps_per_second"] = self._steps / max(now - self._since, 1e-9)
         row["memory/peak_gib"] = peak_memory(system.device)
         for logger in trainer.loggers:
@@ -71,7 +71,7 @@ class Metrics(L.Callback):
         self._counts.index_add_(0, bucket, torch.ones_like(guidance.gradient_norm))
 
 
-def by_noise(norms: Tensor, counts: Tensor) -> dict[str, float]:
+def norms_by_timestep(norms: Tensor, counts: Tensor) -> dict[str, float]:
     """Sums of gradient norms and their counts, (BUCKETS,) each -> the mean of each bucket that was drawn, by name."""
     edges = [f"{i / BUCKETS:.1f}-{(i + 1) / BUCKETS:.1f}" for i in range(BUCKETS)]
     pairs = zip(edges, norms.tolist(), counts.tolist(), strict=True)
@@ -99,7 +99,7 @@ class PreviewPictures(L.Callback):
                 logger.log_image("preview", [str(sheet)], step=trainer.global_step)
 
 
-def show_end(
+def log_results(
     loggers: Sequence[Logger], folder: Path, step: int, figures: Mapping[str, float], pruned: str | None
 ) -> None:
     """What came out of the run in `folder`: the figures to every logger, turntable and mesh to Weights & Biases."""
@@ -118,7 +118,7 @@ def show_end(
         logger.experiment.summary.update(dict(figures) | {"pruned": pruned or ""})
 
 
-def show_study(study: str, folder: Path, rows: Sequence[Sequence[str]], project: str) -> None:
+def log_study_table(study: str, folder: Path, rows: Sequence[Sequence[str]], project: str) -> None:
     """The study's table, a head and a row for each run, as a W&B run of its own in the study's group."""
     import wandb
 

@@ -7,20 +7,20 @@ from collections.abc import Callable
 from functools import partial
 
 from dreamfusion.checkpoint import TrainedScene
-from dreamfusion.view.mailbox import Action, Desk
+from dreamfusion.view.mailbox import Action, Mailbox
 from dreamfusion.view.window import Window
 
 
 class Exports:
-    """One mesh at a time; its end is a note on the desk, like a button that is pressed.
+    """One mesh at a time; its end is a note on the mailbox, like a button that is pressed.
 
     The scene must be the export's alone, and making its mesh must draw nothing at random: torch's own generator is
     one for all threads, and a training uses it.
     """
 
-    def __init__(self, window: Window, desk: Desk, make: Callable[[TrainedScene], Action]) -> None:
+    def __init__(self, window: Window, mailbox: Mailbox, make: Callable[[TrainedScene], Action]) -> None:
         """`make` makes the mesh and returns what the owner of the window's scene then does with it."""
-        self._window, self._desk, self._make = window, desk, make
+        self._window, self._mailbox, self._make = window, mailbox, make
         self._thread: threading.Thread | None = None
 
     def begin(self, scene: TrainedScene) -> None:
@@ -35,14 +35,14 @@ class Exports:
         """Wait for the mesh that is being made, and do what was asked meanwhile."""
         while self._thread is not None:
             self._thread.join()
-            self._desk.act()
+            self._mailbox.run_posted()
 
     def _work(self, scene: TrainedScene) -> None:
         try:
             end = self._make(scene)
         except BaseException as error:
             end = partial(_fail, error)
-        self._desk.ask(partial(self._end, end))
+        self._mailbox.post(partial(self._end, end))
 
     def _end(self, end: Action) -> None:
         self._thread = None

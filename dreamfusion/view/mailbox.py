@@ -31,12 +31,12 @@ class Job:
 class _Client:
     view: View
     number: int
-    moved: float  # when, on the desk's clock
+    moved: float  # when, on the mailbox's clock
     shown: Job | None = None
     step: int = 0  # that the picture shows
 
 
-class Desk:
+class Mailbox:
     """Notes of any thread; what is due for the owner of the scene.
 
     A camera that moves gets coarse pictures, one that has been still for `still` seconds a sharp one, and again after
@@ -48,9 +48,9 @@ class Desk:
         self._changed = threading.Condition()
         self._clients: dict[int, _Client] = {}
         self._actions: deque[Action] = deque()
-        self._covered = False
+        self._scene_hidden = False
 
-    def look(self, client: int, view: View) -> None:
+    def set_view(self, client: int, view: View) -> None:
         """A client's camera is here now."""
         with self._changed:
             known = self._clients.get(client)
@@ -63,24 +63,24 @@ class Desk:
                 return
             self._changed.notify()
 
-    def leave(self, client: int) -> None:
+    def remove_client(self, client: int) -> None:
         """A client is gone."""
         with self._changed:
             self._clients.pop(client, None)
 
-    def ask(self, action: Action) -> None:
+    def post(self, action: Action) -> None:
         """Have the owner of the scene call `action`, after the step it is at."""
         with self._changed:
             self._actions.append(action)
             self._changed.notify()
 
     @property
-    def watched(self) -> bool:
+    def has_clients(self) -> bool:
         """Whether anybody is there."""
         with self._changed:
             return bool(self._clients)
 
-    def act(self) -> None:
+    def run_posted(self) -> None:
         """Do what was asked, in the order it came."""
         while True:
             with self._changed:
@@ -89,20 +89,20 @@ class Desk:
                 action = self._actions.popleft()
             action()
 
-    def cover(self, covered: bool) -> None:
+    def set_scene_hidden(self, hidden: bool) -> None:
         """While the scene is covered nothing is due; uncovered, everybody needs a new picture."""
         with self._changed:
-            self._covered = covered
-        self.renew()
+            self._scene_hidden = hidden
+        self.invalidate()
 
-    def renew(self) -> None:
+    def invalidate(self) -> None:
         """The pictures that are shown are out of date, whatever the step."""
         with self._changed:
             for client in self._clients.values():
                 client.shown = None
             self._changed.notify()
 
-    def due(self, step: int) -> Job | None:
+    def next_job(self, step: int) -> Job | None:
         """The next picture to make: coarse ones first, they are what somebody feels."""
         with self._changed:
             jobs = [job for name, client in self._clients.items() if (job := self._job(name, client, step))]
@@ -114,7 +114,7 @@ class Desk:
             client = self._clients.get(job.client)
             return client is None or client.number != job.number or bool(self._actions)
 
-    def done(self, job: Job, step: int) -> None:
+    def mark_shown(self, job: Job, step: int) -> None:
         """The picture was shown."""
         with self._changed:
             client = self._clients.get(job.client)
@@ -124,18 +124,18 @@ class Desk:
     def wait(self, step: int, seconds: float) -> None:
         """Sleep until something is due or asked for; at most `seconds`."""
         with self._changed:
-            if self._actions or self.due(step) is not None:
+            if self._actions or self.next_job(step) is not None:
                 return
             now = self._clock()
             moments = [
                 client.moved + self.still - now  # above 0, or its sharp picture were due
                 for client in self._clients.values()
-                if client.shown is not None and not client.shown.sharp and not self._covered
+                if client.shown is not None and not client.shown.sharp and not self._scene_hidden
             ]
             self._changed.wait(min([seconds, *moments]))
 
     def _job(self, name: int, client: _Client, step: int) -> Job | None:
-        if self._covered:
+        if self._scene_hidden:
             return None
         shown = client.shown
         if shown is None or shown.number != client.number:

@@ -13,7 +13,7 @@ import torch
 from dreamfusion.camera.data import CameraStream
 from dreamfusion.scene.base import Scene
 from dreamfusion.view.frame import render_frame
-from dreamfusion.view.mailbox import Desk
+from dreamfusion.view.mailbox import Mailbox
 from dreamfusion.view.window import Window
 
 CAMERA_STEPS = 12  # whose cameras are shown
@@ -27,13 +27,13 @@ class Sizes:
     sharp: int  # when it is still
 
 
-class Studio:
+class RenderLoop:
     """A scene, the cameras it is trained from, and the window it is shown in."""
 
     def __init__(
         self,
         window: Window,
-        desk: Desk,
+        mailbox: Mailbox,
         sizes: Sizes,
         scene: Scene,
         cameras: CameraStream,
@@ -41,35 +41,35 @@ class Studio:
         device: torch.device | str = "cpu",
     ) -> None:
         """`step` tells how far the training of the scene is."""
-        self.window, self.desk, self.sizes = window, desk, sizes
+        self.window, self.mailbox, self.sizes = window, mailbox, sizes
         self.scene, self.cameras, self.step, self.device = scene, cameras, step, device
         self._cameras_of = -1  # the step whose cameras are shown
-        window.stand_at(cameras.orbit.view(torch.tensor([30.0]), 15.0, 1, 1))
+        window.set_initial_camera(cameras.orbit.view(torch.tensor([30.0]), 15.0, 1, 1))
         window.on_cameras = self._show_cameras
-        desk.renew()
+        mailbox.invalidate()
 
     def serve(self, seconds: float = math.inf) -> None:
         """Work off what was asked and what is due; a picture that is begun after `seconds` waits for the next time."""
         end = time.monotonic() + seconds
-        self.desk.act()
-        while (job := self.desk.due(self.step())) is not None:
+        self.mailbox.run_posted()
+        while (job := self.mailbox.next_job(self.step())) is not None:
             camera = job.view.cameras(self.sizes.sharp if job.sharp else self.sizes.coarse).to(self.device)
             # A coarse picture is finished whatever comes: else nothing would be seen while somebody turns the scene.
             frame = render_frame(
-                self.scene, camera, self.window.shading, partial(self.desk.is_stale, job) if job.sharp else None
+                self.scene, camera, self.window.shading, partial(self.mailbox.is_stale, job) if job.sharp else None
             )
             if frame is not None:
                 self.window.show(job.client, frame)
-                self.desk.done(job, self.step())
-            self.desk.act()
+                self.mailbox.mark_shown(job, self.step())
+            self.mailbox.run_posted()
             if time.monotonic() > end:
                 return
-        if self.window.cameras.value and self.step() - self._cameras_of >= self.desk.every:
+        if self.window.cameras.value and self.step() - self._cameras_of >= self.mailbox.every:
             self._show_cameras(True)
 
     def wait(self, seconds: float) -> None:
         """Until there is something to do."""
-        self.desk.wait(self.step(), seconds)
+        self.mailbox.wait(self.step(), seconds)
 
     def _show_cameras(self, shown: bool) -> None:
         self._cameras_of = step = self.step()

@@ -31,8 +31,8 @@ class LocalServer(viser.ViserServer):
 
     def __init__(self, host: str, port: int, title: str) -> None:
         """Serve at `host` and `port`, from now on."""
-        self._alone, self._told = is_loopback(host), False
-        with _asked_first(self._refuse):
+        self._loopback_only, self._warned = is_loopback(host), False
+        with _checking_requests(self._refuse):
             super().__init__(host, port, label=title, verbose=False)
 
     def request_share_url(self, verbose: bool = True) -> str | None:
@@ -40,16 +40,16 @@ class LocalServer(viser.ViserServer):
         return None
 
     def _refuse(self, connection: ServerConnection, request: Request) -> Answer:
-        reason = stranger(request.headers, self._alone)
+        reason = refusal_reason(request.headers, self._loopback_only)
         if reason is None:
             return None
-        if not self._told:  # once: a page tries again and again
-            self._told = True
+        if not self._warned:  # once: a page tries again and again
+            self._warned = True
             log.warning("refused %s; only the window's own page may press its buttons", reason)
         return connection.respond(HTTPStatus.FORBIDDEN, f"refused {reason}\n")
 
 
-def stranger(headers: Headers, alone: bool) -> str | None:
+def refusal_reason(headers: Headers, loopback_only: bool) -> str | None:
     """Who it is, if a request comes from a page that is not the server's own; whoever has no page may come.
 
     A server that only this machine reaches (`alone`) has only this machine's names. With another one a page got here
@@ -58,7 +58,7 @@ def stranger(headers: Headers, alone: bool) -> str | None:
     hosts, origins = headers.get_all("Host"), headers.get_all("Origin")
     host = hosts[0].lower() if len(hosts) == 1 else ""
     parts = HOST.fullmatch(host)
-    if parts is None or (alone and not is_loopback(parts[1].strip("[]"))):
+    if parts is None or (loopback_only and not is_loopback(parts[1].strip("[]"))):
         return f"a request to {', '.join(hosts)!r}, which is no name of this machine alone"
     for origin in origins:
         if origin.lower().partition("://")[2] != host:
@@ -67,7 +67,7 @@ def stranger(headers: Headers, alone: bool) -> str | None:
 
 
 @contextmanager
-def _asked_first(check: Callable[[ServerConnection, Request], Answer]) -> Iterator[None]:
+def _checking_requests(check: Callable[[ServerConnection, Request], Answer]) -> Iterator[None]:
     """Have `check` look at each request to a server that is started meanwhile.
 
     viser starts one by `websockets.asyncio.server.serve`, and leaves no room for an argument of ours.
@@ -85,7 +85,7 @@ def _asked_first(check: Callable[[ServerConnection, Request], Answer]) -> Iterat
             answer: Answer | Awaitable[Answer] = process_request(connection, request)
             return answer
 
-        return serve(*args, process_request=process, **{"process_response": _unframed} | settings)
+        return serve(*args, process_request=process, **{"process_response": _forbid_framing} | settings)
 
     websockets.asyncio.server.serve = serve_checked  # type: ignore[assignment, misc]
     try:
@@ -100,6 +100,6 @@ def _asked_first(check: Callable[[ServerConnection, Request], Answer]) -> Iterat
         )
 
 
-def _unframed(connection: ServerConnection, request: Request, response: Response) -> None:
+def _forbid_framing(connection: ServerConnection, request: Request, response: Response) -> None:
     """Not inside another page, which could lay something over a button that is not what is pressed."""
     response.headers["X-Frame-Options"] = "DENY"

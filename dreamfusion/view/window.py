@@ -1,4 +1,4 @@
-"""The window: viser's server, what is seen in it, and the widgets beside it, whose callbacks leave notes on a desk."""
+"""The browser window: viser's server, the displayed layers, and widgets whose callbacks post to the mailbox."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dreamfusion.scene.shading import ALBEDO, LAMBERTIAN, TEXTURELESS, Shading
 from dreamfusion.types import Cameras
 from dreamfusion.view.address import free_port, is_loopback, url
 from dreamfusion.view.frame import Frame, View
-from dreamfusion.view.mailbox import Desk
+from dreamfusion.view.mailbox import Mailbox
 from dreamfusion.view.server import LocalServer
 
 log = logging.getLogger(__name__)
@@ -31,15 +31,15 @@ QUALITY = 90  # JPEG, of the pictures
 class Controls:
     """What the widgets of a training do; called by the owner of the scene."""
 
-    pause: Callable[[], bool]  # the other way around than before; returns whether it is paused now
+    toggle_pause: Callable[[], bool]  # the other way around than before; returns whether it is paused now
     save: Callable[[], None]
-    scale: Callable[[float], None]
+    set_guidance_scale: Callable[[float], None]
 
 
 class Window:
     """What clients see, and what they press."""
 
-    def __init__(self, host: str, port: int, desk: Desk, title: str) -> None:
+    def __init__(self, host: str, port: int, mailbox: Mailbox, title: str) -> None:
         """Serve at `host` and `port`, or the next port that is free, and say where.
 
         Raises:
@@ -47,10 +47,10 @@ class Window:
         """
         found = free_port(host, port)
         logging.getLogger("websockets").setLevel(logging.WARNING)  # not each connection
-        with _quiet():
+        with _without_output():
             self._server = LocalServer(host, found, title)
         self.url = url(host, self._server.get_port())
-        self._desk, self._gui = desk, self._server.gui
+        self._mailbox, self._gui = mailbox, self._server.gui
         self.shading: Shading = ALBEDO
         self.on_export: Callable[[], None] = lambda: None
         self.on_cameras: Callable[[bool], None] = lambda shown: None
@@ -60,7 +60,7 @@ class Window:
         self._gui.configure_theme(show_logo=False, show_share_button=False, control_width="medium")
         self._server.scene.set_up_direction("+y")
         self._add_widgets()
-        self._meet_clients()
+        self._add_client_callbacks()
         moved = "" if port in (0, found) else f" (port {port} is in use)"
         log.info("open %s%s; Ctrl-C ends", self.url, moved)
         if not is_loopback(host):
@@ -68,10 +68,10 @@ class Window:
 
     def close(self) -> None:
         """End the server; its clients see that the connection is lost."""
-        with _quiet():
+        with _without_output():
             self._server.stop()
 
-    def stand_at(self, cameras: Cameras) -> None:
+    def set_initial_camera(self, cameras: Cameras) -> None:
         """New clients begin where the first of `cameras` stands."""
         start = self._server.initial_camera
         start.position = _triple(cameras.camera_to_world[0, :, 3].numpy())
@@ -82,17 +82,17 @@ class Window:
         """A picture for a client, behind whose surface what is farther away disappears."""
         handle = self._server.get_clients().get(client)
         if handle is not None:
-            depth = frame.depth if self.layers else None
-            with _may_have_left():
+            depth = frame.depth if self.has_layers else None
+            with _ignore_disconnected():
                 handle.scene.set_background_image(frame.rgb, "jpeg", jpeg_quality=QUALITY, depth=depth)
                 handle.flush()
 
     @property
-    def layers(self) -> bool:
+    def has_layers(self) -> bool:
         """Whether something else than the scene is shown."""
         return self.cameras.value or self.mesh.value
 
-    def say(self, text: str) -> None:
+    def set_status(self, text: str) -> None:
         """The line above the widgets."""
         if self.status.content != text:
             self.status.content = text
@@ -100,7 +100,7 @@ class Window:
     def notify(self, title: str, body: str) -> None:
         """A note at the corner of every client."""
         for client in self._server.get_clients().values():
-            with _may_have_left():
+            with _ignore_disconnected():
                 client.add_notification(title, body, auto_close_seconds=20.0)
 
     def show_exporting(self, exporting: bool) -> None:
@@ -115,7 +115,7 @@ class Window:
         self.mesh.value = visible  # type: ignore[misc]  # mypy does not see the setter
         if visible:
             self.scene.value = False  # type: ignore[misc]
-            self._cover(True)
+            self._hide_scene(True)
 
     def show_cameras(self, cameras: list[Cameras]) -> None:
         """Frustums, in place of those before; none with an empty list."""
@@ -133,12 +133,12 @@ class Window:
         slider = self._gui.add_slider("guidance scale", 0.0, limit, limit / SLIDER_TICKS, scale, order=4)
         self._training = [pause, save, slider]
 
-        def turn() -> None:
-            pause.label = "continue" if controls.pause() else "pause"
+        def toggle_pause() -> None:
+            pause.label = "continue" if controls.toggle_pause() else "pause"
 
-        pause.on_click(lambda _: self._desk.ask(turn))
-        save.on_click(lambda _: self._desk.ask(controls.save))
-        slider.on_update(lambda _: self._desk.ask(lambda: controls.scale(slider.value)))
+        pause.on_click(lambda _: self._mailbox.post(toggle_pause))
+        save.on_click(lambda _: self._mailbox.post(controls.save))
+        slider.on_update(lambda _: self._mailbox.post(lambda: controls.set_guidance_scale(slider.value)))
 
     def end_training(self) -> None:
         """Without these again."""
@@ -153,51 +153,51 @@ class Window:
         self.mesh = self._gui.add_checkbox("mesh", False, disabled=True, order=6)
         self.cameras = self._gui.add_checkbox("training cameras", False, order=7)
         self.light = self._gui.add_dropdown("light", tuple(SHADINGS), order=8)
-        self._export.on_click(lambda _: self._desk.ask(lambda: self.on_export()))
-        self.scene.on_update(lambda _: self._desk.ask(lambda: self._cover(not self.scene.value)))
-        self.mesh.on_update(lambda _: self._desk.ask(self._toggle_mesh))
-        self.cameras.on_update(lambda _: self._desk.ask(self._toggle_cameras))
-        self.light.on_update(lambda _: self._desk.ask(self._shade))
+        self._export.on_click(lambda _: self._mailbox.post(lambda: self.on_export()))
+        self.scene.on_update(lambda _: self._mailbox.post(lambda: self._hide_scene(not self.scene.value)))
+        self.mesh.on_update(lambda _: self._mailbox.post(self._toggle_mesh))
+        self.cameras.on_update(lambda _: self._mailbox.post(self._toggle_cameras))
+        self.light.on_update(lambda _: self._mailbox.post(self._set_shading))
 
-    def _meet_clients(self) -> None:
+    def _add_client_callbacks(self) -> None:
         """Cameras are noted on the server's own thread, in the order in which they come."""
 
         async def meet(client: viser.ClientHandle) -> None:
             async def look(camera: viser.CameraHandle) -> None:
-                self._desk.look(client.client_id, view_of(camera))
+                self._mailbox.set_view(client.client_id, view_of(camera))
 
             client.camera.on_update(look)
             await look(client.camera)
 
         async def part(client: viser.ClientHandle) -> None:
-            self._desk.leave(client.client_id)
+            self._mailbox.remove_client(client.client_id)
 
         self._server.on_client_connect(meet)
         self._server.on_client_disconnect(part)
 
-    def _cover(self, covered: bool) -> None:
-        self._desk.cover(covered)
-        if covered:
+    def _hide_scene(self, hidden: bool) -> None:
+        self._mailbox.set_scene_hidden(hidden)
+        if hidden:
             for client in self._server.get_clients().values():
-                with _may_have_left():
+                with _ignore_disconnected():
                     client.scene.set_background_image(None)
 
     def _toggle_mesh(self) -> None:
         if self._mesh is not None:
             self._mesh.visible = self.mesh.value
-        self._desk.renew()  # with depths, or without
+        self._mailbox.invalidate()  # with depths, or without
 
     def _toggle_cameras(self) -> None:
         self.on_cameras(self.cameras.value)
-        self._desk.renew()
+        self._mailbox.invalidate()
 
-    def _shade(self) -> None:
+    def _set_shading(self) -> None:
         self.shading = SHADINGS[self.light.value]
-        self._desk.renew()
+        self._mailbox.invalidate()
 
     def _frustum(self, number: int, cameras: Cameras, view: int) -> viser.CameraFrustumHandle:
         right, up, back, position = cameras.camera_to_world[view].T.double().numpy()
-        turn = transforms.SO3.from_matrix(np.stack([right, -up, -back], axis=1))
+        rotation = transforms.SO3.from_matrix(np.stack([right, -up, -back], axis=1))
         return self._server.scene.add_camera_frustum(
             f"/cameras/{number}",
             float(np.deg2rad(cameras.fov[view].item())),
@@ -205,7 +205,7 @@ class Window:
             scale=0.15,
             thickness=0.008,
             color=CAMERA_COLOR,
-            wxyz=turn.wxyz,
+            wxyz=rotation.wxyz,
             position=position,
         )
 
@@ -223,7 +223,7 @@ def _triple(vector: np.ndarray) -> tuple[float, float, float]:
 
 
 @contextmanager
-def _may_have_left() -> Iterator[None]:
+def _ignore_disconnected() -> Iterator[None]:
     """Without viser's warning of a client that closes its window just while something is sent to it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Queued a .* on a closed connection", UserWarning)
@@ -231,7 +231,7 @@ def _may_have_left() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _without_output() -> Iterator[None]:
     """Without what viser prints of itself; where the window is, we say."""
     with redirect_stdout(io.StringIO()):
         yield

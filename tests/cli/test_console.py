@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 
-from dreamfusion.cli.console import tidy
+from dreamfusion.cli.console import filter_messages
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def lines():
     handler.emit = lambda record: printed.append(record.getMessage())
     root.addHandler(handler)
     root.setLevel(logging.INFO)
-    tidy()
+    filter_messages()
     yield printed
     root.removeHandler(handler)
     root.setLevel(level)
@@ -44,7 +44,7 @@ def test_warnings_of_lightning_about_the_run_come_through(lines):
 def test_only_the_named_warning_is_ignored():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        tidy()
+        filter_messages()
         warnings.warn("`isinstance(treespec, LeafSpec)` is deprecated, use something else", FutureWarning, stacklevel=1)
         warnings.warn("something else is deprecated", FutureWarning, stacklevel=1)
     assert [str(warning.message) for warning in caught] == ["something else is deprecated"]
@@ -53,6 +53,6 @@ def test_only_the_named_warning_is_ignored():
 def test_a_console_without_the_prompts_letters_shows_their_codes(monkeypatch):
     screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr("sys.stdout", screen)
-    tidy()
+    filter_messages()
     print("a 🐈", end="", flush=True)
     assert screen.buffer.getvalue() == rb"a \U0001f408"

@@ -15,11 +15,11 @@ def python(code, cwd):
 def test_the_collector_rests_during_the_first_imports_only(tmp_path):
     said = python(
         "import gc\n"
-        "from dreamfusion.cli.startup import quick_start, settle\n"
+        "from dreamfusion.cli.startup import quick_start, resume_gc\n"
         "quick_start()\n"
         "import lightning\n"
         "paused = not gc.isenabled()\n"
-        "settle()\n"
+        "resume_gc()\n"
         "quick_start()\n"
         "print(paused, gc.isenabled(), gc.get_freeze_count() > 100_000)\n",
         tmp_path,

@@ -14,7 +14,7 @@ from wandb.proto import wandb_internal_pb2
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from dreamfusion.training.loggers import earlier_id
-from dreamfusion.training.metrics import by_noise, peak_memory
+from dreamfusion.training.metrics import norms_by_timestep, peak_memory
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning",
@@ -157,7 +157,7 @@ def test_two_runs_of_an_agent_without_a_server(offline, launch, tmp_path):
 
 def test_gradients_are_averaged_by_noise_level_and_levels_never_drawn_are_left_out():
     norms, counts = torch.tensor([0.0, 6.0, 0.0, 0.0, 5.0]), torch.tensor([0.0, 3.0, 0.0, 0.0, 1.0])
-    assert by_noise(norms, counts) == {"gradient_norm_at_t/0.2-0.4": 2.0, "gradient_norm_at_t/0.8-1.0": 5.0}
+    assert norms_by_timestep(norms, counts) == {"gradient_norm_at_t/0.2-0.4": 2.0, "gradient_norm_at_t/0.8-1.0": 5.0}
 
 
 def test_the_peak_memory_is_that_of_a_process_with_torch_in_gib():

@@ -16,7 +16,7 @@ import torch
 from launched import ROOT, files
 from training import assert_same, state
 
-from dreamfusion.runs.dream import Outputs, take_part
+from dreamfusion.runs.dream import Outputs, run_in_study
 
 COMMAND = ["prompt=a cat", "study=killed", "experiment=smoke", "trainer.max_steps=2", "mode.checkpoint_every=1"]
 COMMAND += ["mode.preview_every=2", "mode.turntable_frames=1", "export.resolution=16", "export.texture=0"]
@@ -97,7 +97,7 @@ def test_a_command_killed_at_any_write_ends_as_if_it_had_not_been_killed(launch,
         (resumed,) = [folder / run.relative_to(whole)]
         done = (resumed / "result.json").is_file()
         before = contents(resumed) if done else None
-        take_part(cfg, resumed, outputs)
+        run_in_study(cfg, resumed, outputs)
         assert {name for name in files(resumed) if not name.startswith(".")} == WHOLE, folder.name
         assert rows(resumed) == table, folder.name
         assert_same(state(resumed / "checkpoints" / "last.ckpt"), expected, folder.name)

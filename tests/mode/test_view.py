@@ -24,7 +24,7 @@ from dreamfusion.mesh.density_grid import EmptyFieldError
 from dreamfusion.mode.view import show_exported
 from dreamfusion.runs.export import export_scene
 from dreamfusion.types import Mesh
-from dreamfusion.view.callback import Watch
+from dreamfusion.view.callback import ViewCallback
 
 PATIENCE = 300  # seconds, on a machine that many share
 
@@ -208,7 +208,7 @@ def test_a_scene_from_a_checkpoint_is_exported_into_the_window_or_it_is_said_why
     seen = threading.Event()
 
     def press(scene, window):
-        window._desk.ask(window.on_export)
+        window._mailbox.post(window.on_export)
 
     def export(scene, settings):
         assert seen.wait(PATIENCE)
@@ -239,7 +239,7 @@ def test_a_training_goes_on_bit_for_bit_while_the_window_exports(while_open, lau
 
     def step(watch, trainer, *_):
         if trainer.global_step == 2:
-            watch.desk.ask(watch.window.on_export)
+            watch.mailbox.post(watch.window.on_export)
         elif trainer.global_step == 5:
             gone_on.set()
 
@@ -250,7 +250,7 @@ def test_a_training_goes_on_bit_for_bit_while_the_window_exports(while_open, lau
         exported.append(made.path.name)
         return made
 
-    monkeypatch.setattr(Watch, "on_train_batch_start", step)
+    monkeypatch.setattr(ViewCallback, "on_train_batch_start", step)
     monkeypatch.setattr("dreamfusion.mode.view.export_scene", export)
     settings = ["prompt=a cat", "experiment=smoke", "trainer.max_steps=20"]
 

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from results import CAT, with_settings
 
 from dreamfusion.error import UserError
-from dreamfusion.runs.lock import Busy, claimed
+from dreamfusion.runs.lock import Locked, locked
 from dreamfusion.runs.results import RESULT, read_result, write_result
 from dreamfusion.runs.settings import run_settings
 from dreamfusion.runs.study import differing, read_study, unfinished
@@ -76,7 +76,7 @@ def test_settings_are_flat_and_resolved_and_without_what_changes_nothing():
 
 
 def hold(folder, held):
-    with claimed(Path(folder)):
+    with locked(Path(folder)):
         held.send(True)
         held.recv()
 
@@ -88,12 +88,12 @@ def test_a_run_has_one_process_at_a_time_and_a_killed_one_leaves_it_free(tmp_pat
     process.start()
     assert here.recv()
     with (
-        pytest.raises(Busy, match=r"another process is at work in .*; the same command later goes on"),
-        claimed(tmp_path),
+        pytest.raises(Locked, match=r"another process is at work in .*; the same command later goes on"),
+        locked(tmp_path),
     ):
         pass
     process.kill()
     process.join()
-    with claimed(tmp_path), pytest.raises(Busy), claimed(tmp_path):
+    with locked(tmp_path), pytest.raises(Locked), locked(tmp_path):
         pass
     assert not list(tmp_path.iterdir())

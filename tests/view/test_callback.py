@@ -11,9 +11,9 @@ from training import ORBIT, STEPS, assert_same, state, train
 from dreamfusion.camera.data import CameraStream
 from dreamfusion.scene.shading import LAMBERTIAN
 from dreamfusion.training.callbacks import Checkpoints, StopOnInterrupt, Stopwatch
-from dreamfusion.view.callback import Watch
+from dreamfusion.view.callback import ViewCallback
 from dreamfusion.view.frame import View
-from dreamfusion.view.mailbox import Desk
+from dreamfusion.view.mailbox import Mailbox
 from dreamfusion.view.render_loop import Sizes
 from dreamfusion.view.window import Window
 
@@ -24,8 +24,8 @@ SIZES = Sizes(coarse=8, sharp=16)
 class Recorder(Window):
     """A window that keeps what it shows."""
 
-    def __init__(self, desk):
-        super().__init__("127.0.0.1", 0, desk, "a cat")
+    def __init__(self, mailbox):
+        super().__init__("127.0.0.1", 0, mailbox, "a cat")
         self.shown, self.said, self.frustums = [], [], []
 
     def show(self, client, frame):
@@ -36,9 +36,9 @@ class Recorder(Window):
         self.frustums.append(cameras)
         super().show_cameras(cameras)
 
-    def say(self, text):
+    def set_status(self, text):
         self.said.append(text)
-        super().say(text)
+        super().set_status(text)
 
 
 class Visitor(L.Callback):
@@ -52,26 +52,26 @@ class Visitor(L.Callback):
 
 
 @pytest.fixture
-def desk():
-    return Desk(still=0.0, every=2)
+def mailbox():
+    return Mailbox(still=0.0, every=2)
 
 
 @pytest.fixture
-def window(desk):
-    window = Recorder(desk)
+def window(mailbox):
+    window = Recorder(mailbox)
     yield window
     window.close()
 
 
 @pytest.fixture
-def watched(desk, window, make_system, tmp_path):
+def watched(mailbox, window, make_system, tmp_path):
     """Train in the window while `visit(step, trainer, system)` comes by; returns the checkpoint."""
 
     def run(visit, export=None, finish=lambda: None, **changes):
         system = make_system(**changes)
         cameras = CameraStream(ORBIT, STEPS, system.seed)
         checkpoints, stop = Checkpoints(tmp_path / "watched.ckpt", 0), StopOnInterrupt()
-        watch = Watch(window, desk, SIZES, cameras, SimpleNamespace(begin=export, finish=finish))
+        watch = ViewCallback(window, mailbox, SIZES, cameras, SimpleNamespace(begin=export, finish=finish))
         checkpoints.save(train(system, tmp_path, Stopwatch(), stop, Visitor(visit), checkpoints, watch))
         return tmp_path / "watched.ckpt"
 
@@ -84,13 +84,13 @@ def unwatched(make_system, folder, **changes):
     return path
 
 
-def test_a_watched_training_is_bit_for_bit_the_unwatched_one(watched, make_system, window, desk, tmp_path):
+def test_a_watched_training_is_bit_for_bit_the_unwatched_one(watched, make_system, window, mailbox, tmp_path):
     def visit(step, trainer, system):
-        desk.look(1, replace(HERE, position=(0.1 * step, 0.0, 3.0)))
-        desk.look(2, HERE)
+        mailbox.set_view(1, replace(HERE, position=(0.1 * step, 0.0, 3.0)))
+        mailbox.set_view(2, HERE)
         window.shading = LAMBERTIAN if step % 2 else window.shading
         if step == 1:
-            desk.ask(lambda: window.on_cameras(True))
+            mailbox.post(lambda: window.on_cameras(True))
         if step == 3:
             press(window, "save")
 
@@ -111,20 +111,20 @@ def test_nobody_there_nothing_rendered(watched, window, monkeypatch):
     assert not any(said.startswith("step") for said in window.said)
 
 
-def test_paused_it_goes_on_serving_at_the_same_step_until_somebody_goes_on(watched, window, desk, monkeypatch):
+def test_paused_it_goes_on_serving_at_the_same_step_until_somebody_goes_on(watched, window, mailbox, monkeypatch):
     said, served, steps = [], [], []
 
-    def say(text):
+    def set_status(text):
         if text.startswith("paused"):
             said.append(text)
-            desk.look(1, replace(HERE, position=(0.5, 0.0, 3.0)))
+            mailbox.set_view(1, replace(HERE, position=(0.5, 0.0, 3.0)))
 
     def show(client, frame):
         if said and not served:
             served.append(steps[-1])
             press(window, "continue")
 
-    monkeypatch.setattr(window, "say", say)
+    monkeypatch.setattr(window, "set_status", set_status)
     monkeypatch.setattr(window, "show", show)
 
     def visit(step, trainer, system):
@@ -138,14 +138,14 @@ def test_paused_it_goes_on_serving_at_the_same_step_until_somebody_goes_on(watch
     assert steps == list(range(STEPS))
 
 
-def test_ctrl_c_ends_a_pause_and_the_training(watched, window, monkeypatch, desk, make_system, tmp_path):
+def test_ctrl_c_ends_a_pause_and_the_training(watched, window, monkeypatch, mailbox, make_system, tmp_path):
     stops = []
 
-    def say(text):
+    def set_status(text):
         if text.startswith("paused"):
             stops[0].interrupted = True
 
-    monkeypatch.setattr(window, "say", say)
+    monkeypatch.setattr(window, "set_status", set_status)
 
     def visit(step, trainer, system):
         stops[:] = [callback for callback in trainer.callbacks if isinstance(callback, StopOnInterrupt)]
@@ -155,7 +155,7 @@ def test_ctrl_c_ends_a_pause_and_the_training(watched, window, monkeypatch, desk
     assert state(watched(visit))["global_step"] < STEPS
 
 
-def test_the_slider_changes_the_scale_from_the_next_step_on_and_in_the_checkpoint(watched, window, desk):
+def test_the_slider_changes_the_scale_from_the_next_step_on_and_in_the_checkpoint(watched, window, mailbox):
     scales = []
 
     def visit(step, trainer, system):

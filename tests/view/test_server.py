@@ -14,7 +14,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from dreamfusion.view.address import free_port
-from dreamfusion.view.server import LocalServer, stranger
+from dreamfusion.view.server import LocalServer, refusal_reason
 
 PROTOCOL = f"viser-v{viser.__version__}"
 
@@ -116,15 +116,15 @@ def test_a_window_for_others_is_asked_for_by_any_name(serve):
 )
 def test_names_of_this_machine(host, origin, refused):
     headers = Headers(Host=host) if origin is None else Headers(Host=host, Origin=origin)
-    assert (stranger(headers, alone=True) is not None) is refused
+    assert (refusal_reason(headers, loopback_only=True) is not None) is refused
 
 
 def test_each_of_several_origins_has_to_be_right_and_there_is_one_host():
     headers = Headers(Host="lab", Origin="http://lab")
-    assert stranger(headers, alone=False) is None
+    assert refusal_reason(headers, loopback_only=False) is None
     headers["Origin"] = "http://evil.example"  # added to the first
-    assert stranger(headers, alone=False) is not None
-    assert stranger(Headers([("Host", "lab"), ("Host", "lab")]), alone=False) is not None
+    assert refusal_reason(headers, loopback_only=False) is not None
+    assert refusal_reason(Headers([("Host", "lab"), ("Host", "lab")]), loopback_only=False) is not None
 
 
 def test_a_viser_that_serves_in_another_way_is_warned_of_once_and_works(serve, monkeypatch, caplog):

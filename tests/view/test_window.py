@@ -18,8 +18,8 @@ from dreamfusion.scene.nerf.field import Field
 from dreamfusion.scene.nerf.scene import NeRF
 from dreamfusion.scene.nerf.stratified import StratifiedRenderer
 from dreamfusion.types import FieldOutput, Mesh
-from dreamfusion.view.mailbox import Desk
-from dreamfusion.view.render_loop import Sizes, Studio
+from dreamfusion.view.mailbox import Mailbox
+from dreamfusion.view.render_loop import RenderLoop, Sizes
 from dreamfusion.view.window import Window
 
 STEP = 40
@@ -42,35 +42,35 @@ class TwoSided(Field):
 
 
 @pytest.fixture
-def desk():
-    return Desk(still=0.0, every=10)
+def mailbox():
+    return Mailbox(still=0.0, every=10)
 
 
 @pytest.fixture
-def window(desk):
-    window = Window("127.0.0.1", 0, desk, "a ball")
+def window(mailbox):
+    window = Window("127.0.0.1", 0, mailbox, "a ball")
     yield window
     window.close()
 
 
 @pytest.fixture
-def served(window, desk):
+def served(window, mailbox):
     """The ball, served by a thread of its own."""
     scene = NeRF(TwoSided(), ConstantBackground([1.0, 1.0, 1.0]), StratifiedRenderer(1.0, 64))
-    studio = Studio(window, desk, Sizes(32, 128), scene, CameraStream(ORBIT, 2, 16, 100, 0), lambda: STEP)
+    render_loop = RenderLoop(window, mailbox, Sizes(32, 128), scene, CameraStream(ORBIT, 2, 16, 100, 0), lambda: STEP)
     ended, failed = threading.Event(), []
 
     def serve():
         try:
             while not ended.is_set():
-                studio.serve()
-                studio.wait(0.5)
+                render_loop.serve()
+                render_loop.wait(0.5)
         except BaseException as error:
             failed.append(error)
 
     thread = threading.Thread(target=serve)
     thread.start()
-    yield studio
+    yield render_loop
     ended.set()
     thread.join()
     assert failed == []
@@ -91,7 +91,7 @@ def see(browser, condition):
         browser.evaluate("new Promise(done => setTimeout(done, 500))")
 
 
-def test_a_browser_shows_the_scene_that_a_drag_turns_and_the_layers_on_it(window, desk, served, browser, tmp_path):
+def test_a_browser_shows_the_scene_that_a_drag_turns_and_the_layers_on_it(window, mailbox, served, browser, tmp_path):
     browser.open(window.url)
     browser.wait_for("document.querySelector('canvas') !== null", PATIENCE)
     # It begins 30 degrees beside the front, at the red side; the whole height of 900 pixels is a whole turn.
@@ -104,7 +104,7 @@ def test_a_browser_shows_the_scene_that_a_drag_turns_and_the_layers_on_it(window
     faces = np.array([[0, 1, 2], [0, 3, 1], [0, 2, 3], [1, 3, 2]])
     green = np.tile(np.array([[0.0, 1.0, 0.0]], np.float32), (4, 1))
     (path,) = write_mesh(Mesh(corners, faces, colors=green), tmp_path / "mesh.glb")
-    desk.ask(lambda: window.show_mesh(path.read_bytes(), 1.0, visible=True))
+    mailbox.post(lambda: window.show_mesh(path.read_bytes(), 1.0, visible=True))
     see(browser, lambda red, green, blue: red + blue < 0.001 and green > 0.01)
     assert browser.problems == []
     assert {url.split(":")[0] for url in browser.requests} <= {"http", "ws", "data", "blob"}
@@ -113,11 +113,11 @@ def test_a_browser_shows_the_scene_that_a_drag_turns_and_the_layers_on_it(window
     )
 
 
-def test_a_client_is_shown_the_scene_and_its_cameras_on_request(window, served, desk):
+def test_a_client_is_shown_the_scene_and_its_cameras_on_request(window, served, mailbox):
     viewer = Viewer(window.url)
     viewer.look(30)
     viewer.wait_for("BackgroundImageMessage", "a ball")
-    desk.ask(lambda: window.on_cameras(True))
+    mailbox.post(lambda: window.on_cameras(True))
     viewer.wait_for("CameraFrustumMessage", "/cameras/23")  # two views of the last twelve steps
     viewer.close()
 
