@@ -15,7 +15,7 @@ from viser import transforms
 
 from dreamfusion.scene.shading import ALBEDO, LAMBERTIAN, TEXTURELESS, Shading
 from dreamfusion.types import Cameras
-from dreamfusion.view.address import free_port, is_loopback, url
+from dreamfusion.view.address import check_address, is_loopback, url
 from dreamfusion.view.frame import Frame, View
 from dreamfusion.view.mailbox import Mailbox
 from dreamfusion.view.server import LocalServer
@@ -29,27 +29,28 @@ QUALITY = 90  # JPEG, of the pictures
 
 @dataclass(frozen=True)
 class Controls:
-    """What the widgets of a training do; called by the owner of the scene."""
+    """Actions of the training widgets; called on the scene's thread."""
 
-    toggle_pause: Callable[[], bool]  # the other way around than before; returns whether it is paused now
+    toggle_pause: Callable[[], bool]  # returns whether training is now paused
     save: Callable[[], None]
     set_guidance_scale: Callable[[float], None]
 
 
 class Window:
-    """What clients see, and what they press."""
+    """The scene's page in all clients, and its widgets."""
 
     def __init__(self, host: str, port: int, mailbox: Mailbox, title: str) -> None:
-        """Serve at `host` and `port`, or the next port that is free, and say where.
+        """Serve at `host` and `port`, or at the next free port, and log the URL.
 
         Raises:
-            UserError: an address that cannot be served at.
+            UserError: the address cannot be served at.
         """
-        found = free_port(host, port)
-        logging.getLogger("websockets").setLevel(logging.WARNING)  # not each connection
+        check_address(host, port)
+        logging.getLogger("websockets").setLevel(logging.WARNING)  # it logs each connection
         with _without_output():
-            self._server = LocalServer(host, found, title)
-        self.url = url(host, self._server.get_port())
+            self._server = LocalServer(host, port, title)
+        found = self._server.get_port()
+        self.url = url(host, found)
         self._mailbox, self._gui = mailbox, self._server.gui
         self.shading: Shading = ALBEDO
         self.on_export: Callable[[], None] = lambda: None
@@ -62,24 +63,24 @@ class Window:
         self._add_widgets()
         self._add_client_callbacks()
         moved = "" if port in (0, found) else f" (port {port} is in use)"
-        log.info("open %s%s; Ctrl-C ends", self.url, moved)
+        log.info("open %s%s; Ctrl-C closes it", self.url, moved)
         if not is_loopback(host):
-            log.warning("whoever reaches %s of this machine can look, and press the buttons", host)
+            log.warning("anyone who can reach %s on this machine can view and control the run", host)
 
     def close(self) -> None:
-        """End the server; its clients see that the connection is lost."""
+        """Stop the server."""
         with _without_output():
             self._server.stop()
 
     def set_initial_camera(self, cameras: Cameras) -> None:
-        """New clients begin where the first of `cameras` stands."""
+        """Start new clients at the first of `cameras`."""
         start = self._server.initial_camera
         start.position = _triple(cameras.camera_to_world[0, :, 3].numpy())
         start.look_at = (0.0, 0.0, 0.0)
         start.fov = float(np.deg2rad(cameras.fov[0].item()))
 
     def show(self, client: int, frame: Frame) -> None:
-        """A picture for a client, behind whose surface what is farther away disappears."""
+        """Send a picture to a client, with depth if other layers must be composited with it."""
         handle = self._server.get_clients().get(client)
         if handle is not None:
             depth = frame.depth if self.has_layers else None
@@ -89,27 +90,27 @@ class Window:
 
     @property
     def has_layers(self) -> bool:
-        """Whether something else than the scene is shown."""
+        """Whether cameras or a mesh are shown beside the scene."""
         return self.cameras.value or self.mesh.value
 
     def set_status(self, text: str) -> None:
-        """The line above the widgets."""
+        """Set the line above the widgets."""
         if self.status.content != text:
             self.status.content = text
 
     def notify(self, title: str, body: str) -> None:
-        """A note at the corner of every client."""
+        """Show a notification in every client."""
         for client in self._server.get_clients().values():
             with _ignore_disconnected():
                 client.add_notification(title, body, auto_close_seconds=20.0)
 
     def show_exporting(self, exporting: bool) -> None:
-        """Whether a mesh is being made: no further one can be asked for then."""
+        """Disable the export button while an export is running."""
         self._export.label = "exporting …" if exporting else "export"
         self._export.disabled = exporting
 
     def show_mesh(self, glb: bytes, scale: float, visible: bool) -> None:
-        """The mesh as a layer, `scale` scene units to its own; with `visible` it takes the scene's place."""
+        """Add the mesh as a layer, scaled by `scale` to scene units; with `visible` it replaces the scene."""
         self._mesh = self._server.scene.add_glb("/mesh", glb, scale=scale, visible=visible)
         self.mesh.disabled = False
         self.mesh.value = visible  # type: ignore[misc]  # mypy does not see the setter
@@ -118,7 +119,7 @@ class Window:
             self._hide_scene(True)
 
     def show_cameras(self, cameras: list[Cameras]) -> None:
-        """Frustums, in place of those before; none with an empty list."""
+        """Replace the displayed camera frustums."""
         every = [(batch, view) for batch in cameras for view in range(len(batch))]
         with self._server.atomic():
             for handle in self._frustums[len(every) :]:
@@ -126,7 +127,7 @@ class Window:
             self._frustums = [self._frustum(i, *camera) for i, camera in enumerate(every)]
 
     def add_training(self, scale: float, controls: Controls) -> None:
-        """The widgets of a training."""
+        """Add the training widgets."""
         pause = self._gui.add_button("pause", order=1)
         save = self._gui.add_button("save", order=2)
         limit = max(10.0, 3 * scale)
@@ -141,7 +142,7 @@ class Window:
         slider.on_update(lambda _: self._mailbox.post(lambda: controls.set_guidance_scale(slider.value)))
 
     def end_training(self) -> None:
-        """Without these again."""
+        """Remove the training widgets."""
         for widget in self._training:
             widget.remove()
         self._training = []
@@ -160,20 +161,20 @@ class Window:
         self.light.on_update(lambda _: self._mailbox.post(self._set_shading))
 
     def _add_client_callbacks(self) -> None:
-        """Cameras are noted on the server's own thread, in the order in which they come."""
+        """Post client cameras in order: async callbacks run on the server's own thread."""
 
-        async def meet(client: viser.ClientHandle) -> None:
-            async def look(camera: viser.CameraHandle) -> None:
+        async def connect(client: viser.ClientHandle) -> None:
+            async def update(camera: viser.CameraHandle) -> None:
                 self._mailbox.set_view(client.client_id, view_of(camera))
 
-            client.camera.on_update(look)
-            await look(client.camera)
+            client.camera.on_update(update)
+            await update(client.camera)
 
-        async def part(client: viser.ClientHandle) -> None:
+        async def disconnect(client: viser.ClientHandle) -> None:
             self._mailbox.remove_client(client.client_id)
 
-        self._server.on_client_connect(meet)
-        self._server.on_client_disconnect(part)
+        self._server.on_client_connect(connect)
+        self._server.on_client_disconnect(disconnect)
 
     def _hide_scene(self, hidden: bool) -> None:
         self._mailbox.set_scene_hidden(hidden)
@@ -185,7 +186,7 @@ class Window:
     def _toggle_mesh(self) -> None:
         if self._mesh is not None:
             self._mesh.visible = self.mesh.value
-        self._mailbox.invalidate()  # with depths, or without
+        self._mailbox.invalidate()  # the pictures gain or lose their depth
 
     def _toggle_cameras(self) -> None:
         self.on_cameras(self.cameras.value)
@@ -211,8 +212,8 @@ class Window:
 
 
 def view_of(camera: viser.CameraHandle) -> View:
-    """A client's camera in our words."""
-    axes = transforms.SO3(camera.wxyz).as_matrix()  # columns right, down, forward: OpenCV's, in the scene
+    """Convert a client's camera to a `View`."""
+    axes = transforms.SO3(camera.wxyz).as_matrix()  # columns right, down, forward, as in OpenCV
     position, forward, down = (_triple(vector) for vector in (camera.position, axes[:, 2], axes[:, 1]))
     return View(position, forward, down, float(camera.fov), int(camera.image_height), int(camera.image_width))
 
@@ -224,7 +225,7 @@ def _triple(vector: np.ndarray) -> tuple[float, float, float]:
 
 @contextmanager
 def _ignore_disconnected() -> Iterator[None]:
-    """Without viser's warning of a client that closes its window just while something is sent to it."""
+    """Suppress viser's warning about messages to a client that has just disconnected."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Queued a .* on a closed connection", UserWarning)
         yield
@@ -232,6 +233,6 @@ def _ignore_disconnected() -> Iterator[None]:
 
 @contextmanager
 def _without_output() -> Iterator[None]:
-    """Without what viser prints of itself; where the window is, we say."""
+    """Suppress viser's own console output."""
     with redirect_stdout(io.StringIO()):
         yield

@@ -1,4 +1,4 @@
-"""`mode=view`: from a checkpoint and around a training, by a client over the wire; Ctrl-C ends it."""
+"""`mode=view`: from a checkpoint and around a training, by a client over the wire; Ctrl-C closes it it."""
 
 import os
 import shutil
@@ -109,7 +109,7 @@ def test_the_newest_run_or_the_one_named_is_shown_until_ctrl_c(choice, copied, v
     ended = visited(wanted, folder, "mode=view", *([f"{choice}={run}"] if choice else []))
     # Which backend was chosen is said once by a process, so by the first test that comes there.
     said = [line for line in ended.text.splitlines() if " on cpu: " not in line]
-    assert (ended.status, said) == (0, [f"open http://127.0.0.1:{port}; Ctrl-C ends", "closed"])
+    assert (ended.status, said) == (0, [f"open http://127.0.0.1:{port}; Ctrl-C closes it", "closed"])
     assert files(folder) == before
 
 
@@ -117,7 +117,7 @@ def test_with_a_prompt_it_trains_and_leaves_what_a_training_leaves(visited, fini
     wanted = ["guidance scale", "BackgroundImageMessage", "step 2, outputs/train/"]
     ended = visited(wanted, tmp_path, "mode=view", f"prompt={PROMPT}", "experiment=smoke")
     assert ended.status == 0, ended.text
-    assert ended.text.startswith(f"open http://127.0.0.1:{port}; Ctrl-C ends\n")
+    assert ended.text.startswith(f"open http://127.0.0.1:{port}; Ctrl-C closes it\n")
     assert ended.text.endswith("closed\n")
     (run,) = tmp_path.glob("outputs/train/*/*")
     assert files(run) == files(finished.run)
@@ -318,8 +318,8 @@ def test_an_exported_mesh_says_how_large_it_is(copied, launch):
         (["checkpoint=nowhere"], "no checkpoint at nowhere; type checkpoint=latest"),
         (["run=outputs/train"], "run=outputs/train names 2 runs; a window shows one, such as run=outputs/train/"),
         (["mode.sharp=0"], "mode.sharp is 0; it must be at least 1"),
-        (["mode.port=70000"], "mode.port is 70000; it must be from 1 to 65535, or 0 for any free one"),
-        (["mode.host=192.0.2.1"], "mode.host is 192.0.2.1, which is no address of this machine"),
+        (["mode.port=70000"], "mode.port is 70000; it must be from 1 to 64535, or 0 for any free port"),
+        (["mode.host=192.0.2.1"], "mode.host is 192.0.2.1, which is not an address of this machine"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )

@@ -1,4 +1,4 @@
-"""Meshes that are made while the window goes on."""
+"""Meshes are exported while the window keeps serving."""
 
 import threading
 from functools import partial
@@ -25,7 +25,7 @@ def window(said):
     return SimpleNamespace(show_exporting=said.append)
 
 
-def test_the_owner_goes_on_while_one_mesh_at_a_time_is_made(mailbox, window, said):
+def test_one_mesh_at_a_time_is_exported_in_the_background(mailbox, window, said):
     may_end, made = threading.Event(), []
 
     def make(scene):
@@ -49,7 +49,7 @@ def test_the_owner_goes_on_while_one_mesh_at_a_time_is_made(mailbox, window, sai
     assert [scene for scene, _ in made] == ["first", "third"]
 
 
-def test_a_mesh_that_is_done_wakes_the_owner(mailbox, window, said):
+def test_a_finished_export_wakes_the_waiting_thread(mailbox, window, said):
     exports = Exports(window, mailbox, lambda scene: partial(said.append, scene))
     exports.begin("a cat")
     while len(said) < 3:
@@ -58,7 +58,7 @@ def test_a_mesh_that_is_done_wakes_the_owner(mailbox, window, said):
     assert said == [True, False, "a cat"]
 
 
-def test_what_fails_unexpectedly_is_raised_where_the_owner_is(mailbox, window, said):
+def test_an_unexpected_error_is_raised_on_the_scenes_thread(mailbox, window, said):
     def make(scene):
         raise ZeroDivisionError("by chance")
 
@@ -67,9 +67,9 @@ def test_what_fails_unexpectedly_is_raised_where_the_owner_is(mailbox, window, s
     with pytest.raises(ZeroDivisionError, match="by chance"):
         exports.finish()
     assert said == [True, False]
-    exports.finish()  # nothing is left
+    exports.finish()  # nothing remains
 
 
-def test_without_one_there_is_nothing_to_wait_for(mailbox, window, said):
+def test_without_an_export_finish_returns_at_once(mailbox, window, said):
     Exports(window, mailbox, None).finish()
     assert said == []

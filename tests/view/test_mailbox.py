@@ -1,4 +1,4 @@
-"""What is due when: by a clock that the test turns."""
+"""Which pictures are due, by a simulated clock."""
 
 import threading
 from dataclasses import replace
@@ -27,7 +27,7 @@ def mailbox(now):
 
 
 def serve(mailbox, step=0):
-    """Make everything that is due; returns it as (client, sharp)."""
+    """Show every due picture; returns them as (client, sharp)."""
     made = []
     while (job := mailbox.next_job(step)) is not None:
         mailbox.mark_shown(job, step)
@@ -35,12 +35,12 @@ def serve(mailbox, step=0):
     return made
 
 
-def test_nothing_is_due_while_nobody_is_there(mailbox):
+def test_without_clients_nothing_is_due(mailbox):
     assert not mailbox.has_clients
     assert all(mailbox.next_job(step) is None for step in range(1000))
 
 
-def test_who_comes_sees_a_coarse_picture_and_then_a_sharp_one_at_once(mailbox):
+def test_a_new_client_gets_a_coarse_picture_and_at_once_a_sharp_one(mailbox):
     mailbox.set_view(7, HERE)
     assert mailbox.has_clients
     assert serve(mailbox) == [(7, False), (7, True)]
@@ -59,27 +59,27 @@ def test_a_moving_camera_gets_one_coarse_picture_a_move_and_a_sharp_one_when_it_
     assert serve(mailbox) == [(7, True)]
 
 
-def test_of_many_moves_between_two_steps_the_last_one_alone_is_rendered(mailbox):
+def test_of_many_moves_only_the_last_is_rendered(mailbox):
     for x in range(100):
         mailbox.set_view(7, there(float(x)))
     assert mailbox.next_job(0).view == there(99.0)
     assert serve(mailbox) == [(7, False)]
 
 
-def test_a_camera_that_says_the_same_again_has_not_moved(mailbox):
+def test_setting_the_same_view_again_is_not_a_move(mailbox):
     mailbox.set_view(7, HERE)
     serve(mailbox)
     mailbox.set_view(7, replace(HERE))
     assert serve(mailbox) == []
 
 
-def test_a_still_camera_gets_a_new_picture_every_so_many_steps_and_not_before(mailbox):
+def test_a_still_camera_gets_a_new_picture_every_10_steps(mailbox):
     mailbox.set_view(7, HERE)
     serve(mailbox, step=3)
     assert [step for step in range(3, 40) if serve(mailbox, step)] == [13, 23, 33]
 
 
-def test_a_moving_camera_does_not_get_more_pictures_because_the_training_goes_on(mailbox):
+def test_training_steps_do_not_add_pictures_to_a_moving_camera(mailbox):
     mailbox.set_view(7, HERE)
     serve(mailbox)
     mailbox.set_view(7, there(1.0))
@@ -87,14 +87,14 @@ def test_a_moving_camera_does_not_get_more_pictures_because_the_training_goes_on
     assert [step for step in range(100) if serve(mailbox, step)] == []
 
 
-def test_coarse_pictures_come_before_the_sharp_ones_of_others(mailbox):
+def test_coarse_pictures_come_before_other_clients_sharp_ones(mailbox):
     mailbox.set_view(1, HERE)
     mailbox.mark_shown(mailbox.next_job(0), 0)  # the first one waits for its sharp picture
     mailbox.set_view(2, HERE)
     assert serve(mailbox) == [(2, False), (1, True), (2, True)]
 
 
-def test_a_picture_is_stale_once_its_client_moves_or_leaves_or_a_button_is_pressed(mailbox):
+def test_a_picture_is_stale_after_a_move_a_disconnect_or_a_posted_action(mailbox):
     mailbox.set_view(1, HERE)
     job = mailbox.next_job(0)
     assert not mailbox.is_stale(job)
@@ -107,12 +107,12 @@ def test_a_picture_is_stale_once_its_client_moves_or_leaves_or_a_button_is_press
     assert not mailbox.is_stale(job)
     mailbox.remove_client(1)
     assert mailbox.is_stale(job)
-    mailbox.mark_shown(job, 0)  # is no error
+    mailbox.mark_shown(job, 0)  # not an error
     assert not mailbox.has_clients
     assert mailbox.next_job(0) is None
 
 
-def test_what_is_asked_is_done_once_in_order_and_by_the_thread_that_acts(mailbox):
+def test_posted_actions_run_once_in_order_on_the_reading_thread(mailbox):
     done = []
     for number in range(3):
         thread = threading.Thread(target=mailbox.post, args=(lambda n=number: done.append((n, threading.get_ident())),))
@@ -124,7 +124,7 @@ def test_what_is_asked_is_done_once_in_order_and_by_the_thread_that_acts(mailbox
     assert done == [(number, threading.get_ident()) for number in range(3)]
 
 
-def test_a_covered_scene_needs_no_picture_and_an_uncovered_one_a_new_one(mailbox):
+def test_a_hidden_scene_needs_no_picture_and_a_shown_one_a_new_one(mailbox):
     mailbox.set_view(1, HERE)
     serve(mailbox)
     mailbox.set_scene_hidden(True)
@@ -134,7 +134,7 @@ def test_a_covered_scene_needs_no_picture_and_an_uncovered_one_a_new_one(mailbox
     assert serve(mailbox) == [(1, False)]
 
 
-def test_renewing_makes_every_picture_again(mailbox):
+def test_invalidating_renders_every_picture_again(mailbox):
     mailbox.set_view(1, HERE)
     mailbox.set_view(2, HERE)
     serve(mailbox)
@@ -142,17 +142,17 @@ def test_renewing_makes_every_picture_again(mailbox):
     assert sorted(serve(mailbox)) == [(1, False), (1, True), (2, False), (2, True)]
 
 
-@pytest.mark.parametrize("note", ["look", "ask"])
-def test_a_note_wakes_who_waits(note):
+@pytest.mark.parametrize("event", ["view", "action"])
+def test_a_view_or_an_action_ends_a_wait(event):
     mailbox = Mailbox(STILL, EVERY)
     waits = threading.Thread(target=mailbox.wait, args=(0, 60.0))
     waits.start()
-    mailbox.set_view(1, HERE) if note == "look" else mailbox.post(lambda: None)  # before the wait or in it: the same
+    mailbox.set_view(1, HERE) if event == "view" else mailbox.post(lambda: None)  # before or during the wait
     waits.join(30.0)
     assert not waits.is_alive()
 
 
-def test_waiting_ends_when_a_camera_has_become_still():
+def test_a_wait_ends_when_a_camera_becomes_still():
     mailbox = Mailbox(0.05, EVERY)
     mailbox.set_view(1, HERE)
     serve(mailbox)
