@@ -1,4 +1,4 @@
-"""Run the chosen mode, and turn what a user can cause into one sentence instead of a traceback."""
+"""Run the chosen mode, and report errors that the user can fix as one sentence without a traceback."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ log = logging.getLogger(__name__)
 
 
 def run_mode(cfg: DictConfig) -> object:
-    """Call `conf/mode/<mode>.yaml`'s function with the composed configuration.
+    """Call the function of `conf/mode/<mode>.yaml` with the composed configuration.
 
     Raises:
-        SystemExit: with the message of an error that the user can put right.
-        UserError: the same in a multirun, whose other runs go on.
+        SystemExit: with the message of an error that the user can fix.
+        UserError: the same in a multirun, so that its other runs continue.
     """
     from torch import OutOfMemoryError
 
@@ -37,7 +37,7 @@ def run_mode(cfg: DictConfig) -> object:
     try:
         check_types(cfg)
         if HydraConfig.get().runtime.choices["mode"] == "train" and cfg.checkpoint is not None:
-            from dreamfusion.runs.resume import resumed_settings  # here: most commands read no checkpoint
+            from dreamfusion.runs.resume import resumed_settings  # imported here: most commands read no checkpoint
 
             cfg = resumed_settings(cfg, HydraConfig.get().overrides.task)
         _check_settings(cfg.mode)
@@ -59,17 +59,17 @@ def run_mode(cfg: DictConfig) -> object:
 
 
 def _run_error(message: str) -> Exception | SystemExit:
-    """What ends the run, and in a multirun nothing but this run; a folder that was made for nothing goes."""
+    """The exception that ends this run (in a multirun, this run only); removes the run's empty folder."""
     hydra = HydraConfig.get()
     _remove_empty(Path(hydra.runtime.output_dir))
     return UserError(message) if hydra.mode == RunMode.MULTIRUN else SystemExit(f"error: {message}")
 
 
 def _check_settings(mode: DictConfig) -> None:
-    """An experiment may set options of another mode.
+    """Check the mode's settings against its signature; an experiment may set options of another mode.
 
     Raises:
-        UserError: the mode has no such setting, or needs one more.
+        UserError: a setting is unknown or missing.
     """
     settings = {str(key): None for key in mode if not str(key).startswith("_")}
     target = get_object(mode._target_)
@@ -80,9 +80,9 @@ def _check_settings(mode: DictConfig) -> None:
 
 
 def _remove_empty(folder: Path) -> None:
-    """The folder that Hydra made for a run that came to nothing, and those around it up to outputs/."""
+    """Remove the folder that Hydra made for the run, and its empty parents below outputs/."""
     if "outputs" in folder.parent.parts:
-        with contextlib.suppress(OSError):  # not empty: somebody's work
+        with contextlib.suppress(OSError):  # not empty
             while folder.name != "outputs":
                 folder.rmdir()
                 folder = folder.parent

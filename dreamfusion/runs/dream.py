@@ -1,4 +1,4 @@
-"""One run: prompt and configuration -> a trained scene, its mesh, turntable and page, in the run's folder."""
+"""One run: train a scene from a prompt, and write its mesh, turntable and page into the run's folder."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ from dreamfusion.export.settings import check_export
 from dreamfusion.ops.allocator import keep_large_blocks
 from dreamfusion.prompting.table import check_prompt
 from dreamfusion.runs.lock import locked
+from dreamfusion.runs.names import relative_to_cwd
 from dreamfusion.runs.results import RESULT, SCORES, Result, read_result, write_result
 from dreamfusion.runs.settings import run_settings
 from dreamfusion.training.assemble import assemble, user_errors
 from dreamfusion.training.callbacks import Checkpoints, Previews, StopOnInterrupt, Stopwatch
 from dreamfusion.training.loggers import close
-from dreamfusion.training.metrics import Metrics, PreviewPictures, log_results
+from dreamfusion.training.metrics import Metrics, log_results
 from dreamfusion.training.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outputs:
-    """The settings of mode=train: files of a run beside its checkpoint."""
+    """The settings of mode=train: the files that a run writes."""
 
     preview_every: int  # steps; 0: never
     preview_size: int  # pixels a side
@@ -55,14 +56,14 @@ class Outputs:
         check_positive("mode", **{name: getattr(self, name) for name in counts})
         for name in ("preview_every", "checkpoint_every"):
             if getattr(self, name) < 0:
-                raise UserError(f"mode.{name} is {getattr(self, name)}; it is a number of steps, or 0 for never")
+                raise UserError(f"mode.{name} is {getattr(self, name)}; it must be a number of steps, or 0 for never")
 
 
 def run_in_study(cfg: DictConfig, folder: Path, outputs: Outputs) -> Path:
-    """One run of a study: skip it if it is finished, resume it if it was begun; `resume=false` starts it again.
+    """Run one run of a study: skip it if finished, resume it if unfinished; `resume=false` restarts it.
 
     Raises:
-        UserError: a setting that no run can have.
+        UserError: a setting is invalid.
         Locked: another process has locked the run.
     """
     check(cfg)
@@ -71,48 +72,40 @@ def run_in_study(cfg: DictConfig, folder: Path, outputs: Outputs) -> Path:
     with locked(folder) if first else nullcontext():
         checkpoint = folder / "checkpoints" / "last.ckpt"
         if cfg.resume and read_result(folder) is not None:
-            log.info("%s, seed %s is finished already: %s", cfg.prompt, cfg.seed, folder)
+            log.info("%s, seed %s is already finished: %s", cfg.prompt, cfg.seed, folder)
             return folder
         if first and not cfg.resume:
-            (folder / RESULT).unlink(missing_ok=True)  # first: the rest then counts as an unfinished run
+            (folder / RESULT).unlink(missing_ok=True)  # removed first: without a result, the run counts as unfinished
             checkpoint.unlink(missing_ok=True)
         return dream(cfg, folder, outputs, checkpoint if _is_usable(checkpoint) else None)
 
 
 def dream(
-    cfg: DictConfig,
-    folder: Path,
-    outputs: Outputs,
-    resume: Path | None = None,
-    extra_callbacks: Sequence[L.Callback] = (),
+    cfg: DictConfig, folder: Path, outputs: Outputs, resume: Path | None = None, callbacks: Sequence[L.Callback] = ()
 ) -> Path:
-    """Train in `folder`, from the beginning or from the checkpoint `resume`; `extra_callbacks` are the last callbacks.
+    """Train in `folder`, from the start or from the checkpoint `resume`; `callbacks` run last.
 
     Raises:
-        UserError: a part refuses its settings.
-        SystemExit: with status 130, after Ctrl-C and a last checkpoint.
+        UserError: a setting is invalid.
+        SystemExit: with status 130, after Ctrl-C and a final checkpoint.
     """
     stopwatch = Stopwatch()
     checkpoints = Checkpoints(folder / "checkpoints" / "last.ckpt", outputs.checkpoint_every)
     stop = StopOnInterrupt()
     keep_large_blocks()
-    torch.manual_seed(cfg.seed)  # of the initial weights
+    torch.manual_seed(cfg.seed)  # for the initial weights
     with user_errors():
         orbit: Orbit = instantiate(cfg.camera)
         system = assemble(cfg)
         loggers: list[Logger] = instantiate(cfg.logger)(folder=folder, name=str(cfg.prompt))
         previews = Previews(orbit, folder / "previews", outputs.preview_every, outputs.preview_size)
-        pictures = PreviewPictures(previews.folder)
         score = partial(prior_score, system, orbit, outputs.score_views)
         pruners = instantiate(cfg.pruning)(folder=folder, measure=score)
         chosen = list(instantiate(cfg.callbacks).values()) if cfg.callbacks else []
         trainer: L.Trainer = instantiate(cfg.trainer)(
             logger=loggers,
-            # `Metrics` before `checkpoints`: the row of a step is on disk before a checkpoint that counts the step.
-            callbacks=[
-                *(stopwatch, Progress(), stop, previews, pictures, Metrics(), checkpoints),
-                *(*pruners, *chosen, *extra_callbacks),
-            ],
+            # `Metrics` before `checkpoints`: a step's row must be on disk before its checkpoint.
+            callbacks=[stopwatch, Progress(), stop, previews, Metrics(), checkpoints, *pruners, *chosen, *callbacks],
             default_root_dir=folder,
             enable_checkpointing=False,
         )
@@ -131,7 +124,7 @@ def dream(
             pruned = next((pruner.reason for pruner in pruners if pruner.reason), None)
             figures = {"prior_score": score()}
             if pruned is None:
-                from dreamfusion.runs.finish import finish  # here: its imports take a second that no step waits for
+                from dreamfusion.runs.finish import finish  # imported here: takes a second, which would delay training
 
                 shown = outputs.turntable_frames, outputs.turntable_size, stopwatch.seconds, figures["prior_score"]
                 figures = finish(load_scene(checkpoints.path), cfg, *shown) | figures
@@ -139,20 +132,17 @@ def dream(
                 log.info("%s: ended at step %d: %s\n  %s", cfg.prompt, trainer.global_step, pruned, folder)
             log_results(loggers, folder, trainer.global_step, figures, pruned)
             for logger in loggers:
-                logger.save()  # before the result, which marks the run as complete
+                logger.save()  # before the result, which marks the run as finished
             scores = {name: figures[name] for name in SCORES if name in figures}
-            settings = run_settings(cfg)
-            write_result(
-                Result(str(cfg.prompt), cfg.seed, trainer.global_step, stopwatch.seconds, scores, settings, pruned),
-                folder,
-            )
+            outcome = trainer.global_step, stopwatch.seconds, scores, run_settings(cfg), pruned
+            write_result(Result(str(cfg.prompt), cfg.seed, *outcome), folder)
     finally:
         close(loggers)
     return folder
 
 
 def check(cfg: DictConfig) -> None:
-    """Raises: UserError: a prompt, seed, number of steps or mesh setting that no run can have."""
+    """Raises: UserError: the prompt, seed, number of steps or a mesh setting is invalid."""
     check_prompt(cfg.prompt)
     if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
         raise UserError(f"seed is {cfg.seed}; it must be a whole number from 0 to {2**32 - 1}")
@@ -161,13 +151,13 @@ def check(cfg: DictConfig) -> None:
 
 
 def _is_usable(checkpoint: Path) -> bool:
-    """Whether there is a readable checkpoint to resume from; an unreadable one is ignored, with a warning."""
+    """Whether the checkpoint exists and is readable; warns if it is not readable."""
     if not checkpoint.is_file():
         return False
     try:
         step = read_checkpoint(checkpoint)["global_step"]
     except CheckpointError as error:
-        log.warning("%s; the run starts again", error)
+        log.warning("%s; the run restarts", error)
         return False
     log.info("resuming from step %d of %s", step, checkpoint)
     return True
@@ -185,8 +175,3 @@ def resume_command(folder: Path) -> str:
     """The shell command that resumes the run in `folder`; its settings are in its checkpoint."""
     python = "python" if shutil.which("python") == sys.executable else str(relative_to_cwd(Path(sys.executable)))
     return shlex.join([python, sys.argv[0], f"checkpoint={folder}"])
-
-
-def relative_to_cwd(path: Path) -> Path:
-    """The path relative to the working directory if it lies there."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,4 +1,4 @@
-"""The mesh file of a trained scene, written into its run's folder and compared with the renders."""
+"""Export a trained scene's mesh into its run's folder, and compare it with the renders."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from dreamfusion.runs.summary import add_to_summary
 
 @dataclass(frozen=True, eq=False)
 class Exported:
-    """A mesh file and how good it is."""
+    """A mesh file and its quality."""
 
     path: Path
     surface: Surface
     metrics: MeshMetrics
-    seconds: float  # from the scene to the file, the comparison included
+    seconds: float  # of the export, including the comparison
 
     @property
     def figures(self) -> dict[str, float]:
-        """What the summary and the loggers keep, by name."""
+        """The figures for the summary and the loggers, by name."""
         figures = {
             "triangles": len(self.surface.mesh.faces),
             "watertight": int(self.surface.watertight),
@@ -43,10 +43,10 @@ class Exported:
 
 
 def export_scene(scene: TrainedScene, export: DictConfig) -> Exported:
-    """Extract the mesh, write it and its picture beside the scene's (mesh_check.png) into the checkpoint's run.
+    """Extract and write the mesh, and a comparison of mesh and scene (mesh_check.png), into the run's folder.
 
     Raises:
-        EmptyFieldError: the scene shows nothing.
+        EmptyFieldError: the scene is empty.
     """
     started = time.monotonic()
     surface = extract_surface(scene.scene, scene.camera, export)
@@ -73,7 +73,7 @@ def export_scene(scene: TrainedScene, export: DictConfig) -> Exported:
 
 
 def describe(exported: Exported) -> list[str]:
-    """What a person should know of the file, in a few words each."""
+    """The mesh's size, quality and export time, one phrase each."""
     surface, metrics = exported.surface, exported.metrics
     lines = [
         f"{len(surface.mesh.faces)} triangles, {'watertight' if surface.watertight else 'not watertight'}",

@@ -1,4 +1,4 @@
-"""The end of a training run: mesh, turntable, page, and a few lines that say what was made and where."""
+"""Finish a training run: write mesh, turntable and page, and log the results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 def finish(
     scene: TrainedScene, cfg: DictConfig, frames: int, size: int, seconds: float, prior_score: float
 ) -> dict[str, float]:
-    """Write everything that a person opens, into the run's folder; returns what came out of it, by name."""
+    """Write turntable, mesh and page into the run's folder; returns the final figures by name."""
     folder = scene.run
     video = folder / "turntable.mp4"
     write_video(turntable(scene, frames, size), video)
@@ -60,7 +60,7 @@ def finish(
 
 
 def settings(cfg: DictConfig) -> dict[str, str]:
-    """The choices worth showing."""
+    """The settings shown on the page."""
     return {
         "guidance": str(cfg.guidance._target_).rsplit(".", 1)[-1],
         "guidance scale": str(cfg.distillation.guidance_scale or cfg.guidance.get("guidance_scale", "")),
