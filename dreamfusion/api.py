@@ -16,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from dreamfusion import CONFIGURATION
-from dreamfusion.cli.console import tidy
+from dreamfusion.cli.console import filter_messages
 from dreamfusion.cli.quoting import quote_texts
 from dreamfusion.cli.resolvers import register
 from dreamfusion.runs.names import OUTPUTS, run_folder
@@ -103,9 +103,9 @@ def dream(
 
     named = [f"prompt={prompt}", f"seed={seed}", *([] if steps is None else [f"trainer.max_steps={steps}"])]
     cfg = compose([*overrides, *named])
-    tidy()
+    filter_messages()
     check(cfg)
     name = time.strftime("%Y-%m-%d_%H-%M-%S")
     path = OUTPUTS / run_folder("train", prompt, None, name) if folder is None else Path(folder)
     outputs = Outputs(**{f.name: cfg.mode[f.name] for f in fields(Outputs)})
-    return Run(run(cfg, path, outputs, watchers=[LiveFigure()] if live else ()))
+    return Run(run(cfg, path, outputs, callbacks=[LiveFigure()] if live else ()))

@@ -1,4 +1,4 @@
-"""Prompts survive Hydra, folders are named after them, and everything in conf/ and sweeps/ composes."""
+"""Prompts survive Hydra and name the folders, and everything in conf/ and sweeps/ composes."""
 
 import random
 import re
@@ -25,7 +25,7 @@ GROUPS = {
     for folder in CONF.iterdir()
     if folder.is_dir() and folder.name not in ("hydra", "experiment")
 }
-# One option of each group at a time, until all have had their turn.
+# Each case takes one option of each group; together the cases cover all options.
 ROUNDS = [
     {group: options[turn % len(options)] for group, options in GROUPS.items()}
     for turn in range(max(map(len, GROUPS.values())))
@@ -59,18 +59,18 @@ PROMPTS = [
 
 
 def parsed(argument):
-    """The value that Hydra reads in one argument of the command line."""
+    """The value that Hydra parses from a command-line argument."""
     (argument,) = quote_texts([argument])
     value = OverridesParser.create().parse_override(argument).value()
     return OmegaConf.create({"text": value}).text
 
 
 @pytest.mark.parametrize("prompt", PROMPTS, ids=lambda p: p[:12])
-def test_a_prompt_comes_through_the_command_line_as_it_is(prompt):
+def test_a_prompt_passes_the_command_line_unchanged(prompt):
     assert parsed(f"prompt={prompt}") == prompt
 
 
-def test_random_prompts_come_through_as_they_are():
+def test_random_prompts_pass_unchanged():
     pieces = [*"a \\\"'${}()=[],:#%!~🐈é\n", "${x}", "null"]
     chance = random.Random(0)
     for prompt in ("".join(chance.choices(pieces, k=chance.randint(1, 6))) for _ in range(300)):
@@ -79,7 +79,7 @@ def test_random_prompts_come_through_as_they_are():
             assert parsed(f"prompt={prompt}") == prompt
 
 
-def test_a_prompt_comes_through_composition_and_checkpoint_as_it_is(compose_config):
+def test_a_prompt_passes_composition_and_checkpoint_unchanged(compose_config):
     prompt = "\n".join(PROMPTS)
     cfg = compose_config(f"prompt={prompt}")
     assert cfg.prompt == prompt
@@ -88,7 +88,7 @@ def test_a_prompt_comes_through_composition_and_checkpoint_as_it_is(compose_conf
     assert resumed(OmegaConf.create(saved), cfg, quote_texts([f"prompt={prompt}"])).prompt == prompt
 
 
-def test_a_prompt_in_hydras_own_quotes_is_what_is_between_them():
+def test_a_prompt_in_hydras_own_quotes_is_the_text_between_them():
     assert parsed('prompt="a corgi, oil painting"') == "a corgi, oil painting"
     assert parsed("prompt='it, too'") == "it, too"
     assert parsed(r'prompt="say \"hi\", cat"') == 'say "hi", cat'
@@ -96,7 +96,7 @@ def test_a_prompt_in_hydras_own_quotes_is_what_is_between_them():
 
 @pytest.mark.parametrize("prompt", PROMPTS, ids=lambda p: p[:12])
 def test_quoting_twice_is_quoting_once(prompt):
-    """The processes of a distributed run get the arguments of the first, quoted already."""
+    """The processes of a distributed run get the first process's quoted arguments."""
     once = quote_texts([f"prompt={prompt}", "checkpoint=a=b", "seed=1"])
     assert quote_texts(once) == once
 
@@ -116,7 +116,7 @@ def test_the_command_line_is_quoted_in_place(monkeypatch):
     assert sys.argv == ["launch.py", 'prompt="a, b"', "seed=1"]
 
 
-def test_in_a_multirun_commas_make_one_run_each_and_quotes_keep_them_together():
+def test_in_a_multirun_commas_separate_runs_unless_quoted():
     arguments = ["-m", 'prompt=a cat,"a corgi, oil painting"', "seed=0,1"]
     assert quote_texts(arguments) == arguments
     overrides = OverridesParser.create().parse_overrides(arguments[1:])
@@ -145,7 +145,7 @@ def test_a_folder_name_is_never_empty_never_a_path_and_never_long(prompt):
     assert len(slug(prompt)) <= 60
 
 
-def test_long_or_wordless_prompts_get_folders_of_their_own():
+def test_long_or_wordless_prompts_get_distinct_folders():
     assert slug("x" * 200) != slug("x" * 201)
     assert slug("猫") != slug("犬")
 
@@ -156,9 +156,9 @@ def test_long_or_wordless_prompts_get_folders_of_their_own():
         (("train", "a cat", None, "now"), "train/a-cat/now"),
         (("sample", "a cat", None, "now"), "sample/a-cat/now"),
         (("train", "../../x", None, "now"), "train/x/now"),
-        (("train", None, None, "now"), "."),  # ends at once, so no folder for it
+        (("train", None, None, "now"), "."),  # fails at once, so it gets no folder
         (("train", " ", None, "now"), "."),
-        (("train", "a cat", "latest", "now"), "."),  # goes on in the run's own folder
+        (("train", "a cat", "latest", "now"), "."),  # resumes in the run's own folder
         (("export", "a cat", None, "now"), "."),
         (("train", "a cat", None, "now", "My study!"), "studies/my-study/a-cat/now"),
         (("train", None, None, "now", "my study"), "."),
@@ -178,11 +178,11 @@ def test_where_a_run_writes(arguments, folder):
         (None, RunMode.MULTIRUN, "multirun"),
     ],
 )
-def test_a_run_belongs_to_the_study_that_is_named_and_a_multirun_always_to_one(study, mode, name):
+def test_a_run_belongs_to_the_named_study_and_a_multirun_always_to_one(study, mode, name):
     assert study_of(OmegaConf.create({"study": study}), mode) == name
 
 
-def test_the_same_settings_have_the_same_folder_in_a_study_and_others_another(compose_config):
+def test_a_study_has_one_folder_for_each_set_of_settings(compose_config):
     same = ["prompt=a cat", "seed=1", "camera.views=4"]
     first = digest(compose_config(*same))
     assert re.fullmatch("[0-9a-f]{8}", first)
@@ -198,7 +198,7 @@ def test_there_is_no_group_named_prompt():
 
 
 @pytest.mark.parametrize("choices", ROUNDS, ids=lambda choices: " ".join(choices.values()))
-def test_every_option_of_every_group_composes_and_what_needs_no_weights_can_be_built(choices, compose_config):
+def test_every_option_of_every_group_composes_and_can_be_built_without_weights(choices, compose_config):
     options = [f"{group}={option}" for group, option in choices.items()]
     cfg = compose_config("prompt=a cat", "field.log2_table_size=8", *options)
     assert OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True).keys() >= choices.keys()
@@ -216,7 +216,7 @@ def test_every_experiment_composes_and_only_overrides(experiment, compose_config
 
 
 @pytest.mark.parametrize("sweep", SWEEPS)
-def test_every_sweep_composes_over_the_whole_configuration_and_so_do_its_runs(sweep, compose_config):
+def test_every_sweep_and_its_runs_compose_over_the_whole_configuration(sweep, compose_config):
     def composed(*arguments):
         return compose_config(f"hydra.searchpath=[file://{CONF}]", *arguments, name=sweep, folder=ROOT / "sweeps")
 
@@ -235,7 +235,7 @@ def test_every_sweep_composes_over_the_whole_configuration_and_so_do_its_runs(sw
 
 
 def simple(params):
-    """Ranges of a search as their two ends, for Hydra's own sweeper."""
+    """Replace the ranges of a search by their two ends, for Hydra's own sweeper."""
     return [re.sub(r"(?:tag\(log, )?interval\(([^()]*)\)\)?|choice\((.*)\)", r"\1\2", text) for text in params]
 
 
@@ -280,7 +280,7 @@ def resume_with(composed, *overrides):
     return resumed(SAVED, OmegaConf.create(composed | mode), quote_texts(overrides))
 
 
-def test_a_resumed_run_keeps_its_settings_but_for_those_named():
+def test_a_resumed_run_keeps_all_settings_that_are_not_named():
     composed = {
         "prompt": None,
         "seed": 0,
@@ -293,21 +293,21 @@ def test_a_resumed_run_keeps_its_settings_but_for_those_named():
     assert SAVED.camera.views == 4
 
 
-def test_what_refers_to_a_named_setting_follows_it():
+def test_interpolations_follow_a_named_setting():
     settings = resume_with({"seed": 7, "system": {"seed": "${seed}"}}, "seed=7")
     assert (settings.seed, settings.system.seed) == (7, 7)
 
 
-def test_a_named_group_is_taken_as_a_whole():
+def test_a_named_group_is_replaced_as_a_whole():
     settings = resume_with({"guidance": {"_target_": "b", "y": 2}}, "guidance=b")
     assert settings.guidance == {"_target_": "b", "y": 2}
 
 
-def test_an_added_key_is_taken_too():
+def test_an_added_key_is_copied():
     assert resume_with({"system": {"new": {"deep": 1}}}, "+system.new.deep=1").system.new.deep == 1
 
 
 @pytest.mark.parametrize("override", ["experiment=smoke", "~camera.views"])
-def test_what_is_no_setting_of_its_own_cannot_be_changed_in_a_resumed_run(override):
+def test_only_single_settings_can_be_changed_in_a_resumed_run(override):
     with pytest.raises(UserError, match=f"{re.escape(override)} cannot be changed in a resumed run"):
         resume_with({"system": {"seed": 0}}, override)

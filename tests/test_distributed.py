@@ -11,7 +11,7 @@ from priors import GaussianPrior
 
 from dreamfusion.camera.data import CameraData, CameraStream
 from dreamfusion.camera.orbit import Orbit
-from dreamfusion.cli.console import tidy
+from dreamfusion.cli.console import filter_messages
 from dreamfusion.loss import Regularizer
 from dreamfusion.scene.background.learned import LearnedBackground
 from dreamfusion.scene.lighting import Lighting
@@ -75,7 +75,7 @@ def work(rank, folder):
     os.environ["WORLD_SIZE"] = str(RANKS)
     torch.distributed.init_process_group("gloo", f"file://{folder / 'meeting'}", rank=rank, world_size=RANKS)
     torch.set_num_threads(1)
-    tidy()
+    filter_messages()
     keep = Keep()
     trainer = L.Trainer(
         accelerator="cpu", devices=RANKS, strategy="ddp", max_steps=STEPS, max_epochs=-1, logger=False,

@@ -1,4 +1,4 @@
-"""What other libraries say on the console: each thing once, as a plain line, without what tells a user nothing."""
+"""Filter other libraries' console messages: each message once, without advertisements."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import sys
 import warnings
 
-NOISE = (  # how messages of Lightning begin that are advertisements, or say what is always so
+NOISE = (  # prefixes of Lightning messages that carry no information
     "💡 Tip",
     "TPU available",
     "`weights_only` was not set",
@@ -15,11 +15,11 @@ NOISE = (  # how messages of Lightning begin that are advertisements, or say wha
 )
 
 
-def tidy() -> None:
-    """Filter the messages named here and no others, and print a prompt in any script on any console."""
+def filter_messages() -> None:
+    """Drop only the messages named here, and escape characters that the console cannot encode."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    # Lightning prints to a handler of its own and hands the same records to the root logger, which prints them again.
+    # Lightning's own handler and the root logger would both print each record.
     for name in ("lightning.pytorch", "lightning.fabric"):
         logger = logging.getLogger(name)
         logger.handlers = [_Relay()]
@@ -29,7 +29,7 @@ def tidy() -> None:
 
 
 class _Relay(logging.Handler):
-    """Hands records to the root logger, except for noise."""
+    """Passes records to the root logger, except for NOISE."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if not record.getMessage().startswith(NOISE):

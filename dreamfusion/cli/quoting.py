@@ -1,4 +1,4 @@
-"""Quote text settings on the command line, so that a prompt needs no second pair of quotes. Light: no torch."""
+"""Quote text settings on the command line, so that prompts need no second pair of quotes. Does not import torch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ TEXTS = ("prompt=", "checkpoint=", "prompts.file=", "run=")  # settings whose va
 
 
 def quote_texts(arguments: Sequence[str]) -> list[str]:
-    """Quote the values of TEXTS for Hydra's grammar, so that commas, quotes and parentheses are just text.
+    """Quote the values of TEXTS for Hydra's grammar, so that commas, quotes and parentheses are literal.
 
-    A value that is a quoted string already stays as it is. Not in a multirun, where a comma between prompts means one
-    run each; there the user quotes.
+    Leaves quoted values unchanged. In a multirun, where commas separate values, the user must quote.
     """
     if {"-m", "--multirun"} & set(arguments):
         return list(arguments)
@@ -26,7 +25,7 @@ def _quoted(argument: str) -> str:
     value = argument.removeprefix(key or "")
     if key is None or not value.strip() or argument in ("checkpoint=null", "run=null") or _QUOTED.fullmatch(value):
         return argument
-    # In a quoted string only the quote itself, the backslashes before it, and interpolations are special.
+    # In a quoted string, only the quote, backslashes before it, and interpolations are special.
     escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
     escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
     escaped = re.sub(r"(\\*)\$\{", r"\1\1\\${", escaped)
@@ -34,5 +33,5 @@ def _quoted(argument: str) -> str:
 
 
 def quote_command_line() -> None:
-    """Apply `quote_texts` to this process's arguments."""
+    """Apply `quote_texts` to `sys.argv`."""
     sys.argv[1:] = quote_texts(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""OmegaConf resolvers that choose the output folder of a run; registered before Hydra composes. Light: no torch."""
+"""OmegaConf resolvers for the output folder of a run. Does not import torch."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dreamfusion.runs.names import digest, run_folder, slug, study_of
 
 
 def register() -> None:
-    """Make our resolvers known; before Hydra composes."""
+    """Register the resolvers; call before Hydra composes."""
     OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
     OmegaConf.register_new_resolver("sweep_folder", _sweep_folder, replace=True)
     OmegaConf.register_new_resolver("run_folder_in_sweep", _run_folder_in_sweep, replace=True)
 
 
 def _run_folder(time: str, *, _root_: DictConfig) -> str:
-    """`run_folder` of the configuration that Hydra composed, whose run begins at `time`."""
+    """The folder in outputs/ of a run that begins at `time`."""
     mode = str(_root_.hydra.runtime.choices["mode"])
     study = study_of(_root_, _root_.hydra.mode) if mode == "train" else None
     name = time if study is None else digest(_root_)
@@ -26,11 +26,11 @@ def _run_folder(time: str, *, _root_: DictConfig) -> str:
 
 
 def _sweep_folder(*, _root_: DictConfig) -> str:
-    """Where in outputs/ a multirun writes what belongs to no single run."""
+    """The folder in outputs/ of a multirun's shared files."""
     trains = _root_.hydra.runtime.choices["mode"] == "train" and _root_.checkpoint is None
     return f"studies/{slug(str(study_of(_root_, RunMode.MULTIRUN)))}" if trains else "."
 
 
 def _run_folder_in_sweep(time: str, *, _root_: DictConfig) -> str:
-    """`run_folder`, as Hydra wants it: from `sweep_folder` on."""
+    """The run folder relative to the sweep folder, as Hydra needs it."""
     return os.path.relpath(_run_folder(time, _root_=_root_), _sweep_folder(_root_=_root_))

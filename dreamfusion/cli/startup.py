@@ -1,6 +1,6 @@
-"""Settings of the process at the beginning of a command: waiting threads, and the garbage collector during imports.
+"""Process settings that speed up the start of a command: OpenMP spin time, and no garbage collection during imports.
 
-Light: imports neither torch nor numpy. Everything works without this module, slower.
+Imports neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ import gc
 import os
 import sys
 
-SPIN = 3_000  # iterations, about 0.1 ms, that an idle OpenMP thread waits actively for more work before it sleeps
+SPIN = 3_000  # iterations, about 0.1 ms, that an idle OpenMP thread spins before it sleeps
 
 
 def quick_start() -> None:
-    """Call before the imports of a process's first run; `settle` comes after them."""
+    """Apply the settings; call before the heavy imports, and `resume_gc` after them."""
     if "OMP_WAIT_POLICY" not in os.environ:
-        # Read by GNU's OpenMP when torch is loaded; its default of milliseconds takes that core from our own threads.
+        # GNU OpenMP reads this when torch loads; its default of milliseconds would take cores from our own threads.
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN))
     if "lightning" not in sys.modules:
         gc.disable()  # imported modules are never garbage, and collecting took a fifth of the import time
 
 
-def settle() -> None:
-    """Exempt all objects so far from garbage collection, and enable it again."""
+def resume_gc() -> None:
+    """Exempt all existing objects from garbage collection, and enable it again."""
     if not gc.isenabled():
         gc.freeze()
         gc.enable()

@@ -1,6 +1,6 @@
-"""Hydra's hooks around the runs of a multirun: a failure is said at once, and a table comes at the end.
+"""Hydra callbacks for multiruns: log failures at once, and write the study's table at the end.
 
-Hydra sends this object to every worker process of a launcher, so importing the module makes our resolvers known there.
+Hydra sends this object to every worker process of a launcher; importing the module registers our resolvers there.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ register()
 
 
 class StudyCallback(Callback):
-    """Named in conf/config.yaml; does nothing in a single run."""
+    """Configured in conf/config.yaml; does nothing in a single run."""
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         if config.hydra.mode == RunMode.MULTIRUN and job_return.status == JobStatus.FAILED:
-            error = job_return._return_value  # the property raises it, which ends the other runs
-            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-            log.error("failed: %s: %s%s", " ".join(job_return.overrides or []), kind, error)
+            error = job_return._return_value  # the public property would raise it and end the other runs
+            prefix = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            log.error("failed: %s: %s%s", " ".join(job_return.overrides or []), prefix, error)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if config.hydra.runtime.choices["mode"] == "train":

@@ -1,7 +1,7 @@
-"""Settings of the wrong kind are refused before anything is built: what is typed is held against the options' files.
+"""Check the types of command-line settings before anything is built.
 
-The kind of a setting is that of its value there: true or false, a whole number, or a number, which may be a schedule
-instead. Where the file has text, a list or null, the part that takes it decides.
+A setting must have the type of its default in the YAML file: a boolean, an integer, or a number (or a schedule in its
+place). Defaults that are text, a list or null are checked by the component that uses them.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from omegaconf import DictConfig, OmegaConf
 
 from dreamfusion.error import UserError
 
-LIGHTNINGS_OWN = "trainer"  # takes devices=auto, limit_train_batches=0.5 and the like, and says what it does not
-SCHEDULES = ("camera.size",)  # whole numbers that may be a schedule
+TRAINER = "trainer"  # its group is checked by Lightning: devices=auto, limit_train_batches=0.5
+SCHEDULES = ("camera.size",)  # integers that may be a schedule
 
 
-def check_kinds(cfg: DictConfig) -> None:
-    """Raises: UserError: a setting of the command line is not of the kind that its option's file has."""
+def check_types(cfg: DictConfig) -> None:
+    """Raises: UserError: a command-line setting does not have the type of its default."""
     hydra = HydraConfig.get()
-    typed = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
-    settings = [one.key_or_group for one in typed if not one.is_delete()]
-    aside = (LIGHTNINGS_OWN, "prompt", *hydra.runtime.choices)
-    names = [name for name in settings if name not in aside and name.split(".")[0] != LIGHTNINGS_OWN]
+    overrides = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
+    settings = [override.key_or_group for override in overrides if not override.is_delete()]
+    skipped = (TRAINER, "prompt", *hydra.runtime.choices)
+    names = [name for name in settings if name not in skipped and name.split(".")[0] != TRAINER]
     if names and GlobalHydra.instance().is_initialized():
-        own = as_in_the_files(hydra.runtime.choices)
+        defaults = file_defaults(hydra.runtime.choices)
         for name in names:
-            compare(name, _select(own, name), _select(cfg, name))
+            compare(name, _select(defaults, name), _select(cfg, name))
 
 
-def as_in_the_files(choices: Mapping[str, str | None]) -> DictConfig:
-    """The configuration of these options without any setting of a command line, a study or an experiment."""
+def file_defaults(choices: Mapping[str, str | None]) -> DictConfig:
+    """The configuration of these group choices, without command line, study or experiment."""
     groups = [
         f"{group}={option}"
         for group, option in choices.items()
@@ -44,32 +44,32 @@ def as_in_the_files(choices: Mapping[str, str | None]) -> DictConfig:
     return GlobalHydra.instance().config_loader().load_configuration("config", groups, run_mode=RunMode.RUN)
 
 
-def compare(name: str, own: object, given: object) -> None:
-    """Raises: UserError: `given`, the setting `name`, or a part of it, is of another kind than `own`."""
-    if isinstance(own, dict) and isinstance(given, dict):
-        for key in own.keys() & given.keys():
-            compare(f"{name}.{key}", own[key], given[key])
-    elif (wanted := _wanted(name, own, given)) is not None:
+def compare(name: str, default: object, given: object) -> None:
+    """Raises: UserError: the setting `name`, or a nested one, has a value of another type than its default."""
+    if isinstance(default, dict) and isinstance(given, dict):
+        for key in default.keys() & given.keys():
+            compare(f"{name}.{key}", default[key], given[key])
+    elif (expected := _expected(name, default, given)) is not None:
         shown = "null" if given is None else given
-        raise UserError(f"{name} is {shown}; it is {wanted}")
+        raise UserError(f"{name} is {shown}; it must be {expected}")
 
 
-def _wanted(name: str, own: object, given: object) -> str | None:
-    """What `given` should be; None if it is."""
-    if isinstance(own, dict):
-        return f"a group of settings, such as {name}.{next(iter(own))}=..." if own else None
-    if isinstance(own, bool):
-        return None if isinstance(given, bool) else f"true or false: type {name}={str(own).lower()}"
-    if isinstance(own, int) and not (name in SCHEDULES and isinstance(given, list)):
-        whole = isinstance(given, int) and not isinstance(given, bool)
-        return None if whole else f"a whole number: type {name}={own}"
-    if isinstance(own, float) and not isinstance(given, list):
+def _expected(name: str, default: object, given: object) -> str | None:
+    """The expected type and an example; None if `given` has that type."""
+    if isinstance(default, dict):
+        return f"a group of settings, such as {name}.{next(iter(default))}=..." if default else None
+    if isinstance(default, bool):
+        return None if isinstance(given, bool) else f"true or false: type {name}={str(default).lower()}"
+    if isinstance(default, int) and not (name in SCHEDULES and isinstance(given, list)):
+        integer = isinstance(given, int) and not isinstance(given, bool)
+        return None if integer else f"a whole number: type {name}={default}"
+    if isinstance(default, float) and not isinstance(given, list):
         number = isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given)
-        return None if number else f"a number: type {name}={own}"
+        return None if number else f"a number: type {name}={default}"
     return None
 
 
 def _select(cfg: DictConfig, name: str) -> object:
-    """The value of a dotted name as plain containers; None if there is none."""
+    """The value of a dotted name as plain containers; None if missing."""
     value = OmegaConf.select(cfg, name)
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

@@ -1,4 +1,4 @@
-"""How well a prior finds the text in the renders: a score of a run that needs no other network than the prior itself.
+"""Score how well renders match the text, with the prior itself and no other network.
 
 Letters of guidance/prior.py: z = alpha x + sigma eps is the noisy render.
 """
@@ -18,17 +18,17 @@ from dreamfusion.scene.shading import ALBEDO
 from dreamfusion.system import DreamFusion, with_appearance
 from dreamfusion.types import Conditioning
 
-ELEVATION = 15.0  # degrees, of the views that are shown
-LEVELS = (0.3, 0.5, 0.7)  # timesteps as fractions of the prior's T: the middle, where the text matters most
-SEED = 0  # of the noise: the same for every run, so that scores differ by the renders alone
+ELEVATION = 15.0  # degrees, of the rendered views
+LEVELS = (0.3, 0.5, 0.7)  # timesteps as fractions of the prior's T: the middle, where the text has the largest effect
+SEED = 0  # of the noise: the same for all runs, so that scores differ only by the renders
 
 
 @torch.no_grad()
 def prior_score(system: DreamFusion, orbit: Orbit, views: int) -> float:
-    """`text_score` of `views` renders around the scene, at its own prior's size and with its own view texts."""
+    """`text_score` of `views` renders around the scene, at the prior's resolution and with the view texts."""
     prior = system.distillation.prior
     device = prior.alphas_cumprod.device
-    system.to(device)  # Lightning takes it to the CPU after training
+    system.to(device)  # Lightning moves the system to the CPU after training
     azimuth = torch.arange(views) * (360 / views)
     cameras = orbit.view(azimuth, ELEVATION, prior.resolution, prior.resolution).to(device)
     training = system.training
@@ -44,15 +44,14 @@ def prior_score(system: DreamFusion, orbit: Orbit, views: int) -> float:
 
 @torch.no_grad()
 def text_score(prior: Prior, rgb: Tensor, conditioning: Conditioning, levels: Sequence[float] = LEVELS) -> float:
-    """The share of the unconditional prediction's error that the text takes away, over B images and noise levels.
+    """The relative reduction of the unconditional prediction error by the text, over B images and noise levels.
 
-    score = 1 - sum ||eps_text - eps||^2 / sum ||eps_null - eps||^2. 0: the text says nothing about the images; the
-    nearer to 1, the better it explains them; negative: without it the prior understands them better. What is compared
-    are the two denoising errors whose difference estimates log p(x | text) - log p(x) (Li et al. 2023, "Your Diffusion
-    Model is Secretly a Zero-Shot Classifier", Eq. 6).
+    score = 1 - sum ||eps_text - eps||^2 / sum ||eps_null - eps||^2. 1: the text explains the images fully; 0: not at
+    all; negative: the text increases the error. The difference of the two errors estimates log p(x | text) - log p(x)
+    (Li et al. 2023, "Your Diffusion Model is Secretly a Zero-Shot Classifier", Eq. 6).
 
     Args:
-        prior: where the images are shown; on the device of `rgb`.
+        prior: on the device of `rgb`.
         rgb: (B, 3, H, W) in [0, 1].
         conditioning: of the B images.
         levels: timesteps, fractions of T in [0, 1).

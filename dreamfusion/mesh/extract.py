@@ -1,4 +1,4 @@
-"""From a scene to a mesh: threshold by silhouette, then surface, colours and size (stage 14 as a whole)."""
+"""Extract a mesh from a scene: density threshold by silhouette, isosurface, colours and size (stage 14)."""
 
 from __future__ import annotations
 
@@ -26,39 +26,39 @@ from dreamfusion.scene.picture import render_picture
 from dreamfusion.scene.shading import LAMBERTIAN
 from dreamfusion.types import Cameras, FieldOutput, Mesh
 
-VIEWS, SIZE = 16, 128  # held-out cameras for the silhouette: how many, pixels a side
-ELEVATIONS = (0.0, 25.0)  # degrees, of every other camera
+VIEWS, SIZE = 16, 128  # held-out cameras for the silhouette: number, pixels a side
+ELEVATIONS = (0.0, 25.0)  # degrees, alternating between cameras
 
-DEPTHS, OUTSIDE = 6, 0.25  # samples of a colour; the share of its depth that lies before the surface
+DEPTHS, OUTSIDE = 6, 0.25  # samples per colour; fraction of the depth that lies outside the surface
 
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """The threshold whose silhouette agrees best with the renders, and these."""
+    """The threshold whose silhouette best matches the renders, and the renders."""
 
     threshold: float  # density, per scene unit
     iou: float
-    lowered: float  # the threshold that goes with the visual hull
+    lowered: float  # the threshold to use with the visual hull
     cameras: Cameras
     opacity: Tensor  # (B, 1, SIZE, SIZE)
 
 
 @dataclass(frozen=True, eq=False)
 class Surface:
-    """A mesh and how it was found."""
+    """A mesh and how it was extracted."""
 
     mesh: Mesh  # scene units, y up, the front towards +z
-    threshold: float | None  # density, per scene unit; None for a scene that is a surface already
-    iou: float | None  # of its silhouette with the rendered one; None for a threshold that was given
-    watertight: bool  # before its vertices were doubled at the seams of the texture
+    threshold: float | None  # density, per scene unit; None for a scene that is already a surface
+    iou: float | None  # of mesh and render silhouettes; None for a given threshold
+    watertight: bool  # before vertices are duplicated at texture seams
 
 
 def extract_surface(scene: Scene, orbit: Orbit, export: DictConfig) -> Surface:
-    """The scene's mesh as the export group configures it.
+    """Extract the scene's mesh with the settings of the export group.
 
     Raises:
-        EmptyFieldError: the scene shows nothing, or nothing but fog; says the opacity that was seen.
-        UserError: a scene that has neither a surface nor a density.
+        EmptyFieldError: the scene is empty or only fog; the message gives the rendered opacity.
+        UserError: the scene has neither a surface nor a density.
     """
     own = scene.surface()
     if own is not None:
@@ -98,11 +98,10 @@ def extract_surface(scene: Scene, orbit: Orbit, export: DictConfig) -> Surface:
 
 
 def surface_color(scene: NeRF, orbit: Orbit, depth: float, lit: bool) -> Color:
-    """The scene's colour at a surface: its albedo composited along the normal as a ray from outside sees it (Poole et
-    al. 2022, Eq. 5), down to `depth` scene units; with `lit` in the light of a preview (Eq. 7) from the front, above
-    the right shoulder.
+    """The scene's colour at a surface: albedo composited along the inward normal (Poole et al. 2022, Eq. 5), down to
+    `depth` scene units; with `lit` shaded by the preview's light (Eq. 7), at the front, above and to the right.
 
-    One point would tell of an albedo that no render ever showed alone.
+    The albedo at a single point is unreliable: renders constrain only the composited colour.
     """
     light = orbit.view(torch.zeros(1), 15.0, 1, 1).light
     step = (1 + OUTSIDE) * depth / DEPTHS
@@ -113,7 +112,7 @@ def surface_color(scene: NeRF, orbit: Orbit, depth: float, lit: bool) -> Color:
         out = scene.field(points.view(-1, 3))
         optical = out.density.view(-1, DEPTHS) * step
         passed = torch.exp(-(optical.cumsum(1) - optical))
-        # The bound gives a place where there is nothing the plain mean.
+        # 1e-6: empty space gets the unweighted mean instead of 0 / 0.
         weight = passed * (1 - torch.exp(-optical)) + 1e-6
         albedo = (weight[..., None] * out.albedo.view(-1, DEPTHS, 3)).sum(1) / weight.sum(1, keepdim=True)
         if not lit:
@@ -125,10 +124,10 @@ def surface_color(scene: NeRF, orbit: Orbit, depth: float, lit: bool) -> Color:
 
 @torch.no_grad()
 def fit_threshold(scene: NeRF, orbit: Orbit) -> Fit:
-    """The threshold, and what was rendered for it."""
+    """Find the threshold from renders of the scene."""
     cameras = cameras_around(orbit)
     densities, opacities = [], []
-    for view in range(len(cameras)):  # one at a time: memory
+    for view in range(len(cameras)):  # one at a time, to limit memory
         out = scene.render(cameras.one(view))
         density = scene.field.density(out.samples.positions)
         densities.append(max_density_per_ray(out.samples.ray, density, len(out.directions)))
@@ -139,30 +138,28 @@ def fit_threshold(scene: NeRF, orbit: Orbit) -> Fit:
 
 
 def fit_level(scene: NeRF, fit: Fit, occupancy: np.ndarray) -> float:
-    """The occupancy of a blurred grid, of the scene's whole box, whose surface has the silhouette of the renders: a
-    blurred edge has lost a part of its height.
-    """
+    """The level of a blurred occupancy grid whose silhouette matches the renders; blurring lowers edges."""
     grid, largest = torch.from_numpy(occupancy)[None, None], []
     for view in range(len(fit.cameras)):
         rays = cast_rays(fit.cameras.one(view))
         samples = scene.renderer.sample(rays, None)
-        place = (samples.positions / scene.field.radius).flip(-1)  # grid_sample counts the axes from the last
+        place = (samples.positions / scene.field.radius).flip(-1)  # grid_sample orders axes from the last
         value = grid_sample(grid, place[None, None, None], align_corners=True).flatten()
         largest.append(max_density_per_ray(samples.ray, value, len(rays)))
     return find_threshold(torch.cat(largest), fit.opacity.reshape(-1)).threshold
 
 
 def cameras_around(orbit: Orbit) -> Cameras:
-    """Between the previews' cameras in azimuth and elevation."""
+    """Held-out cameras, between the previews' cameras in azimuth and elevation."""
     azimuth = (torch.arange(VIEWS) + 0.5) * (360 / VIEWS)
     elevation = torch.tensor(ELEVATIONS).repeat(VIEWS // len(ELEVATIONS))
     return orbit.view(azimuth, elevation, SIZE, SIZE)
 
 
 def placed(mesh: Mesh, size: float | None, up: str) -> Mesh:
-    """The mesh as a file has it: its longest side `size` long (None: as in the scene), and y or z up.
+    """The mesh scaled to a longest side of `size` (None: unscaled), with y or z up.
 
-    With z up the front looks to -y, as Blender and slicers have it.
+    With z up, the front faces -y, as in Blender and slicers.
     """
     vertices, normals = mesh.vertices, mesh.normals
     if size is not None:
@@ -174,5 +171,5 @@ def placed(mesh: Mesh, size: float | None, up: str) -> Mesh:
 
 
 def longest_side(mesh: Mesh) -> float:
-    """Of the box around the mesh, along its axes."""
+    """The longest side of the mesh's axis-aligned bounding box."""
     return float((mesh.vertices.max(0) - mesh.vertices.min(0)).max())

@@ -1,7 +1,7 @@
-"""Does the exported mesh look like the scene? Both from eight cameras, side by side (after `paint.py`).
+"""Compare the exported mesh with the scene: silhouettes and colours from eight cameras.
 
-The cameras lie between those that chose the threshold. The mesh is drawn by `ops/rasterize`, from what the file
-holds: the texture or the vertex colours.
+The cameras lie between those that determined the threshold. `ops/rasterize` renders the mesh with its texture or
+vertex colours.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from dreamfusion.scene.base import Scene
 from dreamfusion.scene.picture import render_picture
 from dreamfusion.types import Mesh
 
-VIEWS, ELEVATION = 8, 10.0  # cameras around the object, and how high above the horizon, degrees
+VIEWS, ELEVATION = 8, 10.0  # cameras around the object; their elevation in degrees
 SIZE = 128  # pixels a side
-VISIBLE = 0.5  # opacity from which a pixel belongs to a silhouette
-ENOUGH = 0.95  # IoU below which a mesh is not what was seen
+VISIBLE = 0.5  # opacity above which a pixel belongs to the silhouette
+ENOUGH = 0.95  # IoU below which the mesh does not match the renders
 
 
 @dataclass(frozen=True, eq=False)
-class Agreement:
-    """How much the mesh and the renders have in common, over all views."""
+class MeshMetrics:
+    """Agreement of mesh and renders over all views."""
 
-    iou: float  # of the silhouettes: pixels in both over pixels in either
-    worst_iou: float  # of a single view
-    color_difference: float  # mean absolute difference of the colours in [0, 1], where both are
+    iou: float  # of the silhouettes, over all views
+    worst_iou: float  # of the worst view
+    color_difference: float  # mean absolute difference in [0, 1] where both silhouettes overlap
     sheet: np.ndarray  # (2 SIZE, VIEWS SIZE, 3) uint8: the scene above, the mesh below
 
 
-def compare(scene: Scene, orbit: Orbit, mesh: Mesh) -> Agreement:
+def compare(scene: Scene, orbit: Orbit, mesh: Mesh) -> MeshMetrics:
     """Render the scene and the mesh (in scene units, y up) from VIEWS azimuths.
 
-    The colours compared are albedo; those of a mesh that light is baked into differ by that light.
+    Compares albedo, so that a mesh with baked light differs by that light.
     """
     cameras = orbit.view(torch.arange(VIEWS) * (360.0 / VIEWS), ELEVATION, SIZE, SIZE)
     pictures = [render_picture(scene, cameras.one(view)) for view in range(len(cameras))]
@@ -50,7 +50,7 @@ def compare(scene: Scene, orbit: Orbit, mesh: Mesh) -> Agreement:
         c * alpha[..., None] + (1 - alpha)[..., None] for c, alpha in ((color, opacity), (drawn.albedo, drawn.alpha))
     ]
     sheet = np.rint(np.concatenate(over_white).clip(0, 1) * 255).astype(np.uint8)
-    return Agreement(
+    return MeshMetrics(
         iou=float(both.sum() / max(either.sum(), 1)),
         worst_iou=float((both / np.maximum(either, 1)).min()),
         color_difference=float(difference.mean()) if difference.size else 1.0,
@@ -59,7 +59,7 @@ def compare(scene: Scene, orbit: Orbit, mesh: Mesh) -> Agreement:
 
 
 def as_raster(mesh: Mesh) -> RasterMesh:
-    """The mesh as the rasteriser takes it; its texture becomes a material."""
+    """Convert to the rasteriser's mesh; the texture becomes a material."""
     texture = None
     if mesh.texture is not None:
         texture = np.concatenate([mesh.texture, np.full((*mesh.texture.shape[:2], 1), 255, np.uint8)], axis=2)

@@ -1,4 +1,4 @@
-"""`mode=export`: a mesh file from a run's checkpoint, or from those of many; needs neither guidance nor prompt."""
+"""`mode=export`: export meshes from the checkpoints of one or many runs; needs neither guidance nor prompt."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from dreamfusion.export.settings import check_export
 from dreamfusion.mesh.density_grid import EmptyFieldError
 from dreamfusion.mesh.metrics import ENOUGH
 from dreamfusion.runs.export import describe, export_scene
-from dreamfusion.runs.find import find_checkpoint, find_runs, many
+from dreamfusion.runs.find import find_checkpoint, find_runs, run_choice
 
 log = logging.getLogger(__name__)
 
 
 def run(cfg: DictConfig) -> list[Path]:
-    """Write mesh.<format> into the run's folder, or into those that `run` or `study` names, and say what it is.
+    """Write mesh.<format> into the folder of the run, or of all runs that `run` or `study` names.
 
-    A run that shows nothing is named and passed over, unless it is the only one.
+    Skips runs that fail, with a warning, unless there is only one.
     """
     check_export(cfg.export)
-    choice = many(cfg)
+    choice = run_choice(cfg)
     if choice is None:
         return [_export_one(find_checkpoint(cfg.checkpoint or "latest"), cfg.export)]
     runs, written = find_runs(choice), []
@@ -42,11 +42,11 @@ def run(cfg: DictConfig) -> list[Path]:
 def _export_one(checkpoint: Path, export: DictConfig) -> Path:
     exported = export_scene(load_scene(checkpoint), export)
     log.info("%s: %s", exported.path, ", ".join(describe(exported)))
-    if exported.agreement.iou < ENOUGH:
+    if exported.metrics.iou < ENOUGH:
         log.warning(
-            "the mesh is not quite what the renders show (silhouette IoU %.3f, %.2f is good): see %s; a scene in which "
-            "nothing is clearly solid has no clear surface: train for longer, or try export.threshold=NUMBER",
-            exported.agreement.iou,
+            "the mesh differs from the renders (silhouette IoU %.3f; at least %.2f is good): see %s; a translucent "
+            "scene has no clear surface: train longer, or type export.threshold=NUMBER",
+            exported.metrics.iou,
             ENOUGH,
             exported.path.with_name("mesh_check.png"),
         )

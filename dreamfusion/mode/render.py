@@ -1,4 +1,4 @@
-"""`mode=render`: pictures of a run's scene, at any size; needs neither guidance nor prompt."""
+"""`mode=render`: render pictures of a run's scene at any size; needs neither guidance nor prompt."""
 
 from __future__ import annotations
 
@@ -18,25 +18,16 @@ from dreamfusion.runs.find import find_checkpoint
 from dreamfusion.scene.picture import Picture
 
 log = logging.getLogger(__name__)
-KINDS = ("video", "webp", "still", "depth", "normal")
+PICTURES = ("video", "webp", "still", "depth", "normal")
 
 
 def run(
-    cfg: DictConfig,
-    pictures: Sequence[str],
-    frames: int,
-    stills: int,
-    size: int,
-    elevation: float,
-    fps: int,
-    lit: bool,
+    cfg: DictConfig, pictures: Sequence[str], frames: int, stills: int, size: int, elevation: float, fps: int, lit: bool
 ) -> list[Path]:
-    """Write the `pictures` that are asked for (see KINDS) into the run's folder: turntable_<size>.mp4 and .webp, and
-    the stills from as many sides under stills_<size>/."""
+    """Write `pictures` (see PICTURES) into the run's folder: turntable_<size>.mp4 and .webp, and stills_<size>/."""
     check_positive("mode", frames=frames, stills=stills, size=size, fps=fps)
-    unknown = [kind for kind in pictures if kind not in KINDS]
-    if unknown or not pictures:
-        raise UserError(f"mode.pictures is {list(pictures)}; it lists some of {', '.join(KINDS)}: mode.pictures=[webp]")
+    if not pictures or set(pictures) - set(PICTURES):
+        raise UserError(f"mode.pictures is {list(pictures)}; type some of {', '.join(PICTURES)}: mode.pictures=[webp]")
     scene = load_scene(find_checkpoint(cfg.checkpoint or "latest"))
     written = []
     if "video" in pictures:
@@ -46,30 +37,24 @@ def run(
         written.append(scene.run / f"turntable_{size}.webp")
         around = seen_around(scene, frames, size, elevation, lit)
         write_webp([with_transparency(seen.color, seen.opacity) for seen in around], written[-1], fps)
-    kinds = [kind for kind in ("still", "depth", "normal") if kind in pictures]
-    if kinds:
-        for number, seen in enumerate(seen_around(scene, stills, size, elevation, lit, "normal" in kinds)):
-            written += _write_stills(scene, seen, scene.run / f"stills_{size}", number, kinds)
+    stills_of = [name for name in ("still", "depth", "normal") if name in pictures]
+    if stills_of:
+        for number, seen in enumerate(seen_around(scene, stills, size, elevation, lit, "normal" in stills_of)):
+            written += _write_stills(scene, seen, scene.run / f"stills_{size}", number, stills_of)
     for path in written:
         log.info("%s", path)
     return written
 
 
-def _write_stills(scene: TrainedScene, seen: Picture, folder: Path, number: int, kinds: Sequence[str]) -> list[Path]:
+def _write_stills(scene: TrainedScene, seen: Picture, folder: Path, number: int, names: Sequence[str]) -> list[Path]:
     written = []
-    for kind in kinds:
-        path = folder / f"{kind}_{number:03d}.png"
-        if kind == "depth":
-            middle = sum(scene.camera.distance) / 2
-            write_depth(
-                np.where(seen.opacity > 0.5, seen.depth, 0),
-                path,
-                middle - scene.scene.radius,
-                middle + scene.scene.radius,
-            )
-        elif kind == "normal" and seen.normal is not None:
-            write_rgba(with_transparency(seen.normal * 0.5 + 0.5, seen.opacity), path)
+    for name in names:
+        path = folder / f"{name}_{number:03d}.png"
+        if name == "depth":
+            near, far = (sum(scene.camera.distance) / 2 + sign * scene.scene.radius for sign in (-1, 1))
+            write_depth(np.where(seen.opacity > 0.5, seen.depth, 0), path, near, far)
         else:
-            write_rgba(with_transparency(seen.color, seen.opacity), path)
+            color = seen.normal * 0.5 + 0.5 if name == "normal" and seen.normal is not None else seen.color
+            write_rgba(with_transparency(color, seen.opacity), path)
         written.append(path)
     return written

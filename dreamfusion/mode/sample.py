@@ -1,4 +1,4 @@
-"""`mode=sample`: pictures of a prompt straight from the prior, from all sides: what it believes before any 3D."""
+"""`mode=sample`: sample pictures of a prompt from the prior, from all sides, without 3D."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from dreamfusion.image import as_uint8, contact_sheet, write_image
 from dreamfusion.prompting.table import Prompting, check_prompt
 
 log = logging.getLogger(__name__)
-LEGIBLE = 128  # pixels a side: smaller pictures are enlarged on the sheet by a whole factor
-GAP = 4  # pixels between them
+LEGIBLE = 128  # pixels a side: smaller pictures are enlarged by an integer factor
+GAP = 4  # pixels between pictures
 
 
 def run(
@@ -32,7 +32,7 @@ def run(
     guidance_scale: float | None,
     batch_size: int,
 ) -> Path:
-    """Write samples.png into a folder of its own; returns it."""
+    """Write samples.png into the run's folder; returns its path."""
     check_prompt(cfg.prompt)
     check_positive("mode", azimuths=azimuths, samples=samples, steps=steps, batch_size=batch_size)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -81,10 +81,10 @@ def sample_views(
     batch_size: int,
     seed: int,
 ) -> np.ndarray:
-    """`samples` pictures of each azimuth (A,), sample by sample: (samples * A, r, r, 3) uint8.
+    """Sample `samples` pictures of each azimuth (A,), sample by sample: (samples * A, r, r, 3) uint8.
 
-    The views of one sample begin with the same noise, so that what differs between them is the view. A pure function
-    of its arguments; `batch_size` is how many pictures are made at once.
+    All views of a sample start from the same noise, so that only the view differs. `batch_size` does not change the
+    pictures.
     """
     device = prior.alphas_cumprod.device
     table = prompting.encode(prior, prompt).to(device)

@@ -1,4 +1,4 @@
-"""`mode=sheet`: the newest run of each prompt from eight directions, colour over opacity, as one picture."""
+"""`mode=sheet`: one picture of the newest run of each prompt from eight directions, colour above opacity."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LABEL = 22  # pixels, height of the line above each prompt's pictures
 
 
 def run(cfg: DictConfig, prompts: Sequence[str], output: str, directions: int, size: int, elevation: float) -> Path:
-    """Write the sheet of the prompts' newest runs to `output`."""
+    """Write the sheet to `output`."""
     rows = []
     for prompt in prompts:
         scene = load_scene(find_checkpoint("latest", RUNS / slug(prompt), *STUDIES.glob(f"*/{slug(prompt)}")))
@@ -34,7 +34,7 @@ def run(cfg: DictConfig, prompts: Sequence[str], output: str, directions: int, s
 
 @torch.no_grad()
 def around(scene: TrainedScene, directions: int, size: int, elevation: float) -> np.ndarray:
-    """Colour and opacity from `directions` azimuths, from the front over the right: (2 size, directions size, 3)."""
+    """Colour above opacity from `directions` azimuths, from the front to the right: (2 size, directions size, 3)."""
     azimuth = torch.arange(directions) * (360.0 / directions)
     images: list[np.ndarray] = []
     opacities: list[np.ndarray] = []
@@ -47,7 +47,7 @@ def around(scene: TrainedScene, directions: int, size: int, elevation: float) ->
 
 
 def labelled(text: str, picture: np.ndarray) -> np.ndarray:
-    """The picture with a line of text above it."""
+    """Add a line of text above the picture."""
     line = Image.new("RGB", (picture.shape[1], LABEL), "white")
     font = ImageFont.load_default(size=14)
     ImageDraw.Draw(line).text((6, 3), text, fill="black", font=font)

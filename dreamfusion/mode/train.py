@@ -1,4 +1,4 @@
-"""`mode=train`: one run, a run of a study, or a run for each prompt of a file."""
+"""`mode=train`: train one run, a run of a study, or a run for each prompt of a file."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from dreamfusion.checkpoint import run_of
-from dreamfusion.runs.dream import Outputs, check, dream, shortened, take_part
-from dreamfusion.runs.names import study_of
+from dreamfusion.runs.dream import Outputs, check, dream, run_in_study
+from dreamfusion.runs.names import relative_to_cwd, study_of
 from dreamfusion.runs.prompt_list import run_list
 from dreamfusion.runs.results import objective
 
@@ -18,24 +18,24 @@ class Train(Outputs):
     """The settings of conf/mode/train.yaml; a call runs the mode."""
 
     def __call__(self, cfg: DictConfig) -> Path | float | list[float]:
-        """Train, export and summarise; returns the run's folder, or for a search the value to optimise.
+        """Train, export and summarise; returns the run's folder, or the objective of a search.
 
-        With `checkpoint`, a path, that run is resumed. In a study, finished runs are skipped and begun ones resumed.
-        With `prompts.file`, the prompts run one after the other.
+        Resumes the run of `checkpoint`, a path. In a study, skips finished runs and resumes unfinished ones. With
+        `prompts.file`, runs the prompts one after the other.
 
         Raises:
-            UserError: a part refuses its settings.
-            SystemExit: with status 130, after Ctrl-C and a last checkpoint.
+            UserError: a setting is invalid.
+            SystemExit: with status 130, after Ctrl-C and a final checkpoint.
         """
         if cfg.prompts.file is not None:
-            return run_list(cfg, lambda one, folder: take_part(one, folder, self))
+            return run_list(cfg, lambda one, folder: run_in_study(one, folder, self))
         check(cfg)
         hydra = HydraConfig.get()
-        folder = shortened(Path(hydra.runtime.output_dir))
+        folder = relative_to_cwd(Path(hydra.runtime.output_dir))
         if cfg.checkpoint is not None:
             folder = dream(cfg, run_of(Path(cfg.checkpoint)), self, Path(cfg.checkpoint))
         elif study_of(cfg, hydra.mode) is None:
             dream(cfg, folder, self)
         else:
-            take_part(cfg, folder, self)
+            run_in_study(cfg, folder, self)
         return folder if cfg.objective is None else objective(folder, cfg.objective)

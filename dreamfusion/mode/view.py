@@ -1,4 +1,4 @@
-"""`mode=view`: a scene in the browser, from a checkpoint or during training. Renders only while watched."""
+"""`mode=view`: show a scene in a browser, from a checkpoint or during training; renders only for connected clients."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -24,24 +24,25 @@ from dreamfusion.error import UserError, check_positive
 from dreamfusion.export.settings import check_export
 from dreamfusion.export.writer import glb_metadata, write_mesh
 from dreamfusion.mesh.density_grid import EmptyFieldError
-from dreamfusion.runs.dream import Outputs, check, dream, shortened
+from dreamfusion.runs.dream import Outputs, check, dream
 from dreamfusion.runs.export import describe, export_scene
 from dreamfusion.runs.find import find_checkpoint, find_runs
-from dreamfusion.training.assemble import settings_refused
-from dreamfusion.view.callback import Watch
+from dreamfusion.runs.names import relative_to_cwd
+from dreamfusion.training.assemble import user_errors
+from dreamfusion.view.callback import ViewCallback
 from dreamfusion.view.exports import Exports
-from dreamfusion.view.mailbox import Action, Desk
-from dreamfusion.view.render_loop import Sizes, Studio
+from dreamfusion.view.mailbox import Action, Mailbox
+from dreamfusion.view.render_loop import RenderLoop, Sizes
 from dreamfusion.view.window import Window
 
 log = logging.getLogger(__name__)
-STILL = 0.25  # seconds without a move, after which a camera is still
-WAIT = 0.5  # seconds between two looks whether Ctrl-C was pressed; whatever else happens wakes the window before
+STILL = 0.25  # seconds without a move until a camera counts as still
+WAIT = 0.5  # seconds between two checks for Ctrl-C; all other events end the wait
 
 
 @dataclass(frozen=True)
 class ViewMode(Outputs):
-    """The settings of conf/mode/view.yaml, mode=train's among them; a call runs the mode."""
+    """The settings of conf/mode/view.yaml, which include those of mode=train; a call runs the mode."""
 
     host: str
     port: int
@@ -54,51 +55,52 @@ class ViewMode(Outputs):
         check_positive("mode", coarse=self.coarse, sharp=self.sharp, every=self.every)
 
     def __call__(self, cfg: DictConfig) -> Path:
-        """Open the window, and with a prompt train while it is open, until Ctrl-C. Returns the folder of the run.
+        """Open the window until Ctrl-C, with a prompt while training; returns the run's folder.
 
         Raises:
-            UserError: a part refuses its settings, or they describe several runs.
-            SystemExit: with status 130, after a Ctrl-C that ended training.
+            UserError: a setting is invalid, or the settings describe several runs.
+            SystemExit: with status 130, after Ctrl-C during training.
         """
-        _check_alone(cfg)
-        desk, sizes = Desk(STILL, self.every), Sizes(self.coarse, self.sharp)
+        _check_single_run(cfg)
+        mailbox, sizes = Mailbox(STILL, self.every), Sizes(self.coarse, self.sharp)
         if cfg.prompt is None:
             check_export(cfg.export)
-            scene = load_scene(_find(cfg))
-            with _opened(self.host, self.port, desk, str(scene.config.prompt)) as window:
-                _stay(window, desk, sizes, scene, _exports(window, desk, cfg.export))
+            scene = load_scene(_find_single_run(cfg))
+            with closing(Window(self.host, self.port, mailbox, str(scene.config.prompt))) as window:
+                _serve_until_interrupt(window, mailbox, sizes, scene, _exports(window, mailbox, cfg.export))
             return scene.run
         check(cfg)
-        with settings_refused():
+        with user_errors():
             cameras = training_cameras(cfg)
-        folder = shortened(Path(HydraConfig.get().runtime.output_dir))
-        with _opened(self.host, self.port, desk, str(cfg.prompt)) as window:
-            exports = _exports(window, desk, cfg.export)
-            dream(unwatched(cfg), folder, self, watchers=[Watch(window, desk, sizes, cameras, exports)])
-            _stay(window, desk, sizes, load_scene(folder / "checkpoints" / "last.ckpt"), exports)
+        folder = relative_to_cwd(Path(HydraConfig.get().runtime.output_dir))
+        with closing(Window(self.host, self.port, mailbox, str(cfg.prompt))) as window:
+            exports = _exports(window, mailbox, cfg.export)
+            callback = ViewCallback(window, mailbox, sizes, cameras, exports)
+            dream(train_settings(cfg), folder, self, callbacks=[callback])
+            _serve_until_interrupt(window, mailbox, sizes, load_scene(folder / "checkpoints" / "last.ckpt"), exports)
         return folder
 
 
-def unwatched(cfg: DictConfig) -> DictConfig:
-    """The settings of the same run without a window, for its files and for resuming it with mode=train."""
+def train_settings(cfg: DictConfig) -> DictConfig:
+    """The same settings with mode=train, for the run's files, so that mode=train can resume it."""
     settings = cfg.copy()
     settings.mode = {"_target_": "dreamfusion.mode.train.Train", **{f.name: cfg.mode[f.name] for f in fields(Outputs)}}
     return settings
 
 
 def training_cameras(cfg: DictConfig) -> CameraStream:
-    """The cameras of every step of the run with these settings."""
+    """The cameras of every training step."""
     return CameraStream(instantiate(cfg.camera), cfg.trainer.max_steps, int(cfg.seed))
 
 
 def export(scene: TrainedScene, settings: DictConfig, window: Window) -> Action:
-    """`mode=export` of a scene; returns how its mesh then takes its place in the window, or what is said instead."""
+    """Export a scene; returns an action that shows the mesh, or the reason why there is none, in the window."""
     try:
         exported = export_scene(scene, settings)
     except (EmptyFieldError, UserError, OSError, ImportError) as error:
         return partial(window.notify, "no mesh", str(error))
     text = f"{exported.path}: {', '.join(describe(exported))}"
-    with tempfile.TemporaryDirectory() as folder:  # whatever format was asked for, and at the scene's size
+    with tempfile.TemporaryDirectory() as folder:  # GLB in scene units, whatever the exported format and size
         (path,) = write_mesh(exported.surface.mesh, Path(folder) / "mesh.glb")
         glb = path.read_bytes()
 
@@ -111,45 +113,38 @@ def export(scene: TrainedScene, settings: DictConfig, window: Window) -> Action:
 
 
 def show_exported(scene: TrainedScene, window: Window) -> None:
-    """The run's mesh.glb as a layer, hidden at first, where it is of the same step."""
+    """Add the run's mesh.glb as a hidden layer if it was exported at the scene's step."""
     path = scene.run / "mesh.glb"
-    told = glb_metadata(path)
-    if told.get("steps") == str(scene.step) and told.get("up") == "y":
-        window.show_mesh(path.read_bytes(), 1 / float(told["metres_per_unit"]), visible=False)
+    metadata = glb_metadata(path)
+    if metadata.get("steps") == str(scene.step) and metadata.get("up") == "y":
+        window.show_mesh(path.read_bytes(), 1 / float(metadata["metres_per_unit"]), visible=False)
 
 
-@contextmanager
-def _opened(host: str, port: int, desk: Desk, title: str) -> Iterator[Window]:
-    window = Window(host, port, desk, title)
-    try:
-        yield window
-    finally:
-        window.close()
+def _exports(window: Window, mailbox: Mailbox, settings: DictConfig) -> Exports:
+    return Exports(window, mailbox, lambda scene: export(scene, settings, window))
 
 
-def _exports(window: Window, desk: Desk, settings: DictConfig) -> Exports:
-    return Exports(window, desk, lambda scene: export(scene, settings, window))
-
-
-def _stay(window: Window, desk: Desk, sizes: Sizes, scene: TrainedScene, exports: Exports) -> None:
-    """Serve a scene that no longer changes, until Ctrl-C."""
-    studio = Studio(window, desk, sizes, scene.scene, training_cameras(scene.config), lambda: scene.step)
+def _serve_until_interrupt(
+    window: Window, mailbox: Mailbox, sizes: Sizes, scene: TrainedScene, exports: Exports
+) -> None:
+    """Serve a finished scene until Ctrl-C."""
+    render_loop = RenderLoop(window, mailbox, sizes, scene.scene, training_cameras(scene.config), lambda: scene.step)
     window.on_export = lambda: exports.begin(copy.deepcopy(scene))
-    window.say(f"step {scene.step}, {scene.run}")
+    window.set_status(f"step {scene.step}, {scene.run}")
     show_exported(scene, window)
     with _interrupt() as pressed:
         while not pressed():
-            studio.serve()
-            studio.wait(WAIT)
+            render_loop.serve()
+            render_loop.wait(WAIT)
         exports.finish()
     log.info("closed")
 
 
 @contextmanager
 def _interrupt() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed; a second one raises.
+    """A function that tells whether Ctrl-C was pressed; the second Ctrl-C raises.
 
-    An exception may come up anywhere in the middle of a picture, and in a destructor it would be lost.
+    Raising at the first one could interrupt a render, or be swallowed by a destructor.
     """
     presses: list[int] = []
 
@@ -165,27 +160,27 @@ def _interrupt() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _find(cfg: DictConfig) -> Path:
-    """The checkpoint that `checkpoint` or `run` names, the newest without either.
+def _find_single_run(cfg: DictConfig) -> Path:
+    """The checkpoint that `checkpoint` or `run` names, by default the newest.
 
     Raises:
-        UserError: there is none, or there are several.
+        UserError: no run, or several runs match.
     """
     if cfg.run is None:
         return find_checkpoint(cfg.checkpoint or "latest")
     runs = find_runs(cfg.run)
     if len(runs) > 1:
-        raise UserError(f"run={cfg.run} names {len(runs)} runs; a window shows one, such as run={runs[-1]}")
+        raise UserError(f"run={cfg.run} matches {len(runs)} runs; mode=view shows one: type run={runs[-1]}")
     return find_checkpoint(str(runs[0]))
 
 
-def _check_alone(cfg: DictConfig) -> None:
-    """Raises: UserError: a setting that makes many runs, or a run of many processes, or both a new and an old run."""
+def _check_single_run(cfg: DictConfig) -> None:
+    """Raises: UserError: the settings describe several runs, several processes, or both a new and an existing run."""
     if HydraConfig.get().mode == RunMode.MULTIRUN or cfg.study is not None or cfg.prompts.file is not None:
-        raise UserError('mode=view shows one run: no -m, study or prompts.file; type mode=view prompt="a cat"')
+        raise UserError('mode=view shows one run, without -m, study or prompts.file; type mode=view prompt="a cat"')
     if cfg.prompt is not None and (cfg.checkpoint is not None or cfg.run is not None):
         raise UserError(
-            f"there is a prompt, {cfg.prompt}, which begins a run, and a checkpoint or run to open; type one of the two"
+            f"prompt={cfg.prompt} begins a run, but checkpoint or run opens an existing one; type only one of them"
         )
     if cfg.prompt is not None and OmegaConf.select(cfg, "trainer.devices") not in (1, "auto"):
         raise UserError(f"trainer.devices is {cfg.trainer.devices}; mode=view trains in one process: trainer.devices=1")

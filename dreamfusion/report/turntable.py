@@ -1,4 +1,4 @@
-"""Pictures of a trained scene from all around, and the frames of its turntable."""
+"""Render a trained scene from all sides, and the frames of its turntable."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dreamfusion.scene.shading import ALBEDO, LAMBERTIAN
 def seen_around(
     scene: TrainedScene, count: int, size: int, elevation: float = 15.0, lit: bool = False, with_normal: bool = False
 ) -> Iterator[Picture]:
-    """Pictures from `count` sides, from the front over the right side."""
+    """Pictures from `count` azimuths, from the front to the right."""
     for azimuth in torch.linspace(0, 360, count + 1)[:-1]:
         camera = scene.camera.view(azimuth[None], elevation, size, size)
         yield render_picture(scene.scene, camera, LAMBERTIAN if lit else ALBEDO, with_normal)
@@ -27,7 +27,7 @@ def seen_around(
 def turntable(
     scene: TrainedScene, frames: int, size: int, elevation: float = 15.0, lit: bool = False
 ) -> Iterator[np.ndarray]:
-    """Frames (size, size, 3) uint8 once around the object over the scene's own background."""
+    """Frames (size, size, 3) uint8 of one turn around the object, over the scene's own background."""
     for azimuth, seen in zip(
         torch.linspace(0, 360, frames + 1)[:-1], seen_around(scene, frames, size, elevation, lit), strict=True
     ):

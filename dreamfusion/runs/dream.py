@@ -1,4 +1,4 @@
-"""One run: prompt and configuration -> a trained scene, its mesh, turntable and page, in the run's folder."""
+"""One run: train a scene from a prompt, and write its mesh, turntable and page into the run's folder."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -27,13 +28,14 @@ from dreamfusion.evaluation.prior_score import prior_score
 from dreamfusion.export.settings import check_export
 from dreamfusion.ops.allocator import keep_large_blocks
 from dreamfusion.prompting.table import check_prompt
-from dreamfusion.runs.lock import claimed
+from dreamfusion.runs.lock import locked
+from dreamfusion.runs.names import relative_to_cwd
 from dreamfusion.runs.results import RESULT, SCORES, Result, read_result, write_result
 from dreamfusion.runs.settings import run_settings
-from dreamfusion.training.assemble import assemble, settings_refused
+from dreamfusion.training.assemble import assemble, user_errors
 from dreamfusion.training.callbacks import Checkpoints, Previews, StopOnInterrupt, Stopwatch
 from dreamfusion.training.loggers import close
-from dreamfusion.training.metrics import Metrics, PreviewPictures, show_end
+from dreamfusion.training.metrics import Metrics, log_results
 from dreamfusion.training.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -41,7 +43,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outputs:
-    """The settings of mode=train: files of a run beside its checkpoint."""
+    """The settings of mode=train: the files that a run writes."""
 
     preview_every: int  # steps; 0: never
     preview_size: int  # pixels a side
@@ -55,60 +57,56 @@ class Outputs:
         check_positive("mode", **{name: getattr(self, name) for name in counts})
         for name in ("preview_every", "checkpoint_every"):
             if getattr(self, name) < 0:
-                raise UserError(f"mode.{name} is {getattr(self, name)}; it is a number of steps, or 0 for never")
+                raise UserError(f"mode.{name} is {getattr(self, name)}; it must be a number of steps, or 0 for never")
 
 
-def take_part(cfg: DictConfig, folder: Path, outputs: Outputs) -> Path:
-    """One run of a study: skip it if it is finished, resume it if it was begun; `resume=false` starts it again.
+def run_in_study(cfg: DictConfig, folder: Path, outputs: Outputs) -> Path:
+    """Run one run of a study: skip it if finished, resume it if unfinished; `resume=false` restarts it.
 
     Raises:
-        UserError: a setting that no run can have.
-        Busy: another process has locked the run.
+        UserError: a setting is invalid.
+        Locked: another process has locked the run.
     """
     check(cfg)
     # The first process of a distributed run locks the folder for all of them.
     first = getattr(rank_zero_only, "rank", 0) == 0
-    with claimed(folder) if first else nullcontext():
+    with locked(folder) if first else nullcontext():
         checkpoint = folder / "checkpoints" / "last.ckpt"
         if cfg.resume and read_result(folder) is not None:
-            log.info("%s, seed %s is finished already: %s", cfg.prompt, cfg.seed, folder)
+            log.info("%s, seed %s is already finished: %s", cfg.prompt, cfg.seed, folder)
             return folder
         if first and not cfg.resume:
-            (folder / RESULT).unlink(missing_ok=True)  # first: the rest then counts as an unfinished run
+            (folder / RESULT).unlink(missing_ok=True)  # removed first: without a result, the run counts as unfinished
             checkpoint.unlink(missing_ok=True)
         return dream(cfg, folder, outputs, checkpoint if _is_usable(checkpoint) else None)
 
 
 def dream(
-    cfg: DictConfig, folder: Path, outputs: Outputs, resume: Path | None = None, watchers: Sequence[L.Callback] = ()
+    cfg: DictConfig, folder: Path, outputs: Outputs, resume: Path | None = None, callbacks: Sequence[L.Callback] = ()
 ) -> Path:
-    """Train in `folder`, from the beginning or from the checkpoint `resume`; `watchers` are the last callbacks.
+    """Train in `folder`, from the start or from the checkpoint `resume`; `callbacks` run last.
 
     Raises:
-        UserError: a part refuses its settings.
-        SystemExit: with status 130, after Ctrl-C and a last checkpoint.
+        UserError: a setting is invalid.
+        SystemExit: with status 130, after Ctrl-C and a final checkpoint.
     """
     stopwatch = Stopwatch()
     checkpoints = Checkpoints(folder / "checkpoints" / "last.ckpt", outputs.checkpoint_every)
     stop = StopOnInterrupt()
     keep_large_blocks()
-    torch.manual_seed(cfg.seed)  # of the initial weights
-    with settings_refused():
+    torch.manual_seed(cfg.seed)  # for the initial weights
+    with user_errors():
         orbit: Orbit = instantiate(cfg.camera)
         system = assemble(cfg)
         loggers: list[Logger] = instantiate(cfg.logger)(folder=folder, name=str(cfg.prompt))
         previews = Previews(orbit, folder / "previews", outputs.preview_every, outputs.preview_size)
-        pictures = PreviewPictures(previews.folder)
         score = partial(prior_score, system, orbit, outputs.score_views)
-        judges = instantiate(cfg.pruning)(folder=folder, measure=score)
+        pruners = instantiate(cfg.pruning)(folder=folder, measure=score)
         chosen = list(instantiate(cfg.callbacks).values()) if cfg.callbacks else []
         trainer: L.Trainer = instantiate(cfg.trainer)(
             logger=loggers,
-            # `Metrics` before `checkpoints`: the row of a step is on disk before a checkpoint that counts the step.
-            callbacks=[
-                *(stopwatch, Progress(), stop, previews, pictures, Metrics(), checkpoints),
-                *(*judges, *chosen, *watchers),
-            ],
+            # `Metrics` before `checkpoints`: a step's row must be on disk before its checkpoint.
+            callbacks=[stopwatch, Progress(), stop, previews, Metrics(), checkpoints, *pruners, *chosen, *callbacks],
             default_root_dir=folder,
             enable_checkpointing=False,
         )
@@ -124,31 +122,28 @@ def dream(
             log.info("  %s", resume_command(folder))
             raise SystemExit(INTERRUPTED)
         if trainer.is_global_zero:
-            pruned = next((judge.reason for judge in judges if judge.reason), None)
+            pruned = next((pruner.reason for pruner in pruners if pruner.reason), None)
             figures = {"prior_score": score()}
             if pruned is None:
-                from dreamfusion.runs.finish import finish  # here: its imports take a second that no step waits for
+                from dreamfusion.runs.finish import finish  # imported here: takes a second, which would delay training
 
                 shown = outputs.turntable_frames, outputs.turntable_size, stopwatch.seconds, figures["prior_score"]
                 figures = finish(load_scene(checkpoints.path), cfg, *shown) | figures
             else:
                 log.info("%s: ended at step %d: %s\n  %s", cfg.prompt, trainer.global_step, pruned, folder)
-            show_end(loggers, folder, trainer.global_step, figures, pruned)
+            log_results(loggers, folder, trainer.global_step, figures, pruned)
             for logger in loggers:
-                logger.save()  # before the result, which marks the run as complete
+                logger.save()  # before the result, which marks the run as finished
             scores = {name: figures[name] for name in SCORES if name in figures}
-            settings = run_settings(cfg)
-            write_result(
-                Result(str(cfg.prompt), cfg.seed, trainer.global_step, stopwatch.seconds, scores, settings, pruned),
-                folder,
-            )
+            outcome = trainer.global_step, stopwatch.seconds, scores, run_settings(cfg), pruned
+            write_result(Result(str(cfg.prompt), cfg.seed, *outcome), folder)
     finally:
         close(loggers)
     return folder
 
 
 def check(cfg: DictConfig) -> None:
-    """Raises: UserError: a prompt, seed, number of steps or mesh setting that no run can have."""
+    """Raises: UserError: the prompt, seed, number of steps or a mesh setting is invalid."""
     check_prompt(cfg.prompt)
     if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
         raise UserError(f"seed is {cfg.seed}; it must be a whole number from 0 to {2**32 - 1}")
@@ -157,13 +152,13 @@ def check(cfg: DictConfig) -> None:
 
 
 def _is_usable(checkpoint: Path) -> bool:
-    """Whether there is a readable checkpoint to resume from; an unreadable one is ignored, with a warning."""
+    """Whether the checkpoint exists and is readable; warns if it is not readable."""
     if not checkpoint.is_file():
         return False
     try:
         step = read_checkpoint(checkpoint)["global_step"]
     except CheckpointError as error:
-        log.warning("%s; the run starts again", error)
+        log.warning("%s; the run restarts", error)
         return False
     log.info("resuming from step %d of %s", step, checkpoint)
     return True
@@ -180,7 +175,7 @@ def save_settings(cfg: DictConfig, folder: Path, loggers: Sequence[Logger]) -> N
 def resume_command(folder: Path) -> str:
     """The shell command that resumes the run in `folder`; its settings are in its checkpoint."""
     program = Path(sys.argv[0])
-    python = "python" if shutil.which("python") == sys.executable else str(shortened(Path(sys.executable)))
+    python = "python" if shutil.which("python") == sys.executable else str(relative_to_cwd(Path(sys.executable)))
     match program.name:
         case "dreamfusion":
             command = ["dreamfusion"]
@@ -188,9 +183,12 @@ def resume_command(folder: Path) -> str:
             command = [python, sys.argv[0]]
         case _:
             command = [python, "-m", "dreamfusion"]
-    return shlex.join([*command, f"checkpoint={folder}"])
+    return shlex.join([*command, *_config_dirs(), f"checkpoint={folder}"])
 
 
-def shortened(path: Path) -> Path:
-    """The path relative to the working directory if it lies there."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+def _config_dirs() -> list[str]:
+    """The `--config-dir` of this command, whose options the checkpoint may name."""
+    if not HydraConfig.initialized():
+        return []
+    sources = HydraConfig.get().runtime.config_sources
+    return [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]

@@ -1,4 +1,4 @@
-"""The mesh file of a trained scene, written into its run's folder and compared with the renders."""
+"""Export a trained scene's mesh into its run's folder, and compare it with the renders."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from dreamfusion.checkpoint import TrainedScene
 from dreamfusion.export.writer import Finish, write_mesh
 from dreamfusion.image import write_image
 from dreamfusion.mesh.extract import Surface, extract_surface, longest_side, placed
-from dreamfusion.mesh.metrics import Agreement, compare
-from dreamfusion.runs.summary import note_summary
+from dreamfusion.mesh.metrics import MeshMetrics, compare
+from dreamfusion.runs.summary import add_to_summary
 
 
 @dataclass(frozen=True, eq=False)
 class Exported:
-    """A mesh file and how good it is."""
+    """A mesh file and its quality."""
 
     path: Path
     surface: Surface
-    agreement: Agreement
-    seconds: float  # from the scene to the file, the comparison included
+    metrics: MeshMetrics
+    seconds: float  # of the export, including the comparison
 
     @property
     def figures(self) -> dict[str, float]:
-        """What the summary and the loggers keep, by name."""
+        """The figures for the summary and the loggers, by name."""
         figures = {
             "triangles": len(self.surface.mesh.faces),
             "watertight": int(self.surface.watertight),
             **({} if self.surface.threshold is None else {"threshold": self.surface.threshold}),
             **({} if self.surface.iou is None else {"threshold_iou": self.surface.iou}),
-            "silhouette_iou": self.agreement.iou,
-            "silhouette_iou_worst": self.agreement.worst_iou,
-            "color_difference": self.agreement.color_difference,
+            "silhouette_iou": self.metrics.iou,
+            "silhouette_iou_worst": self.metrics.worst_iou,
+            "color_difference": self.metrics.color_difference,
             "export_seconds": self.seconds,
             "mesh_megabytes": self.path.stat().st_size / 1e6,
         }
@@ -43,14 +43,14 @@ class Exported:
 
 
 def export_scene(scene: TrainedScene, export: DictConfig) -> Exported:
-    """Extract the mesh, write it and its picture beside the scene's (mesh_check.png) into the checkpoint's run.
+    """Extract and write the mesh, and a comparison of mesh and scene (mesh_check.png), into the run's folder.
 
     Raises:
-        EmptyFieldError: the scene shows nothing.
+        EmptyFieldError: the scene is empty.
     """
     started = time.monotonic()
     surface = extract_surface(scene.scene, scene.camera, export)
-    agreement = compare(scene.scene, scene.camera, surface.mesh)
+    metrics = compare(scene.scene, scene.camera, surface.mesh)
     path = scene.run / f"mesh.{export.format}"
     metadata = {
         "prompt": str(scene.config.prompt),
@@ -58,26 +58,26 @@ def export_scene(scene: TrainedScene, export: DictConfig) -> Exported:
         "steps": str(scene.step),
         "threshold": "" if surface.threshold is None else f"{surface.threshold:.4g}",
         "threshold_iou": "" if surface.iou is None else f"{surface.iou:.4f}",
-        "silhouette_iou": f"{agreement.iou:.4f}",
-        "color_difference": f"{agreement.color_difference:.4f}",
+        "silhouette_iou": f"{metrics.iou:.4f}",
+        "color_difference": f"{metrics.color_difference:.4f}",
         "watertight": str(surface.watertight).lower(),
     }
     finish = Finish(float(export.roughness), bool(export.double_sided), unlit=bool(export.lit))
     mesh = placed(surface.mesh, export.size, export.up)
     metadata |= {"up": str(export.up), "metres_per_unit": f"{longest_side(mesh) / longest_side(surface.mesh):.6g}"}
     write_mesh(mesh, path, metadata, finish)
-    write_image(agreement.sheet, scene.run / "mesh_check.png")
-    exported = Exported(path, surface, agreement, time.monotonic() - started)
-    note_summary(scene.run, exported.figures)
+    write_image(metrics.sheet, scene.run / "mesh_check.png")
+    exported = Exported(path, surface, metrics, time.monotonic() - started)
+    add_to_summary(scene.run, exported.figures)
     return exported
 
 
 def describe(exported: Exported) -> list[str]:
-    """What a person should know of the file, in a few words each."""
-    surface, agreement = exported.surface, exported.agreement
+    """The mesh's size, quality and export time, one phrase each."""
+    surface, metrics = exported.surface, exported.metrics
     lines = [
         f"{len(surface.mesh.faces)} triangles, {'watertight' if surface.watertight else 'not watertight'}",
-        f"silhouette IoU {agreement.iou:.3f} with the renders, colours differ by {agreement.color_difference:.3f}",
+        f"silhouette IoU {metrics.iou:.3f} with the renders, colours differ by {metrics.color_difference:.3f}",
         f"{exported.seconds:.0f} s",
     ]
     if surface.iou is not None:

@@ -1,4 +1,4 @@
-"""Find runs and their checkpoints from the settings `checkpoint`, `run` and `study`."""
+"""Find runs and checkpoints from the settings `checkpoint`, `run` and `study`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from dreamfusion.runs.names import RUNS, STUDIES, study_folder
 
 
 def find_checkpoint(choice: str, *folders: Path) -> Path:
-    """`latest`: the newest run's last checkpoint under `folders`; else a checkpoint file, or a run's folder.
+    """The checkpoint that `choice` names: a checkpoint file, a run's folder, or `latest`: the newest under `folders`.
 
-    Without `folders` they are those of all runs, alone or in a study.
+    `folders` defaults to the folders of all runs and studies.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: no checkpoint found.
     """
     if choice == "latest":
         folders = folders or (RUNS, STUDIES)
@@ -35,21 +35,21 @@ def find_checkpoint(choice: str, *folders: Path) -> Path:
     return path
 
 
-def many(cfg: DictConfig) -> str | None:
-    """What `find_runs` is asked for: `run`, or the folder of `study`; None for a single run."""
+def run_choice(cfg: DictConfig) -> str | None:
+    """The argument for `find_runs`: `run`, or the folder of `study`; None if neither is set."""
     if cfg.run is not None:
         return str(cfg.run)
     return None if cfg.study is None else str(study_folder(str(cfg.study)))
 
 
 def find_runs(choice: str, runs: Path = RUNS, studies: Path = STUDIES) -> list[Path]:
-    """The folders of runs with a checkpoint that `choice` names, in the order of their names.
+    """The sorted folders of the runs with a checkpoint that `choice` names.
 
-    `all`: every one under `runs` and `studies`; a run's folder, or one that holds runs; a glob of such folders; or the
-    name of a study.
+    `choice` is `all` (every run under `runs` and `studies`), a run's folder, a folder of runs, a glob of folders, or
+    the name of a study.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: no run found.
     """
     path = Path(choice).expanduser()
     if choice == "all":

@@ -1,4 +1,4 @@
-"""The end of a training run: mesh, turntable, page, and a few lines that say what was made and where."""
+"""Finish a training run: write mesh, turntable and page, and log the results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dreamfusion.report.page import RunPage, write_page
 from dreamfusion.report.turntable import turntable
 from dreamfusion.report.video import write_video
 from dreamfusion.runs.export import export_scene
-from dreamfusion.runs.summary import note_summary
+from dreamfusion.runs.summary import add_to_summary
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 def finish(
     scene: TrainedScene, cfg: DictConfig, frames: int, size: int, seconds: float, prior_score: float
 ) -> dict[str, float]:
-    """Write everything that a person opens, into the run's folder; returns what came out of it, by name."""
+    """Write turntable, mesh and page into the run's folder; returns the final figures by name."""
     folder = scene.run
     video = folder / "turntable.mp4"
     write_video(turntable(scene, frames, size), video)
@@ -33,10 +33,10 @@ def finish(
         mesh = exported.path
         found |= exported.figures
         figures["triangles"] = f"{len(exported.surface.mesh.faces):,}"
-        figures["silhouette IoU, mesh and renders"] = f"{exported.agreement.iou:.3f}"
+        figures["silhouette IoU, mesh and renders"] = f"{exported.metrics.iou:.3f}"
     except EmptyFieldError as error:
         log.warning("no mesh: %s", error)
-    note_summary(folder, found)
+    add_to_summary(folder, found)
     previews = {f"step {int(p.stem)}": p for p in sorted((folder / "previews").glob("*.png"))}
     shown = dict(list(previews.items())[-4:])
     files = [p for p in (mesh, video, folder / "checkpoints" / "last.ckpt", folder / "config.yaml") if p is not None]
@@ -60,7 +60,7 @@ def finish(
 
 
 def settings(cfg: DictConfig) -> dict[str, str]:
-    """The choices worth showing."""
+    """The settings shown on the page."""
     return {
         "guidance": str(cfg.guidance._target_).rsplit(".", 1)[-1],
         "guidance scale": str(cfg.distillation.guidance_scale or cfg.guidance.get("guidance_scale", "")),

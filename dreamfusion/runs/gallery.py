@@ -1,4 +1,4 @@
-"""One page over many runs, read from their files; nothing is rendered."""
+"""One page over many runs, made from their files without rendering."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dreamfusion.report.gallery import Entry, write_gallery
-from dreamfusion.runs.names import ASIDE
+from dreamfusion.runs.names import IGNORED
 from dreamfusion.runs.settings import flat, plain
 from dreamfusion.runs.summary import read_summary
 
-LEFT_OUT = {*ASIDE, "mode", "prompt", "export"} - {"study"}  # settings that change nothing in a picture
-FIRST = ("prior_score", "silhouette_iou", "color_difference", "seconds")  # figures that come before the others
+EXCLUDED = {*IGNORED, "mode", "prompt", "export"} - {"study"}  # settings that do not change the pictures
+FIRST = ("prior_score", "silhouette_iou", "color_difference", "seconds")  # figures shown before the others
 
 
 def gallery(runs: Sequence[Path], title: str, path: Path) -> None:
-    """The page of the runs in these folders."""
+    """Write the page of the runs in these folders."""
     write_gallery([entry_of(folder) for folder in runs], title, path)
 
 
 def entry_of(folder: Path) -> Entry:
-    """What a run's folder holds; a part that is missing is left out."""
+    """The gallery entry of a run's folder, without files that are missing."""
     try:
         config = OmegaConf.load(folder / "config.yaml")
         if not isinstance(config, DictConfig):
-            raise ValueError(f"{folder / 'config.yaml'} holds no settings")
+            raise ValueError(f"{folder / 'config.yaml'} contains no settings")
         leaves = flat(plain(config))
-        settings = {key: str(value) for key, value in leaves.items() if key.split(".")[0] not in LEFT_OUT}
+        settings = {key: str(value) for key, value in leaves.items() if key.split(".")[0] not in EXCLUDED}
         prompt = str(config.get("prompt") or folder.parent.name)
-    except (OSError, OmegaConfBaseException, ValueError):  # a run of which only the weights are left
+    except (OSError, OmegaConfBaseException, ValueError):  # the settings are missing or unreadable
         settings, prompt = {}, folder.parent.name
     mesh, video, page = (folder / name for name in ("mesh.glb", "turntable.mp4", "index.html"))
     summary = read_summary(folder)
     names = [name for name in FIRST if name in summary] + [name for name in summary if name not in FIRST]
-    figures = {name.replace("_", " "): f"{summary[name]:,}" for name in names if _counts(summary[name])}
+    figures = {name.replace("_", " "): f"{summary[name]:,}" for name in names if isinstance(summary[name], int | float)}
     return Entry(
         prompt=prompt,
         mesh=mesh if mesh.is_file() else None,
@@ -45,7 +45,3 @@ def entry_of(folder: Path) -> Entry:
         settings=settings,
         figures=figures,
     )
-
-
-def _counts(value: object) -> bool:
-    return isinstance(value, int | float)

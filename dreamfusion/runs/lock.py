@@ -11,23 +11,23 @@ from pathlib import Path
 from dreamfusion.error import UserError
 
 
-class Busy(UserError):
-    """Another process is at work in the run's folder."""
+class Locked(UserError):
+    """Another process has locked the run's folder."""
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a run's folder; the system lets go when this one ends, however it ends.
+def locked(folder: Path) -> Iterator[None]:
+    """Lock a run's folder; the operating system releases the lock when this process ends, even if killed.
 
     Raises:
-        Busy: another one has it, such as a worker that outlived its parent.
+        Locked: another process holds the lock, such as a worker that outlived its parent.
     """
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise Busy(f"another process is at work in {folder}; the same command later goes on") from error
+        raise Locked(f"another process is running in {folder}; repeat the command later to resume") from error
     else:
         yield
     finally:

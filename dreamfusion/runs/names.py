@@ -1,4 +1,4 @@
-"""Names and folders of runs and studies. Light: imports neither torch nor numpy."""
+"""Names and folders of runs and studies. Imports neither torch nor numpy."""
 
 from __future__ import annotations
 
@@ -14,17 +14,14 @@ from omegaconf import DictConfig, OmegaConf
 OUTPUTS = Path("outputs")
 RUNS = OUTPUTS / "train"
 STUDIES = OUTPUTS / "studies"
-OWN_FOLDER = {"train": "train", "view": "train", "sample": "sample"}  # of outputs/, by the mode that begins a run there
-STUDY = "multirun"  # the study of a multirun without a name
-# Settings that do not change the result: two runs that differ in these alone are one run.
-ASIDE = ("hydra", "study", "resume", "checkpoint", "logger", "objective", "prompts", "run")
+OWN_FOLDER = {"train": "train", "view": "train", "sample": "sample"}  # in outputs/, by the mode that creates runs
+STUDY = "multirun"  # the study of an unnamed multirun
+# Settings that do not change the result: two runs that differ only in these are the same run.
+IGNORED = ("hydra", "study", "resume", "checkpoint", "logger", "objective", "prompts", "run")
 
 
 def run_folder(mode: str, prompt: object, checkpoint: str | None, name: str, study: str | None = None) -> str:
-    """Where in outputs/ a run writes: training and sampling in a folder of their own, the others beside what they read.
-
-    No folder is made for a run that ends at once, because it has no prompt.
-    """
+    """The folder in outputs/ of a new run; "." for modes that read existing runs, and without a prompt."""
     if mode not in OWN_FOLDER or checkpoint is not None or prompt is None or not str(prompt).strip():
         return "."
     group = OWN_FOLDER[mode] if study is None else f"studies/{slug(study)}"
@@ -32,7 +29,7 @@ def run_folder(mode: str, prompt: object, checkpoint: str | None, name: str, stu
 
 
 def study_of(cfg: DictConfig, hydra_mode: RunMode | None) -> str | None:
-    """The study that a run belongs to; None for a run on its own."""
+    """The study of a run; None if it belongs to none."""
     if cfg.study is not None and str(cfg.study).strip():
         return str(cfg.study)
     return STUDY if hydra_mode == RunMode.MULTIRUN else None
@@ -43,9 +40,14 @@ def study_folder(name: str, studies: Path = STUDIES) -> Path:
     return studies / slug(name)
 
 
+def relative_to_cwd(path: Path) -> Path:
+    """The path relative to the working directory if it is inside, else unchanged."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def digest(cfg: DictConfig) -> str:
-    """Eight characters that stand for all settings but those ASIDE: the same settings, the same folder of a study."""
-    settings = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ASIDE]))
+    """A hash of all settings except IGNORED, which names the run's folder in a study."""
+    settings = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in IGNORED]))
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 

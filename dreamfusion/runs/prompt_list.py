@@ -1,4 +1,4 @@
-"""A file of prompts, one run each, one after the other in this process, which loads the prior once."""
+"""Run the prompts of a file one after the other in this process, which loads the prior once."""
 
 from __future__ import annotations
 
@@ -10,77 +10,76 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from dreamfusion.error import UserError, check_positive
-from dreamfusion.runs.names import digest, run_folder, study_of
+from dreamfusion.runs.names import digest, relative_to_cwd, run_folder, study_of
 from dreamfusion.runs.report import report
 
 log = logging.getLogger(__name__)
 
 
-def run_list(cfg: DictConfig, take_part: Callable[[DictConfig, Path], object]) -> Path:
-    """Every prompt of `cfg.prompts.file`, or this process's share of them, as runs of a study; returns its folder.
+def run_list(cfg: DictConfig, run_one: Callable[[DictConfig, Path], object]) -> Path:
+    """Run every prompt of `cfg.prompts.file`, or this process's share, as a study; returns the study's folder.
 
-    A prompt that fails does not keep the others from being run.
+    Continues after a prompt that failed.
 
     Args:
-        cfg: the configuration but for the prompt.
-        take_part: makes one run from a configuration with a prompt, in a folder.
+        cfg: the configuration without the prompt.
+        run_one: runs a configuration with a prompt in a folder.
 
     Raises:
-        UserError: no such file, an impossible share, a prompt beside the file; or, at the end, prompts that failed.
+        UserError: the file, the share or a prompt beside the file is invalid; or, at the end, prompts that failed.
     """
     hydra = HydraConfig.get()
     study = study_of(cfg, hydra.mode) or Path(cfg.prompts.file).stem
     prompts = share(read_prompts(cfg), cfg.prompts.shard, cfg.prompts.shards)
-    root, failed = Path(hydra.runtime.output_dir), []
-    root = root.relative_to(Path.cwd()) if root.is_relative_to(Path.cwd()) else root
+    root, failed = relative_to_cwd(Path(hydra.runtime.output_dir)), []
     for number, prompt in enumerate(prompts, start=1):
         one = OmegaConf.merge(cfg, {"prompt": prompt, "study": study})
         assert isinstance(one, DictConfig)
         log.info("\nprompt %d of %d: %s", number, len(prompts), prompt)
         try:
-            take_part(one, root / run_folder("train", prompt, None, digest(one), study))
+            run_one(one, root / run_folder("train", prompt, None, digest(one), study))
         except UserError as error:
             failed.append(prompt)
             log.error("failed: %s: %s", prompt, error)
-        except Exception:  # whatever it is, it is this prompt's; Ctrl-C is no Exception
+        except Exception:  # any error ends only this prompt; KeyboardInterrupt is not an Exception
             failed.append(prompt)
             log.exception("failed: %s", prompt)
     if prompts:
         report(study, root / "studies", cfg.logger)
     if failed:
         names = ", ".join(failed[:3]) + (", ..." if len(failed) > 3 else "")
-        raise UserError(f"{len(failed)} of {len(prompts)} prompts failed ({names}); the same command tries them again")
+        raise UserError(f"{len(failed)} of {len(prompts)} prompts failed ({names}); repeat the command to retry them")
     return root / "studies" / study
 
 
 def read_prompts(cfg: DictConfig) -> list[str]:
-    """One prompt a line, each once; empty lines and those that begin with # are none.
+    """The distinct prompts of the file, one per line; skips empty lines and lines that begin with #.
 
     Raises:
-        UserError: no such file, no text, no prompt in it, or another prompt beside it.
+        UserError: the file is missing, is not UTF-8 text or has no prompt, or `prompt` is set as well.
     """
     path = Path(str(cfg.prompts.file)).expanduser()
     if cfg.prompt is not None:
-        raise UserError(f"there is a prompt, {cfg.prompt}, and prompts.file={path}; type one of the two")
+        raise UserError(f"prompt={cfg.prompt} and prompts.file={path} are both set; type only one of them")
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text; prompts.file has one prompt a line") from error
+        raise UserError(f"{path} is not UTF-8 text; prompts.file needs one prompt per line") from error
     except OSError as error:
-        raise UserError(f"cannot read prompts.file={path}: {error.strerror}; it has one prompt a line") from error
+        raise UserError(f"cannot read prompts.file={path}: {error.strerror}; it needs one prompt per line") from error
     prompts = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
     if not prompts:
-        raise UserError(f"there is no prompt in {path}; it has one a line")
+        raise UserError(f"there is no prompt in {path}; it needs one per line")
     return prompts
 
 
 def share(prompts: list[str], shard: int, shards: int) -> list[str]:
-    """Every `shards`-th prompt, from the `shard`-th on, counted from 0; together the shards are all prompts.
+    """Every `shards`-th prompt, starting at index `shard`; all shards together cover all prompts.
 
     Raises:
-        UserError: no such shard.
+        UserError: the shard does not exist.
     """
     check_positive("prompts", shards=shards)
     if not isinstance(shard, int) or not 0 <= shard < shards:
-        raise UserError(f"prompts.shard is {shard}; of prompts.shards={shards} it must be from 0 to {shards - 1}")
+        raise UserError(f"prompts.shard is {shard}; with prompts.shards={shards} it must be from 0 to {shards - 1}")
     return prompts[shard::shards]

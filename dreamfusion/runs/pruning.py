@@ -1,7 +1,7 @@
-"""Ending a hopeless run of a study before its time: at once if it collapsed, else by halving (Li et al. 2020, ASHA).
+"""Stop a study's weak runs early: collapsed runs, and by successive halving (ASHA, Li et al. 2020).
 
-At each rung, a share of the run's steps, a run leaves its score in `rungs.json`; it goes on if it is among the better
-ones of all runs that came to this rung so far. Nobody waits for anybody, so it is the same for any number of workers.
+At each rung, a fraction of the run's steps, a run writes its score to `rungs.json`, and continues if the score is in
+the better share of all runs that have reached the rung. Runs never wait for each other, whatever the number of workers.
 """
 
 from __future__ import annotations
@@ -18,43 +18,42 @@ from dreamfusion.error import UserError
 from dreamfusion.files import replacing
 
 RUNGS = "rungs.json"
-EMPTY, FULL = 0.005, 0.98  # mean opacity of the training views below which nothing is left, above which all is fog
+EMPTY, FULL = 0.005, 0.98  # mean opacity of the training views: below EMPTY nothing is left, above FULL all is fog
 
 Measure = Callable[[], float]
 
 
 def none(folder: Path, measure: Measure) -> list[L.Callback]:
-    """Every run goes to its end."""
+    """No pruning: every run takes all its steps."""
     return []
 
 
 def halving(folder: Path, measure: Measure, rungs: Sequence[float], keep: float, startup: int) -> list[L.Callback]:
-    """`Halving` of the run in `folder`."""
+    """`Halving` for the run in `folder`."""
     return [Halving(folder, measure, rungs, keep, startup)]
 
 
 class Halving(L.Callback):
-    """Stops training at a rung; `reason` then says why, and `score` is the last one measured."""
+    """Stops training at a rung and sets `reason`; `score` is the last score measured."""
 
     def __init__(self, folder: Path, measure: Measure, rungs: Sequence[float], keep: float, startup: int) -> None:
-        """A run of the study's folder `folder.parent.parent`.
-
+        """
         Args:
-            folder: of the run.
-            measure: its score as the scene stands, the more the better.
-            rungs: shares of the run's steps, in (0, 1).
-            keep: share of the runs at a rung that go on, in (0, 1].
-            startup: so many runs come past a rung before any is held against the others.
+            folder: the run's folder, inside the study's folder `folder.parent.parent`.
+            measure: returns the scene's current score; higher is better.
+            rungs: fractions of the run's steps, in (0, 1).
+            keep: share of the runs at a rung that continue, in (0, 1].
+            startup: number of runs that must reach a rung before any is pruned there by its score.
 
         Raises:
-            UserError: a share out of its range, or fewer than two runs to compare.
+            UserError: a setting is out of range.
         """
         if not all(0 < rung < 1 for rung in rungs):
-            raise UserError(f"pruning.rungs is {list(rungs)}; they are shares of the run's steps, between 0 and 1")
+            raise UserError(f"pruning.rungs is {list(rungs)}; it must list fractions between 0 and 1")
         if not 0 < keep <= 1:
-            raise UserError(f"pruning.keep is {keep}; it is the share of the runs that go on, above 0, at most 1")
+            raise UserError(f"pruning.keep is {keep}; it must be above 0 and at most 1")
         if startup < 2:
-            raise UserError(f"pruning.startup is {startup}; at least 2 runs can be compared")
+            raise UserError(f"pruning.startup is {startup}; it must be at least 2, because a comparison needs 2 runs")
         self.folder, self.measure, self.rungs, self.keep, self.startup = folder, measure, rungs, keep, startup
         self.reason: str | None = None
         self.score: float | None = None
@@ -63,41 +62,41 @@ class Halving(L.Callback):
         for rung in self.rungs:
             if trainer.global_step == max(1, round(rung * trainer.max_steps)):
                 if trainer.is_global_zero:
-                    self._judge(trainer, rung)
-                # The processes of a distributed run stop together.
+                    self._compare(trainer, rung)
+                # All processes of a distributed run must stop together.
                 if trainer.strategy.reduce_boolean_decision(self.reason is not None, all=False):
                     trainer.should_stop = True
 
-    def _judge(self, trainer: L.Trainer, rung: float) -> None:
+    def _compare(self, trainer: L.Trainer, rung: float) -> None:
         figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
         self.reason = collapse(figures["opacity"], figures["gradient_norm"])
         self.score = self.measure()
-        others = peers(self.folder, rung)
+        others = scores_of_other_runs(self.folder, rung)
         own = read_rungs(self.folder) | {str(rung): self.score}
         with replacing(self.folder / RUNGS) as draft:
             draft.write_text(json.dumps(own) + "\n", encoding="utf-8")
-        if self.reason is None and not promising(self.score, others, self.keep, self.startup):
+        if self.reason is None and not in_better_share(self.score, others, self.keep, self.startup):
             self.reason = f"its score at {rung:g} of the run, {self.score:.4f}, is not in the better {self.keep:.0%}"
 
 
 def collapse(opacity: float, gradient_norm: float) -> str | None:
-    """Why nothing will come of a scene; None if it looks alive.
+    """The reason why a scene has collapsed; None if it has not.
 
     Args:
         opacity: mean of the training views, in [0, 1].
         gradient_norm: of the distillation.
     """
     if not math.isfinite(gradient_norm) or not math.isfinite(opacity):
-        return "the scene is no longer finite"
+        return "the scene is not finite"
     if opacity < EMPTY:
         return f"the scene is empty: its mean opacity is {opacity:.4f}"
     if opacity > FULL:
-        return f"the scene is fog all over: its mean opacity is {opacity:.4f}"
+        return f"the scene is filled with fog: its mean opacity is {opacity:.4f}"
     return None
 
 
-def promising(score: float, others: Sequence[float], keep: float, startup: int) -> bool:
-    """Whether a run with this score is among the better `keep` of itself and the others at its rung."""
+def in_better_share(score: float, others: Sequence[float], keep: float, startup: int) -> bool:
+    """Whether `score` is in the better share `keep` of all scores at its rung."""
     if not math.isfinite(score):
         return False
     if len(others) + 1 < startup:
@@ -106,14 +105,14 @@ def promising(score: float, others: Sequence[float], keep: float, startup: int) 
     return better < keep * (len(others) + 1)
 
 
-def peers(folder: Path, rung: float) -> list[float]:
-    """The scores that the study's other runs left at a rung."""
+def scores_of_other_runs(folder: Path, rung: float) -> list[float]:
+    """The scores of the study's other runs at a rung."""
     runs = (path.parent for path in folder.parent.parent.glob(f"*/*/{RUNGS}"))
     scores = (read_rungs(run).get(str(rung)) for run in runs if run != folder)
     return [score for score in scores if score is not None]
 
 
 def read_rungs(folder: Path) -> dict[str, float]:
-    """Rung -> score of a run; empty if it came to none."""
+    """A run's scores by rung; empty if it reached none."""
     path = folder / RUNGS
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

@@ -1,4 +1,4 @@
-"""The table of a study: report.csv, report.md and gallery.html, from the results of its finished runs."""
+"""The table of a study, from the results of its finished runs: report.csv, report.md and gallery.html."""
 
 from __future__ import annotations
 
@@ -22,10 +22,7 @@ LONGEST = 40  # characters of a prompt or setting in the Markdown table
 
 
 def report(study: str, studies: Path = STUDIES, logger: DictConfig | None = None) -> Path:
-    """The three files of `run` for the study of that name; returns its folder.
-
-    If the runs are logged to Weights & Biases, as the settings `logger` say, the table goes there as well.
-    """
+    """Write the study's three files, and log the table to Weights & Biases if `logger` does; returns the folder."""
     results, folder = read_study(study, studies), study_folder(study, studies)
     rows = table(results, folder)
     with replacing(folder / "report.csv") as draft, draft.open("w", newline="", encoding="utf-8") as file:
@@ -39,14 +36,14 @@ def report(study: str, studies: Path = STUDIES, logger: DictConfig | None = None
         gallery(shown, study, files[-1])
     log.info("\n%s%s", text.rstrip(), "".join(f"\n  {file}" for file in files))
     if logger is not None and logger._target_ == "dreamfusion.training.loggers.wandb" and wandb_mode() != "disabled":
-        from dreamfusion.training.metrics import show_study  # which takes its time to import
+        from dreamfusion.training.metrics import log_study_table  # imported here: slow
 
-        show_study(study, folder, rows, logger.project)
+        log_study_table(study, folder, rows[0], [[_number(cell) for cell in row] for row in rows[1:]], logger.project)
     return folder
 
 
 def table(results: Sequence[Result], folder: Path) -> list[list[str]]:
-    """A head and a row for each run; the columns are those that some run has something for."""
+    """A header row and a row for each run, with a column for each value that some run has."""
     settings = differing(results)
     scores = list(dict.fromkeys(name for result in results for name in result.scores))
     pruned = ["pruned"] if any(result.pruned for result in results) else []
@@ -68,21 +65,21 @@ def table(results: Sequence[Result], folder: Path) -> list[list[str]]:
 
 
 def markdown(study: str, rows: Sequence[Sequence[str]], missing: Sequence[Path]) -> str:
-    """The table as GitHub shows it, numbers to the right, and which runs are not in it; a folder is a link."""
+    """The table in GitHub's Markdown, with right-aligned numbers and linked folders, and the unfinished runs."""
     head, *body = rows
-    numeric = [bool(body) and all(_is_number(row[i]) for row in body) for i in range(len(head))]
+    numeric = [bool(body) and all(isinstance(_number(row[i] or "0"), float) for row in body) for i in range(len(head))]
     lines = [f"# {study}", "", f"{len(body)} finished runs, {len(missing)} unfinished.", ""]
     lines.append(f"| {' | '.join(head)} |")
     lines.append(f"|{'|'.join('--:' if right else '---' for right in numeric)}|")
     for *cells, path in body:
         lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} | [{path}]({path}/index.html) |")
     if missing:
-        lines += ["", "Unfinished; the same command goes on with them:", *(f"- {path.as_posix()}" for path in missing)]
+        lines += ["", "Unfinished; repeat the command to resume:", *(f"- {path.as_posix()}" for path in missing)]
     return "\n".join(lines) + "\n"
 
 
 def _shown(value: object) -> str:
-    """A setting in a table; of a class, its own name."""
+    """A setting as text; a class path without its modules."""
     text = "" if value is None else str(value)
     return text.rsplit(".", 1)[-1] if text.startswith("dreamfusion.") else text
 
@@ -92,9 +89,8 @@ def _cell(text: str) -> str:
     return " ".join(short.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())
 
 
-def _is_number(text: str) -> bool:
+def _number(text: str) -> float | str:
     try:
-        float(text or 0)
+        return float(text)
     except ValueError:
-        return False
-    return True
+        return text

@@ -1,6 +1,6 @@
-"""result.json: the mark and the content of a finished run.
+"""result.json: marks a run as finished, and holds its scores and settings.
 
-It is written last, and whole or not at all. A run that was killed has no result, and resumes from its last checkpoint.
+The file is written last and atomically. A killed run has none, and resumes from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from dreamfusion.error import UserError
 from dreamfusion.files import replacing
 
 RESULT = "result.json"
-SCORES = ("prior_score", "silhouette_iou", "color_difference")  # the figures by which runs are compared
-WITHOUT = {"silhouette_iou": 0.0}  # scores of a run without a mesh
+SCORES = ("prior_score", "silhouette_iou", "color_difference")  # the figures that compare runs
+SCORES_WITHOUT_MESH = {"silhouette_iou": 0.0}  # scores of a run without a mesh
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run came to."""
+    """The result of a finished run."""
 
     prompt: str
     seed: int
     steps: int
-    seconds: float  # of all its sessions; of a killed one, until its last checkpoint
-    scores: Mapping[str, float]  # by name; a mesh that could not be made has no score
-    settings: Mapping[str, Any]  # dotted name -> value, of the whole configuration
-    pruned: str | None = None  # why the run was ended before its time
-    path: Path = Path()  # the run's folder; not in the file, which may be moved
+    seconds: float  # of all sessions; a killed session counts up to its last checkpoint
+    scores: Mapping[str, float]  # by name; without a mesh, its scores are missing
+    settings: Mapping[str, Any]  # dotted name -> value
+    pruned: str | None = None  # the reason, if the run was stopped early
+    path: Path = Path()  # the run's folder; not stored, because the folder may move
 
 
 def write_result(result: Result, folder: Path) -> None:
-    """Mark the run in `folder` finished."""
+    """Mark the run in `folder` as finished."""
     content = asdict(result)
     del content["path"]
     with replacing(folder / RESULT) as draft:
@@ -45,7 +45,7 @@ def read_result(folder: Path) -> Result | None:
     """The result in a run's folder; None if the run is not finished.
 
     Raises:
-        UserError: the file is there, but is no result.
+        UserError: the file is not a result.
     """
     path = folder / RESULT
     if not path.is_file():
@@ -53,21 +53,19 @@ def read_result(folder: Path) -> Result | None:
     try:
         return Result(**json.loads(path.read_text(encoding="utf-8")), path=folder)
     except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is not the result of a run; remove it, and the run is made again") from error
+        raise UserError(f"{path} is not the result of a run; remove the file to repeat the run") from error
 
 
 def objective(folder: Path, names: str | Sequence[str]) -> float | list[float]:
-    """What a search is told of the finished run in `folder`: the score of that name, or a list of several.
-
-    A mesh that could not be made agrees with nothing: its score is WITHOUT.
+    """The scores `names` of the finished run in `folder`, for a search; SCORES_WITHOUT_MESH replaces missing ones.
 
     Raises:
-        UserError: no score of that name; lists those there are.
+        UserError: the score does not exist; the message lists the existing ones.
     """
     if not isinstance(names, str):
         return [float(objective(folder, name)) for name in names]  # type: ignore[arg-type]
     result = read_result(folder)
-    scores = WITHOUT if result is None else WITHOUT | dict(result.scores)
+    scores = SCORES_WITHOUT_MESH if result is None else SCORES_WITHOUT_MESH | dict(result.scores)
     if names not in scores:
         raise UserError(f"objective is {names}; the scores of a run are {', '.join(sorted(scores))}")
     return scores[names]

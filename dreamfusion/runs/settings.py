@@ -1,4 +1,4 @@
-"""The settings of a run: as plain containers, as dotted names, and with changes when a run is resumed."""
+"""The settings of a run as plain containers and as dotted names."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from dreamfusion.runs.names import ASIDE
+from dreamfusion.runs.names import IGNORED
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The configuration as containers that a checkpoint can hold; what refers to another value still does."""
+    """The configuration as plain containers, with unresolved interpolations, for checkpoints."""
     return dict(OmegaConf.to_container(cfg))  # type: ignore[arg-type]
 
 
 def flat(tree: Mapping[Any, Any], path: str = "") -> dict[str, Any]:
-    """Nested dicts as dotted names and their values; a list, or an empty dict, is one value."""
+    """Flatten nested dicts to dotted names; a list or an empty dict is one value."""
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
         name = f"{path}.{key}" if path else str(key)
@@ -25,6 +25,6 @@ def flat(tree: Mapping[Any, Any], path: str = "") -> dict[str, Any]:
 
 
 def run_settings(cfg: DictConfig) -> dict[str, Any]:
-    """The resolved settings of a run by dotted name, without those ASIDE."""
+    """The resolved settings of a run by dotted name, except IGNORED."""
     tree = dict(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
-    return flat({key: value for key, value in tree.items() if key not in ASIDE})
+    return flat({key: value for key, value in tree.items() if key not in IGNORED})

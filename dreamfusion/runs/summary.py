@@ -1,4 +1,4 @@
-"""summary.json of a run: what came out of it. Light, for the pages and tables that only read it."""
+"""summary.json: the final figures of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dreamfusion.files import replacing
 SUMMARY = "summary.json"
 
 
-def note_summary(folder: Path, figures: dict[str, float]) -> None:
+def add_to_summary(folder: Path, figures: dict[str, float]) -> None:
     """Add figures to the run's summary.json."""
     path = folder / SUMMARY
     with replacing(path) as draft:
@@ -18,7 +18,7 @@ def note_summary(folder: Path, figures: dict[str, float]) -> None:
 
 
 def read_summary(folder: Path) -> dict[str, float]:
-    """What came out of a run; empty where nothing was noted, or cannot be read."""
+    """The figures of a run; empty if the file is missing or unreadable."""
     try:
         content = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Build the training system that a configuration describes."""
+"""Build the training system from a configuration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dreamfusion.system import DreamFusion
 
 
 def assemble(cfg: DictConfig) -> DreamFusion:
-    """The LightningModule of a configuration, with all its parts; the prior is shared within the process."""
+    """The LightningModule of a configuration; runs of one process share the prior."""
     config = OmegaConf.to_container(cfg)
     cfg = cfg.copy()  # instantiating the scene resolves the groups that it refers to, in place
     prior = cached_prior(cfg.guidance)
@@ -32,15 +32,15 @@ def assemble(cfg: DictConfig) -> DreamFusion:
 
 
 @contextmanager
-def settings_refused() -> Iterator[None]:
-    """Turn errors of parts that refuse their settings into errors for the user.
+def user_errors() -> Iterator[None]:
+    """Convert errors about invalid settings into UserError.
 
     Raises:
-        UserError: in place of the part's own error.
+        UserError: in place of ValueError, TypeError and Lightning's MisconfigurationException.
     """
     try:
         yield
     except MisconfigurationException as error:
-        raise UserError(f"{error}; on any machine there are trainer.accelerator=cpu trainer.devices=1") from error
+        raise UserError(f"{error}; every machine supports trainer.accelerator=cpu trainer.devices=1") from error
     except (ValueError, TypeError) as error:
         raise UserError(str(error)) from error

@@ -1,4 +1,4 @@
-"""What a run does beside training: previews, checkpoints on the way, and ending cleanly when it is asked to stop."""
+"""Callbacks of every run: previews, checkpoints, elapsed time, and a clean stop on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from dreamfusion.files import replacing
 from dreamfusion.image import as_uint8, contact_sheet, write_image
 from dreamfusion.scene.shading import LAMBERTIAN
 from dreamfusion.system import DreamFusion
+from dreamfusion.training.loggers import wandb_loggers
 
 STDERR = 2  # file descriptor
 
 
 class Previews(L.Callback):
-    """A sheet every `every` steps and at the end, 0 is never.
+    """Writes a contact sheet, also to Weights & Biases, every `every` steps and at the end; never if `every` is 0.
 
-    Four sides in columns; colour, lit, normal, opacity and the prior's view in rows.
+    Columns: four sides. Rows: colour, lit, normal, opacity and the prior's denoised estimate.
     """
 
     def __init__(self, orbit: Orbit, folder: Path, every: int, size: int) -> None:
@@ -36,11 +37,13 @@ class Previews(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         last = trainer.global_step == trainer.max_steps
         if trainer.is_global_zero and self.every > 0 and (last or trainer.global_step % self.every == 0):
-            self.write(system, trainer.global_step)
+            path = self.write(system, trainer.global_step)
+            for logger in wandb_loggers(trainer.loggers):
+                logger.log_image("preview", [str(path)], step=trainer.global_step)
 
     @torch.no_grad()
-    def write(self, system: DreamFusion, step: int) -> None:
-        """One sheet of the scene as it stands."""
+    def write(self, system: DreamFusion, step: int) -> Path:
+        """Write the sheet of a step; returns its path."""
         azimuth = torch.tensor([0.0, 90.0, 180.0, 270.0])
         cameras = self.orbit.view(azimuth, 15.0, self.size, self.size).to(system.device)
         plain = system.scene.render(cameras, with_normal=True)
@@ -50,10 +53,12 @@ class Previews(L.Callback):
         if system.last_guidance is not None:
             rows.append(self._prior_view(system, len(azimuth)))
         sheet = contact_sheet([image for row in rows for image in as_uint8(row)], columns=len(azimuth))
-        write_image(sheet, self.folder / f"{step:06d}.png")
+        path = self.folder / f"{step:06d}.png"
+        write_image(sheet, path)
+        return path
 
     def _prior_view(self, system: DreamFusion, columns: int) -> Tensor:
-        """The prior's clean estimate of the last training views, at the sheet's size."""
+        """The prior's denoised estimate of the last training views, at the sheet's size."""
         assert system.last_guidance is not None
         seen = system.distillation.prior.decode(system.last_guidance.denoised)[:columns]
         seen = torch.nn.functional.interpolate(seen.float().clamp(0, 1), (self.size, self.size), mode="nearest")
@@ -62,7 +67,7 @@ class Previews(L.Callback):
 
 
 class Checkpoints(L.Callback):
-    """`path`, written anew every `every` steps and at the end of training, however it came; 0 is at the end only."""
+    """Writes the checkpoint `path` every `every` steps; 0: only at the end of training."""
 
     def __init__(self, path: Path, every: int) -> None:
         self.path, self.every = path, every
@@ -72,26 +77,26 @@ class Checkpoints(L.Callback):
             self.save(trainer)
 
     def save(self, trainer: L.Trainer) -> None:
-        """Write the checkpoint; the one before stays until the new one is whole.
+        """Replace the checkpoint atomically.
 
         Raises:
-            UserError: the scene has numbers that are not finite, so that going on makes no sense.
+            UserError: the scene has parameters that are not finite.
         """
         assert trainer.lightning_module is not None
         for logger in trainer.loggers:
-            logger.save()  # a run that goes on from here does not log these steps again
+            logger.save()  # a run resumed from this checkpoint does not log these steps again
         if not all(bool(p.isfinite().all()) for p in trainer.lightning_module.parameters()):
             raise UserError(
-                f"training diverged before step {trainer.global_step}: the scene is no longer finite; lower "
+                f"training diverged before step {trainer.global_step}: the scene has non-finite parameters; lower "
                 "optimizer.learning_rates.table and optimizer.learning_rates.network, or distillation.guidance_scale"
             )
-        # Every process takes part, the first one writes.
+        # Every process calls save_checkpoint; only the first writes.
         with replacing(self.path) if trainer.is_global_zero else nullcontext(self.path) as draft:
             trainer.save_checkpoint(draft, weights_only=False)
 
 
 class Stopwatch(L.Callback):
-    """Seconds of work on the run: this session's, and those of the sessions before it, which the checkpoint has."""
+    """Elapsed seconds of the run over all its sessions; earlier sessions are read from the checkpoint."""
 
     def __init__(self) -> None:
         self._before, self._started = 0.0, time.monotonic()
@@ -100,8 +105,8 @@ class Stopwatch(L.Callback):
     def seconds(self) -> float:
         return self._before + time.monotonic() - self._started
 
-    def leave_out(self, seconds: float) -> None:
-        """Of the time so far, these were no work."""
+    def exclude(self, seconds: float) -> None:
+        """Exclude `seconds` from the elapsed time."""
         self._before -= seconds
 
     def state_dict(self) -> dict[str, Any]:
@@ -112,7 +117,7 @@ class Stopwatch(L.Callback):
 
 
 class StopOnInterrupt(L.Callback):
-    """The first Ctrl-C ends training after the current step; the second one ends the program."""
+    """The first Ctrl-C ends training after the current step; the second ends the program."""
 
     def __init__(self) -> None:
         self.interrupted = False
@@ -122,7 +127,7 @@ class StopOnInterrupt(L.Callback):
         self._before = signal.signal(signal.SIGINT, self._note)
 
     def on_train_batch_end(self, trainer: L.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        # One process of several may hear of it a step before the others; they stop together.
+        # All processes must stop at the same step, whichever of them got the signal.
         if trainer.strategy.reduce_boolean_decision(self.interrupted, all=False):
             self.interrupted = trainer.should_stop = True
 
@@ -141,11 +146,11 @@ class StopOnInterrupt(L.Callback):
         if self.interrupted:
             raise KeyboardInterrupt
         self.interrupted = True
-        # Not through sys.stderr: a signal may come in the middle of its own writing.
-        os.write(STDERR, b"\nstopping after this step; Ctrl-C again ends at once\n")
+        # sys.stderr is not reentrant: the signal may interrupt its own write.
+        os.write(STDERR, b"\nstopping after this step; press Ctrl-C again to end at once\n")
 
 
 def normal_colors(normal: Tensor, opacity: Tensor) -> Tensor:
-    """Composited normals (B, 3, H, W) as colours, white where nothing is."""
+    """Composited normals (B, 3, H, W) as colours over white."""
     unit = torch.nn.functional.normalize(normal, dim=1)
     return (unit * 0.5 + 0.5) * opacity + (1 - opacity)

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: metrics.csv always, and TensorBoard or Weights & Biases beside it."""
+"""Loggers of a run: metrics.csv always, TensorBoard or Weights & Biases in addition."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def tensorboard(folder: Path, name: str) -> list[Logger]:
 def wandb(
     folder: Path, name: str, project: str, group: str | None, tags: Sequence[str], seed: int | None = None
 ) -> list[Logger]:
-    """A W&B run, offline unless an API key is at hand: never a question, never a network without a login.
+    """A W&B run, offline unless logged in: never prompts, and uses no network without a login.
 
-    A run that goes on stays the same one on the dashboard.
+    A resumed run continues its earlier W&B run.
     """
     loggers, mode = csv(folder, name), wandb_mode()
     if mode != "disabled":
@@ -45,35 +45,41 @@ def wandb(
             job_type="train",
             mode=mode,
             id=earlier_id(folder),
-            resume="allow" if mode == "online" else None,  # offline it is `wandb sync` that joins them
+            resume="allow" if mode == "online" else None,  # offline, `wandb sync` joins the sessions
         )
         loggers.append(logger)
     return loggers
 
 
 def earlier_id(folder: Path) -> str | None:
-    """The W&B run that an earlier session in this folder logged to: wandb/offline-run-<time>-<id>; None if none did."""
+    """The id of this folder's earlier W&B run, from wandb/offline-run-<time>-<id>; None if there is none."""
     found = [path.name.removeprefix("offline-").split("-", 2)[1:] for path in folder.glob("wandb/*run-*-*")]
     return max(found)[1] if found else None
 
 
 def close(loggers: Sequence[Logger]) -> None:
-    """Write what is left. An open W&B run would swallow that of the next job of a multirun."""
+    """Finish all loggers; an open W&B run would receive the metrics of the next job of a multirun."""
     for logger in loggers:
         logger.finalize("success")
-        if isinstance(logger, WandbLogger) and logger.version is not None:  # None: it never began
-            logger.experiment.finish()
+    for wandb_logger in wandb_loggers(loggers):
+        if wandb_logger.version is not None:  # None: it was never started
+            wandb_logger.experiment.finish()
+
+
+def wandb_loggers(loggers: Sequence[Logger]) -> list[WandbLogger]:
+    """The Weights & Biases loggers among `loggers`."""
+    return [logger for logger in loggers if isinstance(logger, WandbLogger)]
 
 
 def wandb_mode() -> Literal["disabled", "offline", "online"]:
-    """disabled, offline or online: what WANDB_MODE says, else online where there is a login."""
+    """The mode that WANDB_MODE sets; otherwise online if logged in, else offline."""
     if os.environ.get("WANDB_MODE") == "disabled":
         return "disabled"
     return "online" if logged_in() else "offline"
 
 
 def logged_in() -> bool:
-    """Whether W&B has a key: WANDB_API_KEY, or api.wandb.ai in ~/.netrc; WANDB_MODE=offline says no."""
+    """Whether W&B has a key (WANDB_API_KEY, or api.wandb.ai in ~/.netrc) and WANDB_MODE is not offline."""
     if os.environ.get("WANDB_MODE") in ("offline", "dryrun"):
         return False
     if os.environ.get("WANDB_API_KEY"):
@@ -88,18 +94,18 @@ def logged_in() -> bool:
 
 
 class MetricsFile(Logger):
-    """A CSV with a row for each logged step. A resumed run keeps the rows of the steps before it.
+    """A CSV file with a row for each logged step. A resumed run keeps the rows of its earlier steps, which Lightning's
+    CSVLogger would delete.
 
-    (Lightning's CSVLogger begins by removing the file.) Rows are appended; the file is written again only when a
-    session begins and when a metric has no column yet.
+    Appends rows; rewrites the file only at the start of a session and when a new metric needs a column.
     """
 
     def __init__(self, path: Path, rows_at_once: int = 10) -> None:
-        """Rows go to the file `rows_at_once` at a time, and whenever `save` is called."""
+        """Write rows in batches of `rows_at_once`, and on `save`."""
         super().__init__()
         self.path, self.rows_at_once = path, rows_at_once
         self._waiting: list[dict[str, Any]] = []
-        self._columns: list[str] | None = None  # of the file; None before this session's first row
+        self._columns: list[str] | None = None  # of the file; None before this session's first write
 
     @property
     def name(self) -> str:
@@ -111,13 +117,13 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: config.yaml has them."""
+        """Do nothing: config.yaml holds the settings."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Metrics of the same step that come one after the other make one row."""
+        """Add a row; consecutive calls for the same step share one."""
         if step is None:
-            raise ValueError("metrics.csv needs to know the step of a row")
+            raise ValueError("metrics.csv needs the step of each row")
         values = {name: value for name, value in metrics.items() if name != "epoch"}
         if self._waiting and self._waiting[-1]["step"] == step:
             self._waiting[-1] |= values
@@ -128,7 +134,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Write the rows that wait; they are on the disk afterwards."""
+        """Write the waiting rows and flush them to disk."""
         if not self._waiting:
             return
         names = {name for row in self._waiting for name in row}
@@ -152,7 +158,7 @@ class MetricsFile(Logger):
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a metrics.csv that was written before; none if there is none."""
+    """The rows of an existing metrics.csv, else an empty list."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:

@@ -1,7 +1,4 @@
-"""What a study's dashboard shows beside the losses: gradient by noise level, speed, memory, pictures, video and mesh.
-
-The numbers go to every logger, at the end the scores as well; the media to Weights & Biases alone.
-"""
+"""Log gradient norms by noise level, speed, memory and scores to every logger, and media to Weights & Biases."""
 
 from __future__ import annotations
 
@@ -14,21 +11,21 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from dreamfusion.system import DreamFusion
-from dreamfusion.training.loggers import wandb_mode
+from dreamfusion.training.loggers import wandb_loggers, wandb_mode
 
 BUCKETS = 5  # of noise levels, equally wide in t / T
 GIB = 2**30
 
 
 class Metrics(L.Callback):
-    """The row of every `log_every_n_steps`-th step: the system's figures, gradient norm by noise level, speed, memory.
+    """Logs the system's metrics, gradient norm by noise level, speed and memory every `log_every_n_steps` steps.
 
-    Lightning logs a step after all callbacks have seen it, hence after `Checkpoints` has written it. Here the row goes
-    to the loggers before: this callback stands before that one, so that no checkpoint has a step whose row is missing.
+    Must run before `Checkpoints`, so that no checkpoint contains a step whose row is missing. (Lightning itself logs a
+    step after all callbacks.)
     """
 
     def __init__(self) -> None:
@@ -52,17 +49,17 @@ class Metrics(L.Callback):
             return
         now = time.monotonic()
         row = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        row |= by_noise(self._norms, self._counts)
+        row |= norms_by_timestep(self._norms, self._counts)
         row["speed/steps_per_second"] = self._steps / max(now - self._since, 1e-9)
         row["memory/peak_gib"] = peak_memory(system.device)
         for logger in trainer.loggers:
-            logger.log_metrics(row, trainer.global_step - 1)  # steps are counted from 0, as Lightning logs them
-        # Not in place: a checkpoint may hold the old sums.
+            logger.log_metrics(row, trainer.global_step - 1)  # counted from 0, as Lightning logs steps
+        # Not in place: a checkpoint may share the old tensors.
         self._norms, self._counts = torch.zeros_like(self._norms), torch.zeros_like(self._counts)
         self._since, self._steps = now, 0
 
     def _collect(self, system: DreamFusion) -> None:
-        """On the device: nothing is waited for."""
+        """Accumulate on the device, without a synchronisation."""
         guidance = system.last_guidance
         assert guidance is not None
         total = len(system.distillation.prior.alphas_cumprod)
@@ -71,42 +68,29 @@ class Metrics(L.Callback):
         self._counts.index_add_(0, bucket, torch.ones_like(guidance.gradient_norm))
 
 
-def by_noise(norms: Tensor, counts: Tensor) -> dict[str, float]:
-    """Sums of gradient norms and their counts, (BUCKETS,) each -> the mean of each bucket that was drawn, by name."""
+def norms_by_timestep(norms: Tensor, counts: Tensor) -> dict[str, float]:
+    """Mean gradient norm of each non-empty timestep bucket, by name, from sums and counts, (BUCKETS,) each."""
     edges = [f"{i / BUCKETS:.1f}-{(i + 1) / BUCKETS:.1f}" for i in range(BUCKETS)]
     pairs = zip(edges, norms.tolist(), counts.tolist(), strict=True)
     return {f"gradient_norm_at_t/{edge}": norm / count for edge, norm, count in pairs if count}
 
 
 def peak_memory(device: torch.device) -> float:
-    """GiB: of the GPU where that trains, else of this process."""
+    """Peak memory in GiB: of the GPU if it trains, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / GIB
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
 
 
-class PreviewPictures(L.Callback):
-    """Each preview sheet, once it is written, to Weights & Biases; comes after the callback that writes them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_train_batch_end(self, trainer: L.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        sheet = self.folder / f"{trainer.global_step:06d}.png"
-        if sheet.is_file():
-            for logger in _weights_and_biases(trainer.loggers):
-                logger.log_image("preview", [str(sheet)], step=trainer.global_step)
-
-
-def show_end(
+def log_results(
     loggers: Sequence[Logger], folder: Path, step: int, figures: Mapping[str, float], pruned: str | None
 ) -> None:
-    """What came out of the run in `folder`: the figures to every logger, turntable and mesh to Weights & Biases."""
+    """Log the final figures to every logger, and turntable and mesh of the run in `folder` to Weights & Biases."""
     for logger in loggers:
         logger.log_metrics(dict(figures), step)
-    for logger in _weights_and_biases(loggers):
-        import wandb  # here and below: half a second that most runs have no use for
+    for logger in wandb_loggers(loggers):
+        import wandb  # imported here and below: takes half a second that most runs do not need
 
         media: dict[str, object] = {}
         if (folder / "turntable.mp4").is_file():
@@ -118,25 +102,15 @@ def show_end(
         logger.experiment.summary.update(dict(figures) | {"pruned": pruned or ""})
 
 
-def show_study(study: str, folder: Path, rows: Sequence[Sequence[str]], project: str) -> None:
-    """The study's table, a head and a row for each run, as a W&B run of its own in the study's group."""
+def log_study_table(
+    study: str, folder: Path, head: Sequence[str], rows: Sequence[Sequence[float | str]], project: str
+) -> None:
+    """Log the study's table as a separate W&B run in the study's group."""
     import wandb
 
     mode = wandb_mode()
     with wandb.init(
         project=project, group=study, name=f"{study}: all runs", job_type="report", dir=folder.absolute(), mode=mode
     ) as run:
-        head, *body = rows
-        run.log({"runs": wandb.Table(columns=list(head), data=[[_number(cell) for cell in row] for row in body])})
-        run.summary["finished"] = len(body)
-
-
-def _weights_and_biases(loggers: Sequence[Logger]) -> list[WandbLogger]:
-    return [logger for logger in loggers if isinstance(logger, WandbLogger)]
-
-
-def _number(cell: str) -> str | float:
-    try:
-        return float(cell)
-    except ValueError:
-        return cell
+        run.log({"runs": wandb.Table(columns=list(head), data=[list(row) for row in rows])})
+        run.summary["finished"] = len(rows)

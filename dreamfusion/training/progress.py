@@ -1,4 +1,4 @@
-"""The progress of a run on one line: step, speed, time left, gradient norm and opacity."""
+"""Progress of a run on one line: step, speed, time left, gradient norm and opacity."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 log = logging.getLogger(__name__)
 FORMAT = "{n_fmt}/{total_fmt} {bar} {rate_fmt}, {remaining} left{postfix}"
 WIDEST = 100  # columns
-FIGURES_EVERY = 10  # steps: reading a figure waits for the device
-SILENCE = 60.0  # seconds, at most, between two lines where there is no terminal
+FIGURES_EVERY = 10  # steps: reading a metric synchronises with the device
+SILENCE = 60.0  # seconds between two lines at most, without a terminal
 
 
 class Progress(ProgressBar):
-    """A bar on a terminal; elsewhere (a file, a pipe) a line for each tenth of the run and each minute."""
+    """A bar on a terminal; otherwise (file, pipe) a line for each tenth of the run, and at least every minute."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Progress(ProgressBar):
 
     def _draw(self, trainer: L.Trainer) -> None:
         step, steps = trainer.global_step, trainer.max_steps
-        if self._bar is None:  # not before the first step, whose messages come above the bar
+        if self._bar is None:  # created after the first step, so that its messages stay above the bar
             width = min(shutil.get_terminal_size().columns, WIDEST)
             self._bar = tqdm(
                 total=steps, initial=step - 1, file=sys.stdout, ncols=width, bar_format=FORMAT, mininterval=0.5
@@ -79,6 +79,6 @@ class Progress(ProgressBar):
 
 
 def figures(trainer: L.Trainer) -> str:
-    """What the training step logs for the progress bar, such as "gradient norm 4.21, opacity 0.312"."""
+    """The metrics logged for the progress bar, such as "gradient norm 4.21, opacity 0.312"."""
     values = trainer.progress_bar_metrics
     return ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in values.items())

@@ -1,1 +1,1 @@
-"""A scene in a browser, live: viser's threads leave notes on a desk, the thread that owns the scene works them off."""
+"""Show a scene live in a browser: viser's threads post to a mailbox that the scene's thread reads."""

@@ -1,4 +1,4 @@
-"""Meshes for the window: made on a thread of their own, so that pictures and training go on meanwhile."""
+"""Export meshes on a background thread, while rendering and training continue."""
 
 from __future__ import annotations
 
@@ -7,48 +7,48 @@ from collections.abc import Callable
 from functools import partial
 
 from dreamfusion.checkpoint import TrainedScene
-from dreamfusion.view.mailbox import Action, Desk
+from dreamfusion.view.mailbox import Action, Mailbox
 from dreamfusion.view.window import Window
 
 
 class Exports:
-    """One mesh at a time; its end is a note on the desk, like a button that is pressed.
+    """Exports one mesh at a time, and posts its result to the mailbox.
 
-    The scene must be the export's alone, and making its mesh must draw nothing at random: torch's own generator is
-    one for all threads, and a training uses it.
+    The export needs a scene that no other thread uses, and must draw no random numbers: all threads share torch's
+    default generator, which training uses.
     """
 
-    def __init__(self, window: Window, desk: Desk, make: Callable[[TrainedScene], Action]) -> None:
-        """`make` makes the mesh and returns what the owner of the window's scene then does with it."""
-        self._window, self._desk, self._make = window, desk, make
+    def __init__(self, window: Window, mailbox: Mailbox, make: Callable[[TrainedScene], Action]) -> None:
+        """`make` exports the mesh, and returns an action for the scene's thread to run afterwards."""
+        self._window, self._mailbox, self._make = window, mailbox, make
         self._thread: threading.Thread | None = None
 
     def begin(self, scene: TrainedScene) -> None:
-        """Make the mesh of a scene, unless another one is being made."""
+        """Export the mesh of a scene, unless an export is running already."""
         if self._thread is None:
             self._window.show_exporting(True)
-            # A daemon: the second Ctrl-C ends at once.
-            self._thread = threading.Thread(target=self._work, args=(scene,), daemon=True)
+            # A daemon thread, so that the second Ctrl-C ends the process at once.
+            self._thread = threading.Thread(target=self._export, args=(scene,), daemon=True)
             self._thread.start()
 
     def finish(self) -> None:
-        """Wait for the mesh that is being made, and do what was asked meanwhile."""
+        """Wait for the running export, and run the actions posted meanwhile."""
         while self._thread is not None:
             self._thread.join()
-            self._desk.act()
+            self._mailbox.run_posted()
 
-    def _work(self, scene: TrainedScene) -> None:
+    def _export(self, scene: TrainedScene) -> None:
         try:
-            end = self._make(scene)
+            action = self._make(scene)
         except BaseException as error:
-            end = partial(_fail, error)
-        self._desk.ask(partial(self._end, end))
+            action = partial(_raise, error)
+        self._mailbox.post(partial(self._end, action))
 
-    def _end(self, end: Action) -> None:
+    def _end(self, action: Action) -> None:
         self._thread = None
         self._window.show_exporting(False)
-        end()
+        action()
 
 
-def _fail(error: BaseException) -> None:
+def _raise(error: BaseException) -> None:
     raise error

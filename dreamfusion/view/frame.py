@@ -1,4 +1,4 @@
-"""A client's camera -> a picture of the scene, with depths by which the window puts meshes in front or behind."""
+"""Render the scene from a client's camera, with the depth that the browser needs to composite meshes."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from dreamfusion.scene.base import Scene
 from dreamfusion.scene.shading import Shading
 from dreamfusion.types import Cameras
 
-RAYS = 2**13  # rendered before a look at whether the picture is still wanted: about 0.1 s on a CPU
-FAR = 160.0  # scene units; as far as the window's depths go
+RAYS = 2**13  # rendered between two checks for a stale picture: about 0.1 s on a CPU
+FAR = 160.0  # scene units; the depth of transparent pixels
 
 
 @dataclass(frozen=True)
 class View:
-    """A client's camera; plain numbers, so that two of them can be compared."""
+    """A client's camera, as plain numbers that can be compared."""
 
     position: tuple[float, float, float]
     forward: tuple[float, float, float]  # unit
-    down: tuple[float, float, float]  # unit, perpendicular to it
+    down: tuple[float, float, float]  # unit, perpendicular to `forward`
     fov: float  # vertical, radians
-    height: int  # pixels of the window
+    height: int  # pixels of the browser window
     width: int
 
     def cameras(self, longest: int) -> Cameras:
-        """The camera with at most `longest` pixels along the longer side; the light is that of the previews, above the
-        camera's right shoulder."""
+        """The camera with at most `longest` pixels along the longer side, and the previews' light, above and to the
+        right of the camera."""
         shrink = min(1.0, longest / max(self.height, self.width))
         height, width = (max(1, round(side * shrink)) for side in (self.height, self.width))
         position, forward = torch.tensor([self.position]), torch.tensor([self.forward])
@@ -46,19 +46,19 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A picture over the scene's own background."""
+    """A picture composited over the scene's own background."""
 
     rgb: np.ndarray  # (H, W, 3) uint8
-    depth: np.ndarray  # (H, W) float32, along the camera's axis, scene units; FAR where one looks through
+    depth: np.ndarray  # (H, W) float32, along the camera's axis, scene units; FAR where transparent
 
 
 @torch.no_grad()
 def render_frame(
     scene: Scene, camera: Cameras, shading: Shading, is_stale: Callable[[], bool] | None = None
 ) -> Frame | None:
-    """The picture, in strips; None if it was no longer wanted (`is_stale`) before the last of them.
+    """Render in horizontal strips; None if `is_stale` returns True between two strips.
 
-    Nothing is drawn at random and nothing in the scene changes: a training that is watched stays the one it was.
+    Draws no random numbers and leaves the scene unchanged, so that viewing does not affect training.
     """
     rows = max(1, RAYS // camera.width)
     strips: list[tuple[np.ndarray, Tensor]] = []

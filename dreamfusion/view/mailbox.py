@@ -1,7 +1,7 @@
-"""Where the window's threads and the one that owns the scene meet: who looks from where, what was asked, what is due.
+"""Thread-safe exchange between the window's threads and the thread that owns the scene.
 
-The callbacks of the window come in threads of its own, at any time. They only leave notes here. The thread that trains,
-and it alone, reads them between two steps, so that nothing looks at a scene while the optimizer changes it.
+viser runs the window's callbacks on its own threads, at any time. They only post here. The thread that trains reads the
+mailbox between two steps, so that no other thread reads the scene while the optimizer updates it.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ Action = Callable[[], None]
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A picture that a client is waiting for."""
+    """A picture to render for a client."""
 
     client: int
     view: View
     sharp: bool
-    number: int  # of the client's view, counted up as it moves
+    number: int  # of the client's view; incremented with each move
 
 
 @dataclass
 class _Client:
     view: View
     number: int
-    moved: float  # when, on the desk's clock
+    moved: float  # time of the last move
     shown: Job | None = None
-    step: int = 0  # that the picture shows
+    step: int = 0  # training step of the displayed picture
 
 
-class Desk:
-    """Notes of any thread; what is due for the owner of the scene.
+class Mailbox:
+    """Client views and actions posted by any thread, and the render jobs that follow from them.
 
-    A camera that moves gets coarse pictures, one that has been still for `still` seconds a sharp one, and again after
-    `every` steps of training. Nobody there, nothing due.
+    Each move of a camera needs a coarse picture; a camera that has been still for `still` seconds needs a sharp one,
+    and another one every `every` training steps.
     """
 
     def __init__(self, still: float, every: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -48,14 +48,14 @@ class Desk:
         self._changed = threading.Condition()
         self._clients: dict[int, _Client] = {}
         self._actions: deque[Action] = deque()
-        self._covered = False
+        self._scene_hidden = False
 
-    def look(self, client: int, view: View) -> None:
-        """A client's camera is here now."""
+    def set_view(self, client: int, view: View) -> None:
+        """Set a client's camera; adds the client if it is new."""
         with self._changed:
             known = self._clients.get(client)
             if known is None:
-                # Nobody has moved yet: sharp at once after the first coarse picture.
+                # A new client gets its sharp picture right after the coarse one.
                 self._clients[client] = _Client(view, 0, self._clock() - self.still)
             elif known.view != view:
                 known.view, known.number, known.moved = view, known.number + 1, self._clock()
@@ -63,25 +63,25 @@ class Desk:
                 return
             self._changed.notify()
 
-    def leave(self, client: int) -> None:
-        """A client is gone."""
+    def remove_client(self, client: int) -> None:
+        """Remove a client that disconnected."""
         with self._changed:
             self._clients.pop(client, None)
 
-    def ask(self, action: Action) -> None:
-        """Have the owner of the scene call `action`, after the step it is at."""
+    def post(self, action: Action) -> None:
+        """Have the scene's thread call `action` after its current step."""
         with self._changed:
             self._actions.append(action)
             self._changed.notify()
 
     @property
-    def watched(self) -> bool:
-        """Whether anybody is there."""
+    def has_clients(self) -> bool:
+        """Whether any client is connected."""
         with self._changed:
             return bool(self._clients)
 
-    def act(self) -> None:
-        """Do what was asked, in the order it came."""
+    def run_posted(self) -> None:
+        """Run the posted actions in order."""
         while True:
             with self._changed:
                 if not self._actions:
@@ -89,53 +89,53 @@ class Desk:
                 action = self._actions.popleft()
             action()
 
-    def cover(self, covered: bool) -> None:
-        """While the scene is covered nothing is due; uncovered, everybody needs a new picture."""
+    def set_scene_hidden(self, hidden: bool) -> None:
+        """Hide or show the scene; a hidden scene needs no pictures, and showing it renders every picture again."""
         with self._changed:
-            self._covered = covered
-        self.renew()
+            self._scene_hidden = hidden
+        self.invalidate()
 
-    def renew(self) -> None:
-        """The pictures that are shown are out of date, whatever the step."""
+    def invalidate(self) -> None:
+        """Mark every client's picture as out of date."""
         with self._changed:
             for client in self._clients.values():
                 client.shown = None
             self._changed.notify()
 
-    def due(self, step: int) -> Job | None:
-        """The next picture to make: coarse ones first, they are what somebody feels."""
+    def next_job(self, step: int) -> Job | None:
+        """The next picture to render; coarse pictures first, because their delay is felt."""
         with self._changed:
             jobs = [job for name, client in self._clients.items() if (job := self._job(name, client, step))]
         return min(jobs, key=lambda job: job.sharp, default=None)
 
     def is_stale(self, job: Job) -> bool:
-        """Whether a picture is no longer wanted: its client has moved on or gone, or a button waits."""
+        """Whether a picture can be abandoned: its client moved or disconnected, or an action is waiting."""
         with self._changed:
             client = self._clients.get(job.client)
             return client is None or client.number != job.number or bool(self._actions)
 
-    def done(self, job: Job, step: int) -> None:
-        """The picture was shown."""
+    def mark_shown(self, job: Job, step: int) -> None:
+        """Record that the picture of a job was displayed."""
         with self._changed:
             client = self._clients.get(job.client)
             if client is not None:
                 client.shown, client.step = job, step
 
     def wait(self, step: int, seconds: float) -> None:
-        """Sleep until something is due or asked for; at most `seconds`."""
+        """Sleep until there is a job or an action, at most `seconds`."""
         with self._changed:
-            if self._actions or self.due(step) is not None:
+            if self._actions or self.next_job(step) is not None:
                 return
             now = self._clock()
-            moments = [
-                client.moved + self.still - now  # above 0, or its sharp picture were due
+            delays = [
+                client.moved + self.still - now  # positive: otherwise there would be a sharp job
                 for client in self._clients.values()
-                if client.shown is not None and not client.shown.sharp and not self._covered
+                if client.shown is not None and not client.shown.sharp and not self._scene_hidden
             ]
-            self._changed.wait(min([seconds, *moments]))
+            self._changed.wait(min([seconds, *delays]))
 
     def _job(self, name: int, client: _Client, step: int) -> Job | None:
-        if self._covered:
+        if self._scene_hidden:
             return None
         shown = client.shown
         if shown is None or shown.number != client.number:

@@ -1,4 +1,4 @@
-"""The owner's side of the window: make the pictures that are due, and do what was asked, between two steps."""
+"""Render the clients' pictures and run posted actions, on the thread that owns the scene."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import torch
 from dreamfusion.camera.data import CameraStream
 from dreamfusion.scene.base import Scene
 from dreamfusion.view.frame import render_frame
-from dreamfusion.view.mailbox import Desk
+from dreamfusion.view.mailbox import Mailbox
 from dreamfusion.view.window import Window
 
-CAMERA_STEPS = 12  # whose cameras are shown
+CAMERA_STEPS = 12  # latest steps whose training cameras are displayed
 
 
 @dataclass(frozen=True)
@@ -27,49 +27,49 @@ class Sizes:
     sharp: int  # when it is still
 
 
-class Studio:
-    """A scene, the cameras it is trained from, and the window it is shown in."""
+class RenderLoop:
+    """Renders a scene and its training cameras into a window."""
 
     def __init__(
         self,
         window: Window,
-        desk: Desk,
+        mailbox: Mailbox,
         sizes: Sizes,
         scene: Scene,
         cameras: CameraStream,
         step: Callable[[], int],
         device: torch.device | str = "cpu",
     ) -> None:
-        """`step` tells how far the training of the scene is."""
-        self.window, self.desk, self.sizes = window, desk, sizes
+        """`step` returns the scene's training step."""
+        self.window, self.mailbox, self.sizes = window, mailbox, sizes
         self.scene, self.cameras, self.step, self.device = scene, cameras, step, device
-        self._cameras_of = -1  # the step whose cameras are shown
-        window.stand_at(cameras.orbit.view(torch.tensor([30.0]), 15.0, 1, 1))
+        self._cameras_of = -1  # the step at which the cameras were displayed
+        window.set_initial_camera(cameras.orbit.view(torch.tensor([30.0]), 15.0, 1, 1))
         window.on_cameras = self._show_cameras
-        desk.renew()
+        mailbox.invalidate()
 
     def serve(self, seconds: float = math.inf) -> None:
-        """Work off what was asked and what is due; a picture that is begun after `seconds` waits for the next time."""
+        """Run the posted actions and render the due pictures; begins no further picture after `seconds`."""
         end = time.monotonic() + seconds
-        self.desk.act()
-        while (job := self.desk.due(self.step())) is not None:
+        self.mailbox.run_posted()
+        while (job := self.mailbox.next_job(self.step())) is not None:
             camera = job.view.cameras(self.sizes.sharp if job.sharp else self.sizes.coarse).to(self.device)
-            # A coarse picture is finished whatever comes: else nothing would be seen while somebody turns the scene.
+            # Coarse pictures are never abandoned: otherwise nothing would appear while a camera moves.
             frame = render_frame(
-                self.scene, camera, self.window.shading, partial(self.desk.is_stale, job) if job.sharp else None
+                self.scene, camera, self.window.shading, partial(self.mailbox.is_stale, job) if job.sharp else None
             )
             if frame is not None:
                 self.window.show(job.client, frame)
-                self.desk.done(job, self.step())
-            self.desk.act()
+                self.mailbox.mark_shown(job, self.step())
+            self.mailbox.run_posted()
             if time.monotonic() > end:
                 return
-        if self.window.cameras.value and self.step() - self._cameras_of >= self.desk.every:
+        if self.window.cameras.value and self.step() - self._cameras_of >= self.mailbox.every:
             self._show_cameras(True)
 
     def wait(self, seconds: float) -> None:
-        """Until there is something to do."""
-        self.desk.wait(self.step(), seconds)
+        """Sleep until there is work, at most `seconds`."""
+        self.mailbox.wait(self.step(), seconds)
 
     def _show_cameras(self, shown: bool) -> None:
         self._cameras_of = step = self.step()

@@ -1,7 +1,7 @@
-"""viser's server as the window needs it: pages of its own alone may talk with it, and it opens no tunnel.
+"""viser's server, restricted to requests from its own page, and without its tunnel to a public address.
 
-A browser lets any page open a WebSocket to any address, also to one that only this machine reaches. Who may come is for
-the server to say, by the header `Origin`, which a page cannot change.
+A browser lets any page open a WebSocket to any address, including this machine's loopback address. Only the server can
+refuse, by the header `Origin`, which a page cannot change.
 """
 
 from __future__ import annotations
@@ -22,44 +22,44 @@ from websockets.http11 import Request, Response
 from dreamfusion.view.address import is_loopback
 
 log = logging.getLogger(__name__)
-Answer = Response | None  # None goes on to the handshake
+Answer = Response | None  # None: continue with the handshake
 HOST = re.compile(r"(\[[^]]+\]|[^:]+)(:\d+)?")
 
 
 class LocalServer(viser.ViserServer):
-    """viser's server for pages of its own, and without its tunnel: nothing leaves this machine by a button."""
+    """viser's server that refuses other pages' requests and opens no tunnel."""
 
     def __init__(self, host: str, port: int, title: str) -> None:
-        """Serve at `host` and `port`, from now on."""
-        self._alone, self._told = is_loopback(host), False
-        with _asked_first(self._refuse):
+        """Serve at `host` and `port`, or at the next free port."""
+        self._loopback_only, self._warned = is_loopback(host), False
+        with _checking_requests(self._refuse):
             super().__init__(host, port, label=title, verbose=False)
 
     def request_share_url(self, verbose: bool = True) -> str | None:
-        """There is none."""
+        """Disabled: returns None and opens no tunnel."""
         return None
 
     def _refuse(self, connection: ServerConnection, request: Request) -> Answer:
-        reason = stranger(request.headers, self._alone)
+        reason = refusal_reason(request.headers, self._loopback_only)
         if reason is None:
             return None
-        if not self._told:  # once: a page tries again and again
-            self._told = True
-            log.warning("refused %s; only the window's own page may press its buttons", reason)
+        if not self._warned:  # once, because a page retries
+            self._warned = True
+            log.warning("refused %s; only the window's own page may connect", reason)
         return connection.respond(HTTPStatus.FORBIDDEN, f"refused {reason}\n")
 
 
-def stranger(headers: Headers, alone: bool) -> str | None:
-    """Who it is, if a request comes from a page that is not the server's own; whoever has no page may come.
+def refusal_reason(headers: Headers, loopback_only: bool) -> str | None:
+    """Why to refuse a request from a page of another site; None for the server's own page and for clients without one.
 
-    A server that only this machine reaches (`alone`) has only this machine's names. With another one a page got here
-    whose name was made to point to this machine (DNS rebinding): by its origin it would be our own.
+    A server on a loopback address (`loopback_only`) accepts only loopback host names. Any other host name means DNS
+    rebinding: a foreign name that resolves to this machine, whose origin would match the host.
     """
     hosts, origins = headers.get_all("Host"), headers.get_all("Origin")
     host = hosts[0].lower() if len(hosts) == 1 else ""
     parts = HOST.fullmatch(host)
-    if parts is None or (alone and not is_loopback(parts[1].strip("[]"))):
-        return f"a request to {', '.join(hosts)!r}, which is no name of this machine alone"
+    if parts is None or (loopback_only and not is_loopback(parts[1].strip("[]"))):
+        return f"a request to {', '.join(hosts)!r}, which is not a loopback address"
     for origin in origins:
         if origin.lower().partition("://")[2] != host:
             return f"a page of {origin!r} at {host!r}"
@@ -67,16 +67,16 @@ def stranger(headers: Headers, alone: bool) -> str | None:
 
 
 @contextmanager
-def _asked_first(check: Callable[[ServerConnection, Request], Answer]) -> Iterator[None]:
-    """Have `check` look at each request to a server that is started meanwhile.
+def _checking_requests(check: Callable[[ServerConnection, Request], Answer]) -> Iterator[None]:
+    """Call `check` for each request to servers started inside this context.
 
-    viser starts one by `websockets.asyncio.server.serve`, and leaves no room for an argument of ours.
+    viser starts its server with `websockets.asyncio.server.serve`, and has no parameter for a request check.
     """
-    serve, asked = websockets.asyncio.server.serve, False
+    serve, patched = websockets.asyncio.server.serve, False
 
     def serve_checked(*args: Any, process_request: Any = None, **settings: Any) -> websockets.asyncio.server.serve:
-        nonlocal asked
-        asked = True
+        nonlocal patched
+        patched = True
 
         def process(connection: ServerConnection, request: Request) -> Answer | Awaitable[Answer]:
             refused = check(connection, request)
@@ -85,21 +85,21 @@ def _asked_first(check: Callable[[ServerConnection, Request], Answer]) -> Iterat
             answer: Answer | Awaitable[Answer] = process_request(connection, request)
             return answer
 
-        return serve(*args, process_request=process, **{"process_response": _unframed} | settings)
+        return serve(*args, process_request=process, **{"process_response": _forbid_framing} | settings)
 
     websockets.asyncio.server.serve = serve_checked  # type: ignore[assignment, misc]
     try:
         yield
     finally:
         websockets.asyncio.server.serve = serve  # type: ignore[misc]
-    if not asked:
+    if not patched:
         log.warning(
-            "this version of viser, %s, does not let the window see which page connects: while it is open, a page of "
-            "another site in a browser of this machine could press its buttons",
+            "the installed viser %s does not let the window check which page connects: while the window is open, a "
+            "page of another site in a browser on this machine could control it",
             viser.__version__,
         )
 
 
-def _unframed(connection: ServerConnection, request: Request, response: Response) -> None:
-    """Not inside another page, which could lay something over a button that is not what is pressed."""
+def _forbid_framing(connection: ServerConnection, request: Request, response: Response) -> None:
+    """Forbid embedding in another page (clickjacking)."""
     response.headers["X-Frame-Options"] = "DENY"

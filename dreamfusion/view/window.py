@@ -1,4 +1,4 @@
-"""The window: viser's server, what is seen in it, and the widgets beside it, whose callbacks leave notes on a desk."""
+"""The browser window: viser's server, the displayed layers, and widgets whose callbacks post to the mailbox."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from viser import transforms
 
 from dreamfusion.scene.shading import ALBEDO, LAMBERTIAN, TEXTURELESS, Shading
 from dreamfusion.types import Cameras
-from dreamfusion.view.address import free_port, is_loopback, url
+from dreamfusion.view.address import check_address, is_loopback, url
 from dreamfusion.view.frame import Frame, View
-from dreamfusion.view.mailbox import Desk
+from dreamfusion.view.mailbox import Mailbox
 from dreamfusion.view.server import LocalServer
 
 log = logging.getLogger(__name__)
@@ -29,28 +29,29 @@ QUALITY = 90  # JPEG, of the pictures
 
 @dataclass(frozen=True)
 class Controls:
-    """What the widgets of a training do; called by the owner of the scene."""
+    """Actions of the training widgets; called on the scene's thread."""
 
-    pause: Callable[[], bool]  # the other way around than before; returns whether it is paused now
+    toggle_pause: Callable[[], bool]  # returns whether training is now paused
     save: Callable[[], None]
-    scale: Callable[[float], None]
+    set_guidance_scale: Callable[[float], None]
 
 
 class Window:
-    """What clients see, and what they press."""
+    """The scene's page in all clients, and its widgets."""
 
-    def __init__(self, host: str, port: int, desk: Desk, title: str) -> None:
-        """Serve at `host` and `port`, or the next port that is free, and say where.
+    def __init__(self, host: str, port: int, mailbox: Mailbox, title: str) -> None:
+        """Serve at `host` and `port`, or at the next free port, and log the URL.
 
         Raises:
-            UserError: an address that cannot be served at.
+            UserError: the address cannot be served at.
         """
-        found = free_port(host, port)
-        logging.getLogger("websockets").setLevel(logging.WARNING)  # not each connection
-        with _quiet():
-            self._server = LocalServer(host, found, title)
-        self.url = url(host, self._server.get_port())
-        self._desk, self._gui = desk, self._server.gui
+        check_address(host, port)
+        logging.getLogger("websockets").setLevel(logging.WARNING)  # it logs each connection
+        with _without_output():
+            self._server = LocalServer(host, port, title)
+        found = self._server.get_port()
+        self.url = url(host, found)
+        self._mailbox, self._gui = mailbox, self._server.gui
         self.shading: Shading = ALBEDO
         self.on_export: Callable[[], None] = lambda: None
         self.on_cameras: Callable[[bool], None] = lambda shown: None
@@ -60,65 +61,65 @@ class Window:
         self._gui.configure_theme(show_logo=False, show_share_button=False, control_width="medium")
         self._server.scene.set_up_direction("+y")
         self._add_widgets()
-        self._meet_clients()
+        self._add_client_callbacks()
         moved = "" if port in (0, found) else f" (port {port} is in use)"
-        log.info("open %s%s; Ctrl-C ends", self.url, moved)
+        log.info("open %s%s; Ctrl-C closes it", self.url, moved)
         if not is_loopback(host):
-            log.warning("whoever reaches %s of this machine can look, and press the buttons", host)
+            log.warning("anyone who can reach %s on this machine can view and control the run", host)
 
     def close(self) -> None:
-        """End the server; its clients see that the connection is lost."""
-        with _quiet():
+        """Stop the server."""
+        with _without_output():
             self._server.stop()
 
-    def stand_at(self, cameras: Cameras) -> None:
-        """New clients begin where the first of `cameras` stands."""
+    def set_initial_camera(self, cameras: Cameras) -> None:
+        """Start new clients at the first of `cameras`."""
         start = self._server.initial_camera
         start.position = _triple(cameras.camera_to_world[0, :, 3].numpy())
         start.look_at = (0.0, 0.0, 0.0)
         start.fov = float(np.deg2rad(cameras.fov[0].item()))
 
     def show(self, client: int, frame: Frame) -> None:
-        """A picture for a client, behind whose surface what is farther away disappears."""
+        """Send a picture to a client, with depth if other layers must be composited with it."""
         handle = self._server.get_clients().get(client)
         if handle is not None:
-            depth = frame.depth if self.layers else None
-            with _may_have_left():
+            depth = frame.depth if self.has_layers else None
+            with _ignore_disconnected():
                 handle.scene.set_background_image(frame.rgb, "jpeg", jpeg_quality=QUALITY, depth=depth)
                 handle.flush()
 
     @property
-    def layers(self) -> bool:
-        """Whether something else than the scene is shown."""
+    def has_layers(self) -> bool:
+        """Whether cameras or a mesh are shown beside the scene."""
         return self.cameras.value or self.mesh.value
 
-    def say(self, text: str) -> None:
-        """The line above the widgets."""
+    def set_status(self, text: str) -> None:
+        """Set the line above the widgets."""
         if self.status.content != text:
             self.status.content = text
 
     def notify(self, title: str, body: str) -> None:
-        """A note at the corner of every client."""
+        """Show a notification in every client."""
         for client in self._server.get_clients().values():
-            with _may_have_left():
+            with _ignore_disconnected():
                 client.add_notification(title, body, auto_close_seconds=20.0)
 
     def show_exporting(self, exporting: bool) -> None:
-        """Whether a mesh is being made: no further one can be asked for then."""
+        """Disable the export button while an export is running."""
         self._export.label = "exporting …" if exporting else "export"
         self._export.disabled = exporting
 
     def show_mesh(self, glb: bytes, scale: float, visible: bool) -> None:
-        """The mesh as a layer, `scale` scene units to its own; with `visible` it takes the scene's place."""
+        """Add the mesh as a layer, scaled by `scale` to scene units; with `visible` it replaces the scene."""
         self._mesh = self._server.scene.add_glb("/mesh", glb, scale=scale, visible=visible)
         self.mesh.disabled = False
         self.mesh.value = visible  # type: ignore[misc]  # mypy does not see the setter
         if visible:
             self.scene.value = False  # type: ignore[misc]
-            self._cover(True)
+            self._hide_scene(True)
 
     def show_cameras(self, cameras: list[Cameras]) -> None:
-        """Frustums, in place of those before; none with an empty list."""
+        """Replace the displayed camera frustums."""
         every = [(batch, view) for batch in cameras for view in range(len(batch))]
         with self._server.atomic():
             for handle in self._frustums[len(every) :]:
@@ -126,22 +127,22 @@ class Window:
             self._frustums = [self._frustum(i, *camera) for i, camera in enumerate(every)]
 
     def add_training(self, scale: float, controls: Controls) -> None:
-        """The widgets of a training."""
+        """Add the training widgets."""
         pause = self._gui.add_button("pause", order=1)
         save = self._gui.add_button("save", order=2)
         limit = max(10.0, 3 * scale)
         slider = self._gui.add_slider("guidance scale", 0.0, limit, limit / SLIDER_TICKS, scale, order=4)
         self._training = [pause, save, slider]
 
-        def turn() -> None:
-            pause.label = "continue" if controls.pause() else "pause"
+        def toggle_pause() -> None:
+            pause.label = "continue" if controls.toggle_pause() else "pause"
 
-        pause.on_click(lambda _: self._desk.ask(turn))
-        save.on_click(lambda _: self._desk.ask(controls.save))
-        slider.on_update(lambda _: self._desk.ask(lambda: controls.scale(slider.value)))
+        pause.on_click(lambda _: self._mailbox.post(toggle_pause))
+        save.on_click(lambda _: self._mailbox.post(controls.save))
+        slider.on_update(lambda _: self._mailbox.post(lambda: controls.set_guidance_scale(slider.value)))
 
     def end_training(self) -> None:
-        """Without these again."""
+        """Remove the training widgets."""
         for widget in self._training:
             widget.remove()
         self._training = []
@@ -153,51 +154,51 @@ class Window:
         self.mesh = self._gui.add_checkbox("mesh", False, disabled=True, order=6)
         self.cameras = self._gui.add_checkbox("training cameras", False, order=7)
         self.light = self._gui.add_dropdown("light", tuple(SHADINGS), order=8)
-        self._export.on_click(lambda _: self._desk.ask(lambda: self.on_export()))
-        self.scene.on_update(lambda _: self._desk.ask(lambda: self._cover(not self.scene.value)))
-        self.mesh.on_update(lambda _: self._desk.ask(self._toggle_mesh))
-        self.cameras.on_update(lambda _: self._desk.ask(self._toggle_cameras))
-        self.light.on_update(lambda _: self._desk.ask(self._shade))
+        self._export.on_click(lambda _: self._mailbox.post(lambda: self.on_export()))
+        self.scene.on_update(lambda _: self._mailbox.post(lambda: self._hide_scene(not self.scene.value)))
+        self.mesh.on_update(lambda _: self._mailbox.post(self._toggle_mesh))
+        self.cameras.on_update(lambda _: self._mailbox.post(self._toggle_cameras))
+        self.light.on_update(lambda _: self._mailbox.post(self._set_shading))
 
-    def _meet_clients(self) -> None:
-        """Cameras are noted on the server's own thread, in the order in which they come."""
+    def _add_client_callbacks(self) -> None:
+        """Post client cameras in order: async callbacks run on the server's own thread."""
 
-        async def meet(client: viser.ClientHandle) -> None:
-            async def look(camera: viser.CameraHandle) -> None:
-                self._desk.look(client.client_id, view_of(camera))
+        async def connect(client: viser.ClientHandle) -> None:
+            async def update(camera: viser.CameraHandle) -> None:
+                self._mailbox.set_view(client.client_id, view_of(camera))
 
-            client.camera.on_update(look)
-            await look(client.camera)
+            client.camera.on_update(update)
+            await update(client.camera)
 
-        async def part(client: viser.ClientHandle) -> None:
-            self._desk.leave(client.client_id)
+        async def disconnect(client: viser.ClientHandle) -> None:
+            self._mailbox.remove_client(client.client_id)
 
-        self._server.on_client_connect(meet)
-        self._server.on_client_disconnect(part)
+        self._server.on_client_connect(connect)
+        self._server.on_client_disconnect(disconnect)
 
-    def _cover(self, covered: bool) -> None:
-        self._desk.cover(covered)
-        if covered:
+    def _hide_scene(self, hidden: bool) -> None:
+        self._mailbox.set_scene_hidden(hidden)
+        if hidden:
             for client in self._server.get_clients().values():
-                with _may_have_left():
+                with _ignore_disconnected():
                     client.scene.set_background_image(None)
 
     def _toggle_mesh(self) -> None:
         if self._mesh is not None:
             self._mesh.visible = self.mesh.value
-        self._desk.renew()  # with depths, or without
+        self._mailbox.invalidate()  # the pictures gain or lose their depth
 
     def _toggle_cameras(self) -> None:
         self.on_cameras(self.cameras.value)
-        self._desk.renew()
+        self._mailbox.invalidate()
 
-    def _shade(self) -> None:
+    def _set_shading(self) -> None:
         self.shading = SHADINGS[self.light.value]
-        self._desk.renew()
+        self._mailbox.invalidate()
 
     def _frustum(self, number: int, cameras: Cameras, view: int) -> viser.CameraFrustumHandle:
         right, up, back, position = cameras.camera_to_world[view].T.double().numpy()
-        turn = transforms.SO3.from_matrix(np.stack([right, -up, -back], axis=1))
+        rotation = transforms.SO3.from_matrix(np.stack([right, -up, -back], axis=1))
         return self._server.scene.add_camera_frustum(
             f"/cameras/{number}",
             float(np.deg2rad(cameras.fov[view].item())),
@@ -205,14 +206,14 @@ class Window:
             scale=0.15,
             thickness=0.008,
             color=CAMERA_COLOR,
-            wxyz=turn.wxyz,
+            wxyz=rotation.wxyz,
             position=position,
         )
 
 
 def view_of(camera: viser.CameraHandle) -> View:
-    """A client's camera in our words."""
-    axes = transforms.SO3(camera.wxyz).as_matrix()  # columns right, down, forward: OpenCV's, in the scene
+    """Convert a client's camera to a `View`."""
+    axes = transforms.SO3(camera.wxyz).as_matrix()  # columns right, down, forward, as in OpenCV
     position, forward, down = (_triple(vector) for vector in (camera.position, axes[:, 2], axes[:, 1]))
     return View(position, forward, down, float(camera.fov), int(camera.image_height), int(camera.image_width))
 
@@ -223,15 +224,15 @@ def _triple(vector: np.ndarray) -> tuple[float, float, float]:
 
 
 @contextmanager
-def _may_have_left() -> Iterator[None]:
-    """Without viser's warning of a client that closes its window just while something is sent to it."""
+def _ignore_disconnected() -> Iterator[None]:
+    """Suppress viser's warning about messages to a client that has just disconnected."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Queued a .* on a closed connection", UserWarning)
         yield
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what viser prints of itself; where the window is, we say."""
+def _without_output() -> Iterator[None]:
+    """Suppress viser's own console output."""
     with redirect_stdout(io.StringIO()):
         yield

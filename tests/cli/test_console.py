@@ -4,24 +4,24 @@ import warnings
 
 import pytest
 
-from dreamfusion.cli.console import tidy
+from dreamfusion.cli.console import filter_messages
 
 
 @pytest.fixture
 def lines():
-    """What a handler of the root logger, such as Hydra's, would print."""
+    """The messages that a handler of the root logger prints."""
     printed, root = [], logging.getLogger()
     handler, level = logging.Handler(), root.level
     handler.emit = lambda record: printed.append(record.getMessage())
     root.addHandler(handler)
     root.setLevel(logging.INFO)
-    tidy()
+    filter_messages()
     yield printed
     root.removeHandler(handler)
     root.setLevel(level)
 
 
-def test_a_message_of_lightning_comes_once(lines):
+def test_a_message_of_lightning_is_printed_once(lines):
     logging.getLogger("lightning.pytorch.utilities.rank_zero").info("GPU available: False, used: False")
     logging.getLogger("lightning.fabric.utilities.seed").info("Seed set to 3")
     assert lines == ["GPU available: False, used: False", "Seed set to 3"]
@@ -31,12 +31,12 @@ def test_a_message_of_lightning_comes_once(lines):
     "noise",
     ["💡 Tip: try litlogger", "TPU available: False, using: 0 TPU cores", "`weights_only` was not set, defaulting to"],
 )
-def test_advertisements_do_not(lines, noise):
+def test_advertisements_are_dropped(lines, noise):
     logging.getLogger("lightning.pytorch.utilities.rank_zero").info(noise)
     assert lines == []
 
 
-def test_warnings_of_lightning_about_the_run_come_through(lines):
+def test_lightnings_warnings_about_the_run_are_printed(lines):
     logging.getLogger("lightning.pytorch").warning("the loss is nan")
     assert lines == ["the loss is nan"]
 
@@ -44,15 +44,15 @@ def test_warnings_of_lightning_about_the_run_come_through(lines):
 def test_only_the_named_warning_is_ignored():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        tidy()
+        filter_messages()
         warnings.warn("`isinstance(treespec, LeafSpec)` is deprecated, use something else", FutureWarning, stacklevel=1)
         warnings.warn("something else is deprecated", FutureWarning, stacklevel=1)
     assert [str(warning.message) for warning in caught] == ["something else is deprecated"]
 
 
-def test_a_console_without_the_prompts_letters_shows_their_codes(monkeypatch):
+def test_characters_that_the_console_cannot_encode_are_escaped(monkeypatch):
     screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr("sys.stdout", screen)
-    tidy()
+    filter_messages()
     print("a 🐈", end="", flush=True)
     assert screen.buffer.getvalue() == rb"a \U0001f408"

@@ -1,4 +1,4 @@
-"""The beginning of a command."""
+"""The start of a command is fast."""
 
 import os
 import subprocess
@@ -12,14 +12,14 @@ def python(code, cwd):
     return ended.stdout
 
 
-def test_the_collector_rests_during_the_first_imports_only(tmp_path):
+def test_garbage_collection_is_off_during_the_first_imports_only(tmp_path):
     said = python(
         "import gc\n"
-        "from dreamfusion.cli.startup import quick_start, settle\n"
+        "from dreamfusion.cli.startup import quick_start, resume_gc\n"
         "quick_start()\n"
         "import lightning\n"
         "paused = not gc.isenabled()\n"
-        "settle()\n"
+        "resume_gc()\n"
         "quick_start()\n"
         "print(paused, gc.isenabled(), gc.get_freeze_count() > 100_000)\n",
         tmp_path,
@@ -27,7 +27,7 @@ def test_the_collector_rests_during_the_first_imports_only(tmp_path):
     assert said == "True True True\n"
 
 
-def test_threads_of_torch_wait_briefly_unless_the_user_says_otherwise(tmp_path):
+def test_torchs_threads_spin_briefly_unless_the_user_sets_a_policy(tmp_path):
     code = "import os; from dreamfusion.cli import startup as s; s.quick_start(); print(os.getenv('GOMP_SPINCOUNT'))"
     asked = {"GOMP_SPINCOUNT": "7", "OMP_WAIT_POLICY": "PASSIVE"}
     mine = {key: value for key, value in os.environ.items() if key not in asked}
@@ -38,7 +38,7 @@ def test_threads_of_torch_wait_briefly_unless_the_user_says_otherwise(tmp_path):
     assert said == [str(SPIN), "7", "None"]
 
 
-def test_training_imports_neither_the_makers_of_meshes_nor_wandb_before_the_first_step(tmp_path):
+def test_training_imports_neither_mesh_libraries_nor_wandb_before_the_first_step(tmp_path):
     said = python(
         "import sys\n"
         "import dreamfusion.mode.train\n"

@@ -1,4 +1,4 @@
-"""`python launch.py ...` as a user has it, in this process and in a folder of its own."""
+"""Run `python launch.py ...` in this process, in a separate folder."""
 
 import io
 import logging
@@ -14,7 +14,7 @@ from launched import PROMPT, ROOT, SLUG, Ended, Finished
 
 @pytest.fixture(scope="session")
 def launch():
-    """launch(folder, *arguments) -> `Ended`; relative paths are those of the folder."""
+    """launch(folder, *arguments) -> `Ended`, run with `folder` as the working directory."""
 
     def run(folder, *arguments):
         root, argv = logging.getLogger(), sys.argv
@@ -27,7 +27,7 @@ def launch():
                     status = 0
                 except SystemExit as end:
                     status = end.code or 0
-                    if isinstance(status, str):  # what Python does with a message
+                    if isinstance(status, str):  # as Python does with a message
                         print(status, file=sys.stderr)
                         status = 1
         finally:
@@ -50,7 +50,7 @@ def finished(launch, tmp_path_factory):
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
-    """No login to Weights & Biases, no network, a home of its own."""
+    """No login to Weights & Biases, no network, a separate home."""
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):

@@ -1,4 +1,4 @@
-"""What Weights & Biases gets of a study, read back from the offline runs' files, and its sweeps without a server."""
+"""A study's data in Weights & Biases, read from the offline runs' files, and W&B sweeps without a server."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from wandb.proto import wandb_internal_pb2
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from dreamfusion.training.loggers import earlier_id
-from dreamfusion.training.metrics import by_noise, peak_memory
+from dreamfusion.training.metrics import norms_by_timestep, peak_memory
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning",
@@ -23,11 +23,11 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:Valid config keys have changed",
 )
 AGENTS = sorted((ROOT / "sweeps" / "wandb").glob("*.yaml"))
-BLOCK, HEAD = 32768, 7  # bytes, of the LevelDB log that a .wandb file is: blocks, and the head of file and records
+BLOCK, HEAD = 32768, 7  # bytes of a block, and of the header of file and records, of the LevelDB log in a .wandb file
 
 
 def records(path):
-    """The protocol buffers in an offline run's file; the package itself reads it in its compiled core only."""
+    """The protocol buffers in an offline run's file; wandb has no Python reader for it."""
     data, at, parts = path.read_bytes(), HEAD, b""
     assert data[:4] == b":W&B"
     while at < len(data):
@@ -41,7 +41,7 @@ def records(path):
             return  # still being written
         parts += data[at + HEAD : at + HEAD + length]
         at += HEAD + length
-        if kind in (1, 4):  # whole, or the last part
+        if kind in (1, 4):  # a full record, or its last part
             record = wandb_internal_pb2.Record()
             record.ParseFromString(parts)
             parts = b""
@@ -49,7 +49,7 @@ def records(path):
 
 
 def whole(path):
-    """The records of a run that has ended; its file is written by a process of its own, a moment later."""
+    """The records of a finished run, whose file is completed by another process a moment later."""
     deadline = time.monotonic() + 300
     while True:
         found = list(records(path))
@@ -63,7 +63,7 @@ def items(updates):
 
 
 def read(path):
-    """The one run in the file: its head, settings, history, summary and media files."""
+    """The run in the file: header, settings, history, summary and media files."""
     run = SimpleNamespace(head=None, config={}, history={}, summary={}, files=set())
     for record in whole(path):
         kind = record.WhichOneof("record_type")
@@ -81,7 +81,7 @@ def read(path):
     return run
 
 
-def test_a_study_is_complete_in_the_offline_files_of_its_runs(offline, launch, tmp_path):
+def test_the_offline_files_of_a_study_are_complete(offline, launch, tmp_path):
     ended = launch(
         tmp_path, "-m", "prompt=a cat,a dog", "study=x", "logger=wandb", "logger.tags=[t]", "experiment=smoke"
     )
@@ -128,7 +128,7 @@ def test_the_agents_sweeps_are_valid_and_every_run_composes(path, compose_config
 
 
 def commands(sweep, count):
-    """The arguments that an agent gives to launch.py in the first runs that W&B's engine draws."""
+    """The launch.py arguments of the first runs that W&B's sweep engine draws."""
     from sweeps import RunState, next_run
 
     assert sweep["command"][:3] == ["${env}", "${interpreter}", "${program}"]
@@ -155,16 +155,16 @@ def test_two_runs_of_an_agent_without_a_server(offline, launch, tmp_path):
     assert all(sweep["metric"]["name"] in run.summary for run in runs)
 
 
-def test_gradients_are_averaged_by_noise_level_and_levels_never_drawn_are_left_out():
+def test_gradient_norms_are_averaged_by_noise_level_without_empty_levels():
     norms, counts = torch.tensor([0.0, 6.0, 0.0, 0.0, 5.0]), torch.tensor([0.0, 3.0, 0.0, 0.0, 1.0])
-    assert by_noise(norms, counts) == {"gradient_norm_at_t/0.2-0.4": 2.0, "gradient_norm_at_t/0.8-1.0": 5.0}
+    assert norms_by_timestep(norms, counts) == {"gradient_norm_at_t/0.2-0.4": 2.0, "gradient_norm_at_t/0.8-1.0": 5.0}
 
 
-def test_the_peak_memory_is_that_of_a_process_with_torch_in_gib():
+def test_the_peak_memory_of_a_process_with_torch_is_plausible():
     assert 0.1 < peak_memory(torch.device("cpu")) < 100
 
 
-def test_a_folder_that_was_never_logged_has_no_earlier_run(tmp_path):
+def test_a_folder_without_logs_has_no_earlier_run(tmp_path):
     assert earlier_id(tmp_path) is None
     for name in ("offline-run-20260101_000000-old", "run-20260102_000000-new"):
         (tmp_path / "wandb" / name).mkdir(parents=True)

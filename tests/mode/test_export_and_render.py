@@ -1,4 +1,4 @@
-"""The modes that need a checkpoint and nothing else: every format, any size, the newest run by default."""
+"""The modes that need only a checkpoint: every format, any size, the newest run by default."""
 
 import html
 import json
@@ -18,7 +18,7 @@ def copied(finished, tmp_path):
 
 
 def without_guidance(monkeypatch):
-    """Neither mode may touch a prior."""
+    """No mode may load a prior."""
 
     def refuse(*_, **__):
         raise AssertionError("a prior was loaded")
@@ -69,7 +69,7 @@ def test_many_runs_are_exported_at_once(copied, launch):
         assert f"{number} of {number} runs" in ended.text
 
 
-def test_a_broken_run_among_many_is_named_and_passed_over(copied, launch):
+def test_a_broken_run_among_many_is_skipped_with_a_warning(copied, launch):
     folder, run = copied
     twin = run.with_name("a")
     shutil.copytree(run, twin)
@@ -81,7 +81,7 @@ def test_a_broken_run_among_many_is_named_and_passed_over(copied, launch):
     assert (run / "mesh.ply").is_file()
 
 
-def test_the_summary_of_a_run_holds_what_came_out(finished):
+def test_the_summary_of_a_run_holds_its_figures(finished):
     summary = json.loads((finished.run / "summary.json").read_text(encoding="utf-8"))
     assert summary["steps"] == 2
     assert {"seconds", "triangles", "prior_score", "silhouette_iou", "threshold_iou", "watertight"} <= set(summary)
@@ -97,7 +97,7 @@ def test_a_turntable_in_another_size(copied, launch, monkeypatch):
         assert (stream.width, stream.height, sum(1 for _ in video.decode(stream))) == (40, 40, 3)
 
 
-def test_stills_depth_normals_and_an_animation(copied, launch):
+def test_stills_depth_normals_and_an_animation_are_written(copied, launch):
     folder, run = copied
     pictures = "mode.pictures=[webp,still,depth,normal]"
     ended = launch(folder, "mode=render", pictures, "mode.size=24", "mode.frames=2", "mode.stills=2", "mode.lit=true")
@@ -108,7 +108,7 @@ def test_stills_depth_normals_and_an_animation(copied, launch):
     assert not (run / "turntable_24.mp4").exists()
 
 
-def test_the_gallery_is_of_all_runs(copied, launch):
+def test_the_gallery_shows_all_runs(copied, launch):
     folder, run = copied
     shutil.copytree(run, folder / "outputs" / "studies" / "x" / "a-cat" / "again")
     ended = launch(folder, "mode=gallery")
@@ -137,9 +137,9 @@ def test_the_contact_sheet_shows_the_newest_run_of_a_prompt(copied, launch):
         (["mode=export", "export.threshold=1e9"], "the field is empty at threshold 1e+09"),
         (["mode=export", "export.threshold=-1"], "export.threshold is -1; it is auto, or a density above 0"),
         (["mode=export", "export.resolution=0"], "export.resolution is 0; it is 8 to 1024 cells a side"),
-        (["mode=export", "export.resolution=fine"], "export.resolution is fine; it is a whole number: type export."),
+        (["mode=export", "export.resolution=fine"], "export.resolution is fine; it must be a whole number: type "),
         (["mode=export", "export.smoothing=-1"], "export.smoothing is -1; it is a number of rounds, 0 for none"),
-        (["mode=export", "export=stl", "export.min_piece=x"], "export.min_piece is x; it is a number"),
+        (["mode=export", "export=stl", "export.min_piece=x"], "export.min_piece is x; it must be a number"),
         (["mode=export", "export.min_piece=2"], "export.min_piece is 2; it is a share"),
         (["mode=export", "export.blur=-1"], "export.blur is -1; it is 0 (none) to 0.5 scene units"),
         (["mode=export", "export.texture=3"], "export.texture is 3; it is 0 (colours at the vertices), or 16 to 8192"),
@@ -150,13 +150,13 @@ def test_the_contact_sheet_shows_the_newest_run_of_a_prompt(copied, launch):
         (["mode=export", "run=nowhere"], "no run at nowhere; type run=all"),
         (["mode=export", "experiment=smoke"], "mode=export got an unexpected keyword argument 'preview_every'"),
         (["mode=render", "mode.frames=0"], "mode.frames is 0; it must be at least 1"),
-        (["mode=render", "mode.pictures=[gif]"], "mode.pictures is ['gif']; it lists some of video, webp, still"),
-        (["mode=gallery", "mode.output=x.txt"], "mode.output is x.txt; it is the path of a page"),
+        (["mode=render", "mode.pictures=[gif]"], "mode.pictures is ['gif']; type some of video, webp, still"),
+        (["mode=gallery", "mode.output=x.txt"], "mode.output is x.txt; it must be the path of an HTML file"),
         (["mode=render", "mode.size=0"], "mode.size is 0; it must be at least 1"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
-def test_bad_settings_are_one_line(arguments, message, copied, launch):
+def test_bad_settings_give_one_line(arguments, message, copied, launch):
     folder, _ = copied
     ended = launch(folder, *arguments)
     assert ended.status == 1

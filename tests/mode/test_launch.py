@@ -1,4 +1,4 @@
-"""The program as its own process: help, Ctrl-C, and a logger."""
+"""The program in a separate process: help, Ctrl-C, and a logger."""
 
 import json
 import re
@@ -15,10 +15,10 @@ import pytest
 from launched import ROOT, files
 
 CONF, LAUNCH = ROOT / "conf", ROOT / "launch.py"
-PATIENCE = 300  # seconds; a machine may have other work
+PATIENCE = 300  # seconds, for a busy machine
 
 
-def test_help_is_quick_and_says_how_to_begin(tmp_path):
+def test_help_is_quick_and_shows_how_to_begin(tmp_path):
     ended = subprocess.run(
         [sys.executable, "-X", "importtime", LAUNCH, "--help"], capture_output=True, text=True, cwd=tmp_path, check=True
     )
@@ -32,7 +32,7 @@ def test_help_is_quick_and_says_how_to_begin(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_ctrl_c_saves_and_the_command_it_prints_goes_on(launch, tmp_path):
+def test_ctrl_c_saves_and_the_printed_command_resumes(launch, tmp_path):
     settings = ["experiment=smoke", "trainer.max_steps=100000", "mode.preview_every=0"]
     with (tmp_path / "log").open("w+") as log:
         command = [sys.executable, LAUNCH, "prompt=a cat", *settings]
@@ -59,7 +59,7 @@ def test_ctrl_c_saves_and_the_command_it_prints_goes_on(launch, tmp_path):
 
 @contextmanager
 def ended_at_last(process):
-    """It does not outlive the test that started it."""
+    """End the process with the test."""
     try:
         yield process
     finally:

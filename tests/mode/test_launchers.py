@@ -1,4 +1,4 @@
-"""Runs of a study in workers that existing engines start, and a search that learns from what they return."""
+"""Runs of a study in the workers of Hydra launchers, and an Optuna search over their scores."""
 
 import importlib.util
 
@@ -20,7 +20,7 @@ def needs(package, extra, also=""):
 
 @pytest.fixture(autouse=True)
 def this_tree(monkeypatch):
-    """Workers import this package, wherever another one is installed."""
+    """Make workers import this working tree."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
@@ -46,11 +46,11 @@ def test_submitit_runs_a_study_as_jobs(launch, tmp_path):
 
 @needs("ray", "ray")
 @needs("hydra_plugins.hydra_ray_launcher", "ray", " && pip install --no-deps hydra-ray-launcher")
-@pytest.mark.filterwarnings("default")  # Ray's own
+@pytest.mark.filterwarnings("default")  # Ray's own warnings
 def test_ray_runs_a_study_on_a_cluster(launch, tmp_path, monkeypatch):
     import ray
 
-    monkeypatch.setenv("RAY_worker_niceness", "0")  # else 15: beside other tests a worker then hardly gets to run
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # the default of 15 starves workers beside other tests
 
     try:
         run_by("ray", launch, tmp_path, "+hydra.launcher.ray.init.num_cpus=1", prompts=["a cat"])
@@ -59,7 +59,7 @@ def test_ray_runs_a_study_on_a_cluster(launch, tmp_path, monkeypatch):
 
 
 @needs("hydra_plugins.hydra_optuna_sweeper", "optuna")
-def test_optuna_searches_with_what_the_runs_return_and_again_without_running_them(launch, tmp_path):
+def test_optuna_searches_by_the_runs_scores_and_a_repeated_search_skips_them(launch, tmp_path):
     search = ["-cd", str(ROOT / "sweeps"), "-cn", "search", "hydra.sweeper.n_trials=2", "trainer.max_steps=4", *SMALL]
     ended = launch(tmp_path, *search, "pruning.startup=2")
     assert ended.status == 0, ended.text
@@ -73,6 +73,6 @@ def test_optuna_searches_with_what_the_runs_return_and_again_without_running_the
     assert len(list(study.glob("a-cat/*/rungs.json"))) == 2
 
     again = launch(tmp_path, *search, "pruning.startup=2")
-    assert again.text.count("is finished already") == 2
+    assert again.text.count("is already finished") == 2
     assert [path.read_text() for path in study.glob("a-cat/*/result.json")] == results
     assert yaml.safe_load((study / "optimization_results.yaml").read_text()) == found

@@ -19,7 +19,7 @@ def read(tmp_path):
     return reader
 
 
-def test_a_prompt_a_line_each_once_without_comments(read):
+def test_one_prompt_per_line_without_duplicates_and_comments(read):
     text = '\ufeff# mine\na cat\r\n\n  a dog\'s "hat", (x=1) \na cat\n'
     assert read(text.encode()) == ["a cat", 'a dog\'s "hat", (x=1)']
 
@@ -34,11 +34,11 @@ def test_a_file_without_prompts_is_refused(read, content, message):
 
 
 def test_a_prompt_beside_the_file_is_refused(read):
-    with pytest.raises(UserError, match=r"there is a prompt, a cow, and prompts.file=.*; type one of the two"):
+    with pytest.raises(UserError, match=r"prompt=a cow and prompts.file=.* are both set; type only one of them"):
         read(b"a cat", prompt="a cow")
 
 
-def test_the_shares_of_all_processes_are_all_prompts():
+def test_the_shards_together_cover_all_prompts():
     prompts = [f"prompt {i}" for i in range(7)]
     shares = [share(prompts, k, 3) for k in range(3)]
     assert sorted(prompt for part in shares for prompt in part) == prompts
@@ -48,7 +48,7 @@ def test_the_shares_of_all_processes_are_all_prompts():
             share(prompts, shard, shards)
 
 
-def test_a_list_runs_in_one_process_with_one_prior_and_a_bad_prompt_stops_no_other(launch, tmp_path, monkeypatch):
+def test_a_list_runs_in_one_process_with_one_prior_and_continues_after_a_bad_prompt(launch, tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(module, "_KEPT", {})
     monkeypatch.setattr(module, "instantiate", lambda cfg, make=module.instantiate: made.append(cfg) or make(cfg))
@@ -59,7 +59,7 @@ def test_a_list_runs_in_one_process_with_one_prior_and_a_bad_prompt_stops_no_oth
     assert len(made) == 1
     last = ended.text.strip().splitlines()[-1]
     assert last.startswith("error: 1 of 3 prompts failed (xxx")
-    assert last.endswith("the same command tries them again")
+    assert last.endswith("repeat the command to retry them")
     study = tmp_path / "outputs" / "studies" / "my-list"
     assert len(list(study.glob("a-cat/*/result.json"))) == len(list(study.glob("a-dog/*/result.json"))) == 1
     assert "2 finished runs" in (study / "report.md").read_text()
@@ -68,11 +68,11 @@ def test_a_list_runs_in_one_process_with_one_prior_and_a_bad_prompt_stops_no_oth
     before = files(tmp_path)
     ended = launch(tmp_path, *command)
     assert ended.status == 0, ended.text
-    assert ended.text.count("is finished already") == 2
+    assert ended.text.count("is already finished") == 2
     assert files(tmp_path) == before
 
 
-def test_a_file_that_is_not_there_is_one_line(launch, tmp_path):
+def test_a_missing_file_gives_one_line(launch, tmp_path):
     ended = launch(tmp_path, "prompts.file=nowhere.txt")
     assert (ended.status, ended.text.count("\n")) == (1, 1)
     assert ended.text.startswith("error: cannot read prompts.file=nowhere.txt: No such file or directory")

@@ -1,4 +1,4 @@
-"""`mode=report`: the same table for a program (CSV) and a person (Markdown)."""
+"""`mode=report`: the same table as CSV and as Markdown."""
 
 import csv
 from dataclasses import replace
@@ -12,7 +12,7 @@ from dreamfusion.runs.results import write_result
 
 @pytest.fixture
 def study(tmp_path):
-    """Three finished runs, one of them pruned, and one that began."""
+    """Three finished runs, one of them pruned, and an unfinished one."""
     folder = tmp_path / "weird"
     runs = {
         "a-cat/1": with_settings(system__views=2, guidance="dreamfusion.guidance.pocket.PocketPrior"),
@@ -27,7 +27,7 @@ def study(tmp_path):
     return folder
 
 
-def test_a_row_for_each_finished_run_with_the_settings_that_differ(study):
+def test_the_table_has_a_row_for_each_finished_run_with_the_differing_settings(study):
     with (study / "report.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     views = {row["path"]: (row["system.views"], row["guidance"], row["silhouette_iou"], row["pruned"]) for row in rows}
@@ -52,7 +52,7 @@ def test_the_markdown_table_links_the_runs_and_names_the_unfinished_ones(study):
 
 
 def test_the_gallery_page_of_a_study_links_its_runs(study, tmp_path):
-    assert not (study / "gallery.html").exists()  # its runs have left no settings, so there is nothing to show
+    assert not (study / "gallery.html").exists()  # its runs have no config.yaml
     for name in ("a-cat/1", "pipe/3"):
         (study / name / "config.yaml").write_text(f"prompt: {name}\n")
         (study / name / "index.html").touch()
@@ -68,5 +68,5 @@ def test_a_report_needs_the_name_of_a_study(launch, tmp_path):
     assert ended.status == 1
     assert ended.text.strip() == "error: mode=report needs a study; type study=NAME (in outputs/studies: none yet)"
     ended = launch(tmp_path, "mode=report", "study=x")
-    assert "error: no study is named x; there is none in outputs/studies yet" in ended.text
+    assert "error: no study is named x; type study=NAME (in outputs/studies: none yet)" in ended.text
     assert not list(tmp_path.glob("outputs/*"))

@@ -1,4 +1,4 @@
-"""Nothing lost: whichever write a command is killed at, the same command ends as if it had not been killed."""
+"""A command killed at any write, once repeated, ends as if it had not been killed."""
 
 import csv
 import hashlib
@@ -16,11 +16,11 @@ import torch
 from launched import ROOT, files
 from training import assert_same, state
 
-from dreamfusion.runs.dream import Outputs, take_part
+from dreamfusion.runs.dream import Outputs, run_in_study
 
 COMMAND = ["prompt=a cat", "study=killed", "experiment=smoke", "trainer.max_steps=2", "mode.checkpoint_every=1"]
 COMMAND += ["mode.preview_every=2", "mode.turntable_frames=1", "export.resolution=16", "export.texture=0"]
-PATIENCE = 300  # seconds; a machine may have other work
+PATIENCE = 300  # seconds, for a busy machine
 WHOLE = {
     "checkpoints/last.ckpt",
     "config.yaml",
@@ -33,17 +33,17 @@ WHOLE = {
     "summary.json",
     "turntable.mp4",
 }
-MEASURED = ("speed/", "memory/", "seconds", "export_seconds")  # columns that no two runs have in common
+MEASURED = ("speed/", "memory/", "seconds", "export_seconds")  # columns that differ between any two runs
 
 
 class Writes:
-    """Calls `then` before everything that this process does to a file under `folder`; Python's own audit events."""
+    """Calls `then` before each change that this process makes to a file under `folder`, by audit events."""
 
     events = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 
     def __init__(self, folder, then):
         self.folder, self.then, self.busy = str(folder), then, False
-        sys.addaudithook(self._hear)  # for ever: Python has no way to remove one
+        sys.addaudithook(self._hear)  # permanent: Python cannot remove audit hooks
 
     def stop(self):
         self.then = None
@@ -70,9 +70,9 @@ def contents(folder):
 
 
 def test_a_command_killed_at_any_write_ends_as_if_it_had_not_been_killed(launch, compose_config, tmp_path):
-    """A kill leaves the files as they are at that moment: a copy of them is taken before each write, and resumed.
+    """Copies the files before each write, as a kill would leave them, and resumes each copy with `run_in_study`.
 
-    Resumed by what the command calls when it has composed its configuration, which is half of its time.
+    A whole command would spend half of its time on composing its configuration.
     """
     whole, moments = tmp_path / "whole", []
     whole.mkdir()
@@ -97,15 +97,15 @@ def test_a_command_killed_at_any_write_ends_as_if_it_had_not_been_killed(launch,
         (resumed,) = [folder / run.relative_to(whole)]
         done = (resumed / "result.json").is_file()
         before = contents(resumed) if done else None
-        take_part(cfg, resumed, outputs)
+        run_in_study(cfg, resumed, outputs)
         assert {name for name in files(resumed) if not name.startswith(".")} == WHOLE, folder.name
         assert rows(resumed) == table, folder.name
         assert_same(state(resumed / "checkpoints" / "last.ckpt"), expected, folder.name)
-        assert not done or contents(resumed) == before, folder.name  # not even written again
+        assert not done or contents(resumed) == before, folder.name  # not rewritten either
 
 
 def killed(folder, write):
-    """What a user types, in a process of its own that kills itself before its `write`-th write."""
+    """Run the command in a process that kills itself before its `write`-th write."""
     count = iter(range(1, write))
 
     def kill():
@@ -120,7 +120,7 @@ def killed(folder, write):
     writes.stop()
 
 
-def test_a_process_that_is_really_killed_leaves_what_the_copies_have(launch, tmp_path):
+def test_a_killed_process_leaves_the_same_files_as_the_copies(launch, tmp_path):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["dreamfusion.mode.train", "dreamfusion.guidance.pocket"])
     for write in (4, 12):
@@ -137,7 +137,7 @@ def test_a_process_that_is_really_killed_leaves_what_the_copies_have(launch, tmp
 
 
 @pytest.mark.parametrize("prompts", ["prompt=a cat,a dog"])
-def test_a_finished_study_is_not_run_again(prompts, launch, tmp_path):
+def test_a_finished_study_is_not_repeated(prompts, launch, tmp_path):
     command = ["-m", prompts, "study=twice", "experiment=smoke", "mode.preview_every=0"]
     assert launch(tmp_path, *command).status == 0
     before = {name: digest for name, digest in contents(tmp_path).items() if name.endswith(("result.json", ".ckpt"))}

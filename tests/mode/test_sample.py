@@ -19,7 +19,7 @@ CONF = Path(__file__).parents[2] / "conf"
 
 @pytest.fixture
 def configure(tmp_path):
-    """Composes conf/ with overrides, as `launch.py` does, for a run folder."""
+    """Compose conf/ with overrides for a run folder, as `launch.py` does."""
     register()
 
     def with_overrides(*overrides):
@@ -48,24 +48,24 @@ def views():
     return sample
 
 
-def test_the_sheet_has_a_row_for_each_sample_and_a_column_for_each_azimuth(configure, tmp_path):
+def test_the_sheet_has_a_row_per_sample_and_a_column_per_azimuth(configure, tmp_path):
     path = run_mode(configure("mode=sample", "prompt=a hamburger", "mode.azimuths=3", "mode.steps=2"))
     assert path == tmp_path / "run" / "samples.png"
     with Image.open(path) as sheet:
         assert sheet.size == (3 * 128 + 2 * 4, 2 * 128 + 4)
 
 
-def test_samples_are_a_function_of_the_seed_and_not_of_the_batch_size(views):
+def test_samples_depend_on_the_seed_and_not_on_the_batch_size(views):
     pictures = views()
     assert pictures.shape == (6, 64, 64, 3)
     np.testing.assert_array_equal(views(), pictures)
-    assert np.abs(views(batch_size=4).astype(int) - pictures).max() <= 1  # other shapes, other order of summation
+    assert np.abs(views(batch_size=4).astype(int) - pictures).max() <= 1  # another order of summation
     assert np.abs(views(seed=1).astype(int) - pictures).max() > 20
 
 
-def test_views_are_told_apart_and_so_are_prompts(views):
+def test_views_and_prompts_change_the_pictures(views):
     pictures = views().astype(int)
-    assert np.abs(pictures[0] - pictures[2]).max() > 4  # the same noise, from the front and from the back
+    assert np.abs(pictures[0] - pictures[2]).max() > 4  # the same noise, front and back view
     assert np.abs(pictures - views(prompt="a blue cat")).mean() > 4
 
 
@@ -77,6 +77,6 @@ def test_views_are_told_apart_and_so_are_prompts(views):
         (["prompt=a cat", "guidance.weights=/nowhere"], "no pocket prior in /nowhere: unet is missing"),
     ],
 )
-def test_what_the_user_can_put_right_is_said_in_one_sentence(configure, overrides, message):
+def test_bad_settings_give_one_sentence(configure, overrides, message):
     with pytest.raises(SystemExit, match=message):
         run_mode(configure("mode=sample", *overrides))

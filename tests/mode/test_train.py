@@ -1,4 +1,4 @@
-"""`mode=train`: what a run leaves behind, how it goes on, and what it says to bad input."""
+"""`mode=train`: the files of a run, resuming it, and error messages."""
 
 import csv
 import html
@@ -16,7 +16,7 @@ def steps_in(path):
         return [int(row["step"]) for row in csv.DictReader(file)]
 
 
-def test_a_run_leaves_its_files_in_the_prompts_folder_and_nothing_elsewhere(finished):
+def test_a_run_writes_its_files_in_the_prompts_folder_and_nothing_elsewhere(finished):
     made = files(finished.run)
     assert made == {
         "checkpoints/last.ckpt",
@@ -35,24 +35,24 @@ def test_a_run_leaves_its_files_in_the_prompts_folder_and_nothing_elsewhere(fini
     assert files(finished.folder) == {f"{run}/{name}" for name in made}
 
 
-def test_the_page_shows_the_prompt_as_text(finished):
+def test_the_page_escapes_the_prompt(finished):
     page = (finished.run / "index.html").read_text(encoding="utf-8")
     assert PROMPT in html.unescape(page)
     assert "<b>x</b>" not in page
 
 
-def test_the_settings_of_a_run_can_be_read_again(finished):
+def test_the_settings_of_a_run_can_be_loaded(finished):
     settings = OmegaConf.load(finished.run / "config.yaml")
     assert settings.prompt == PROMPT
     content = torch.load(finished.run / "checkpoints" / "last.ckpt", weights_only=True)
     assert OmegaConf.create(content["config"]) == settings
 
 
-def test_every_step_has_its_row(finished):
+def test_every_step_has_a_row(finished):
     assert steps_in(finished.run / "metrics.csv") == [0, 1, 2]
 
 
-def test_the_last_row_has_what_came_out(finished):
+def test_the_last_row_has_the_scores(finished):
     with (finished.run / "metrics.csv").open(newline="") as file:
         last = list(csv.DictReader(file))[-1]
     scores = json.loads((finished.run / "result.json").read_text())["scores"]
@@ -62,7 +62,7 @@ def test_the_last_row_has_what_came_out(finished):
     assert 0 < float(last["threshold_iou"]) <= 1
 
 
-def test_the_console_says_each_thing_once_and_ends_with_what_was_made(finished):
+def test_the_console_prints_each_message_once_and_ends_with_the_files(finished):
     lines = [line for line in finished.text.splitlines() if line.strip()]
     assert len(set(lines)) == len(lines)
     assert any(line.startswith("2/2 ") and "gradient norm" in line and "opacity" in line for line in lines)
@@ -76,12 +76,12 @@ def test_the_console_says_each_thing_once_and_ends_with_what_was_made(finished):
 
 @pytest.fixture
 def copied(finished, tmp_path):
-    """A finished run to go on with."""
+    """A copy of a finished run."""
     shutil.copytree(finished.folder, tmp_path / "copy")
     return tmp_path / "copy", tmp_path / "copy" / finished.run.relative_to(finished.folder)
 
 
-def test_a_run_goes_on_from_its_checkpoint_alone_with_its_own_settings(copied, launch):
+def test_a_run_resumes_from_its_checkpoint_with_its_own_settings(copied, launch):
     folder, run = copied
     before = files(folder)
     ended = launch(folder, f"checkpoint={run.relative_to(folder)}", "trainer.max_steps=3")
@@ -94,15 +94,15 @@ def test_a_run_goes_on_from_its_checkpoint_alone_with_its_own_settings(copied, l
     assert f"{PROMPT}: 3 steps" in ended.text
 
 
-def test_a_run_that_is_done_is_only_summed_up_again(copied, launch):
+def test_resuming_a_finished_run_only_writes_its_summary_again(copied, launch):
     folder, run = copied
     (run / "mesh.glb").unlink()
     ended = launch(folder, "checkpoint=latest", "mode=train")
     assert ended.status == 0, ended.text
-    assert "is at step 2 already; to train on, add trainer.max_steps=4" in ended.text
+    assert "is already at step 2; to continue training, add trainer.max_steps=4" in ended.text
     assert (run / "mesh.glb").is_file()
     assert steps_in(run / "metrics.csv") == [0, 1, 2]
-    assert OmegaConf.load(run / "config.yaml").mode.turntable_frames == 2  # mode=train asks for nothing new
+    assert OmegaConf.load(run / "config.yaml").mode.turntable_frames == 2  # unchanged by the resumed command
 
 
 @pytest.mark.parametrize(
@@ -116,16 +116,16 @@ def test_a_run_that_is_done_is_only_summed_up_again(copied, launch):
         (["prompt=a cat", "seed=-1"], "seed is -1; it must be a whole number from 0 to 4294967295"),
         (["prompt=a cat", "trainer.max_steps=0"], "trainer.max_steps is 0; it must be at least 1"),
         (["prompt=a cat", "camera.views=0"], "camera.views is 0"),
-        (["prompt=a cat", "camera.size=large"], "camera.size is large; it is a whole number: type camera.size=64"),
+        (["prompt=a cat", "camera.size=large"], "camera.size is large; it must be a whole number: type camera.size="),
         (["prompt=a cat", "camera.size=0"], "camera.size is 0; a view needs at least 1 pixel"),
         (["prompt=a cat", "optimizer.learning_rates.table=-1"], "optimizer.learning_rates.table is -1"),
-        (["prompt=a cat", "system.lighting.lit=x"], "system.lighting.lit is x; it is a number: type system.lighting"),
-        (["prompt=a cat", "resume=perhaps"], "resume is perhaps; it is true or false: type resume=true"),
+        (["prompt=a cat", "system.lighting.lit=x"], "system.lighting.lit is x; it must be a number: type system."),
+        (["prompt=a cat", "resume=perhaps"], "resume is perhaps; it must be true or false: type resume=true"),
         (["prompt=a cat", "distillation.min_timestep=2"], "the timestep range at progress 0.0 is [2.0, 0.98]"),
         (["prompt=a cat", "field.radius=0"], "field.radius is 0"),
         (
             ["prompt=a cat", "mode.preview_every=-1"],
-            "mode.preview_every is -1; it is a number of steps, or 0 for never",
+            "mode.preview_every is -1; it must be a number of steps, or 0 for never",
         ),
         (["prompt=a cat", "experiment=foo"], "Could not find 'experiment/foo'"),
         (["prompt=a cat", "camera.distance=[3,2]"], "camera.distance is [3, 2]"),
@@ -147,7 +147,7 @@ def test_a_run_that_is_done_is_only_summed_up_again(copied, launch):
     ],
     ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",
 )
-def test_bad_input_is_one_line_and_leaves_nothing_behind(arguments, message, launch, tmp_path):
+def test_bad_input_gives_one_line_and_writes_nothing(arguments, message, launch, tmp_path):
     ended = launch(tmp_path, *arguments)
     errors = [line for line in ended.text.splitlines() if line.startswith("error: ")]
     assert ended.status == 1
@@ -168,7 +168,7 @@ def test_an_unknown_option_lists_the_known_ones(option, launch, tmp_path):
     assert "Traceback" not in ended.text
 
 
-def test_too_little_memory_is_one_line_that_says_what_to_lower(launch, tmp_path, monkeypatch):
+def test_too_little_memory_gives_one_line_with_the_settings_to_lower(launch, tmp_path, monkeypatch):
     monkeypatch.setattr("dreamfusion.runs.dream.assemble", lambda _: torch.empty(2**60))
     ended = launch(tmp_path, "prompt=a cat")
     assert (ended.status, ended.text.count("\n")) == (1, 1)
@@ -176,7 +176,7 @@ def test_too_little_memory_is_one_line_that_says_what_to_lower(launch, tmp_path,
     assert not list(tmp_path.glob("outputs/*/*"))
 
 
-def test_a_broken_checkpoint_is_one_line_and_stays_as_it_is(copied, launch):
+def test_a_broken_checkpoint_gives_one_line_and_is_left_unchanged(copied, launch):
     folder, run = copied
     checkpoint = run / "checkpoints" / "last.ckpt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
@@ -188,7 +188,7 @@ def test_a_broken_checkpoint_is_one_line_and_stays_as_it_is(copied, launch):
     assert checkpoint.stat().st_size == 5000
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(launch, tmp_path):
+def test_an_unwritable_folder_gives_one_line(launch, tmp_path):
     (tmp_path / "outputs").write_text("a file where the folder should be")
     ended = launch(tmp_path, "prompt=a cat", "experiment=smoke")
     assert (ended.status, ended.text.count("\n")) == (1, 1)

@@ -1,28 +1,23 @@
-"""A checkpoint that somebody sends: the commands that read one run nothing of what it names."""
+"""Commands that read an untrusted checkpoint execute nothing that it names."""
 
 import pytest
 import torch
 
 
 def payload(mark):
-    """Positional arguments, by which Hydra would write a file."""
+    """Positional arguments that would make Hydra write a file."""
     return {"_target_": "pathlib.Path.write_text", "_args_": [{"_target_": "pathlib.Path", "_args_": [str(mark)]}, "!"]}
 
 
 def spawned(mark):
-    """Keyword arguments, by which Hydra would start a process."""
+    """Keyword arguments that would make Hydra start a process."""
     command = ["/usr/bin/touch", str(mark)]
-    return {
-        "_target_": "multiprocessing.util.spawnv_passfds",
-        "path": command[0],
-        "args": command,
-        "passfds": [],
-    }
+    return {"_target_": "multiprocessing.util.spawnv_passfds", "path": command[0], "args": command, "passfds": []}
 
 
 @pytest.fixture
 def send(finished, tmp_path):
-    """The checkpoint of a real run with changes to its configuration, as a file of its own."""
+    """Write a copy of a real checkpoint with a changed configuration."""
 
     def write(change):
         content = torch.load(finished.run / "checkpoints" / "last.ckpt", weights_only=True)
@@ -36,7 +31,7 @@ def send(finished, tmp_path):
 @pytest.mark.parametrize("command", ["mode=export", "trainer.max_steps=4"])
 @pytest.mark.parametrize("hidden", [lambda x: x, lambda x: [(x,)]], ids=["plain", "in_a_tuple_in_a_list"])
 @pytest.mark.parametrize("evil", [payload, spawned])
-def test_a_checkpoint_that_somebody_sends_runs_nothing(evil, hidden, command, send, launch, tmp_path):
+def test_an_untrusted_checkpoint_executes_nothing(evil, hidden, command, send, launch, tmp_path):
     sent = send(lambda config: config["camera"].update(up_std=hidden(evil(tmp_path / "owned"))))
     ended = launch(tmp_path, sent, command)
     assert ended.status == 1
@@ -45,7 +40,7 @@ def test_a_checkpoint_that_somebody_sends_runs_nothing(evil, hidden, command, se
     assert not (tmp_path / "owned").exists()
 
 
-def test_a_checkpoint_does_not_read_the_environment(send, launch, tmp_path, monkeypatch):
+def test_an_untrusted_checkpoint_does_not_read_the_environment(send, launch, tmp_path, monkeypatch):
     monkeypatch.setenv("SECRET", "hunter2")
     ended = launch(tmp_path, send(lambda config: config.update(prompt="${oc.env:SECRET}")), "mode=export")
     assert ended.status == 1

@@ -1,4 +1,4 @@
-"""`mode=view`: from a checkpoint and around a training, by a client over the wire; Ctrl-C ends it."""
+"""`mode=view` from a checkpoint and during training, with real clients; Ctrl-C closes it it."""
 
 import os
 import shutil
@@ -24,9 +24,9 @@ from dreamfusion.mesh.density_grid import EmptyFieldError
 from dreamfusion.mode.view import show_exported
 from dreamfusion.runs.export import export_scene
 from dreamfusion.types import Mesh
-from dreamfusion.view.callback import Watch
+from dreamfusion.view.callback import ViewCallback
 
-PATIENCE = 300  # seconds, on a machine that many share
+PATIENCE = 300  # seconds, for a busy machine
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def port():
 
 @pytest.fixture
 def while_open(launch, port):
-    """Launch, and press Ctrl-C once `visit()`, in a thread of its own, is over; its error is the test's."""
+    """Launch, run `visit()` on a thread, then press Ctrl-C; re-raises an error of `visit`."""
 
     def run(visit, *arguments):
         failed, lock, running = [], threading.Lock(), [True]
@@ -48,7 +48,7 @@ def while_open(launch, port):
             except BaseException as error:
                 failed.append(error)
             with lock:
-                if running[0]:  # else it would hit the test itself
+                if running[0]:  # otherwise the signal would end the test
                     os.kill(os.getpid(), signal.SIGINT)
 
         visitor = threading.Thread(target=come)
@@ -71,7 +71,7 @@ def while_open(launch, port):
 
 @pytest.fixture
 def visited(while_open, port):
-    """Launch until a client has seen what it waits for."""
+    """Launch until a client has received the wanted messages."""
 
     def run(wanted, *arguments):
         def visit():
@@ -102,30 +102,30 @@ def copied(finished, tmp_path):
 
 
 @pytest.mark.parametrize("choice", ["", "checkpoint", "run"])
-def test_the_newest_run_or_the_one_named_is_shown_until_ctrl_c(choice, copied, visited, port):
+def test_the_newest_or_the_named_run_is_shown_until_ctrl_c(choice, copied, visited, port):
     folder, run = copied
     before = files(folder)
     wanted = ["BackgroundImageMessage", "GlbMessage", f"step 2, {run}"]
     ended = visited(wanted, folder, "mode=view", *([f"{choice}={run}"] if choice else []))
-    # Which backend was chosen is said once by a process, so by the first test that comes there.
+    # A process logs the chosen backend once, in whichever test comes first.
     said = [line for line in ended.text.splitlines() if " on cpu: " not in line]
-    assert (ended.status, said) == (0, [f"open http://127.0.0.1:{port}; Ctrl-C ends", "closed"])
+    assert (ended.status, said) == (0, [f"open http://127.0.0.1:{port}; Ctrl-C closes it", "closed"])
     assert files(folder) == before
 
 
-def test_with_a_prompt_it_trains_and_leaves_what_a_training_leaves(visited, finished, port, tmp_path):
+def test_with_a_prompt_it_trains_and_writes_the_files_of_a_training(visited, finished, port, tmp_path):
     wanted = ["guidance scale", "BackgroundImageMessage", "step 2, outputs/train/"]
     ended = visited(wanted, tmp_path, "mode=view", f"prompt={PROMPT}", "experiment=smoke")
     assert ended.status == 0, ended.text
-    assert ended.text.startswith(f"open http://127.0.0.1:{port}; Ctrl-C ends\n")
+    assert ended.text.startswith(f"open http://127.0.0.1:{port}; Ctrl-C closes it\n")
     assert ended.text.endswith("closed\n")
     (run,) = tmp_path.glob("outputs/train/*/*")
     assert files(run) == files(finished.run)
-    # It goes on without a window: its settings are those of mode=train.
+    # mode=train can resume it without a window.
     assert OmegaConf.load(run / "config.yaml") == OmegaConf.load(finished.run / "config.yaml")
 
 
-def test_who_presses_the_buttons_in_a_browser_pauses_guides_saves_and_goes_on(while_open, port, browser, tmp_path):
+def test_the_buttons_in_a_browser_pause_guide_save_and_resume(while_open, port, browser, tmp_path):
     def button(label):
         return f"[...document.querySelectorAll('button')].find(button => button.innerText === '{label}')"
 
@@ -134,18 +134,18 @@ def test_who_presses_the_buttons_in_a_browser_pauses_guides_saves_and_goes_on(wh
         return f"document.getElementById({found}.htmlFor)"
 
     def say(pattern):
-        """The number in what the page says, once it does."""
+        """Wait for the page's text to match, and return the number in it."""
         return int(browser.wait_for(f"document.body?.innerText.match(/{pattern}/)?.[1]"))
 
     def see(is_wanted):
-        """The page, once the contrast along its middle, beside the widgets, is as wanted."""
+        """Wait for a contrast along the middle of the page; returns its picture."""
         end = time.monotonic() + PATIENCE
         while not is_wanted(contrast := np.ptp((seen := browser.picture())[450, :600].mean(axis=1))):
             assert time.monotonic() < end, f"the contrast is {contrast}"
         return seen
 
     def save(is_wanted):
-        """Press until the checkpoint is as wanted."""
+        """Press save until the checkpoint is as wanted."""
         end = time.monotonic() + PATIENCE
         while True:
             before = stamp()
@@ -173,10 +173,10 @@ def test_who_presses_the_buttons_in_a_browser_pauses_guides_saves_and_goes_on(wh
         step = say(r"paused at step (\d+) of 100000")
         browser.wait_for(f"{button('continue')} !== undefined")
 
-        # A ball of fog before the background: how each scene begins.
+        # Each scene begins as a translucent ball.
         Image.fromarray(see(lambda contrast: contrast > 80)).save(tmp_path / "window.png")
 
-        # The window goes on, the training stands still.
+        # The window keeps serving while the training is paused.
         browser.type("document.querySelector('input[inputmode=decimal]')", "7.5")
         paused = save(lambda content: content["config"]["distillation"]["guidance_scale"] == 7.5)
         browser.click(checkbox("scene"))
@@ -189,18 +189,18 @@ def test_who_presses_the_buttons_in_a_browser_pauses_guides_saves_and_goes_on(wh
 
         browser.click(button("continue"))
         assert say(r"step (\d+) of 100000, gradient norm") > step
-        gone_on = save(lambda content: True)
-        assert gone_on["global_step"] > step
-        assert gone_on["config"]["distillation"]["guidance_scale"] == 7.5
+        resumed = save(lambda content: True)
+        assert resumed["global_step"] > step
+        assert resumed["config"]["distillation"]["guidance_scale"] == 7.5
         assert browser.problems == []
 
     ended = while_open(visit, tmp_path, "mode=view", "prompt=a cat", "experiment=smoke", "trainer.max_steps=100000")
-    assert ended.status == 130, ended.text  # Ctrl-C in a training
+    assert ended.status == 130, ended.text  # Ctrl-C during training
     assert "guidance scale 7.5 from step " in ended.text
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_scene_from_a_checkpoint_is_exported_into_the_window_or_it_is_said_why_not(
+def test_a_scene_from_a_checkpoint_is_exported_into_the_window_or_the_reason_is_shown(
     fails, copied, while_open, port, monkeypatch
 ):
     folder, run = copied
@@ -208,7 +208,7 @@ def test_a_scene_from_a_checkpoint_is_exported_into_the_window_or_it_is_said_why
     seen = threading.Event()
 
     def press(scene, window):
-        window._desk.ask(window.on_export)
+        window._mailbox.post(window.on_export)
 
     def export(scene, settings):
         assert seen.wait(PATIENCE)
@@ -234,23 +234,23 @@ def test_a_scene_from_a_checkpoint_is_exported_into_the_window_or_it_is_said_why
     assert ended.text.count("mesh.glb: ") == (not fails)
 
 
-def test_a_training_goes_on_bit_for_bit_while_the_window_exports(while_open, launch, port, tmp_path, monkeypatch):
-    gone_on, exported = threading.Event(), []
+def test_training_during_an_export_is_bit_for_bit_the_same(while_open, launch, port, tmp_path, monkeypatch):
+    resumed, exported = threading.Event(), []
 
-    def step(watch, trainer, *_):
+    def step(callback, trainer, *_):
         if trainer.global_step == 2:
-            watch.desk.ask(watch.window.on_export)
+            callback.mailbox.post(callback.window.on_export)
         elif trainer.global_step == 5:
-            gone_on.set()
+            resumed.set()
 
     def export(scene, settings):
-        assert gone_on.wait(PATIENCE), "the training stood still"
+        assert resumed.wait(PATIENCE), "training did not continue"
         assert scene.step == 3
         made = export_scene(scene, settings)
         exported.append(made.path.name)
         return made
 
-    monkeypatch.setattr(Watch, "on_train_batch_start", step)
+    monkeypatch.setattr(ViewCallback, "on_train_batch_start", step)
     monkeypatch.setattr("dreamfusion.mode.view.export_scene", export)
     settings = ["prompt=a cat", "experiment=smoke", "trainer.max_steps=20"]
 
@@ -264,12 +264,12 @@ def test_a_training_goes_on_bit_for_bit_while_the_window_exports(while_open, lau
     assert exported == ["mesh.glb"]
     assert ended.text.count("mesh.glb: ") == 1
     assert launch(tmp_path, "mode=train", *settings).status == 0
-    watched, unwatched = sorted(tmp_path.glob("outputs/train/*/*"), key=lambda run: run.stat().st_mtime_ns)
-    first, second = (state(run / "checkpoints" / "last.ckpt") for run in (watched, unwatched))
+    viewed, trained = sorted(tmp_path.glob("outputs/train/*/*"), key=lambda run: run.stat().st_mtime_ns)
+    first, second = (state(run / "checkpoints" / "last.ckpt") for run in (viewed, trained))
     assert_same(first, second)
 
 
-def test_a_mesh_is_made_without_drawing_at_random(finished, tmp_path, monkeypatch):
+def test_an_export_draws_no_random_numbers(finished, tmp_path, monkeypatch):
     monkeypatch.chdir(finished.folder)
     scene = load_scene(finished.run / "checkpoints" / "last.ckpt")
     before = torch.get_rng_state()
@@ -280,18 +280,18 @@ def test_a_mesh_is_made_without_drawing_at_random(finished, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("steps", "up", "scale"), [("2", "y", 4.0), ("1", "y", None), ("2", "z", None)], ids=["same", "older", "turned"]
 )
-def test_a_mesh_of_the_same_step_is_shown_as_large_as_the_scene(steps, up, scale, tmp_path):
+def test_a_mesh_of_the_same_step_is_shown_at_the_scenes_size(steps, up, scale, tmp_path):
     corners = np.eye(4, 3, dtype=np.float32)
     faces = np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [0, 3, 2]])
-    told = {"steps": steps, "up": up, "metres_per_unit": "0.25"}
-    (path,) = write_mesh(Mesh(corners, faces), tmp_path / "mesh.glb", told)
+    metadata = {"steps": steps, "up": up, "metres_per_unit": "0.25"}
+    (path,) = write_mesh(Mesh(corners, faces), tmp_path / "mesh.glb", metadata)
     shown = []
     window = SimpleNamespace(show_mesh=lambda glb, scale, visible: shown.append((glb, scale, visible)))
     show_exported(SimpleNamespace(run=tmp_path, step=2), window)
     assert shown == ([(path.read_bytes(), scale, False)] if scale else [])
 
 
-def test_an_exported_mesh_says_how_large_it_is(copied, launch):
+def test_an_exported_mesh_stores_its_scale(copied, launch):
     folder, run = copied
     before = glb_metadata(folder / run / "mesh.glb")
     first = max(trimesh.load_mesh(folder / run / "mesh.glb").extents)
@@ -309,21 +309,21 @@ def test_an_exported_mesh_says_how_large_it_is(copied, launch):
     [
         (
             ["prompt=a cat", "checkpoint=latest"],
-            "there is a prompt, a cat, which begins a run",
+            "prompt=a cat begins a run, but checkpoint or run opens an existing one",
         ),
-        (["prompt=a cat", "study=pets"], "mode=view shows one run: no -m, study or prompts.file"),
-        (["prompts.file=x.txt"], "mode=view shows one run: no -m, study or prompts.file"),
+        (["prompt=a cat", "study=pets"], "mode=view shows one run, without -m, study or prompts.file"),
+        (["prompts.file=x.txt"], "mode=view shows one run, without -m, study or prompts.file"),
         (["prompt=a cat", "trainer.devices=2"], "trainer.devices is 2; mode=view trains in one process"),
         (["prompt=a cat", "seed=-1"], "seed is -1; it must be a whole number"),
         (["checkpoint=nowhere"], "no checkpoint at nowhere; type checkpoint=latest"),
-        (["run=outputs/train"], "run=outputs/train names 2 runs; a window shows one, such as run=outputs/train/"),
+        (["run=outputs/train"], "run=outputs/train matches 2 runs; mode=view shows one: type run=outputs/train/"),
         (["mode.sharp=0"], "mode.sharp is 0; it must be at least 1"),
-        (["mode.port=70000"], "mode.port is 70000; it must be from 1 to 65535, or 0 for any free one"),
-        (["mode.host=192.0.2.1"], "mode.host is 192.0.2.1, which is no address of this machine"),
+        (["mode.port=70000"], "mode.port is 70000; it must be from 1 to 64535, or 0 for any free port"),
+        (["mode.host=192.0.2.1"], "mode.host is 192.0.2.1, which is not an address of this machine"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
-def test_bad_settings_are_one_line_and_leave_nothing_behind(arguments, message, copied, launch):
+def test_bad_settings_give_one_line_and_write_nothing(arguments, message, copied, launch):
     folder, run = copied
     shutil.copytree(folder / run, folder / run.with_name("again"))
     before = files(folder)

@@ -1,4 +1,4 @@
-"""Hopeless runs end early: collapsed ones at once, others when they are behind at a rung."""
+"""Weak runs end early: collapsed runs, and runs with a low score at a rung."""
 
 import math
 from types import SimpleNamespace
@@ -6,13 +6,13 @@ from types import SimpleNamespace
 import pytest
 
 from dreamfusion.error import UserError
-from dreamfusion.runs.pruning import Halving, collapse, halving, none, peers, promising, read_rungs
+from dreamfusion.runs.pruning import Halving, collapse, halving, in_better_share, none, read_rungs, scores_of_other_runs
 
 
 def trained(folder, scores, opacity=0.3, norm=1.0, rungs=(0.25, 0.5), keep=0.5, startup=2, steps=8):
-    """A run of 8 steps whose score at each rung is the next of `scores`; ends at the step it is stopped."""
+    """Run 8 steps with the next of `scores` at each rung; returns the last step and the callback."""
     values = iter(scores)
-    (judge,) = halving(folder, lambda: next(values), rungs, keep, startup)
+    (pruner,) = halving(folder, lambda: next(values), rungs, keep, startup)
     strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
     trainer = SimpleNamespace(
         max_steps=steps,
@@ -23,25 +23,25 @@ def trained(folder, scores, opacity=0.3, norm=1.0, rungs=(0.25, 0.5), keep=0.5, 
     )
     for step in range(1, steps + 1):
         trainer.global_step = step
-        judge.on_train_batch_end(trainer, None, None, None, 0)
+        pruner.on_train_batch_end(trainer, None, None, None, 0)
         if trainer.should_stop:
             break
-    return step, judge
+    return step, pruner
 
 
-def test_a_run_that_is_behind_ends_at_the_rung_and_the_others_go_on(tmp_path):
+def test_a_run_with_a_low_score_ends_at_the_rung_and_the_others_continue(tmp_path):
     runs = tmp_path / "study" / "a-cat"
     assert trained(runs / "1", [0.5, 0.5])[0] == 8
     assert trained(runs / "2", [0.6, 0.4])[0] == 4  # second of two at the second rung
-    step, judge = trained(runs / "3", [0.1])
-    assert (step, judge.score) == (2, 0.1)
-    assert judge.reason == "its score at 0.25 of the run, 0.1000, is not in the better 50%"
+    step, pruner = trained(runs / "3", [0.1])
+    assert (step, pruner.score) == (2, 0.1)
+    assert pruner.reason == "its score at 0.25 of the run, 0.1000, is not in the better 50%"
     assert trained(tmp_path / "study" / "a-dog" / "4", [0.7, 0.7])[0] == 8  # whatever the prompt
-    assert sorted(peers(runs / "1", 0.25)) == [0.1, 0.6, 0.7]
+    assert sorted(scores_of_other_runs(runs / "1", 0.25)) == [0.1, 0.6, 0.7]
     assert read_rungs(runs / "2") == {"0.25": 0.6, "0.5": 0.4}
 
 
-def test_a_run_that_goes_on_after_a_kill_is_not_held_against_itself(tmp_path):
+def test_a_run_resumed_after_a_kill_is_not_compared_with_itself(tmp_path):
     folder = tmp_path / "study" / "a-cat" / "1"
     trained(folder, [0.5, 0.4])
     assert trained(folder, [0.4, 0.3])[0] == 8
@@ -52,37 +52,37 @@ def test_a_run_that_goes_on_after_a_kill_is_not_held_against_itself(tmp_path):
     ("opacity", "norm", "reason"),
     [
         (0.001, 1.0, "the scene is empty: its mean opacity is 0.0010"),
-        (0.999, 1.0, "the scene is fog all over: its mean opacity is 0.9990"),
-        (0.3, math.nan, "the scene is no longer finite"),
-        (math.nan, 1.0, "the scene is no longer finite"),
+        (0.999, 1.0, "the scene is filled with fog: its mean opacity is 0.9990"),
+        (0.3, math.nan, "the scene is not finite"),
+        (math.nan, 1.0, "the scene is not finite"),
         (0.3, 1.0, None),
     ],
 )
-def test_a_collapsed_scene_is_told_by_its_opacity_and_gradient(tmp_path, opacity, norm, reason):
+def test_a_collapsed_scene_is_detected_by_its_opacity_and_gradient(tmp_path, opacity, norm, reason):
     assert collapse(opacity, norm) == reason
-    step, judge = trained(tmp_path / "s" / "p" / "1", [0.9, 0.9], opacity=opacity, norm=norm)
-    assert judge.reason == reason
+    step, pruner = trained(tmp_path / "s" / "p" / "1", [0.9, 0.9], opacity=opacity, norm=norm)
+    assert pruner.reason == reason
     assert step == (8 if reason is None else 2)
 
 
-def test_half_of_the_runs_at_a_rung_go_on_once_there_are_enough():
+def test_half_of_the_runs_at_a_rung_continue_once_there_are_enough():
     others = [0.1, 0.2, 0.3]
-    assert [promising(score, others, 0.5, 4) for score in (0.05, 0.15, 0.25, 0.35)] == [False, False, True, True]
-    assert promising(0.05, others, 0.5, 5)
-    assert promising(0.05, others, 1.0, 2)
-    assert not promising(math.nan, [], 1.0, 4)
+    assert [in_better_share(score, others, 0.5, 4) for score in (0.05, 0.15, 0.25, 0.35)] == [False, False, True, True]
+    assert in_better_share(0.05, others, 0.5, 5)
+    assert in_better_share(0.05, others, 1.0, 2)
+    assert not in_better_share(math.nan, [], 1.0, 4)
 
 
-def test_no_pruning_is_no_callback(tmp_path):
+def test_no_pruning_adds_no_callback(tmp_path):
     assert none(tmp_path, lambda: 0.0) == []
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rungs": [1.0]}, r"pruning.rungs is \[1.0\]; they are shares"),
-        ({"keep": 0}, "pruning.keep is 0; it is the share"),
-        ({"startup": 1}, "pruning.startup is 1; at least 2"),
+        ({"rungs": [1.0]}, r"pruning.rungs is \[1.0\]; it must list fractions"),
+        ({"keep": 0}, "pruning.keep is 0; it must be above 0"),
+        ({"startup": 1}, "pruning.startup is 1; it must be at least 2"),
     ],
 )
 def test_impossible_settings_are_refused(tmp_path, change, message):

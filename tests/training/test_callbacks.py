@@ -1,4 +1,4 @@
-"""Previews and Ctrl-C, apart from the training they belong to."""
+"""Previews and Ctrl-C, tested without a training."""
 
 import os
 import signal
@@ -41,7 +41,7 @@ def guidance(views, level):
 
 
 def sheet(folder, step):
-    """The sheet as rows and columns of tiles, each by its middle pixel."""
+    """The middle pixel of each tile of the sheet, by row and column."""
     with Image.open(folder / f"{step:06d}.png") as image:
         pixels = np.asarray(image)
     return pixels[SIZE // 2 :: SIZE, SIZE // 2 :: SIZE]
@@ -59,10 +59,10 @@ def test_a_sheet_shows_colour_light_normals_opacity_and_the_priors_view(system, 
     assert normal[1][0] > 200
     assert normal[2][2] < 50
     assert normal[3][0] < 50
-    assert prior.tolist() == [[191] * 3] * 2 + [[255] * 3] * 2  # two views were trained on; 0.5 of [-1, 1] is 0.75
+    assert prior.tolist() == [[191] * 3] * 2 + [[255] * 3] * 2  # two training views; 0.5 of [-1, 1] is 0.75
 
 
-def test_before_the_first_guidance_there_is_no_such_row(system, tmp_path):
+def test_before_the_first_guidance_the_priors_row_is_missing(system, tmp_path):
     Previews(ORBIT, tmp_path, 10, SIZE).write(system, 0)
     assert sheet(tmp_path, 0).shape[:2] == (4, 4)
 
@@ -70,10 +70,10 @@ def test_before_the_first_guidance_there_is_no_such_row(system, tmp_path):
 @pytest.mark.parametrize(
     ("every", "steps"), [(2, [2, 4, 5]), (5, [5]), (10, [5]), (0, [])], ids=["some", "last", "only the last", "never"]
 )
-def test_sheets_come_every_few_steps_and_at_the_end(system, tmp_path, every, steps):
+def test_sheets_are_written_every_few_steps_and_at_the_end(system, tmp_path, every, steps):
     previews = Previews(ORBIT, tmp_path, every, SIZE)
     for step in range(1, 6):
-        trainer = SimpleNamespace(global_step=step, max_steps=5, is_global_zero=True)
+        trainer = SimpleNamespace(global_step=step, max_steps=5, is_global_zero=True, loggers=[])
         previews.on_train_batch_end(trainer, system, None, None, 0)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{step:06d}.png" for step in steps]
 
@@ -100,20 +100,20 @@ def test_the_first_ctrl_c_stops_after_the_step_and_the_second_at_once(trainer):
     assert trainer.should_stop
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
-        signal.sigtimedwait([], 1)  # it comes at the latest here
+        signal.sigtimedwait([], 1)  # the signal arrives here at the latest
     stop.teardown(trainer, None, "fit")
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_all_processes_stop_when_one_is_asked_to(trainer):
+def test_all_processes_stop_if_one_is_interrupted(trainer):
     stop = StopOnInterrupt()
-    trainer.strategy.reduce_boolean_decision = lambda decision, all: True  # another one was
+    trainer.strategy.reduce_boolean_decision = lambda decision, all: True  # another process was interrupted
     stop.on_train_batch_end(trainer, None, None, None, 0)
     assert trainer.should_stop
     assert stop.interrupted
 
 
-def test_after_an_exception_ctrl_c_is_as_it_was(trainer):
+def test_after_an_exception_the_signal_handler_is_restored(trainer):
     stop, before = StopOnInterrupt(), signal.getsignal(signal.SIGINT)
     stop.on_fit_start(trainer, None)
     stop.on_exception(trainer, None, ValueError())

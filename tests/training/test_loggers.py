@@ -1,4 +1,4 @@
-"""Where the numbers go: rows that a resumed run keeps, and a W&B run that never asks for anything."""
+"""metrics.csv survives resumption, and W&B never prompts."""
 
 import csv
 
@@ -31,7 +31,7 @@ def test_a_row_for_each_logged_step(path):
 
 
 def test_a_resumed_run_keeps_the_rows_before_it_and_replaces_those_after(path):
-    """A run that was killed has rows from after its last checkpoint; those steps are done again."""
+    """A killed run has rows after its last checkpoint; the resumed run repeats those steps."""
     log(path, [9, 19, 29])
     log(path, [19, 29, 39])
     assert [row["step"] for row in rows(path)] == ["9", "19", "29", "39"]
@@ -39,16 +39,13 @@ def test_a_resumed_run_keeps_the_rows_before_it_and_replaces_those_after(path):
     assert [row["step"] for row in rows(path)] == ["9", "19", "29", "39", "49"]
 
 
-def test_a_metric_that_comes_in_later_gets_a_column(path):
+def test_a_later_metric_gets_a_column(path):
     log(path, [9])
     log(path, [19], **{"loss/opacity": 0.5})
-    assert rows(path) == [
-        {"step": "9", "opacity": "0.9"},
-        {"step": "19", "opacity": "1.9", "loss/opacity": "0.5"},
-    ]
+    assert rows(path) == [{"step": "9", "opacity": "0.9"}, {"step": "19", "opacity": "1.9", "loss/opacity": "0.5"}]
 
 
-def test_rows_are_on_disk_before_the_end_and_whenever_they_are_saved(path):
+def test_rows_are_on_disk_after_each_batch_and_each_save(path):
     logger = MetricsFile(path, rows_at_once=2)
     logger.log_metrics({"a": 1.0}, 0)
     logger.log_metrics({"a": 2.0}, 1)
@@ -67,7 +64,7 @@ def test_rows_are_appended(path):
     for step in range(1, 5):
         logger.log_metrics({"a": 1.0}, step)
     logger.finalize("success")
-    assert path.stat().st_ino == handle  # a file written again is another one
+    assert path.stat().st_ino == handle  # a rewritten file would have another inode
     assert len(rows(path)) == 5
 
 
@@ -79,12 +76,12 @@ def test_metrics_of_one_step_are_one_row(path):
     assert rows(path) == [{"step": "0", "a": "1.0", "b": "2.0"}]
 
 
-def test_a_run_without_a_row_leaves_no_file(path):
+def test_a_run_without_a_row_writes_no_file(path):
     MetricsFile(path).finalize("success")
     assert not path.exists()
 
 
-def test_a_file_cut_short_does_not_stop_a_resumed_run(path):
+def test_a_truncated_file_does_not_stop_a_resumed_run(path):
     path.write_text("step,opacity\n9,0.9\n,\nx")
     log(path, [19])
     assert [row["step"] for row in rows(path)] == ["9", "19"]
@@ -98,7 +95,7 @@ def logged_out(monkeypatch, tmp_path):
     return tmp_path / "netrc"
 
 
-def test_nobody_is_logged_in_without_a_key(logged_out, monkeypatch):
+def test_without_a_key_there_is_no_login(logged_out, monkeypatch):
     assert not logged_in()
     logged_out.write_text("machine elsewhere.org login a password b")
     assert not logged_in()
@@ -131,11 +128,11 @@ def test_weights_and_biases_can_be_switched_off(logged_out, monkeypatch, tmp_pat
     assert isinstance(only, MetricsFile)
 
 
-def test_closing_a_run_that_never_began_begins_none(logged_out, tmp_path):
+def test_closing_a_run_that_never_started_starts_none(logged_out, tmp_path):
     close(made(tmp_path))
     assert not (tmp_path / "wandb").exists()
 
 
-def test_the_default_is_a_file_in_the_runs_folder(tmp_path):
+def test_the_default_logger_is_a_file_in_the_runs_folder(tmp_path):
     (only,) = csv_only(tmp_path, "a cat")
     assert only.path == tmp_path / "metrics.csv"

@@ -1,4 +1,4 @@
-"""One line on a terminal, few lines elsewhere."""
+"""One line on a terminal, few lines without one."""
 
 import io
 import logging
@@ -36,7 +36,7 @@ def terminal(monkeypatch):
     return width
 
 
-def test_the_bar_says_step_speed_time_left_gradient_norm_and_opacity(terminal):
+def test_the_bar_shows_step_speed_time_left_gradient_norm_and_opacity(terminal):
     screen = terminal(100)
     run(Progress(), 15)
     last = screen.getvalue().rstrip().split("\r")[-1]
@@ -51,7 +51,7 @@ def test_the_bar_never_wraps(terminal, columns):
     assert max(len(line) for line in re.split(r"[\r\n]", screen.getvalue())) <= min(columns, 100)
 
 
-def test_a_resumed_runs_bar_begins_where_it_stopped(terminal):
+def test_a_resumed_runs_bar_starts_at_the_checkpoints_step(terminal):
     screen = terminal(100)
     run(Progress(), 100, first=90)
     frames = screen.getvalue().strip().split("\r")
@@ -67,7 +67,7 @@ def test_without_a_terminal_there_is_a_line_for_each_tenth(monkeypatch, caplog):
     assert re.fullmatch(r"150/1500 [\d.]+it/s, \d\d:\d\d left, gradient norm 250, opacity 0.123", caplog.messages[0])
 
 
-def test_a_process_that_is_not_the_first_says_nothing(terminal, caplog):
+def test_only_the_first_process_prints(terminal, caplog):
     screen, progress = terminal(100), Progress()
     progress.disable()
     run(progress, 20)

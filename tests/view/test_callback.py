@@ -1,4 +1,4 @@
-"""A training that is watched, against the same one that is not."""
+"""Training with a window open gives the same result as training without one."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,9 +11,9 @@ from training import ORBIT, STEPS, assert_same, state, train
 from dreamfusion.camera.data import CameraStream
 from dreamfusion.scene.shading import LAMBERTIAN
 from dreamfusion.training.callbacks import Checkpoints, StopOnInterrupt, Stopwatch
-from dreamfusion.view.callback import Watch
+from dreamfusion.view.callback import ViewCallback
 from dreamfusion.view.frame import View
-from dreamfusion.view.mailbox import Desk
+from dreamfusion.view.mailbox import Mailbox
 from dreamfusion.view.render_loop import Sizes
 from dreamfusion.view.window import Window
 
@@ -22,11 +22,11 @@ SIZES = Sizes(coarse=8, sharp=16)
 
 
 class Recorder(Window):
-    """A window that keeps what it shows."""
+    """A window that records its pictures and messages."""
 
-    def __init__(self, desk):
-        super().__init__("127.0.0.1", 0, desk, "a cat")
-        self.shown, self.said, self.frustums = [], [], []
+    def __init__(self, mailbox):
+        super().__init__("127.0.0.1", 0, mailbox, "a cat")
+        self.shown, self.statuses, self.frustums = [], [], []
 
     def show(self, client, frame):
         self.shown.append(frame.rgb)
@@ -36,13 +36,13 @@ class Recorder(Window):
         self.frustums.append(cameras)
         super().show_cameras(cameras)
 
-    def say(self, text):
-        self.said.append(text)
-        super().say(text)
+    def set_status(self, text):
+        self.statuses.append(text)
+        super().set_status(text)
 
 
 class Visitor(L.Callback):
-    """Does something in the window before each step."""
+    """Calls `visit` before each step."""
 
     def __init__(self, visit):
         self.visit = visit
@@ -52,79 +52,79 @@ class Visitor(L.Callback):
 
 
 @pytest.fixture
-def desk():
-    return Desk(still=0.0, every=2)
+def mailbox():
+    return Mailbox(still=0.0, every=2)
 
 
 @pytest.fixture
-def window(desk):
-    window = Recorder(desk)
+def window(mailbox):
+    window = Recorder(mailbox)
     yield window
     window.close()
 
 
 @pytest.fixture
-def watched(desk, window, make_system, tmp_path):
-    """Train in the window while `visit(step, trainer, system)` comes by; returns the checkpoint."""
+def train_with_window(mailbox, window, make_system, tmp_path):
+    """Train with the window and call `visit(step, trainer, system)` before each step; returns the checkpoint."""
 
     def run(visit, export=None, finish=lambda: None, **changes):
         system = make_system(**changes)
         cameras = CameraStream(ORBIT, STEPS, system.seed)
-        checkpoints, stop = Checkpoints(tmp_path / "watched.ckpt", 0), StopOnInterrupt()
-        watch = Watch(window, desk, SIZES, cameras, SimpleNamespace(begin=export, finish=finish))
-        checkpoints.save(train(system, tmp_path, Stopwatch(), stop, Visitor(visit), checkpoints, watch))
-        return tmp_path / "watched.ckpt"
+        checkpoints, stop = Checkpoints(tmp_path / "window.ckpt", 0), StopOnInterrupt()
+        callback = ViewCallback(window, mailbox, SIZES, cameras, SimpleNamespace(begin=export, finish=finish))
+        checkpoints.save(train(system, tmp_path, Stopwatch(), stop, Visitor(visit), checkpoints, callback))
+        return tmp_path / "window.ckpt"
 
     return run
 
 
-def unwatched(make_system, folder, **changes):
-    path = folder / "unwatched.ckpt"
+def train_without_window(make_system, folder, **changes):
+    path = folder / "plain.ckpt"
     Checkpoints(path, 0).save(train(make_system(**changes), folder))
     return path
 
 
-def test_a_watched_training_is_bit_for_bit_the_unwatched_one(watched, make_system, window, desk, tmp_path):
+def test_training_with_a_window_is_bit_for_bit_the_same(train_with_window, make_system, window, mailbox, tmp_path):
     def visit(step, trainer, system):
-        desk.look(1, replace(HERE, position=(0.1 * step, 0.0, 3.0)))
-        desk.look(2, HERE)
+        mailbox.set_view(1, replace(HERE, position=(0.1 * step, 0.0, 3.0)))
+        mailbox.set_view(2, HERE)
         window.shading = LAMBERTIAN if step % 2 else window.shading
         if step == 1:
-            desk.ask(lambda: window.on_cameras(True))
+            mailbox.post(lambda: window.on_cameras(True))
         if step == 3:
             press(window, "save")
 
-    watched_state = state(watched(visit))
+    window_state = state(train_with_window(visit))
     assert len(window.shown) > 2 * STEPS
     assert len(np.unique([image.mean() for image in window.shown])) > STEPS  # of a scene that moves and changes
     assert len(window.frustums[0]) == 2  # of both steps so far
-    assert_same(watched_state, state(unwatched(make_system, tmp_path)))
+    assert_same(window_state, state(train_without_window(make_system, tmp_path)))
 
 
-def test_nobody_there_nothing_rendered(watched, window, monkeypatch):
+def test_without_clients_nothing_is_rendered(train_with_window, window, monkeypatch):
     def no(*_):
-        raise AssertionError("rendered for nobody")
+        raise AssertionError("rendered without a client")
 
     monkeypatch.setattr("dreamfusion.view.render_loop.render_frame", no)
-    watched(lambda *_: None)
+    train_with_window(lambda *_: None)
     assert window.shown == []
-    assert not any(said.startswith("step") for said in window.said)
+    assert not any(status.startswith("step") for status in window.statuses)
 
 
-def test_paused_it_goes_on_serving_at_the_same_step_until_somebody_goes_on(watched, window, desk, monkeypatch):
+def test_a_paused_training_keeps_serving_until_it_is_resumed(train_with_window, window, mailbox, monkeypatch):
     said, served, steps = [], [], []
 
-    def say(text):
+    def set_status(text):
         if text.startswith("paused"):
             said.append(text)
-            desk.look(1, replace(HERE, position=(0.5, 0.0, 3.0)))
+            mailbox.set_view(1, replace(HERE, position=(0.5, 0.0, 3.0)))
 
     def show(client, frame):
         if said and not served:
             served.append(steps[-1])
             press(window, "continue")
 
-    monkeypatch.setattr(window, "say", say)
+    monkeypatch.setattr(window, "set_status", set_status)
     monkeypatch.setattr(window, "show", show)
 
     def visit(step, trainer, system):
@@ -132,30 +132,30 @@ def test_paused_it_goes_on_serving_at_the_same_step_until_somebody_goes_on(watch
         if step == 2:
             press(window, "pause")
 
-    watched(visit)
+    train_with_window(visit)
     assert said == [f"paused at step 3 of {STEPS}"]
-    assert served == [2]  # after it had begun, and before any further step
+    assert served == [2]  # during the pause, before any further step
     assert steps == list(range(STEPS))
 
 
-def test_ctrl_c_ends_a_pause_and_the_training(watched, window, monkeypatch, desk, make_system, tmp_path):
+def test_ctrl_c_ends_a_pause_and_the_training(train_with_window, window, monkeypatch, mailbox, make_system, tmp_path):
     stops = []
 
-    def say(text):
+    def set_status(text):
         if text.startswith("paused"):
             stops[0].interrupted = True
 
-    monkeypatch.setattr(window, "say", say)
+    monkeypatch.setattr(window, "set_status", set_status)
 
     def visit(step, trainer, system):
         stops[:] = [callback for callback in trainer.callbacks if isinstance(callback, StopOnInterrupt)]
         if step == 2:
             press(window, "pause")
 
-    assert state(watched(visit))["global_step"] < STEPS
+    assert state(train_with_window(visit))["global_step"] < STEPS
 
 
-def test_the_slider_changes_the_scale_from_the_next_step_on_and_in_the_checkpoint(watched, window, desk):
+def test_the_slider_changes_the_scale_of_later_steps_and_of_the_checkpoint(train_with_window, window, mailbox):
     scales = []
 
     def visit(step, trainer, system):
@@ -163,12 +163,12 @@ def test_the_slider_changes_the_scale_from_the_next_step_on_and_in_the_checkpoin
         if step == 2:
             press(window, "guidance scale", 7.5)
 
-    path = watched(visit, config={"prompt": "a cat", "distillation": {"guidance_scale": None}})
-    assert scales == [2.0] * 3 + [7.5] * 3  # the prior's own before; step 2 is followed by the note
+    path = train_with_window(visit, config={"prompt": "a cat", "distillation": {"guidance_scale": None}})
+    assert scales == [2.0] * 3 + [7.5] * 3  # the prior's default first; the change follows step 2
     assert state(path)["config"]["distillation"]["guidance_scale"] == 7.5
 
 
-def test_export_saves_first_and_takes_the_scene_of_the_step(watched, window, monkeypatch):
+def test_export_saves_a_checkpoint_and_uses_its_scene(train_with_window, window, monkeypatch):
     saved = []
     monkeypatch.setattr("dreamfusion.view.callback.load_scene", lambda path: state(path)["global_step"])
 
@@ -176,24 +176,24 @@ def test_export_saves_first_and_takes_the_scene_of_the_step(watched, window, mon
         if step == 2:
             press(window, "export")
 
-    watched(visit, export=saved.append)
+    train_with_window(visit, export=saved.append)
     assert saved == [3]
 
 
-def test_after_the_training_its_widgets_are_gone(watched, window):
-    watched(lambda *_: None)
+def test_the_training_widgets_disappear_after_training(train_with_window, window):
+    train_with_window(lambda *_: None)
     assert button(window, "export")
     assert not any(button(window, label) for label in ("pause", "save", "guidance scale"))
 
 
 def button(window, label):
-    """The widget of that label, as the server has it."""
+    """The server's handle of the widget with a label."""
     handles = window._gui._gui_input_handle_from_uuid.values()
     return next((handle for handle in handles if handle.label == label), None)
 
 
 def press(window, label, value=None):
-    """What a client's press or drag sets off; called at once, in this thread."""
+    """Simulate a click or drag, in this thread."""
     handle = button(window, label)
     if value is not None:
         handle._impl.value = value

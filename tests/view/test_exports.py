@@ -1,4 +1,4 @@
-"""Meshes that are made while the window goes on."""
+"""Meshes are exported while the window keeps serving."""
 
 import threading
 from functools import partial
@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 
 from dreamfusion.view.exports import Exports
-from dreamfusion.view.mailbox import Desk
+from dreamfusion.view.mailbox import Mailbox
 
 
 @pytest.fixture
-def desk():
-    return Desk(still=0.0, every=10)
+def mailbox():
+    return Mailbox(still=0.0, every=10)
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def window(said):
     return SimpleNamespace(show_exporting=said.append)
 
 
-def test_the_owner_goes_on_while_one_mesh_at_a_time_is_made(desk, window, said):
+def test_one_mesh_at_a_time_is_exported_in_the_background(mailbox, window, said):
     may_end, made = threading.Event(), []
 
     def make(scene):
@@ -33,10 +33,10 @@ def test_the_owner_goes_on_while_one_mesh_at_a_time_is_made(desk, window, said):
         made.append((scene, threading.get_ident()))
         return lambda: said.append(threading.get_ident())
 
-    exports = Exports(window, desk, make)
+    exports = Exports(window, mailbox, make)
     exports.begin("first")
     exports.begin("second")  # pressed twice
-    desk.act()
+    mailbox.run_posted()
     assert (said, made) == ([True], [])
     may_end.set()
     exports.finish()
@@ -49,27 +49,27 @@ def test_the_owner_goes_on_while_one_mesh_at_a_time_is_made(desk, window, said):
     assert [scene for scene, _ in made] == ["first", "third"]
 
 
-def test_a_mesh_that_is_done_wakes_the_owner(desk, window, said):
-    exports = Exports(window, desk, lambda scene: partial(said.append, scene))
+def test_a_finished_export_wakes_the_waiting_thread(mailbox, window, said):
+    exports = Exports(window, mailbox, lambda scene: partial(said.append, scene))
     exports.begin("a cat")
     while len(said) < 3:
-        desk.wait(0, 60.0)
-        desk.act()
+        mailbox.wait(0, 60.0)
+        mailbox.run_posted()
     assert said == [True, False, "a cat"]
 
 
-def test_what_fails_unexpectedly_is_raised_where_the_owner_is(desk, window, said):
+def test_an_unexpected_error_is_raised_on_the_scenes_thread(mailbox, window, said):
     def make(scene):
         raise ZeroDivisionError("by chance")
 
-    exports = Exports(window, desk, make)
+    exports = Exports(window, mailbox, make)
     exports.begin("a cat")
     with pytest.raises(ZeroDivisionError, match="by chance"):
         exports.finish()
     assert said == [True, False]
-    exports.finish()  # nothing is left
+    exports.finish()  # nothing remains
 
 
-def test_without_one_there_is_nothing_to_wait_for(desk, window, said):
-    Exports(window, desk, None).finish()
+def test_without_an_export_finish_returns_at_once(mailbox, window, said):
+    Exports(window, mailbox, None).finish()
     assert said == []

@@ -1,4 +1,4 @@
-"""A picture of a ball known in closed form, from a client's camera."""
+"""Pictures of a ball, compared with the closed form."""
 
 import math
 
@@ -39,12 +39,12 @@ def test_a_clients_camera_is_the_orbits_camera_at_the_same_place(azimuth, elevat
     ("height", "width", "longest", "size"),
     [(600, 800, 80, (60, 80)), (800, 600, 80, (80, 60)), (30, 40, 80, (30, 40)), (1, 5000, 80, (1, 80))],
 )
-def test_a_picture_has_the_windows_shape_and_never_more_pixels_than_it(height, width, longest, size):
+def test_a_picture_has_the_windows_aspect_and_never_more_pixels(height, width, longest, size):
     camera = View(FRONT.position, FRONT.forward, FRONT.down, FRONT.fov, height, width).cameras(longest)
     assert (camera.height, camera.width) == size
 
 
-def test_the_ball_is_as_far_away_as_it_is_and_beside_it_is_the_background(scene):
+def test_the_depth_of_a_ball_and_the_background_beside_it(scene):
     seen = render_frame(scene, FRONT.cameras(80), ALBEDO)
     assert seen.rgb.shape == (60, 80, 3)
     assert seen.rgb[30, 40].tolist() == [255, 0, 0]
@@ -68,14 +68,14 @@ def test_strips_join_without_a_seam(scene, monkeypatch):
     np.testing.assert_array_equal(parts.depth, whole.depth)
 
 
-def test_a_picture_that_is_no_longer_wanted_is_given_up_after_its_strip(scene, monkeypatch):
+def test_a_stale_picture_is_abandoned_after_its_strip(scene, monkeypatch):
     monkeypatch.setattr(frame, "RAYS", 40)
     answers = iter([False, False, True])
     assert render_frame(scene, FRONT.cameras(40), ALBEDO, lambda: next(answers)) is None
     assert next(answers, None) is None
 
 
-def test_rendering_draws_nothing_at_random(scene):
+def test_rendering_draws_no_random_numbers(scene):
     before = torch.get_rng_state()
     first, second = (render_frame(scene, FRONT.cameras(40), ALBEDO) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)

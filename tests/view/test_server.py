@@ -1,4 +1,4 @@
-"""Who may talk with the window: by real handshakes, as browsers make them."""
+"""Which requests the server accepts: by real WebSocket handshakes, as browsers make them."""
 
 import logging
 import socket
@@ -13,8 +13,7 @@ from websockets.datastructures import Headers
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from dreamfusion.view.address import free_port
-from dreamfusion.view.server import LocalServer, stranger
+from dreamfusion.view.server import LocalServer, refusal_reason
 
 PROTOCOL = f"viser-v{viser.__version__}"
 
@@ -25,7 +24,7 @@ def serve():
     servers = []
 
     def start(host="127.0.0.1"):
-        servers.append(LocalServer(host, free_port(host, 0), "a cat"))
+        servers.append(LocalServer(host, 0, "a cat"))
         return servers[-1].get_port()
 
     yield start
@@ -34,32 +33,32 @@ def serve():
 
 
 def knock(port, host=None, origin=None):
-    """The status of a WebSocket handshake with the server, asked for by the name `host`."""
+    """The status of a WebSocket handshake with the header `Host: host`."""
     to = socket.create_connection(("127.0.0.1", port))
     try:
         with connect(f"ws://{host or f'127.0.0.1:{port}'}", sock=to, origin=origin, subprotocols=[PROTOCOL]) as guest:
-            guest.recv(timeout=60)  # it is not only let in, but spoken to
+            guest.recv(timeout=60)  # the server sends messages, too
             return guest.response.status_code
     except InvalidStatus as refused:
         return refused.response.status_code
 
 
-def test_the_windows_own_page_may_connect_and_so_may_who_has_no_page(serve):
+def test_the_windows_own_page_and_clients_without_a_page_may_connect(serve):
     port = serve()
     assert knock(port) == 101
     for name in ("127.0.0.1", "localhost", "LocalHost"):
         assert knock(port, f"{name}:{port}", f"http://{name.lower()}:{port}") == 101
 
 
-def test_a_browser_is_let_in_from_the_windows_page_and_not_from_another_one(serve, browser):
+def test_a_browser_connects_from_the_windows_page_and_not_from_another_page(serve, browser):
     port, other = serve(), serve()
     knocking = f"""new Promise(done => {{
         const socket = new WebSocket("ws://127.0.0.1:{port}", "{PROTOCOL}");
-        socket.onopen = () => done("let in");
+        socket.onopen = () => done("accepted");
         socket.onerror = () => done("refused");
     }})"""
     assert browser.evaluate(knocking) == "refused"  # from about:blank, a page without an origin
-    for page, answer in ((other, "refused"), (port, "let in")):
+    for page, answer in ((other, "refused"), (port, "accepted")):
         browser.open(f"http://127.0.0.1:{page}")
         browser.wait_for(f"location.port === '{page}'")
         assert browser.evaluate(knocking) == answer
@@ -68,7 +67,7 @@ def test_a_browser_is_let_in_from_the_windows_page_and_not_from_another_one(serv
 @pytest.mark.parametrize(
     "origin", ["http://evil.example", "http://127.0.0.1", "http://127.0.0.1:1", "http://localhost:{}", "null", ""]
 )
-def test_a_page_of_another_site_may_not(origin, serve, caplog):
+def test_a_page_of_another_site_may_not_connect(origin, serve, caplog):
     port = serve()
     for _ in range(2):
         assert knock(port, origin=origin.format(port)) == 403
@@ -77,7 +76,7 @@ def test_a_page_of_another_site_may_not(origin, serve, caplog):
     assert knock(port) == 101
 
 
-def test_a_name_that_was_made_to_point_to_this_machine_is_refused_on_loopback(serve):
+def test_dns_rebinding_is_refused_on_loopback(serve):
     port = serve()
     rebound = f"evil.example:{port}"
     assert knock(port, rebound, f"http://{rebound}") == 403
@@ -85,16 +84,16 @@ def test_a_name_that_was_made_to_point_to_this_machine_is_refused_on_loopback(se
     with pytest.raises(urllib.error.HTTPError, match="403") as refused:
         urllib.request.urlopen(page)
     said = refused.value.read().decode()
-    assert said == f"refused a request to {rebound!r}, which is no name of this machine alone\n"
+    assert said == f"refused a request to {rebound!r}, which is not a loopback address\n"
 
 
-def test_the_page_is_not_shown_inside_another_one(serve):
+def test_the_page_cannot_be_embedded_in_another_page(serve):
     with urllib.request.urlopen(f"http://127.0.0.1:{serve()}") as answer:
         assert answer.headers["X-Frame-Options"] == "DENY"
         assert b"<html" in answer.read()
 
 
-def test_a_window_for_others_is_asked_for_by_any_name(serve):
+def test_a_public_window_accepts_any_host_name(serve):
     port = serve("0.0.0.0")
     assert knock(port, "lab", "http://lab") == 101
     assert knock(port, "lab", "http://evil.example") == 403
@@ -114,30 +113,30 @@ def test_a_window_for_others_is_asked_for_by_any_name(serve):
         ("[::1", None, True),
     ],
 )
-def test_names_of_this_machine(host, origin, refused):
+def test_loopback_host_names(host, origin, refused):
     headers = Headers(Host=host) if origin is None else Headers(Host=host, Origin=origin)
-    assert (stranger(headers, alone=True) is not None) is refused
+    assert (refusal_reason(headers, loopback_only=True) is not None) is refused
 
 
-def test_each_of_several_origins_has_to_be_right_and_there_is_one_host():
+def test_every_origin_must_match_and_there_must_be_one_host():
     headers = Headers(Host="lab", Origin="http://lab")
-    assert stranger(headers, alone=False) is None
+    assert refusal_reason(headers, loopback_only=False) is None
     headers["Origin"] = "http://evil.example"  # added to the first
-    assert stranger(headers, alone=False) is not None
-    assert stranger(Headers([("Host", "lab"), ("Host", "lab")]), alone=False) is not None
+    assert refusal_reason(headers, loopback_only=False) is not None
+    assert refusal_reason(Headers([("Host", "lab"), ("Host", "lab")]), loopback_only=False) is not None
 
 
-def test_a_viser_that_serves_in_another_way_is_warned_of_once_and_works(serve, monkeypatch, caplog):
+def test_a_viser_without_the_checked_function_works_with_one_warning(serve, monkeypatch, caplog):
     own = SimpleNamespace(server=SimpleNamespace(serve=websockets.asyncio.server.serve))
     parts = {"datastructures": websockets.datastructures, "exceptions": websockets.exceptions}
     monkeypatch.setattr("viser.infra._infra.websockets", SimpleNamespace(asyncio=own, **parts))
     port = serve()
     (said,) = (record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
-    assert said.startswith(f"this version of viser, {viser.__version__}, does not let the window see which page conn")
+    assert said.startswith(f"the installed viser {viser.__version__} does not let the window check which page connects")
     assert knock(port, origin="http://evil.example") == 101
 
 
-def test_websockets_is_left_as_it_was(serve):
+def test_websockets_is_restored_afterwards(serve):
     before = websockets.asyncio.server.serve
     serve()
     assert websockets.asyncio.server.serve is before

@@ -1,4 +1,4 @@
-"""The window as a browser shows it, and that it is served from this machine alone."""
+"""The window in a real browser; it is served from this machine and to this machine only."""
 
 import socket
 import threading
@@ -18,16 +18,16 @@ from dreamfusion.scene.nerf.field import Field
 from dreamfusion.scene.nerf.scene import NeRF
 from dreamfusion.scene.nerf.stratified import StratifiedRenderer
 from dreamfusion.types import FieldOutput, Mesh
-from dreamfusion.view.mailbox import Desk
-from dreamfusion.view.render_loop import Sizes, Studio
+from dreamfusion.view.mailbox import Mailbox
+from dreamfusion.view.render_loop import RenderLoop, Sizes
 from dreamfusion.view.window import Window
 
 STEP = 40
-PATIENCE = 300  # seconds: a machine that many share takes two minutes for viser's page
+PATIENCE = 300  # seconds; loading viser's page takes two minutes on a busy machine
 
 
 class TwoSided(Field):
-    """A ball that is red in front and blue behind."""
+    """A ball with a red front and a blue back."""
 
     radius = 1.0
 
@@ -42,70 +42,70 @@ class TwoSided(Field):
 
 
 @pytest.fixture
-def desk():
-    return Desk(still=0.0, every=10)
+def mailbox():
+    return Mailbox(still=0.0, every=10)
 
 
 @pytest.fixture
-def window(desk):
-    window = Window("127.0.0.1", 0, desk, "a ball")
+def window(mailbox):
+    window = Window("127.0.0.1", 0, mailbox, "a ball")
     yield window
     window.close()
 
 
 @pytest.fixture
-def served(window, desk):
-    """The ball, served by a thread of its own."""
+def served(window, mailbox):
+    """Serve the ball on a thread."""
     scene = NeRF(TwoSided(), ConstantBackground([1.0, 1.0, 1.0]), StratifiedRenderer(1.0, 64))
-    studio = Studio(window, desk, Sizes(32, 128), scene, CameraStream(ORBIT, 2, 16, 100, 0), lambda: STEP)
+    render_loop = RenderLoop(window, mailbox, Sizes(32, 128), scene, CameraStream(ORBIT, 2, 16, 100, 0), lambda: STEP)
     ended, failed = threading.Event(), []
 
     def serve():
         try:
             while not ended.is_set():
-                studio.serve()
-                studio.wait(0.5)
+                render_loop.serve()
+                render_loop.wait(0.5)
         except BaseException as error:
             failed.append(error)
 
     thread = threading.Thread(target=serve)
     thread.start()
-    yield studio
+    yield render_loop
     ended.set()
     thread.join()
     assert failed == []
 
 
 def shares(browser):
-    """Of the page's pixels, how many are clearly red, green or blue; the widgets' pale blue is not."""
+    """Shares of clearly red, green and blue pixels of the page; excludes the widgets' pale blue."""
     red, green, blue = browser.picture().astype(int).transpose(2, 0, 1)
     clear = red - np.maximum(green, blue) > 100, green - np.maximum(red, blue) > 30, blue - np.maximum(red, green) > 150
     return [float(pixels.mean()) for pixels in clear]
 
 
 def see(browser, condition):
-    """Wait until the shares of red, green and blue are as wanted."""
+    """Wait until the shares of red, green and blue meet the condition."""
     end = time.monotonic() + PATIENCE
     while not condition(*(seen := shares(browser))):
         assert time.monotonic() < end, f"red, green and blue are {seen}; {browser.problems}"
         browser.evaluate("new Promise(done => setTimeout(done, 500))")
 
 
-def test_a_browser_shows_the_scene_that_a_drag_turns_and_the_layers_on_it(window, desk, served, browser, tmp_path):
+def test_a_browser_shows_the_scene_turned_by_a_drag_and_its_layers(window, mailbox, served, browser, tmp_path):
     browser.open(window.url)
     browser.wait_for("document.querySelector('canvas') !== null", PATIENCE)
-    # It begins 30 degrees beside the front, at the red side; the whole height of 900 pixels is a whole turn.
+    # The first view is 30 degrees from the red front; a drag over the full height of 900 pixels is one full turn.
     see(browser, lambda red, green, blue: red > 0.05 and red > 5 * blue and green < 0.001)
     browser.drag((250, 600), (650, 600))
     see(browser, lambda red, green, blue: blue > 0.05 and blue > 5 * red)
 
-    # A green mesh in its place.
+    # A green mesh replaces the scene.
     corners = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], np.float32) * 0.6
     faces = np.array([[0, 1, 2], [0, 3, 1], [0, 2, 3], [1, 3, 2]])
     green = np.tile(np.array([[0.0, 1.0, 0.0]], np.float32), (4, 1))
     (path,) = write_mesh(Mesh(corners, faces, colors=green), tmp_path / "mesh.glb")
-    desk.ask(lambda: window.show_mesh(path.read_bytes(), 1.0, visible=True))
-    see(browser, lambda red, green, blue: red + blue < 0.001 and green > 0.01)
+    mailbox.post(lambda: window.show_mesh(path.read_bytes(), 1.0, visible=True))
+    see(browser, lambda red, green, blue: red + blue < 0.002 and green > 0.01)
     assert browser.problems == []
     assert {url.split(":")[0] for url in browser.requests} <= {"http", "ws", "data", "blob"}
     assert all(
@@ -113,16 +113,16 @@ def test_a_browser_shows_the_scene_that_a_drag_turns_and_the_layers_on_it(window
     )
 
 
-def test_a_client_is_shown_the_scene_and_its_cameras_on_request(window, served, desk):
+def test_a_client_is_shown_the_scene_and_its_cameras_on_request(window, served, mailbox):
     viewer = Viewer(window.url)
     viewer.look(30)
     viewer.wait_for("BackgroundImageMessage", "a ball")
-    desk.ask(lambda: window.on_cameras(True))
+    mailbox.post(lambda: window.on_cameras(True))
     viewer.wait_for("CameraFrustumMessage", "/cameras/23")  # two views of the last twelve steps
     viewer.close()
 
 
-def test_the_page_comes_whole_from_this_machine(window):
+def test_the_page_loads_nothing_from_another_host(window):
     with urllib.request.urlopen(window.url) as answer:
         page = answer.read().decode()
     assert len(page) > 100_000
@@ -130,18 +130,18 @@ def test_the_page_comes_whole_from_this_machine(window):
     assert 'href="http' not in page
 
 
-def test_the_window_is_served_on_loopback_alone(window):
+def test_the_window_is_served_on_loopback_only(window):
     port = int(window.url.rsplit(":", 1)[1])
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(("192.0.2.1", 9))  # sends nothing; the system chooses this machine's outer address
+            probe.connect(("192.0.2.1", 9))  # sends nothing; selects this machine's external address
         except OSError:
-            pytest.skip("this machine has no address but loopback")
+            pytest.skip("this machine has only a loopback address")
         address = probe.getsockname()[0]
     with pytest.raises(OSError), socket.create_connection((address, port), timeout=5):
         pass
 
 
-def test_there_is_no_tunnel_to_elsewhere(window):
+def test_viser_opens_no_tunnel(window):
     assert window._server.request_share_url() is None
     assert window._server._share_tunnel is None
