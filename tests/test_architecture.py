@@ -81,8 +81,8 @@ prompting
 distillation
 loss optimization untrusted
 system checkpoint
-mesh
 export
+mesh
 report
 pocket/data
 pocket/training

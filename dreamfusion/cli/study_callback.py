@@ -26,9 +26,11 @@ class StudyCallback(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         if config.hydra.mode == RunMode.MULTIRUN and job_return.status == JobStatus.FAILED:
-            error = job_return._return_value  # the public property would raise it and end the other runs
-            prefix = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-            log.error("failed: %s: %s%s", " ".join(job_return.overrides or []), prefix, error)
+            try:
+                job_return.return_value  # raises the error of the job; it must not end the other runs  # noqa: B018
+            except BaseException as error:
+                prefix = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+                log.error("failed: %s: %s%s", " ".join(job_return.overrides or []), prefix, error)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if config.hydra.runtime.choices["mode"] == "train":

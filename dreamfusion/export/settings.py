@@ -6,8 +6,9 @@ Imports no mesh library: those are loaded only when a mesh is made.
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass, fields
 from math import inf, nan
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from omegaconf import DictConfig
 
@@ -44,10 +45,39 @@ ALLOWED = {
 }
 
 
-def check_export(export: DictConfig) -> None:
-    """Raises: UserError: a setting has a value that is not allowed; names the value and the allowed ones."""
-    for name, allowed in ALLOWED.items():
-        value = export[name]
-        in_range = isinstance(value, int | float) and allowed.least <= value <= allowed.most
-        if not in_range and value not in allowed.choices:
-            raise UserError(f"export.{name} is {value}; {allowed.text}")
+@dataclass(frozen=True)
+class ExportSettings:
+    """The settings of conf/export/, whose files explain them.
+
+    Raises:
+        UserError: a setting has a value that is not allowed; names the value and the allowed ones.
+    """
+
+    format: str
+    resolution: int
+    threshold: float | str
+    visual_hull: bool
+    min_piece: float
+    blur: float
+    smoothing: int
+    faces: int
+    texture: int
+    lit: bool
+    color_depth: float
+    roughness: float
+    double_sided: bool
+    size: float | None
+    up: str
+    chunk: int
+
+    def __post_init__(self) -> None:
+        for name, allowed in ALLOWED.items():
+            value = getattr(self, name)
+            in_range = isinstance(value, int | float) and allowed.least <= value <= allowed.most
+            if not in_range and value not in allowed.choices:
+                raise UserError(f"export.{name} is {value}; {allowed.text}")
+
+    @classmethod
+    def of(cls, export: DictConfig) -> Self:
+        """The settings of a composed configuration; checked before a run trains."""
+        return cls(**{field.name: export[field.name] for field in fields(cls)})

@@ -7,13 +7,13 @@ from functools import partial
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.camera.rays import cast_rays
 from dreamfusion.error import UserError
+from dreamfusion.export.settings import ExportSettings
 from dreamfusion.mesh.bake_texture import Color, bake_texture, bake_vertex_colors
 from dreamfusion.mesh.density_grid import SURFACE, EmptyFieldError
 from dreamfusion.mesh.isosurface import extract_mesh
@@ -53,7 +53,7 @@ class Surface:
     watertight: bool  # before vertices are duplicated at texture seams
 
 
-def extract_surface(scene: Scene, orbit: Orbit, export: DictConfig) -> Surface:
+def extract_surface(scene: Scene, orbit: Orbit, export: ExportSettings) -> Surface:
     """Extract the scene's mesh with the settings of the export group.
 
     Raises:

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from dreamfusion.checkpoint import load_scene
 from dreamfusion.error import UserError
-from dreamfusion.export.settings import check_export
+from dreamfusion.export.settings import ExportSettings
 from dreamfusion.mesh.density_grid import EmptyFieldError
 from dreamfusion.mesh.metrics import ENOUGH
 from dreamfusion.runs.export import describe, export_scene
@@ -23,14 +23,14 @@ def run(cfg: DictConfig) -> list[Path]:
 
     Skips runs that fail, with a warning, unless there is only one.
     """
-    check_export(cfg.export)
+    settings = ExportSettings.of(cfg.export)
     choice = run_choice(cfg)
     if choice is None:
-        return [_export_one(find_checkpoint(cfg.checkpoint or "latest"), cfg.export)]
+        return [_export_one(find_checkpoint(cfg.checkpoint or "latest"), settings)]
     runs, written = find_runs(choice), []
     for number, folder in enumerate(runs, 1):
         try:
-            written.append(_export_one(find_checkpoint(str(folder)), cfg.export))
+            written.append(_export_one(find_checkpoint(str(folder)), settings))
         except (EmptyFieldError, UserError) as error:
             if len(runs) == 1:
                 raise
@@ -39,7 +39,7 @@ def run(cfg: DictConfig) -> list[Path]:
     return written
 
 
-def _export_one(checkpoint: Path, export: DictConfig) -> Path:
+def _export_one(checkpoint: Path, export: ExportSettings) -> Path:
     exported = export_scene(load_scene(checkpoint), export)
     log.info("%s: %s", exported.path, ", ".join(describe(exported)))
     if exported.metrics.iou < ENOUGH:

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from dreamfusion.camera.data import CameraStream
 from dreamfusion.checkpoint import TrainedScene, load_scene
 from dreamfusion.error import UserError, check_positive
-from dreamfusion.export.settings import check_export
+from dreamfusion.export.settings import ExportSettings
 from dreamfusion.export.writer import glb_metadata, write_mesh
 from dreamfusion.mesh.density_grid import EmptyFieldError
 from dreamfusion.runs.dream import Outputs, check, dream
@@ -64,17 +64,17 @@ class ViewMode(Outputs):
         _check_single_run(cfg)
         mailbox, sizes = Mailbox(STILL, self.every), Sizes(self.coarse, self.sharp)
         if cfg.prompt is None:
-            check_export(cfg.export)
+            export = ExportSettings.of(cfg.export)
             scene = load_scene(_find_single_run(cfg))
             with closing(Window(self.host, self.port, mailbox, str(scene.config.prompt))) as window:
-                _serve_until_interrupt(window, mailbox, sizes, scene, _exports(window, mailbox, cfg.export))
+                _serve_until_interrupt(window, mailbox, sizes, scene, _exports(window, mailbox, export))
             return scene.run
         check(cfg)
         with user_errors():
             cameras = training_cameras(cfg)
         folder = relative_to_cwd(Path(HydraConfig.get().runtime.output_dir))
         with closing(Window(self.host, self.port, mailbox, str(cfg.prompt))) as window:
-            exports = _exports(window, mailbox, cfg.export)
+            exports = _exports(window, mailbox, ExportSettings.of(cfg.export))
             callback = ViewCallback(window, mailbox, sizes, cameras, exports)
             dream(train_settings(cfg), folder, self, callbacks=[callback])
             _serve_until_interrupt(window, mailbox, sizes, load_scene(folder / "checkpoints" / "last.ckpt"), exports)
@@ -93,7 +93,7 @@ def training_cameras(cfg: DictConfig) -> CameraStream:
     return CameraStream(instantiate(cfg.camera), cfg.trainer.max_steps, int(cfg.seed))
 
 
-def export(scene: TrainedScene, settings: DictConfig, window: Window) -> Action:
+def export(scene: TrainedScene, settings: ExportSettings, window: Window) -> Action:
     """Export a scene; returns an action that shows the mesh, or the reason why there is none, in the window."""
     try:
         exported = export_scene(scene, settings)
@@ -120,7 +120,7 @@ def show_exported(scene: TrainedScene, window: Window) -> None:
         window.show_mesh(path.read_bytes(), 1 / float(metadata["metres_per_unit"]), visible=False)
 
 
-def _exports(window: Window, mailbox: Mailbox, settings: DictConfig) -> Exports:
+def _exports(window: Window, mailbox: Mailbox, settings: ExportSettings) -> Exports:
     return Exports(window, mailbox, lambda scene: export(scene, settings, window))
 
 

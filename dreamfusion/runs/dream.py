@@ -25,7 +25,7 @@ from dreamfusion.camera.orbit import Orbit
 from dreamfusion.checkpoint import CheckpointError, load_scene, read_checkpoint
 from dreamfusion.error import INTERRUPTED, UserError, check_positive
 from dreamfusion.evaluation.prior_score import prior_score
-from dreamfusion.export.settings import check_export
+from dreamfusion.export.settings import ExportSettings
 from dreamfusion.ops.allocator import keep_large_blocks
 from dreamfusion.prompting.table import check_prompt
 from dreamfusion.runs.lock import locked
@@ -128,7 +128,7 @@ def dream(
                 from dreamfusion.runs.finish import finish  # imported here: takes a second, which would delay training
 
                 shown = outputs.turntable_frames, outputs.turntable_size, stopwatch.seconds, figures["prior_score"]
-                figures = finish(load_scene(checkpoints.path), cfg, *shown) | figures
+                figures = finish(load_scene(checkpoints.path), ExportSettings.of(cfg.export), *shown) | figures
             else:
                 log.info("%s: ended at step %d: %s\n  %s", cfg.prompt, trainer.global_step, pruned, folder)
             log_results(loggers, folder, trainer.global_step, figures, pruned)
@@ -148,7 +148,7 @@ def check(cfg: DictConfig) -> None:
     if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
         raise UserError(f"seed is {cfg.seed}; it must be a whole number from 0 to {2**32 - 1}")
     check_positive("trainer", max_steps=cfg.trainer.max_steps)
-    check_export(cfg.export)
+    ExportSettings.of(cfg.export)
 
 
 def _is_usable(checkpoint: Path) -> bool:

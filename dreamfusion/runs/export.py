@@ -6,9 +6,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from dreamfusion.checkpoint import TrainedScene
+from dreamfusion.export.settings import ExportSettings
 from dreamfusion.export.writer import Finish, write_mesh
 from dreamfusion.image import write_image
 from dreamfusion.mesh.extract import Surface, extract_surface, longest_side, placed
@@ -42,7 +41,7 @@ class Exported:
         return {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in figures.items()}
 
 
-def export_scene(scene: TrainedScene, export: DictConfig) -> Exported:
+def export_scene(scene: TrainedScene, export: ExportSettings) -> Exported:
     """Extract and write the mesh, and a comparison of mesh and scene (mesh_check.png), into the run's folder.
 
     Raises:
@@ -62,7 +61,7 @@ def export_scene(scene: TrainedScene, export: DictConfig) -> Exported:
         "color_difference": f"{metrics.color_difference:.4f}",
         "watertight": str(surface.watertight).lower(),
     }
-    finish = Finish(float(export.roughness), bool(export.double_sided), unlit=bool(export.lit))
+    finish = Finish(export.roughness, export.double_sided, unlit=export.lit)
     mesh = placed(surface.mesh, export.size, export.up)
     metadata |= {"up": str(export.up), "metres_per_unit": f"{longest_side(mesh) / longest_side(surface.mesh):.6g}"}
     write_mesh(mesh, path, metadata, finish)

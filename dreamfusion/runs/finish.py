@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from dreamfusion.checkpoint import TrainedScene
+from dreamfusion.export.settings import ExportSettings
 from dreamfusion.mesh.density_grid import EmptyFieldError
 from dreamfusion.report.page import RunPage, write_page
 from dreamfusion.report.turntable import turntable
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def finish(
-    scene: TrainedScene, cfg: DictConfig, frames: int, size: int, seconds: float, prior_score: float
+    scene: TrainedScene, export: ExportSettings, frames: int, size: int, seconds: float, prior_score: float
 ) -> dict[str, float]:
     """Write turntable, mesh and page into the run's folder; returns the final figures by name."""
     folder = scene.run
@@ -29,7 +30,7 @@ def finish(
     mesh: Path | None = None
     found: dict[str, float] = {"steps": scene.step, "seconds": round(seconds, 1), "prior_score": round(prior_score, 4)}
     try:
-        exported = export_scene(scene, cfg.export)
+        exported = export_scene(scene, export)
         mesh = exported.path
         found |= exported.figures
         figures["triangles"] = f"{len(exported.surface.mesh.faces):,}"
@@ -42,24 +43,24 @@ def finish(
     files = [p for p in (mesh, video, folder / "checkpoints" / "last.ckpt", folder / "config.yaml") if p is not None]
     metrics = folder / "metrics.csv"
     page = RunPage(
-        prompt=str(cfg.prompt),
+        prompt=str(scene.config.prompt),
         mesh=mesh if mesh is not None and mesh.suffix == ".glb" else None,
         video=video,
         previews=shown,
         metrics=metrics if metrics.is_file() else None,
         figures=figures,
-        settings=settings(cfg),
+        settings=shown_settings(scene.config),
         files=files,
     )
     write_page(page, folder / "index.html")
-    log.info("\n%s: %s", cfg.prompt, ", ".join(f"{value} {name}" for name, value in figures.items()))
+    log.info("\n%s: %s", scene.config.prompt, ", ".join(f"{value} {name}" for name, value in figures.items()))
     for path in (mesh, video, folder / "index.html", folder):
         if path is not None:
             log.info("  %s", path)
     return found
 
 
-def settings(cfg: DictConfig) -> dict[str, str]:
+def shown_settings(cfg: DictConfig) -> dict[str, str]:
     """The settings shown on the page."""
     return {
         "guidance": str(cfg.guidance._target_).rsplit(".", 1)[-1],

@@ -19,6 +19,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
+from dreamfusion.error import UserError
 from dreamfusion.view.address import is_loopback
 
 log = logging.getLogger(__name__)
@@ -32,8 +33,14 @@ class LocalServer(viser.ViserServer):
     def __init__(self, host: str, port: int, title: str) -> None:
         """Serve at `host` and `port`, or at the next free port."""
         self._loopback_only, self._warned = is_loopback(host), False
-        with _checking_requests(self._refuse):
+        with _checking_requests(self._refuse) as patched:
             super().__init__(host, port, label=title, verbose=False)
+        if not patched:
+            self.stop()
+            raise UserError(
+                f"the installed viser {viser.__version__} does not let the window check which page connects, so a page "
+                "of another site could control it; type pip install 'viser>=1.1,<2' 'websockets>=13.1'"
+            )
 
     def request_share_url(self, verbose: bool = True) -> str | None:
         """Disabled: returns None and opens no tunnel."""
@@ -67,16 +74,15 @@ def refusal_reason(headers: Headers, loopback_only: bool) -> str | None:
 
 
 @contextmanager
-def _checking_requests(check: Callable[[ServerConnection, Request], Answer]) -> Iterator[None]:
-    """Call `check` for each request to servers started inside this context.
+def _checking_requests(check: Callable[[ServerConnection, Request], Answer]) -> Iterator[list[str]]:
+    """Call `check` for each request to servers started inside this context; the list is empty if none was started.
 
     viser starts its server with `websockets.asyncio.server.serve`, and has no parameter for a request check.
     """
-    serve, patched = websockets.asyncio.server.serve, False
+    serve, started = websockets.asyncio.server.serve, list[str]()
 
     def serve_checked(*args: Any, process_request: Any = None, **settings: Any) -> websockets.asyncio.server.serve:
-        nonlocal patched
-        patched = True
+        started.append("checked")
 
         def process(connection: ServerConnection, request: Request) -> Answer | Awaitable[Answer]:
             refused = check(connection, request)
@@ -89,15 +95,9 @@ def _checking_requests(check: Callable[[ServerConnection, Request], Answer]) -> 
 
     websockets.asyncio.server.serve = serve_checked  # type: ignore[assignment, misc]
     try:
-        yield
+        yield started
     finally:
         websockets.asyncio.server.serve = serve  # type: ignore[misc]
-    if not patched:
-        log.warning(
-            "the installed viser %s does not let the window check which page connects: while the window is open, a "
-            "page of another site in a browser on this machine could control it",
-            viser.__version__,
-        )
 
 
 def _forbid_framing(connection: ServerConnection, request: Request, response: Response) -> None:

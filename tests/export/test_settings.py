@@ -1,3 +1,4 @@
+from dataclasses import fields
 from math import inf, nan
 from pathlib import Path
 
@@ -5,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from dreamfusion.error import UserError
-from dreamfusion.export.settings import ALLOWED, check_export
+from dreamfusion.export.settings import ALLOWED, ExportSettings
 
 
 @pytest.fixture
@@ -14,8 +15,8 @@ def export():
 
 
 def test_every_checked_setting_is_in_the_default_file_which_is_allowed(export):
-    assert set(ALLOWED) <= set(export)
-    check_export(export)
+    assert set(ALLOWED) <= set(export) == {field.name for field in fields(ExportSettings)}
+    ExportSettings.of(export)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,7 @@ def test_every_checked_setting_is_in_the_default_file_which_is_allowed(export):
 def test_value_outside_the_allowed_ones_is_named(export, name, value):
     export[name] = value
     with pytest.raises(UserError, match=f"export.{name} is {value}; it "):
-        check_export(export)
+        ExportSettings.of(export)
 
 
 @pytest.mark.parametrize(
@@ -33,4 +34,4 @@ def test_value_outside_the_allowed_ones_is_named(export, name, value):
 )
 def test_special_values_are_allowed(export, name, value):
     export[name] = value
-    check_export(export)
+    ExportSettings.of(export)

@@ -13,6 +13,7 @@ from websockets.datastructures import Headers
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from dreamfusion.error import UserError
 from dreamfusion.view.server import LocalServer, refusal_reason
 
 PROTOCOL = f"viser-v{viser.__version__}"
@@ -126,14 +127,12 @@ def test_every_origin_must_match_and_there_must_be_one_host():
     assert refusal_reason(Headers([("Host", "lab"), ("Host", "lab")]), loopback_only=False) is not None
 
 
-def test_a_viser_without_the_checked_function_works_with_one_warning(serve, monkeypatch, caplog):
+def test_a_viser_that_cannot_be_checked_is_refused(serve, monkeypatch):
     own = SimpleNamespace(server=SimpleNamespace(serve=websockets.asyncio.server.serve))
     parts = {"datastructures": websockets.datastructures, "exceptions": websockets.exceptions}
     monkeypatch.setattr("viser.infra._infra.websockets", SimpleNamespace(asyncio=own, **parts))
-    port = serve()
-    (said,) = (record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
-    assert said.startswith(f"the installed viser {viser.__version__} does not let the window check which page connects")
-    assert knock(port, origin="http://evil.example") == 101
+    with pytest.raises(UserError, match=f"the installed viser {viser.__version__} does not let the window check"):
+        serve()
 
 
 def test_websockets_is_restored_afterwards(serve):
