@@ -3,20 +3,13 @@
 `dreamfusion.dream("a cat")` makes a run from Python, `dreamfusion.compose([...])` a configuration; see `api.py`.
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dreamfusion.api import Run, compose, dream
 
 __version__ = "0.1.0"
-__all__ = ["CONFIGURATION", "SWEEPS", "Run", "compose", "dream"]
-
-_HERE = Path(__file__).resolve().parent
-# A wheel contains the two top-level folders; a checkout has them beside the package.
-CONFIGURATION, SWEEPS = (
-    _HERE / name if (_HERE / name).is_dir() else _HERE.parent / name for name in ("conf", "sweeps")
-)
+__all__ = ["Run", "compose", "dream"]
 
 
 def __getattr__(name: str) -> object:

@@ -15,10 +15,10 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from dreamfusion import CONFIGURATION
 from dreamfusion.cli.console import filter_messages
 from dreamfusion.cli.quoting import quote_texts
 from dreamfusion.cli.resolvers import register
+from dreamfusion.paths import CONFIGURATION
 from dreamfusion.runs.names import OUTPUTS, run_folder
 from dreamfusion.runs.results import read_result
 from dreamfusion.runs.summary import read_summary

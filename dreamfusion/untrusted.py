@@ -15,8 +15,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from dreamfusion import CONFIGURATION
 from dreamfusion.error import UserError
+from dreamfusion.paths import CONFIGURATION
 
 TARGET = "_target_"
 SCALARS = (str, int, float, bool, type(None))

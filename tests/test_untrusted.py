@@ -7,8 +7,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from dreamfusion import CONFIGURATION
 from dreamfusion.error import UserError
+from dreamfusion.paths import CONFIGURATION
 from dreamfusion.pocket.training.assemble import step_of
 from dreamfusion.untrusted import UntrustedError, checked_configuration
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from dreamfusion import CONFIGURATION, SWEEPS
 from dreamfusion.cli.quoting import quote_command_line
 from dreamfusion.cli.resolvers import register
 from dreamfusion.cli.startup import quick_start
 from dreamfusion.error import one_line_errors
+from dreamfusion.paths import CONFIGURATION, SWEEPS
 
 
 def main() -> None:

@@ -136,5 +136,5 @@ def test_evaluation_errors_say_what_to_do(tmp_path):
         evaluate(tmp_path / "out", tmp_path, "mode.card=true", f"guidance.weights={tmp_path}")
     with pytest.raises(FileNotFoundError, match=r"is not a render set: items.json is missing; .*mode=pretrain"):
         evaluate(tmp_path / "out", tmp_path)
-    with pytest.raises(UserError, match=r"mode.steps is 0; it must be at least 1"):
+    with pytest.raises(UserError, match=r"mode.steps is 0; it must be a whole number of at least 1"):
         evaluate(tmp_path / "out", tmp_path, "mode.steps=0")

@@ -149,10 +149,10 @@ def test_the_contact_sheet_shows_the_newest_run_of_a_prompt(copied, launch):
         (["mode=export", "export.roughness=2"], "export.roughness is 2; it is 0 (mirror) to 1"),
         (["mode=export", "run=nowhere"], "no run at nowhere; type run=all"),
         (["mode=export", "experiment=smoke"], "mode=export got an unexpected keyword argument 'preview_every'"),
-        (["mode=render", "mode.frames=0"], "mode.frames is 0; it must be at least 1"),
+        (["mode=render", "mode.frames=0"], "mode.frames is 0; it must be a whole number of at least 1"),
         (["mode=render", "mode.pictures=[gif]"], "mode.pictures is ['gif']; type some of video, webp, still"),
         (["mode=gallery", "mode.output=x.txt"], "mode.output is x.txt; it must be the path of an HTML file"),
-        (["mode=render", "mode.size=0"], "mode.size is 0; it must be at least 1"),
+        (["mode=render", "mode.size=0"], "mode.size is 0; it must be a whole number of at least 1"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )

@@ -73,7 +73,7 @@ def test_views_and_prompts_change_the_pictures(views):
     ("overrides", "message"),
     [
         (["prompt=null"], 'there is no prompt; type prompt="a cat"'),
-        (["prompt=a cat", "mode.steps=0"], "mode.steps is 0; it must be at least 1"),
+        (["prompt=a cat", "mode.steps=0"], "mode.steps is 0; it must be a whole number of at least 1"),
         (["prompt=a cat", "guidance.weights=/nowhere"], "no pocket prior in /nowhere: unet is missing"),
     ],
 )

@@ -317,7 +317,7 @@ def test_an_exported_mesh_stores_its_scale(copied, launch):
         (["prompt=a cat", "seed=-1"], "seed is -1; it must be a whole number"),
         (["checkpoint=nowhere"], "no checkpoint at nowhere; type checkpoint=latest"),
         (["run=outputs/train"], "run=outputs/train matches 2 runs; mode=view shows one: type run=outputs/train/"),
-        (["mode.sharp=0"], "mode.sharp is 0; it must be at least 1"),
+        (["mode.sharp=0"], "mode.sharp is 0; it must be a whole number of at least 1"),
         (["mode.port=70000"], "mode.port is 70000; it must be from 1 to 64535, or 0 for any free port"),
         (["mode.host=192.0.2.1"], "mode.host is 192.0.2.1, which is not an address of this machine"),
     ],
