@@ -1,4 +1,4 @@
-"""What the tests of the modes share: a difficult prompt, and what a run in a folder comes to."""
+"""Shared by the tests of the modes: a difficult prompt, and the result of a command."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -11,7 +11,7 @@ from websockets.sync.client import connect
 
 
 class Viewer:
-    """Looks at the origin from where it is told to, and reads what the window sends."""
+    """A client with a camera that looks at the origin from a given position, and that reads the window's messages."""
 
     def __init__(self, url):
         protocol = f"viser-v{viser.__version__}"
@@ -31,7 +31,7 @@ class Viewer:
         self._send("ViewerCameraMessage", **lens, **pose, look_at=[0.0, 0.0, 0.0], up_direction=[0.0, 1.0, 0.0])
 
     def wait_for(self, *wanted, seconds=300.0):
-        """Read until each of the texts has come, in whatever message."""
+        """Read messages until each of the texts has been received."""
         end, missing = time.monotonic() + seconds, set(wanted)
         while missing:
             content = self._socket.recv(timeout=max(end - time.monotonic(), 0.1))
