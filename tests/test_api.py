@@ -41,6 +41,8 @@ def test_a_dream_from_python_is_the_run_of_the_command(tmp_path, monkeypatch, co
 def test_settings_that_no_run_can_have_are_named(tmp_path):
     with pytest.raises(UserError, match='there is no prompt; type prompt="a cat"'):
         dreamfusion.dream("  ", folder=tmp_path)
+    with pytest.raises(UserError, match=r"camera\.views is 0; a step needs at least 1 camera"):
+        dreamfusion.dream("a cat", "camera.views=0", *SMOKE, folder=tmp_path)
     with pytest.raises(AttributeError, match="module 'dreamfusion' has no attribute 'nothing'"):
         dreamfusion.nothing  # noqa: B018
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
@@ -42,5 +43,9 @@ def user_errors() -> Iterator[None]:
         yield
     except MisconfigurationException as error:
         raise UserError(f"{error}; every machine supports trainer.accelerator=cpu trainer.devices=1") from error
+    except InstantiationException as error:
+        if not isinstance(error.__cause__, ValueError | TypeError):
+            raise
+        raise UserError(str(error.__cause__)) from error
     except (ValueError, TypeError) as error:
         raise UserError(str(error)) from error
