@@ -98,7 +98,7 @@ def test_an_existing_or_impossible_output_is_a_clear_error(library, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"cannot write renders to .*file/set"):
         render_libraries([library], tmp_path / "file" / "set")
-    with pytest.raises(ValueError, match="views is 0, it must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match="views is 0, it must be at least 1"):
         render_libraries([library], tmp_path / "set", views=0)
 
 
