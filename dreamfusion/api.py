@@ -1,7 +1,5 @@
 """The Python API: `dream` makes a run, `compose` a configuration; both as the command line does."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Stage 13: load a trained scene from a checkpoint file, without a prior, a prompt or CUDA."""
 
-from __future__ import annotations
-
 import pickle
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Errors that a user can fix: one line that starts with `error:` and no traceback."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool

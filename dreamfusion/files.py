@@ -1,7 +1,5 @@
 """Atomic file writes: write to a temporary file in the same folder, then rename it."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Images as tensors, arrays and PNG files: resizing, 8-bit conversion, contact sheets."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

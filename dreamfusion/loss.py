@@ -1,7 +1,5 @@
 """Stage 12: weighted regularisers, added to the distillation loss (Poole et al. 2022, App. A.2)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """Optimizer and learning rates (`conf/optimizer/`), by named parameter groups."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

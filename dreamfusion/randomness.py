@@ -1,7 +1,5 @@
 """Random generators of a training step, derived from (seed, step): a resumed run draws the same numbers."""
 
-from __future__ import annotations
-
 from enum import IntEnum
 
 import torch

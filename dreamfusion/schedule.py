@@ -3,8 +3,6 @@
 The only schedule type of the project: guidance scale, timestep range, regulariser weights, lights, resolution.
 """
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_right
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The training step of DreamFusion as a LightningModule (Poole et al. 2022, Sec. 3.2, steps 1 to 4)."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

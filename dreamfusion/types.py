@@ -7,8 +7,6 @@ Axes: x right, y up, z towards the front camera; a camera looks along its own -z
 90 the view from +x.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -62,11 +60,11 @@ class Cameras(_Movable):
     def __len__(self) -> int:
         return self.camera_to_world.shape[0]
 
-    def resized(self, height: int, width: int) -> Cameras:
+    def resized(self, height: int, width: int) -> Self:
         """The same cameras with another image size."""
         return replace(self, height=height, width=width)
 
-    def one(self, index: int) -> Cameras:
+    def one(self, index: int) -> Self:
         """Camera `index` as a batch of one."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
         return replace(self, **{name: value[index : index + 1] for name, value in tensors.items()})
@@ -162,10 +160,10 @@ class TextEmbedding(_Movable):
     def __len__(self) -> int:
         return len(self.states)
 
-    def __getitem__(self, index: Tensor) -> TextEmbedding:
+    def __getitem__(self, index: Tensor) -> Self:
         """The texts at `index` (B,) int64."""
         pooled = None if self.pooled is None else self.pooled[index]
-        return TextEmbedding(self.states[index], self.mask[index], pooled)
+        return type(self)(self.states[index], self.mask[index], pooled)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,8 +4,6 @@ A checkpoint may come from an untrusted source. Hydra imports and calls any `_ta
 `${oc.env:SECRET}`, so a configuration from a file is checked here before Hydra or OmegaConf reads it.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache

@@ -1,7 +1,5 @@
 """An analytic render set for tests."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Reimplemented from the published formulations, not copied; both have correct derivatives of any order.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import product
 

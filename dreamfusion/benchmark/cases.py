@@ -1,7 +1,5 @@
 """Benchmark cases: each operation and the whole NeRF step, compared with baselines and the machine's limits."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext

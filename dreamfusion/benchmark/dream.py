@@ -1,7 +1,5 @@
 """Profile of a run: the time of each part of the configured training step."""
 
-from __future__ import annotations
-
 import time
 
 import torch

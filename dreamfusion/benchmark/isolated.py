@@ -3,8 +3,6 @@
 Our process keeps large blocks (`dreamfusion.ops.allocator`), which would speed up the baselines too.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """Sizes and repetitions of `mode=benchmark`: the settings of `conf/benchmark/`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Benchmark report: tables in Markdown, and a plot as SVG."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -81,7 +79,7 @@ def number(value: float) -> str:
     return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}" if value else "0"
 
 
-def _plot_curve(axes: Axes, name: str, rows: Sequence[Row]) -> None:
+def _plot_curve(axes: "Axes", name: str, rows: Sequence[Row]) -> None:
     """Median and range over the rounds; both axes logarithmic."""
     at, spreads = [float(row.setting[name]) for row in rows], [row.time() for row in rows]
     axes.errorbar(at, [s.median for s in spreads], _errors(spreads), color=COLORS[0], marker="o", markersize=4.0)
@@ -95,7 +93,7 @@ def _plot_curve(axes: Axes, name: str, rows: Sequence[Row]) -> None:
     axes.minorticks_off()
 
 
-def _plot_ratios(axes: Axes, rows: Sequence[Row]) -> None:
+def _plot_ratios(axes: "Axes", rows: Sequence[Row]) -> None:
     """A bar per comparison, logarithmic from 1/8, with the range over the rounds."""
     bars = [(row, name, row.ratio(name)) for row in rows for name in row.seconds if name != OURS]
     tables = [f", {row.setting['table']}" if "table" in row.setting else "" for row, _, _ in bars]
@@ -112,7 +110,7 @@ def _plot_ratios(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set_ylim(max(len(bars), 1) - 0.5, -0.5)
 
 
-def _plot_shares(axes: Axes, rows: Sequence[Row]) -> None:
+def _plot_shares(axes: "Axes", rows: Sequence[Row]) -> None:
     """Stacked bars: the share of each part in the training step."""
     for place, row in enumerate(rows):
         left = 0.0

@@ -1,13 +1,12 @@
 """Interleaved timing: tasks run in turn, round by round, so that background load affects all of them."""
 
-from __future__ import annotations
-
 import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 
@@ -24,7 +23,7 @@ class Spread:
     high: float
 
     @classmethod
-    def of(cls, values: list[float]) -> Spread:
+    def of(cls, values: list[float]) -> Self:
         return cls(min(values), statistics.median(values), max(values))
 
 

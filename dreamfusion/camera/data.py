@@ -1,7 +1,5 @@
 """Training data of DreamFusion: random cameras, drawn at each step."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import lightning as L

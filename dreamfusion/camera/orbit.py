@@ -1,7 +1,5 @@
 """Stage 4: random cameras and lights around the object (Poole et al. 2022, sec. 3.2 step 1 and App. A.2)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Stage 5: rays through pixel centres, and their inverse, the projection."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Filter other libraries' console messages: each message once, without advertisements."""
 
-from __future__ import annotations
-
 import io
 import logging
 import sys

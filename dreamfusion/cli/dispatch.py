@@ -1,7 +1,5 @@
 """Run the chosen mode, and report errors that the user can fix as one sentence without a traceback."""
 
-from __future__ import annotations
-
 import contextlib
 import inspect
 import logging

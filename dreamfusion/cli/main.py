@@ -1,7 +1,5 @@
 """Stage 0: parse the command line with Hydra and run the chosen mode. Light: imports neither torch nor numpy."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Quote text settings on the command line, so that prompts need no second pair of quotes. Does not import torch."""
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Sequence

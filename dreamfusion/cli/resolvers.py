@@ -1,7 +1,5 @@
 """OmegaConf resolvers for the output folder of a run. Does not import torch."""
 
-from __future__ import annotations
-
 import os
 
 from hydra.types import RunMode

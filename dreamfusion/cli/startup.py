@@ -3,8 +3,6 @@
 Imports neither torch nor numpy.
 """
 
-from __future__ import annotations
-
 import gc
 import os
 import sys

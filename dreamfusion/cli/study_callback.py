@@ -3,8 +3,6 @@
 Hydra sends this object to every worker process of a launcher; importing the module registers our resolvers there.
 """
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

@@ -4,8 +4,6 @@ A setting must have the type of its default in the YAML file: a boolean, an inte
 place). Defaults that are text, a list or null are checked by the component that uses them.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """Classifier-free guidance (Ho & Salimans 2022), with the scale convention of diffusers."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 

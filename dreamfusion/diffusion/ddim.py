@@ -1,7 +1,5 @@
 """Deterministic sampling of a diffusion model (DDIM, Song et al. 2021, Eq. 12 with eta = 0)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

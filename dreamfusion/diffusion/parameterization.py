@@ -4,8 +4,6 @@ Letters (Poole et al. 2022, Sec. 2; variance preserving): x clean image in the p
 abar = alphas_cumprod[t], alpha = sqrt(abar), sigma = sqrt(1 - abar), z = alpha x + sigma eps the noisy image.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")  # diffusers' names of the prediction types

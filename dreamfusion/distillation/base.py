@@ -8,8 +8,6 @@ with the letters of `diffusion/parameterization.py` and the weighting w(t); the 
 A method is one file in this folder that defines `direction` and overrides whatever else its paper changes.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass

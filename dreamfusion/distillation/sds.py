@@ -1,7 +1,5 @@
 """Score distillation sampling (Poole et al. 2022, Eq. 3): direction = eps_hat(z; y, t) - eps."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from dreamfusion.distillation.base import Distillation, Step

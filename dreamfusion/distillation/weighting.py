@@ -1,7 +1,5 @@
 """Weightings w(t) of the distillation gradient."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

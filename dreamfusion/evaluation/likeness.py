@@ -5,8 +5,6 @@ grid. Their weights were chosen on real renders, to maximise how often a held-ou
 its own model among 100 (`pocket_prior.py` reports that share as the ceiling).
 """
 
-from __future__ import annotations
-
 import numpy as np
 from skimage.color import rgb2lab
 from skimage.feature import hog

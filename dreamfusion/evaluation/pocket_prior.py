@@ -5,8 +5,6 @@ camera. Images are compared in the feature space of `likeness.py`, which is inde
 ceiling, the same score of real renders in place of samples.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Evaluation report of the pocket prior (`mode=evaluate`): measure, tabulate, write JSON and a contact sheet."""
 
-from __future__ import annotations
-
 import json
 import logging
 import time

@@ -3,8 +3,6 @@
 Letters of guidance/prior.py: z = alpha x + sigma eps is the noisy render.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

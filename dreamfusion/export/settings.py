@@ -3,8 +3,6 @@
 Imports no mesh library: those are loaded only when a mesh is made.
 """
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass, fields
 from math import inf, nan

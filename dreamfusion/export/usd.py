@@ -3,8 +3,6 @@
 Requires usd-core, the extra `usd`.
 """
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 All formats keep the axes of the mesh and its unit, the metre, except STL, which is in millimetres, as slicers expect.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import struct

@@ -3,8 +3,6 @@
 Latents are the image in [-1, 1]. Tested with small random networks of the same classes, not with published weights.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any

@@ -1,7 +1,5 @@
 """Base class of priors with published weights in diffusers' folder layout: loading, precision, prediction."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 

@@ -3,8 +3,6 @@
 It needs no GPU, no download and no login. The network is `pocket/model/denoiser.py`; latents are the image in [-1, 1].
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Sequence

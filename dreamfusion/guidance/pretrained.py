@@ -4,8 +4,6 @@ Weights are always loaded from a local folder. A hub id is first resolved to one
 missing model fails at once with one error, not after minutes of retries during loading.
 """
 
-from __future__ import annotations
-
 import urllib.error
 import urllib.request
 from collections.abc import Sequence

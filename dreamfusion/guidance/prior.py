@@ -4,8 +4,6 @@
 protocol. Letters as in `diffusion/parameterization.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Protocol, Self
 

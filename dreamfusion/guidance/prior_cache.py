@@ -3,8 +3,6 @@
 Only one prior is kept, because two of Stable Diffusion's size may not fit in memory.
 """
 
-from __future__ import annotations
-
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf

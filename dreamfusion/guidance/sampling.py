@@ -1,7 +1,5 @@
 """Sample images from a prior with DDIM (Song et al. 2021, Eq. 12 with eta = 0), for `mode=sample`."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -4,8 +4,6 @@ Latents are those of the autoencoder times its scaling factor. The distillation 
 encoder to the image (Poole et al. 2022 used a pixel-space prior without an encoder).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Self
 

@@ -5,8 +5,6 @@ at the surface point of every texel sample. No renders are projected, so occlude
 is needed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 

@@ -5,8 +5,6 @@ points; blocks near the surface are then filled, and so are further blocks that 
 At 256^3 a few percent of the points are evaluated.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Extract a mesh from a scene: density threshold by silhouette, isosurface, colours and size (stage 14)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import partial
 

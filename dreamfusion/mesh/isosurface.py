@@ -4,8 +4,6 @@ Marching cubes (Lorensen and Cline 1987; the watertight variant of Lewiner et al
 `density_grid.py`, optionally blurred; then removal of small and inner pieces, Taubin smoothing, decimation, normals.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -4,8 +4,6 @@ The cameras lie between those that determined the threshold. `ops/rasterize` ren
 vertex colours.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Decimate a mesh, repair holes and non-manifold edges, and test whether it is watertight (used by `isosurface.py`)."""
 
-from __future__ import annotations
-
 import logging
 
 import fast_simplification

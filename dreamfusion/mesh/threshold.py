@@ -4,8 +4,6 @@ A ray hits the region above a threshold exactly if the largest density along the
 the silhouette of the mesh for every threshold at once, without building a mesh.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -5,8 +5,6 @@ density threshold alone reproduces both outlines. Instead, the threshold is lowe
 renders of all cameras around the scene are opaque at its pixel (visual hull, Laurentini 1994).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

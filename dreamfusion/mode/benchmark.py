@@ -3,8 +3,6 @@
 Writes benchmark.md (the tables), benchmark.svg (the plot) and benchmark.json (every round).
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import platform
@@ -27,6 +25,16 @@ from dreamfusion.ops.machine import cores, processor
 
 log = logging.getLogger(__name__)
 PROMPT = "a cat"  # default prompt of the measured step
+
+
+@dataclass
+class Result:
+    """All measurements, and the machine."""
+
+    machine: dict[str, str]
+    ratios: list[Row] = field(default_factory=list)
+    steps: list[Row] = field(default_factory=list)
+    curves: dict[str, list[Row]] = field(default_factory=dict)
 
 
 def run(cfg: DictConfig, folder: str) -> Path:
@@ -63,16 +71,6 @@ def _save_progress(result: Result, folder: Path, what: str, began: float) -> Non
     result.machine["seconds"] = f"{time.monotonic() - began:.0f}"
     write(result, folder)
     log.info("%4s s: %s", result.machine["seconds"], what)
-
-
-@dataclass
-class Result:
-    """All measurements, and the machine."""
-
-    machine: dict[str, str]
-    ratios: list[Row] = field(default_factory=list)
-    steps: list[Row] = field(default_factory=list)
-    curves: dict[str, list[Row]] = field(default_factory=dict)
 
 
 def machine() -> dict[str, str]:

@@ -1,7 +1,5 @@
 """`mode=evaluate`: score the pocket prior's weights; writes evaluation.json, a Markdown table and a contact sheet."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`mode=export`: export meshes from the checkpoints of one or many runs; needs neither guidance nor prompt."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`mode=gallery`: write one page that compares many runs, from their files."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`mode=pretrain`: train the pocket prior on renders of a model library, from the last checkpoint if there is one."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`mode=render`: render pictures of a run's scene at any size; needs neither guidance nor prompt."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`mode=report`: write a study's table: each finished run's prompt, seed, differing settings, time and scores."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from omegaconf import DictConfig

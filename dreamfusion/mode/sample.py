@@ -1,7 +1,5 @@
 """`mode=sample`: sample pictures of a prompt from the prior, from all sides, without 3D."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

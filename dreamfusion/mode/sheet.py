@@ -1,7 +1,5 @@
 """`mode=sheet`: one picture of the newest run of each prompt from eight directions, colour above opacity."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`mode=train`: train one run, a run of a study, or a run for each prompt of a file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig

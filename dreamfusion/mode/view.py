@@ -1,7 +1,5 @@
 """`mode=view`: show a scene in a browser, from a checkpoint or during training; renders only for connected clients."""
 
-from __future__ import annotations
-
 import copy
 import logging
 import signal

@@ -4,8 +4,6 @@ By default glibc maps every block over 32 MB afresh, and the page faults cost mo
 `a + 1` on 64 MB took 43 ms before and 7.6 ms after on one core of an EPYC 7003.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import sys

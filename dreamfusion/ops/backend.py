@@ -3,8 +3,6 @@
 The device decides first, then the installed libraries. Without a kernel the torch reference runs, with one warning.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import logging

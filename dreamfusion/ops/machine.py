@@ -3,8 +3,6 @@
 The benchmark compares the kernels with these.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Vertex normals for meshes without normals: smooth across flat angles, sharp at creases. Numba."""
 
-from __future__ import annotations
-
 import numpy as np
 from numba import njit
 

@@ -1,7 +1,5 @@
 """Detects the precision in which this machine computes fast."""
 
-from __future__ import annotations
-
 import os
 
 import torch

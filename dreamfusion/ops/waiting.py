@@ -3,8 +3,6 @@
 Used by `backend.run_parallel` at the end of each parallel operation.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

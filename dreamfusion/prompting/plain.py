@@ -3,8 +3,6 @@
 Stages 2 and 10 of the flow.
 """
 
-from __future__ import annotations
-
 import torch
 
 from dreamfusion.guidance.prior import Prior

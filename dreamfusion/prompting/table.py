@@ -3,10 +3,8 @@
 Stages 2, 3 and 10 of the flow; `view_dependent.py` and `plain.py` are the strategies.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 
@@ -29,9 +27,9 @@ class TextTable:
         if count != 1:
             raise ValueError(f"TextTable.negative holds {count} texts, expected 1")
 
-    def to(self, device: torch.device | str) -> TextTable:
+    def to(self, device: torch.device | str) -> Self:
         """A copy on `device`."""
-        return TextTable(self.texts.to(device), self.negative.to(device))
+        return type(self)(self.texts.to(device), self.negative.to(device))
 
 
 class Prompting(Protocol):

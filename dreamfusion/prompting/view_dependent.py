@@ -3,8 +3,6 @@
 Stages 2 and 10 of the flow; Poole et al. 2022, Sec. 3.2 step 3 and App. A.2. It reduces the multi-face problem.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """The curves of a run: small SVG charts of the metrics in a CSV file, as Lightning's CSVLogger writes it."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math
@@ -84,7 +82,7 @@ def draw_curve(curve: Curve) -> Chart:
     return Chart(title, logarithmic, _number(mean[-1]), svg, json.dumps(points, separators=(",", ":")))
 
 
-def _set_axes(axes: Axes, steps: np.ndarray, logarithmic: bool) -> None:
+def _set_axes(axes: "Axes", steps: np.ndarray, logarithmic: bool) -> None:
     """Set scale, limits, three or four ticks and horizontal grid lines."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 

@@ -5,8 +5,6 @@ policy blocks every other request. A model stays base64 text until it is clicked
 links to the pages of their runs.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

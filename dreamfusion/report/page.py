@@ -4,8 +4,6 @@ All media are embedded, and the content security policy blocks every other reque
 page remain. The layout is in `page.html`, the 3D viewer in `assets/`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Picture files: PNG with transparency, 16-bit depth, animated WebP."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

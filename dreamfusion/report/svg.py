@@ -3,8 +3,6 @@
 matplotlib takes half a second to import, so callers import this module inside the function that draws.
 """
 
-from __future__ import annotations
-
 import io
 from contextlib import AbstractContextManager
 from typing import Any

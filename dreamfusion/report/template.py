@@ -3,8 +3,6 @@
 Autoescape is on: only the SVG charts and the viewer, which come from this package, enter a page as markup.
 """
 
-from __future__ import annotations
-
 import base64
 import os
 from functools import cache

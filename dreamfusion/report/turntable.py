@@ -1,7 +1,5 @@
 """Render a trained scene from all sides, and the frames of its turntable."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Encode rendered frames as an MP4 that browsers and players support."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path

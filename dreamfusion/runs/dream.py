@@ -1,7 +1,5 @@
 """One run: train a scene from a prompt, and write its mesh, turntable and page into the run's folder."""
 
-from __future__ import annotations
-
 import logging
 import shlex
 import shutil

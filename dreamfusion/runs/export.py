@@ -1,7 +1,5 @@
 """Export a trained scene's mesh into its run's folder, and compare it with the renders."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from pathlib import Path

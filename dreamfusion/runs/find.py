@@ -1,7 +1,5 @@
 """Find runs and checkpoints from the settings `checkpoint`, `run` and `study`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from omegaconf import DictConfig

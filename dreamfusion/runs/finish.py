@@ -1,7 +1,5 @@
 """Finish a training run: write mesh, turntable and page, and log the results."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

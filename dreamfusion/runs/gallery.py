@@ -1,7 +1,5 @@
 """One page over many runs, made from their files without rendering."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

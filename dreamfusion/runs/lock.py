@@ -1,7 +1,5 @@
 """A lock on a run's folder, so that two processes never write to one run."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 from collections.abc import Iterator

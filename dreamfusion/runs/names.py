@@ -1,7 +1,5 @@
 """Names and folders of runs and studies. Imports neither torch nor numpy."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """Run the prompts of a file one after the other in this process, which loads the prior once."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from pathlib import Path

@@ -4,8 +4,6 @@ At each rung, a fraction of the run's steps, a run writes its score to `rungs.js
 the better share of all runs that have reached the rung. Runs never wait for each other, whatever the number of workers.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Sequence

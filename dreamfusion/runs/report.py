@@ -1,7 +1,5 @@
 """The table of a study, from the results of its finished runs: report.csv, report.md and gallery.html."""
 
-from __future__ import annotations
-
 import csv
 import logging
 import os

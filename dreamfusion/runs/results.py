@@ -3,8 +3,6 @@
 The file is written last and atomically. A killed run has none, and resumes from its last checkpoint.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

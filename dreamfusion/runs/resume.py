@@ -1,7 +1,5 @@
 """The settings of a resumed run: those of its checkpoint, changed by the command line."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The settings of a run as plain containers and as dotted names."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

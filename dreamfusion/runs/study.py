@@ -1,7 +1,5 @@
 """Studies: groups of runs in outputs/studies/<name>/<prompt>/<digest of the settings>/, read from their results."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """summary.json: the final figures of a run."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The scene interface, which the training step, viewer, exports and scores share for every 3D representation."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

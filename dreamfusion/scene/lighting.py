@@ -1,7 +1,5 @@
 """Random choice of the shading of a training step (Poole et al. 2022, App. A.2)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

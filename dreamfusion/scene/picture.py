@@ -1,7 +1,5 @@
 """Images of a scene at any size: colour with opacity, depth and normals, rendered in strips of bounded memory."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Stage 8: Lambertian shading of samples under a point light (Poole et al. 2022, Eq. 7)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

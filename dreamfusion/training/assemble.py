@@ -1,7 +1,5 @@
 """Build the training system from a configuration."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

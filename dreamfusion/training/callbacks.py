@@ -1,7 +1,5 @@
 """Callbacks of every run: previews, checkpoints, elapsed time, and a clean stop on Ctrl-C."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time

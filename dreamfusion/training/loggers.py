@@ -1,7 +1,5 @@
 """Loggers of a run: metrics.csv always, TensorBoard or Weights & Biases in addition."""
 
-from __future__ import annotations
-
 import csv as csv_format
 import netrc
 import os

@@ -1,7 +1,5 @@
 """Log gradient norms by noise level, speed, memory and scores to every logger, and media to Weights & Biases."""
 
-from __future__ import annotations
-
 import resource
 import sys
 import time

@@ -1,7 +1,5 @@
 """Training shown live in a notebook's cell: a picture of the scene and the curve of the gradient norm."""
 
-from __future__ import annotations
-
 from io import BytesIO
 from typing import Any
 

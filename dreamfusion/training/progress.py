@@ -1,7 +1,5 @@
 """Progress of a run on one line: step, speed, time left, gradient norm and opacity."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """Check the window's host and port before viser serves there, and format its URL."""
 
-from __future__ import annotations
-
 import ipaddress
 import socket
 

@@ -1,7 +1,5 @@
 """Serve the window during training: between two steps, on the training thread."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable

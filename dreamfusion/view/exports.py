@@ -1,7 +1,5 @@
 """Export meshes on a background thread, while rendering and training continue."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """Render the scene from a client's camera, with the depth that the browser needs to composite meshes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

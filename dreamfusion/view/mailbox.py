@@ -4,8 +4,6 @@ viser runs the window's callbacks on its own threads, at any time. They only pos
 mailbox between two steps, so that no other thread reads the scene while the optimizer updates it.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import deque

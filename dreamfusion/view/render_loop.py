@@ -1,7 +1,5 @@
 """Render the clients' pictures and run posted actions, on the thread that owns the scene."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable

@@ -4,8 +4,6 @@ A browser lets any page open a WebSocket to any address, including this machine'
 refuse, by the header `Origin`, which a page cannot change.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Awaitable, Callable, Iterator

@@ -1,7 +1,5 @@
 """The browser window: viser's server, the displayed layers, and widgets whose callbacks post to the mailbox."""
 
-from __future__ import annotations
-
 import io
 import logging
 import warnings

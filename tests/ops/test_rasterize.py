@@ -1,7 +1,5 @@
 """Rasterisation against closed forms: silhouettes, depth, normals, textures, occlusion; crease normals."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

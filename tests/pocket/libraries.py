@@ -1,7 +1,5 @@
 """A handwritten Sweet Home 3D library for tests of the pocket prior's data."""
 
-from __future__ import annotations
-
 import zipfile
 from pathlib import Path
 

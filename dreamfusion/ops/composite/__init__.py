@@ -3,8 +3,6 @@
 Mildenhall et al. 2020 (NeRF), Eq. 3; Poole et al. 2022 (DreamFusion), Eq. 5. Letters: R rays, S samples, C channels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

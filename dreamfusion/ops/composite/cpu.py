@@ -3,8 +3,6 @@
 Results are bitwise identical for any number of threads.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

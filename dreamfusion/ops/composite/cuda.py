@@ -3,8 +3,6 @@
 Written from nerfacc's source; not run on a GPU by this project.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

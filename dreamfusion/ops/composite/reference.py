@@ -1,7 +1,5 @@
 """Torch reference of compositing: segmented sums as differences of one running sum."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

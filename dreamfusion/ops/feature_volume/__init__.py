@@ -3,8 +3,6 @@
 Voxels hold H heads of a density and F features. Letters: G volumes, N voxels a side, R rays, D samples a ray.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

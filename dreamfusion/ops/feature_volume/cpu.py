@@ -4,8 +4,6 @@ Threads split rays in the forward pass and volumes in the backward pass, so resu
 number. A ray ends where the transmittance of every head is below DARK: a bound on the error of its sums.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Torch reference of `render_feature_volume`: any device, any float type, differentiable to any order."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

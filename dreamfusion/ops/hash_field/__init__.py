@@ -4,8 +4,6 @@ Fused kernels access table and memory less often than `hash_encode` and two matr
 W = layout.width, H hidden units, O outputs; x position, y its encoding.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -9,8 +9,6 @@ All arrays are feature-major. J is kept from the forward pass (3 W floats a posi
 two more gathers from the table. The hidden layer is recomputed.
 """
 
-from __future__ import annotations
-
 from types import ModuleType
 
 import numpy as np

@@ -6,8 +6,6 @@ would acquire and release it at every product. Arrays are feature-major; in a bl
 with zeros to a multiple of TILE. Letters as in cpu.py.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from numba import njit

@@ -6,8 +6,6 @@ W1 affects the outputs. A sum over features or units multiplies words of two row
 neighbours.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from numba import njit

@@ -3,8 +3,6 @@
 As differentiable as the encoding: to any order with the torch reference.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

@@ -6,8 +6,6 @@ words to a float32. Arrays are flat; offsets (k, p) and strides count elements, 
 cache does not detect changes in this file: touch network_bfloat16.py after one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

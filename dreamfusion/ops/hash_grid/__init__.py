@@ -3,8 +3,6 @@
 Müller et al. 2022, "Instant Neural Graphics Primitives", section 3. Letters: S positions.
 """
 
-from __future__ import annotations
-
 from torch import Tensor, float32
 
 from dreamfusion.ops.backend import choose

@@ -4,8 +4,6 @@ Letters as in kernels.py; y = encode(x, table), g the gradient of y, J = dy/dx. 
 shape the caller sees; internally, arrays are feature-major. Bitwise identical for any number of threads.
 """
 
-from __future__ import annotations
-
 import sys
 from functools import cache
 

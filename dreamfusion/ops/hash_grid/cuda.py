@@ -3,8 +3,6 @@
 Written from bindings/torch/tinycudann/modules.py of tiny-cuda-nn (commit 07bacc57); not run on a GPU by this project.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Any
 

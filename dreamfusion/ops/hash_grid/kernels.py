@@ -7,8 +7,6 @@ weights, which the compiler vectorises, then the memory accesses. Positions and 
 `left` (1,) int64 counts the remaining levels, from the coarsest: threads atomically take the last one.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -4,8 +4,6 @@ Follows tiny-cuda-nn, including its rounding: a table trained on CUDA can be rea
 C and G below: include/tiny-cuda-nn/common_device.h and .../encodings/grid.h at commit 6ee3546bda61.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import cached_property

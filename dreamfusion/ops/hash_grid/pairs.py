@@ -4,8 +4,6 @@ For `kernels.py`: the compiler alone loads the two features of an entry separate
 numba's cache does not detect changes in this file: touch kernels.py after one.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from llvmlite import ir

@@ -3,8 +3,6 @@
 Differentiable to any order; supports float64.
 """
 
-from __future__ import annotations
-
 from itertools import product
 
 import numpy as np

@@ -6,8 +6,6 @@ with rows of unknown length the compiler does not vectorise (1.8 to 3 times slow
 changes in this file: touch kernels.py after one.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numba import njit
 

@@ -3,8 +3,6 @@
 Instant-NGP (Müller et al. 2022, appendix E.1) without its growing steps. Letters: R rays, S samples, G voxels per axis.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -5,8 +5,6 @@ vectorised loop computes their voxels, which are then looked up without branches
 the neighbouring voxel is a different sample.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from numba import njit

@@ -3,8 +3,6 @@
 Written from nerfacc's source; not run on a GPU by this project.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from dreamfusion.ops.march.reference import pack, sphere_chords

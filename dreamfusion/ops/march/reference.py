@@ -3,8 +3,6 @@
 The order of the float32 operations is part of the contract: the CPU kernel is bitwise equal.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

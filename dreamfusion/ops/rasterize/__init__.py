@@ -4,8 +4,6 @@ Renders the pocket prior's training views and checks exported meshes. Every pixe
 samples. Letters: B views, H W pixels, V F vertices and faces, M materials.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

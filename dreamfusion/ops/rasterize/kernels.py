@@ -3,8 +3,6 @@
 Inner functions take plain arrays: a named tuple argument would cost a reference count per field and sample.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -3,8 +3,6 @@
 Second step of the pocket prior's data: catalog -> assets -> renders.
 """
 
-from __future__ import annotations
-
 import io
 import posixpath
 import re

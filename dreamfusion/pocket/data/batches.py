@@ -3,11 +3,10 @@
 A batch is a pure function of (seed, step): a resumed training gets the same images as an uninterrupted one.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -45,7 +44,7 @@ class Batch:
     proxy_captions: list[str]  # of the proxy targets, which are never textureless
     subject: Tensor  # (G,) index in `RenderBatches.subjects` of each model; its B / G images are consecutive
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         names = ("images", "camera", "proxy_targets", "subject")
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 

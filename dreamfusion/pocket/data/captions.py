@@ -1,7 +1,5 @@
 """Captions of renders from name, colour and view words, in the form of the view-dependent prompts of the 3D stage."""
 
-from __future__ import annotations
-
 import numpy as np
 
 # sRGB; also the mean colour of a recoloured render.

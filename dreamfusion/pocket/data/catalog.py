@@ -5,8 +5,6 @@ First step of the pocket prior's data: catalog -> assets -> renders. A library i
 `captions.csv`.
 """
 
-from __future__ import annotations
-
 import csv
 import re
 import zipfile

@@ -1,7 +1,5 @@
 """Select the models of a render set that are learned, and the name each is learned under (`names.txt`)."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 `concurrent.futures` cannot do this: a crash there breaks the whole pool, and a hung task cannot be stopped.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence

@@ -3,8 +3,6 @@
 Last step of the pocket prior's data: catalog -> assets -> renders. Letters: M models, V views, r pixels on a side.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import posixpath
@@ -15,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 import numpy as np
 import torch
@@ -69,7 +67,7 @@ class RenderSet:
         return int(self.azimuth.shape[1])
 
     @classmethod
-    def load(cls, path: Path) -> RenderSet:
+    def load(cls, path: Path) -> Self:
         """Open a folder written by `render_libraries`.
 
         Raises:

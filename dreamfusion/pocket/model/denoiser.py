@@ -4,12 +4,10 @@ Letters: x0 clean image in [-1, 1], x_t = alpha x0 + sigma noise; B images, G te
 predicting v would require passing the noise of every pixel through the unshuffled layers.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -65,9 +63,7 @@ class PocketModel(nn.Module):
         self.takes_sentence = unet.config.projection_class_embeddings_input_dim == CAMERA_FEATURES + WIDTH
 
     @classmethod
-    def create(
-        cls, unet: dict[str, Any], subjects: dict[str, str], unshuffle: int = 4, **volume_widths: int
-    ) -> PocketModel:
+    def create(cls, unet: dict[str, Any], subjects: dict[str, str], unshuffle: int = 4, **volume_widths: int) -> Self:
         """A network with random weights.
 
         Args:
@@ -109,7 +105,7 @@ class PocketModel(nn.Module):
         return cls(network, {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "sample"}, volume)
 
     @classmethod
-    def load(cls, folder: Path) -> PocketModel:
+    def load(cls, folder: Path) -> Self:
         """Read UNet, scheduler and, if present, feature volume from a folder in diffusers' layout, as float32.
 
         Raises:
@@ -147,7 +143,7 @@ class PocketModel(nn.Module):
 
     def render_proxy(
         self, text_states: Tensor, text_mask: Tensor, camera: Tensor, subject: Tensor | None = None, variant: int = 0
-    ) -> ProxyRender:
+    ) -> "ProxyRender":
         """(B,16,384), (B,16), (B,12) -> B proxy renders in plain albedo: the appearance is ignored.
 
         `subject` (G,) gives model indices, each for B / G consecutive images; None classifies the texts and takes
@@ -169,7 +165,7 @@ class PocketModel(nn.Module):
         text_states: Tensor,
         text_mask: Tensor,
         camera: Tensor,
-        proxy: ProxyRender | None = None,
+        proxy: "ProxyRender | None" = None,
         variant: int = 0,
     ) -> Tensor:
         """(B,3,64,64), (B,), (B,16,384), (B,16) bool, (B,12) -> x0 (B,3,64,64), not clipped.
@@ -212,7 +208,7 @@ class PocketModel(nn.Module):
 
     def _render_proxy_where(
         self, known: Tensor, text_states: Tensor, text_mask: Tensor, camera: Tensor, variant: int
-    ) -> ProxyRender:
+    ) -> "ProxyRender":
         """`render_proxy` of the images whose camera is known, zeros for the others."""
         if known.all() or not known.any():
             return self.render_proxy(text_states, text_mask, camera, variant=variant)

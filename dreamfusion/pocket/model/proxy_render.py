@@ -9,11 +9,9 @@ The features enter the UNet where a ControlNet's would (Zhang et al. 2023): adde
 middle block. Letters: M models, G volumes, B images; N voxels a side, also rays a side and samples a ray.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -39,10 +37,10 @@ class ProxyRender:
     normal: Tensor  # (B, 3, r, r): world-space unit normals times opacity
     features: Tensor  # (B, C, n, n)
 
-    def masked(self, known: Tensor) -> ProxyRender:
+    def masked(self, known: Tensor) -> Self:
         """Multiply each image by its entry of `known` (B,): 0 removes image and features."""
         known = known[:, None, None, None]
-        return ProxyRender(self.rgba * known, self.normal * known, self.features * known)
+        return type(self)(self.rgba * known, self.normal * known, self.features * known)
 
     def over(self, background: Tensor) -> Tensor:
         """Composite the albedo over grey levels (B,): images (B, 3, r, r), all in [-1, 1]."""

@@ -3,10 +3,9 @@
 Stage 3 of the flow for `guidance=pocket`; stored in fp16 inside the package, so that no download is needed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +25,7 @@ class TextEncoder(nn.Module):
         self._tokenizer = tokenizer
 
     @classmethod
-    def load(cls, folder: Path) -> TextEncoder:
+    def load(cls, folder: Path) -> Self:
         """Read the encoder from a folder in Hugging Face's layout (config.json, model.safetensors, tokenizer.json)."""
         from tokenizers import Tokenizer
         from transformers import BertModel

@@ -1,7 +1,5 @@
 """Build a training of the pocket prior from its settings (`mode=pretrain`): renders, start weights, trainer."""
 
-from __future__ import annotations
-
 import json
 import logging
 import pickle

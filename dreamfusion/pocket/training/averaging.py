@@ -4,8 +4,6 @@ One callback does both: a checkpoint must be written after a step's averaging, a
 Lightning replaces the optimizer's weights with the average.
 """
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Write the model card beside the pocket prior's weights: training data, attribution, evaluation."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

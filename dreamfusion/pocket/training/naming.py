@@ -3,8 +3,6 @@
 Encoder and captions are fixed, so the classifier is fitted once, before training.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

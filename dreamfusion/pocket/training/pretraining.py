@@ -6,8 +6,6 @@ Loss of the UNet: min(SNR + 1, 6) / 2 * |x0_hat - x0|^2, the truncated weighting
 opacity and normals against the stored render.
 """
 
-from __future__ import annotations
-
 import logging
 import shutil
 import time

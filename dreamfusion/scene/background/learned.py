@@ -1,7 +1,5 @@
 """Environment map: an MLP over ray directions (Poole et al. 2022, Sec. 3.2)."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import torch

@@ -1,7 +1,5 @@
 """Solid backgrounds. A random colour a view keeps a transparent object from matching the background."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

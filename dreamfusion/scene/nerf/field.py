@@ -1,7 +1,5 @@
 """Stage 7: the radiance field interface that the renderer and the mesh extraction evaluate."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 
 from torch import Tensor, nn

@@ -4,8 +4,6 @@ density = density_scale * softplus(first output + blob(x)), with the position x 
 and App. A.2).
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

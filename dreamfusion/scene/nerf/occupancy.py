@@ -1,7 +1,5 @@
 """Stage 6: ray marching through the occupied cells of nerfacc's occupancy grid (Müller et al. 2022, App. E)."""
 
-from __future__ import annotations
-
 import torch
 from nerfacc import OccGridEstimator
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Stage 9: the renderer interface, and compositing of packed samples to images (Poole et al. 2022, Eq. 5)."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from dataclasses import dataclass
 

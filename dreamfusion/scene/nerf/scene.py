@@ -1,7 +1,5 @@
 """`scene=nerf`: a density field and a background, volume-rendered."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Baseline without empty-space skipping: equal numbers of stratified samples on all rays that meet the ball."""
 
-from __future__ import annotations
-
 import torch
 
 from dreamfusion.scene.nerf.field import Field
