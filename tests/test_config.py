@@ -179,7 +179,7 @@ def test_where_a_run_writes(arguments, folder):
     ],
 )
 def test_a_run_belongs_to_the_named_study_and_a_multirun_always_to_one(study, mode, name):
-    assert study_of(OmegaConf.create({"study": study}), mode) == name
+    assert study_of(study, mode) == name
 
 
 def test_a_study_has_one_folder_for_each_set_of_settings(compose_config):

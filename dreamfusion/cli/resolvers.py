@@ -18,7 +18,7 @@ def register() -> None:
 def _run_folder(time: str, *, _root_: DictConfig) -> str:
     """The folder in outputs/ of a run that begins at `time`."""
     mode = str(_root_.hydra.runtime.choices["mode"])
-    study = study_of(_root_, _root_.hydra.mode) if mode == "train" else None
+    study = study_of(_root_.study, _root_.hydra.mode) if mode == "train" else None
     name = time if study is None else digest(_root_)
     return run_folder(mode, _root_.prompt, _root_.checkpoint, name, study)
 
@@ -26,7 +26,7 @@ def _run_folder(time: str, *, _root_: DictConfig) -> str:
 def _sweep_folder(*, _root_: DictConfig) -> str:
     """The folder in outputs/ of a multirun's shared files."""
     trains = _root_.hydra.runtime.choices["mode"] == "train" and _root_.checkpoint is None
-    return f"studies/{slug(str(study_of(_root_, RunMode.MULTIRUN)))}" if trains else "."
+    return f"studies/{slug(str(study_of(_root_.study, RunMode.MULTIRUN)))}" if trains else "."
 
 
 def _run_folder_in_sweep(time: str, *, _root_: DictConfig) -> str:

@@ -34,4 +34,4 @@ class StudyCallback(Callback):
         if config.hydra.runtime.choices["mode"] == "train":
             from dreamfusion.runs.report import report
 
-            report(str(study_of(config, RunMode.MULTIRUN)), logger=config.logger)
+            report(str(study_of(config.study, RunMode.MULTIRUN)), logger=config.logger)

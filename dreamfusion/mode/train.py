@@ -32,7 +32,7 @@ class Train(Outputs):
         folder = relative_to_cwd(Path(hydra.runtime.output_dir))
         if cfg.checkpoint is not None:
             folder = dream(cfg, run_of(Path(cfg.checkpoint)), self, Path(cfg.checkpoint))
-        elif study_of(cfg, hydra.mode) is None:
+        elif study_of(cfg.study, hydra.mode) is None:
             dream(cfg, folder, self)
         else:
             run_in_study(cfg, folder, self)

@@ -26,10 +26,10 @@ def run_folder(mode: str, prompt: object, checkpoint: str | None, name: str, stu
     return f"{group}/{slug(str(prompt))}/{name}"
 
 
-def study_of(cfg: DictConfig, hydra_mode: RunMode | None) -> str | None:
-    """The study of a run; None if it belongs to none."""
-    if cfg.study is not None and str(cfg.study).strip():
-        return str(cfg.study)
+def study_of(study: str | None, hydra_mode: RunMode | None) -> str | None:
+    """The study of a run with this setting `study`; None if it belongs to none."""
+    if study is not None and str(study).strip():
+        return str(study)
     return STUDY if hydra_mode == RunMode.MULTIRUN else None
 
 

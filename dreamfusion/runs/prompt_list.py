@@ -26,9 +26,12 @@ def run_list(cfg: DictConfig, run_one: Callable[[DictConfig, Path], object]) -> 
     Raises:
         UserError: the file, the share or a prompt beside the file is invalid; or, at the end, prompts that failed.
     """
+    path = Path(str(cfg.prompts.file)).expanduser()
+    if cfg.prompt is not None:
+        raise UserError(f"prompt={cfg.prompt} and prompts.file={path} are both set; type only one of them")
     hydra = HydraConfig.get()
-    study = study_of(cfg, hydra.mode) or Path(cfg.prompts.file).stem
-    prompts = share(read_prompts(cfg), cfg.prompts.shard, cfg.prompts.shards)
+    study = study_of(cfg.study, hydra.mode) or path.stem
+    prompts = share(read_prompts(path), cfg.prompts.shard, cfg.prompts.shards)
     root, failed = relative_to_cwd(Path(hydra.runtime.output_dir)), []
     for number, prompt in enumerate(prompts, start=1):
         one = OmegaConf.merge(cfg, {"prompt": prompt, "study": study})
@@ -50,15 +53,12 @@ def run_list(cfg: DictConfig, run_one: Callable[[DictConfig, Path], object]) -> 
     return root / "studies" / study
 
 
-def read_prompts(cfg: DictConfig) -> list[str]:
+def read_prompts(path: Path) -> list[str]:
     """The distinct prompts of the file, one per line; skips empty lines and lines that begin with #.
 
     Raises:
-        UserError: the file is missing, is not UTF-8 text or has no prompt, or `prompt` is set as well.
+        UserError: the file is missing, is not UTF-8 text, or has no prompt.
     """
-    path = Path(str(cfg.prompts.file)).expanduser()
-    if cfg.prompt is not None:
-        raise UserError(f"prompt={cfg.prompt} and prompts.file={path} are both set; type only one of them")
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:

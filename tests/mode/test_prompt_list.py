@@ -6,15 +6,15 @@ from omegaconf import OmegaConf
 
 from dreamfusion.error import UserError
 from dreamfusion.guidance import prior_cache as module
-from dreamfusion.runs.prompt_list import read_prompts, share
+from dreamfusion.runs.prompt_list import read_prompts, run_list, share
 
 
 @pytest.fixture
 def read(tmp_path):
-    def reader(content, **others):
+    def reader(content):
         path = tmp_path / "prompts.txt"
         path.write_bytes(content)
-        return read_prompts(OmegaConf.create({"prompt": None, "prompts": {"file": str(path)}} | others))
+        return read_prompts(path)
 
     return reader
 
@@ -33,9 +33,10 @@ def test_a_file_without_prompts_is_refused(read, content, message):
         read(content)
 
 
-def test_a_prompt_beside_the_file_is_refused(read):
+def test_a_prompt_beside_the_file_is_refused():
+    cfg = OmegaConf.create({"prompt": "a cow", "prompts": {"file": "prompts.txt"}})
     with pytest.raises(UserError, match=r"prompt=a cow and prompts.file=.* are both set; type only one of them"):
-        read(b"a cat", prompt="a cow")
+        run_list(cfg, lambda one, folder: None)
 
 
 def test_the_shards_together_cover_all_prompts():
