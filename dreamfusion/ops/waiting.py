@@ -6,21 +6,18 @@ Used by `backend.run_parallel` at the end of each parallel operation.
 from typing import Any
 
 import numpy as np
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import njit
+from numba.types import int64
+
+from dreamfusion.ops.intrinsics import element, emits
 
 _ROUNDS = 1_000_000  # about a millisecond
 
 
-@intrinsic
-def _now(context: Any, flags: Any, k: Any) -> Any:
+@emits(int64, None, int64)
+def _now(ctx: Any, builder: Any, kinds: Any, flags: Any, k: Any) -> Any:
     """Atomically load flags[k], which another thread may have written."""
-
-    def generate(ctx: Any, builder: Any, signature: Any, values: Any) -> Any:
-        data = ctx.make_array(signature.args[0])(ctx, builder, values[0]).data
-        return builder.load_atomic(builder.gep(data, [values[1]]), "acquire", 8)
-
-    return types.int64(flags, types.int64), generate
+    return builder.load_atomic(element(ctx, builder, kinds[0], flags, k), "acquire", 8)
 
 
 @njit(nogil=True, cache=True)
