@@ -4,6 +4,7 @@ Results are bitwise identical for any number of threads.
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +15,16 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from dreamfusion.ops.backend import run_parallel, spans
 from dreamfusion.types import RaySamples
 
+Array = np.ndarray
 _compiled = njit(nogil=True, error_model="numpy", cache=True)
+
+
+class _Rays(NamedTuple):
+    """`RaySamples` as arrays: the samples of ray r are `offsets[r]:offsets[r + 1]`."""
+
+    offsets: Array  # (R + 1,) int64
+    t_start: Array  # (S,)
+    t_end: Array  # (S,)
 
 
 def composite(density: Tensor, samples: RaySamples) -> Tensor:
@@ -33,8 +43,8 @@ class _Composite(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, density: Tensor, samples: RaySamples) -> Tensor:
         weights, after = torch.empty(len(samples)), torch.empty(len(samples))
-        arrays = _arrays(density, samples.t_start, samples.t_end, samples.offsets, weights, after)
-        _over_rays(lambda begin, end: _weigh(*arrays, begin, end), samples)
+        arrays = _arrays(density, weights, after)
+        _over_rays(lambda rays, begin, end: _weigh(rays, *arrays, begin, end), samples)
         ctx.save_for_backward(weights, after)
         ctx.samples = samples  # type: ignore[attr-defined]
         return weights
@@ -45,8 +55,8 @@ class _Composite(torch.autograd.Function):
         weights, after = ctx.saved_tensors  # type: ignore[attr-defined]
         samples: RaySamples = ctx.samples  # type: ignore[attr-defined]
         to_density = torch.empty(len(samples))
-        arrays = _arrays(weights, after, samples.t_start, samples.t_end, samples.offsets, gradient, to_density)
-        _over_rays(lambda begin, end: _weigh_backward(*arrays, begin, end), samples)
+        arrays = _arrays(weights, after, gradient, to_density)
+        _over_rays(lambda rays, begin, end: _weigh_backward(rays, *arrays, begin, end), samples)
         return to_density, None
 
 
@@ -57,13 +67,13 @@ class _Accumulate(torch.autograd.Function):
     def forward(ctx: FunctionCtx, weights: Tensor, samples: RaySamples, *values: Tensor) -> Tensor:
         rows = [value.detach().t().contiguous() for value in values]
         sums = torch.empty(2 + sum(map(len, rows)), len(samples.offsets) - 1)
-        own = _arrays(weights, samples.t_start, samples.t_end, samples.offsets, sums[:2])
-        parts = [_arrays(weights, row, samples.offsets, to) for row, to in _with_rows_of(sums, rows)]
+        own = _arrays(weights, sums[:2])
+        parts = [_arrays(weights, row, to) for row, to in _with_rows_of(sums, rows)]
 
-        def run(begin: int, end: int) -> None:
-            _sum_intervals(*own, begin, end)
+        def run(rays: _Rays, begin: int, end: int) -> None:
+            _sum_intervals(rays, *own, begin, end)
             for arrays in parts:
-                _sum(*arrays, begin, end)
+                _sum(rays, *arrays, begin, end)
 
         _over_rays(run, samples)
         ctx.save_for_backward(weights, *rows)
@@ -77,16 +87,16 @@ class _Accumulate(torch.autograd.Function):
         samples: RaySamples = ctx.samples  # type: ignore[attr-defined]
         gradient, to_weights = gradient.contiguous(), torch.empty_like(weights)
         to_rows = [torch.empty_like(row) for row in rows]
-        own = _arrays(gradient[:2], samples.t_start, samples.t_end, samples.offsets, to_weights)
+        own = _arrays(gradient[:2], to_weights)
         parts = [
-            _arrays(along, weights, row, samples.offsets, to_weights, to_row)
+            _arrays(along, weights, row, to_weights, to_row)
             for (row, along), to_row in zip(_with_rows_of(gradient, rows), to_rows, strict=True)
         ]
 
-        def run(begin: int, end: int) -> None:
-            _sum_intervals_backward(*own, begin, end)
+        def run(rays: _Rays, begin: int, end: int) -> None:
+            _sum_intervals_backward(rays, *own, begin, end)
             for arrays in parts:
-                _sum_backward(*arrays, begin, end)
+                _sum_backward(rays, *arrays, begin, end)
 
         _over_rays(run, samples)
         return to_weights, None, *(row.t() for row in to_rows)
@@ -98,17 +108,9 @@ def _with_rows_of(sums: Tensor, values: Sequence[Tensor]) -> list[tuple[Tensor, 
 
 
 @_compiled
-def _weigh(
-    density: np.ndarray,
-    t_start: np.ndarray,
-    t_end: np.ndarray,
-    offsets: np.ndarray,
-    weights: np.ndarray,
-    after: np.ndarray,
-    begin: int,
-    end: int,
-) -> None:
+def _weigh(rays: _Rays, density: Array, weights: Array, after: Array, begin: int, end: int) -> None:
     """Write w_i = T_i - T_{i+1}, and T_{i+1} for the backward pass. T is float64: the difference cancels."""
+    offsets, t_start, t_end = rays
     for r in range(begin, end):
         depth, transmittance = 0.0, 1.0
         for i in range(offsets[r], offsets[r + 1]):
@@ -121,17 +123,10 @@ def _weigh(
 
 @_compiled
 def _weigh_backward(
-    weights: np.ndarray,
-    after: np.ndarray,
-    t_start: np.ndarray,
-    t_end: np.ndarray,
-    offsets: np.ndarray,
-    gradient: np.ndarray,
-    to_density: np.ndarray,
-    begin: int,
-    end: int,
+    rays: _Rays, weights: Array, after: Array, gradient: Array, to_density: Array, begin: int, end: int
 ) -> None:
     """dL/ddensity_i = dt_i (T_{i+1} g_i - sum_{j>i} w_j g_j), from the last sample to the first."""
+    offsets, t_start, t_end = rays
     for r in range(begin, end):
         behind = 0.0
         for i in range(offsets[r + 1] - 1, offsets[r] - 1, -1):
@@ -141,16 +136,9 @@ def _weigh_backward(
 
 
 @_compiled
-def _sum_intervals(
-    weights: np.ndarray,
-    t_start: np.ndarray,
-    t_end: np.ndarray,
-    offsets: np.ndarray,
-    sums: np.ndarray,
-    begin: int,
-    end: int,
-) -> None:
+def _sum_intervals(rays: _Rays, weights: Array, sums: Array, begin: int, end: int) -> None:
     """Sum depth and opacity."""
+    offsets, t_start, t_end = rays
     for r in range(begin, end):
         depth, opacity = 0.0, 0.0
         for i in range(offsets[r], offsets[r + 1]):
@@ -160,15 +148,8 @@ def _sum_intervals(
 
 
 @_compiled
-def _sum_intervals_backward(
-    gradient: np.ndarray,
-    t_start: np.ndarray,
-    t_end: np.ndarray,
-    offsets: np.ndarray,
-    to_weights: np.ndarray,
-    begin: int,
-    end: int,
-) -> None:
+def _sum_intervals_backward(rays: _Rays, gradient: Array, to_weights: Array, begin: int, end: int) -> None:
+    offsets, t_start, t_end = rays
     for r in range(begin, end):
         half, along = gradient[0, r] / np.float32(2), gradient[1, r]
         for i in range(offsets[r], offsets[r + 1]):
@@ -176,8 +157,9 @@ def _sum_intervals_backward(
 
 
 @_compiled
-def _sum(weights: np.ndarray, values: np.ndarray, offsets: np.ndarray, sums: np.ndarray, begin: int, end: int) -> None:
+def _sum(rays: _Rays, weights: Array, values: Array, sums: Array, begin: int, end: int) -> None:
     """Sum three rows at a time, as independent accumulators hide the latency of the additions."""
+    offsets = rays.offsets
     rows = values.shape[0]
     for c in range(0, rows, 3):
         second, third = min(c + 1, rows - 1), min(c + 2, rows - 1)
@@ -193,16 +175,17 @@ def _sum(weights: np.ndarray, values: np.ndarray, offsets: np.ndarray, sums: np.
 
 @_compiled
 def _sum_backward(
-    gradient: np.ndarray,
-    weights: np.ndarray,
-    values: np.ndarray,
-    offsets: np.ndarray,
-    to_weights: np.ndarray,
-    to_values: np.ndarray,
+    rays: _Rays,
+    gradient: Array,
+    weights: Array,
+    values: Array,
+    to_weights: Array,
+    to_values: Array,
     begin: int,
     end: int,
 ) -> None:
     """Add g_c v_ic to w'_i, with g of the sample's ray, and write v'_ic = w_i g_c."""
+    offsets = rays.offsets
     for c in range(values.shape[0]):
         for r in range(begin, end):
             along = gradient[c, r]
@@ -211,10 +194,11 @@ def _sum_backward(
                 to_values[c, i] = along * weights[i]
 
 
-def _over_rays(loop: Callable[[int, int], None], samples: RaySamples) -> None:
+def _over_rays(loop: Callable[[_Rays, int, int], None], samples: RaySamples) -> None:
     """Run a loop over all rays, split among threads if there are many samples."""
-    run_parallel(lambda span: loop(*span), spans(len(samples.offsets) - 1, len(samples)))
+    rays = _Rays(*_arrays(samples.offsets, samples.t_start, samples.t_end))
+    run_parallel(lambda span: loop(rays, *span), spans(len(rays.offsets) - 1, len(samples)))
 
 
-def _arrays(*tensors: Tensor) -> tuple[np.ndarray, ...]:
+def _arrays(*tensors: Tensor) -> tuple[Array, ...]:
     return tuple(tensor.detach().contiguous().numpy() for tensor in tensors)

@@ -5,6 +5,8 @@ vectorised loop computes their voxels, which are then looked up without branches
 the neighbouring voxel is a different sample.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from numba import njit
@@ -13,6 +15,7 @@ from torch import Tensor
 from dreamfusion.ops.backend import run_parallel, spans
 from dreamfusion.types import RayBundle, RaySamples
 
+Array = np.ndarray
 _compiled = njit(nogil=True, error_model="numpy", cache=True)
 
 _SHIFT = 3  # a coarse cell is 2^3 voxels wide
@@ -20,26 +23,37 @@ _STRIDE = 16  # steps that are skipped or tested together
 _HALF = np.float32(0.5)
 
 
+class _Rays(NamedTuple):
+    """R rays, float32."""
+
+    origins: Array  # (R, 3)
+    directions: Array  # (R, 3)
+    jitter: Array  # (R,)
+    near: Array  # (R,) where the chord begins
+
+
+class _Grid(NamedTuple):
+    """Occupancy of the box [-radius, radius]^3."""
+
+    voxels: Array  # (G, G, G) bool
+    around: Array  # bool, for each coarse cell: whether steps near it may be occupied
+    radius: np.float32
+    scale: np.float32  # voxels per scene unit
+
+
 def march(rays: RayBundle, occupancy: Tensor, radius: float, step: float, jitter: Tensor) -> RaySamples:
     """See `dreamfusion.ops.march.march`."""
-    count = len(rays)
-    origins, directions = rays.origins.contiguous().numpy(), rays.directions.contiguous().numpy()
-    shifts, voxels = jitter.contiguous().numpy(), occupancy.contiguous().numpy()
-    near, steps = np.empty(count, np.float32), np.empty(count, np.int64)
-    _chords(origins, directions, shifts, np.float32(radius**2), np.float32(step), near, steps)
+    count, length, voxels = len(rays), np.float32(step), occupancy.contiguous().numpy()
+    origins, directions, shifts = (each.contiguous().numpy() for each in (rays.origins, rays.directions, jitter))
+    own, steps = _Rays(origins, directions, shifts, np.empty(count, np.float32)), np.empty(count, np.int64)
+    _chords(own, np.float32(radius**2), length, steps)
 
     capacity = np.concatenate((np.zeros(1, np.int64), np.cumsum(steps)))  # offsets if all steps were kept
     kept, counts = np.empty(capacity[-1], np.int32), np.empty(count, np.int64)
     scale = np.float32(voxels.shape[0] / (2 * radius))  # voxels per scene unit
     around = _dilated(_coarsened(voxels), int(np.ceil((_STRIDE / 2 * step * scale + 1) / (1 << _SHIFT))))
-    size = np.float32(radius), scale, np.float32(step)
-    tasks = spans(count, int(capacity[-1]))
-    run_parallel(
-        lambda span: _traverse(
-            origins, directions, shifts, near, steps, voxels, around, *size, *span, capacity, kept, counts
-        ),
-        tasks,
-    )
+    grid, tasks = _Grid(voxels, around, np.float32(radius), scale), spans(count, int(capacity[-1]))
+    run_parallel(lambda span: _traverse(own, grid, length, *span, steps, capacity, kept, counts), tasks)
 
     offsets = torch.zeros(count + 1, dtype=torch.int64)
     offsets[1:] = torch.from_numpy(counts).cumsum(0)
@@ -47,15 +61,12 @@ def march(rays: RayBundle, occupancy: Tensor, radius: float, step: float, jitter
     ray, positions = torch.empty(total, dtype=torch.int64), torch.empty(3, total)  # the layout of the hash kernels
     start, end = torch.empty(total), torch.empty(total)
     first, out = offsets.numpy(), (ray.numpy(), start.numpy(), end.numpy(), positions.numpy())
-    run_parallel(
-        lambda span: _write(origins, directions, shifts, near, np.float32(step), *span, capacity, kept, first, *out),
-        tasks,
-    )
+    run_parallel(lambda span: _write(own, length, *span, capacity, kept, first, *out), tasks)
     return RaySamples(ray=ray, offsets=offsets, t_start=start, t_end=end, positions=positions.t())
 
 
 @_compiled
-def _coarsened(voxels: np.ndarray) -> np.ndarray:
+def _coarsened(voxels: Array) -> Array:
     """Whether each cell of 8^3 voxels holds an occupied one."""
     g = voxels.shape[0]
     n = (g + (1 << _SHIFT) - 1) >> _SHIFT
@@ -69,7 +80,7 @@ def _coarsened(voxels: np.ndarray) -> np.ndarray:
 
 
 @_compiled
-def _dilated(cells: np.ndarray, reach: int) -> np.ndarray:
+def _dilated(cells: Array, reach: int) -> Array:
     """Whether a cell within `reach` along each axis is occupied."""
     n = cells.shape[0]
     out = np.zeros((n, n, n), np.bool_)
@@ -83,16 +94,9 @@ def _dilated(cells: np.ndarray, reach: int) -> np.ndarray:
 
 
 @_compiled
-def _chords(
-    origins: np.ndarray,
-    directions: np.ndarray,
-    jitter: np.ndarray,
-    radius_squared: np.float32,
-    step: np.float32,
-    near: np.ndarray,
-    steps: np.ndarray,
-) -> None:
-    """Compute where each ray enters the sphere, and how many interval midpoints lie on its chord."""
+def _chords(rays: _Rays, radius_squared: np.float32, step: np.float32, steps: Array) -> None:
+    """Write where each ray enters the sphere to `near`, and how many interval midpoints lie on its chord."""
+    origins, directions, jitter, near = rays
     for r in range(origins.shape[0]):
         ox, oy, oz = origins[r, 0], origins[r, 1], origins[r, 2]
         dx, dy, dz = directions[r, 0], directions[r, 1], directions[r, 2]
@@ -112,23 +116,19 @@ def _chords(
 
 @_compiled
 def _traverse(
-    origins: np.ndarray,
-    directions: np.ndarray,
-    jitter: np.ndarray,
-    near: np.ndarray,
-    steps: np.ndarray,
-    voxels: np.ndarray,
-    around: np.ndarray,
-    radius: np.float32,
-    scale: np.float32,
+    rays: _Rays,
+    grid: _Grid,
     step: np.float32,
     begin: int,
     end: int,
-    capacity: np.ndarray,
-    kept: np.ndarray,
-    counts: np.ndarray,
+    steps: Array,
+    capacity: Array,
+    kept: Array,
+    counts: Array,
 ) -> None:
     """Write the occupied steps of the rays [begin, end) consecutively, from kept[capacity[begin]]."""
+    origins, directions, jitter, near = rays
+    voxels, around, radius, scale = grid
     last, occupied = np.int32(voxels.shape[0] - 1), voxels.reshape(-1)
     width, plane = np.int32(voxels.shape[0]), np.int32(voxels.shape[0] ** 2)
     index, along = np.empty(_STRIDE, np.uint32), np.arange(_STRIDE).astype(np.float32)
@@ -163,22 +163,20 @@ def _voxel(
 
 @_compiled
 def _write(
-    origins: np.ndarray,
-    directions: np.ndarray,
-    jitter: np.ndarray,
-    near: np.ndarray,
+    rays: _Rays,
     step: np.float32,
     begin: int,
     end: int,
-    capacity: np.ndarray,
-    kept: np.ndarray,
-    offsets: np.ndarray,
-    ray: np.ndarray,
-    t_start: np.ndarray,
-    t_end: np.ndarray,
-    positions: np.ndarray,
+    capacity: Array,
+    kept: Array,
+    offsets: Array,
+    ray: Array,
+    t_start: Array,
+    t_end: Array,
+    positions: Array,
 ) -> None:
     """Convert the steps that `_traverse` kept for the same rays to samples."""
+    origins, directions, jitter, near = rays
     source = capacity[begin] - offsets[begin]
     for r in range(begin, end):
         for s in range(offsets[r], offsets[r + 1]):
