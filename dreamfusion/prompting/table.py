@@ -1,64 +1,59 @@
-"""The protocol of prompting strategies, and their texts, encoded once a run.
+"""Prompting strategies, and their texts, encoded once a run.
 
 Stages 2, 3 and 10 of the flow; `view_dependent.py` and `plain.py` are the strategies.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol, Self
 
 import torch
+from torch import Tensor
 
 from dreamfusion.error import UserError
 from dreamfusion.guidance.prior import Prior
-from dreamfusion.types import Cameras, Conditioning, TextEmbedding
+from dreamfusion.types import Cameras, Conditioning, Movable, TextEmbedding
 
 LONGEST_PROMPT = 2000  # characters, far above the limit of the text encoders
 
 
 @dataclass(frozen=True, eq=False)
-class TextTable:
+class TextTable(Movable):
     """K encoded texts and the encoded text of the unconditional branch."""
 
     texts: TextEmbedding  # (K, L, D)
     negative: TextEmbedding  # (1, L, D), the empty text or the negative prompt
 
     def __post_init__(self) -> None:
-        count = self.negative.states.shape[0]
-        if count != 1:
-            raise ValueError(f"TextTable.negative holds {count} texts, expected 1")
-
-    def to(self, device: torch.device | str) -> Self:
-        """A copy on `device`."""
-        return type(self)(self.texts.to(device), self.negative.to(device))
+        if len(self.negative) != 1:
+            raise ValueError(f"TextTable.negative holds {len(self.negative)} texts, expected 1")
 
 
-class Prompting(Protocol):
+class Prompting(ABC):
     """Map a prompt and cameras to the text of each view."""
 
+    def __init__(self, negative: str) -> None:
+        """`negative` is the text of the unconditional branch, for all views; "" is plain classifier-free guidance."""
+        self.negative = str(negative)  # Hydra parses negative=3 as a number
+
+    @abstractmethod
     def texts(self, prompt: str) -> list[str]:
         """The K texts of a prompt."""
-        ...
+
+    @abstractmethod
+    def view(self, cameras: Cameras) -> Tensor:
+        """Index into the texts for each of B cameras, (B,) int64."""
 
     def encode(self, prior: Prior, prompt: str) -> TextTable:
-        """Encode all texts with the prior's encoder, once a run."""
-        ...
+        """Encode the texts and the negative in one call, once a run; warn if the prompt is unknown to the prior."""
+        prior.warn_if_unknown(prompt)
+        encoded = prior.encode_text([*self.texts(prompt), self.negative])
+        index = torch.arange(len(encoded), device=encoded.states.device)
+        return TextTable(encoded[index[:-1]], encoded[index[-1:]])
 
     def condition(self, table: TextTable, cameras: Cameras) -> Conditioning:
         """Conditioning of B views."""
-        ...
-
-
-def encode_texts(prior: Prior, texts: list[str], negative: str) -> TextTable:
-    """Encode K texts and the negative text in one call, on the prior's device."""
-    encoded = prior.encode_text([*texts, negative])
-    index = torch.arange(len(texts) + 1, device=encoded.states.device)
-    return TextTable(encoded[index[:-1]], encoded[index[-1:]])
-
-
-def select_texts(table: TextTable, index: torch.Tensor, cameras: Cameras) -> Conditioning:
-    """Conditioning of B views with text `index[b]` for view b; index (B,) int64."""
-    index = index.to(table.texts.states.device)
-    return Conditioning(table.texts[index], table.negative[torch.zeros_like(index)], cameras)
+        index = self.view(cameras).to(table.texts.states.device)
+        return Conditioning(table.texts[index], table.negative[torch.zeros_like(index)], cameras)
 
 
 def check_prompt(prompt: object) -> None:

@@ -8,29 +8,23 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from dreamfusion.guidance.prior import Prior
-from dreamfusion.prompting.table import TextTable, encode_texts, select_texts
-from dreamfusion.types import Cameras, Conditioning
+from dreamfusion.prompting.table import Prompting
+from dreamfusion.types import Cameras
 
 VIEWS = ("front", "side", "back", "overhead")
 FRONT, SIDE, BACK, OVERHEAD = range(len(VIEWS))
 
 
-class ViewDependentPrompting:
+class ViewDependentPrompting(Prompting):
     """ "a cat" -> "a cat, front view", "... side view", "... back view", "... overhead view"."""
 
     def __init__(
-        self,
-        negative: str,
-        overhead_elevation: float,
-        front: float,
-        back: float,
-        templates: Mapping[str, str],
+        self, negative: str, overhead_elevation: float, front: float, back: float, templates: Mapping[str, str]
     ) -> None:
         """Check the thresholds and templates.
 
         Args:
-            negative: text of the unconditional branch, for all views; "" is plain classifier-free guidance.
+            negative: see `Prompting`.
             overhead_elevation: degrees; a camera above this elevation is overhead at any azimuth.
             front, back: degrees; |azimuth| below `front` is a front view, above `back` a back view.
             templates: one text for each of VIEWS, with `{prompt}` in it.
@@ -38,9 +32,9 @@ class ViewDependentPrompting:
         Raises:
             ValueError: angles out of order, or templates for other views than VIEWS or without {prompt}.
         """
+        super().__init__(negative)
         if not 0 <= front <= back <= 180:
             raise ValueError(f"front is {front} and back is {back} degrees, expected 0 <= front <= back <= 180")
-        self.negative = str(negative)  # Hydra parses negative=3 as a number
         self.overhead_elevation, self.front, self.back = overhead_elevation, front, back
         self.templates = dict(templates)
         if set(self.templates) != set(VIEWS):
@@ -52,15 +46,6 @@ class ViewDependentPrompting:
     def texts(self, prompt: str) -> list[str]:
         """The four texts, in the order of VIEWS."""
         return [self.templates[view].replace("{prompt}", prompt.strip()) for view in VIEWS]
-
-    def encode(self, prior: Prior, prompt: str) -> TextTable:
-        """Encode the four texts and the negative text; log a warning if the prompt is unknown to the prior."""
-        prior.warn_if_unknown(prompt)
-        return encode_texts(prior, self.texts(prompt), self.negative)
-
-    def condition(self, table: TextTable, cameras: Cameras) -> Conditioning:
-        """The text for the viewing direction of each camera."""
-        return select_texts(table, self.view(cameras), cameras)
 
     def view(self, cameras: Cameras) -> Tensor:
         """Index into VIEWS, (B,) int64: overhead above `overhead_elevation`, else by |azimuth|; thresholds are side."""
