@@ -7,6 +7,7 @@ Axes: x right, y up, z towards the front camera; a camera looks along its own -z
 90 the view from +x.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -15,15 +16,22 @@ import torch
 from torch import Tensor
 
 
-def check_shape(owner: object, name: str, actual: tuple[int, ...], expected: tuple[int | None, ...]) -> None:
-    """Raises: ValueError: the shape of a field is not `expected`, in which None allows any size."""
-    fits = len(actual) == len(expected) and all(e is None or a == e for a, e in zip(actual, expected, strict=True))
-    if not fits:
-        wanted = ", ".join("any" if e is None else str(e) for e in expected)
-        raise ValueError(f"{type(owner).__name__}.{name} has shape {tuple(actual)}, expected ({wanted})")
+def check_shape(name: str, actual: Sequence[int], expected: Sequence[int | None]) -> None:
+    """Raises: ValueError: the shape of `name` is not `expected`, in which None allows any size."""
+    if len(actual) != len(expected) or any(e not in (None, a) for a, e in zip(actual, expected, strict=True)):
+        wanted = str(tuple(expected)).replace("None", "any")
+        raise ValueError(f"{name} has shape {tuple(actual)}, expected {wanted}")
 
 
-class _Movable:
+def check_shapes(owner: object, **expected: Sequence[int | None]) -> None:
+    """Raises: ValueError: a field of `owner` that is not None does not have the `expected` shape."""
+    for name, shape in expected.items():
+        value = getattr(owner, name)
+        if value is not None:
+            check_shape(f"{type(owner).__name__}.{name}", value.shape, shape)
+
+
+class Movable:
     """`.to(device)` for frozen dataclasses of tensors; Lightning moves batches with `.to`."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
@@ -32,13 +40,13 @@ class _Movable:
             value = getattr(self, f.name)
             if isinstance(value, Tensor):
                 moved[f.name] = value.to(device, non_blocking=non_blocking)
-            elif isinstance(value, _Movable):
+            elif isinstance(value, Movable):
                 moved[f.name] = value.to(device, non_blocking)
         return replace(self, **moved)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True, eq=False)
-class Cameras(_Movable):
+class Cameras(Movable):
     """B pinhole cameras of one image size, each with a point light."""
 
     camera_to_world: Tensor  # (B, 3, 4) columns: right, up, back, position
@@ -51,11 +59,9 @@ class Cameras(_Movable):
     width: int  # pixels
 
     def __post_init__(self) -> None:
-        b = self.camera_to_world.shape[0]
-        check_shape(self, "camera_to_world", self.camera_to_world.shape, (None, 3, 4))
-        for name in ("fov", "azimuth", "elevation", "distance"):
-            check_shape(self, name, getattr(self, name).shape, (b,))
-        check_shape(self, "light", self.light.shape, (b, 3))
+        b = len(self)
+        check_shapes(self, camera_to_world=(None, 3, 4), light=(b, 3))
+        check_shapes(self, fov=(b,), azimuth=(b,), elevation=(b,), distance=(b,))
 
     def __len__(self) -> int:
         return self.camera_to_world.shape[0]
@@ -71,22 +77,21 @@ class Cameras(_Movable):
 
 
 @dataclass(frozen=True, eq=False)
-class RayBundle(_Movable):
+class RayBundle(Movable):
     """R rays with unit directions."""
 
     origins: Tensor  # (R, 3)
     directions: Tensor  # (R, 3), unit length
 
     def __post_init__(self) -> None:
-        check_shape(self, "origins", self.origins.shape, (None, 3))
-        check_shape(self, "directions", self.directions.shape, (self.origins.shape[0], 3))
+        check_shapes(self, origins=(None, 3), directions=(len(self), 3))
 
     def __len__(self) -> int:
         return self.origins.shape[0]
 
 
 @dataclass(frozen=True, eq=False)
-class RaySamples(_Movable):
+class RaySamples(Movable):
     """S intervals along R rays, packed: the samples of ray r are `offsets[r]:offsets[r + 1]`, near to far."""
 
     ray: Tensor  # (S,) int64, ascending
@@ -96,19 +101,15 @@ class RaySamples(_Movable):
     positions: Tensor  # (S, 3) the middles of the intervals
 
     def __post_init__(self) -> None:
-        s = self.ray.shape[0]
-        check_shape(self, "ray", self.ray.shape, (None,))
-        check_shape(self, "offsets", self.offsets.shape, (None,))
-        check_shape(self, "t_start", self.t_start.shape, (s,))
-        check_shape(self, "t_end", self.t_end.shape, (s,))
-        check_shape(self, "positions", self.positions.shape, (s, 3))
+        s = len(self)
+        check_shapes(self, ray=(None,), offsets=(None,), t_start=(s,), t_end=(s,), positions=(s, 3))
 
     def __len__(self) -> int:
         return self.ray.shape[0]
 
 
 @dataclass(frozen=True, eq=False)
-class FieldOutput(_Movable):
+class FieldOutput(Movable):
     """Field values at S points."""
 
     density: Tensor  # (S,) per scene unit, >= 0
@@ -117,14 +118,11 @@ class FieldOutput(_Movable):
 
     def __post_init__(self) -> None:
         s = self.density.shape[0]
-        check_shape(self, "density", self.density.shape, (None,))
-        check_shape(self, "albedo", self.albedo.shape, (s, 3))
-        if self.normal is not None:
-            check_shape(self, "normal", self.normal.shape, (s, 3))
+        check_shapes(self, density=(None,), albedo=(s, 3), normal=(s, 3))
 
 
 @dataclass(frozen=True, eq=False)
-class RenderOutput(_Movable):
+class RenderOutput(Movable):
     """B images of a scene; scene types add fields for their own regularisers."""
 
     rgb: Tensor  # (B, 3, H, W) composited over the background
@@ -135,16 +133,12 @@ class RenderOutput(_Movable):
 
     def __post_init__(self) -> None:
         b, _, h, w = self.rgb.shape
-        check_shape(self, "rgb", self.rgb.shape, (None, 3, None, None))
-        check_shape(self, "background", self.background.shape, (b, 3))
-        check_shape(self, "opacity", self.opacity.shape, (b, 1, h, w))
-        check_shape(self, "depth", self.depth.shape, (b, 1, h, w))
-        if self.normal is not None:
-            check_shape(self, "normal", self.normal.shape, (b, 3, h, w))
+        one, three = (b, 1, h, w), (b, 3, h, w)
+        check_shapes(self, rgb=three, background=(b, 3), opacity=one, depth=one, normal=three)
 
 
 @dataclass(frozen=True, eq=False)
-class TextEmbedding(_Movable):
+class TextEmbedding(Movable):
     """K encoded texts."""
 
     states: Tensor  # (K, L, D)
@@ -152,10 +146,7 @@ class TextEmbedding(_Movable):
     pooled: Tensor | None = None  # (K, P) one vector a text, for networks that need it (SDXL, SD3)
 
     def __post_init__(self) -> None:
-        check_shape(self, "states", self.states.shape, (None, None, None))
-        check_shape(self, "mask", self.mask.shape, tuple(self.states.shape[:2]))
-        if self.pooled is not None:
-            check_shape(self, "pooled", self.pooled.shape, (len(self.states), None))
+        check_shapes(self, states=(None, None, None), mask=self.states.shape[:2], pooled=(len(self), None))
 
     def __len__(self) -> int:
         return len(self.states)
@@ -167,7 +158,7 @@ class TextEmbedding(_Movable):
 
 
 @dataclass(frozen=True, eq=False)
-class Conditioning(_Movable):
+class Conditioning(Movable):
     """Condition of a prior on B views: text, camera and appearance."""
 
     text: TextEmbedding  # B texts
@@ -177,12 +168,11 @@ class Conditioning(_Movable):
     # None: unknown
 
     def __post_init__(self) -> None:
-        if self.appearance is not None:
-            check_shape(self, "appearance", self.appearance.shape, (len(self.text), 2))
+        check_shapes(self, appearance=(len(self.text), 2))
 
 
 @dataclass(frozen=True, eq=False)
-class Branch(_Movable):
+class Branch(Movable):
     """Condition of one prediction for B images, such as the unconditional branch."""
 
     text: TextEmbedding  # B texts
@@ -191,7 +181,7 @@ class Branch(_Movable):
 
 
 @dataclass(frozen=True, eq=False)
-class GuidanceOutput(_Movable):
+class GuidanceOutput(Movable):
     """Result of a distillation step on B images.
 
     `loss` is a surrogate: its gradient with respect to the image is the published one (Poole et al. 2022, Eq. 3), but
@@ -206,9 +196,7 @@ class GuidanceOutput(_Movable):
 
     def __post_init__(self) -> None:
         b = self.timestep.shape[0]
-        check_shape(self, "loss", self.loss.shape, ())
-        check_shape(self, "gradient_norm", self.gradient_norm.shape, (b,))
-        check_shape(self, "noise_level", self.noise_level.shape, (b,))
+        check_shapes(self, loss=(), gradient_norm=(b,), noise_level=(b,))
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,13 +211,6 @@ class Mesh:
     texture: np.ndarray | None = None  # (h, w, 3) uint8 display colours, first row at the top (v = 1)
 
     def __post_init__(self) -> None:
-        check_shape(self, "vertices", self.vertices.shape, (None, 3))
-        check_shape(self, "faces", self.faces.shape, (None, 3))
-        if self.uv is not None:
-            check_shape(self, "uv", self.uv.shape, (len(self.vertices), 2))
-        if self.texture is not None:
-            check_shape(self, "texture", self.texture.shape, (None, None, 3))
-        for name in ("normals", "colors"):
-            value = getattr(self, name)
-            if value is not None:
-                check_shape(self, name, value.shape, self.vertices.shape)
+        v = len(self.vertices)
+        check_shapes(self, vertices=(None, 3), faces=(None, 3), normals=(v, 3), colors=(v, 3), uv=(v, 2))
+        check_shapes(self, texture=(None, None, 3))

@@ -11,10 +11,11 @@ import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ _KERNELS = {  # operation -> device type -> kernel library; every device has the
     "composite": {"cpu": "numba", "cuda": "nerfacc"},
     "render_feature_volume": {"cpu": "numba"},
 }
+_FILES = {"torch": "reference", "numba": "cpu"}  # the module of a backend in the operation's folder, by default cuda
 _INSTALL = {
     "numba": "pip install numba",
     "nerfacc": "pip install nerfacc, and a CUDA toolkit whose nvcc is on the PATH",
@@ -45,6 +47,22 @@ def choose(op: str, device: torch.device, requested: str | None = None) -> str:
         RuntimeError: if the requested kernel is not installed.
     """
     return _choose(op, device.type, requested, os.environ.get("DREAMFUSION_OPS", "auto"))
+
+
+def implementation(package: str, op: str, device: torch.device, requested: str | None, *tensors: Tensor) -> Any:
+    """Return the module of the operation's folder `package` that holds the chosen backend: reference, cpu or cuda.
+
+    Raises:
+        TypeError: if a kernel is given any of `tensors` that is not float32.
+        ValueError, RuntimeError: as `choose`.
+    """
+    chosen = choose(op, device, requested)
+    for tensor in tensors:
+        if chosen != "torch" and tensor.dtype != torch.float32:
+            raise TypeError(
+                f"{op}: backend {chosen!r} takes torch.float32, got {tensor.dtype}; backend='torch' takes any float"
+            )
+    return importlib.import_module(f"{package}.{_FILES.get(chosen, 'cuda')}")
 
 
 def available(op: str, device: torch.device) -> tuple[str, ...]:

@@ -138,7 +138,7 @@ def test_wrong_shapes_and_types_are_named():
     samples = packed([3])
     with pytest.raises(ValueError, match=r"composite: density has shape \(2,\), expected \(3,\)"):
         composite(torch.ones(2), samples)
-    with pytest.raises(ValueError, match=r"accumulate: values has shape \(2, 4\), expected \(3, 4\)"):
+    with pytest.raises(ValueError, match=r"accumulate: values has shape \(2, 4\), expected \(3, any\)"):
         accumulate(torch.ones(3), [torch.ones(3, 1), torch.ones(2, 4)], samples)
     for backend in KERNELS:
         with pytest.raises(TypeError, match=r"takes torch.float32, got torch.float64"):

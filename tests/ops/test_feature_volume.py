@@ -68,7 +68,7 @@ def test_wrong_shapes_and_types_are_named():
     volume, points = scene()
     with pytest.raises(ValueError, match=r"volume: volume has shape \(2, 6, 6, 6, 8\), expected \(G, N, N, N, 3 \(1"):
         render_feature_volume(volume, points, 3)
-    with pytest.raises(ValueError, match=r"volume: points have shape \(1, 7, 5, 3\), expected \(2, R, D, 3\)"):
+    with pytest.raises(ValueError, match=r"volume: points has shape \(1, 7, 5, 3\), expected \(2, any, any, 3\)"):
         render_feature_volume(volume, points[:1], 2)
-    with pytest.raises(TypeError, match=r"volume is torch.float64 .* takes torch.float32"):
+    with pytest.raises(TypeError, match=r"takes torch.float32, got torch.float64"):
         render_feature_volume(volume.double(), points.double(), 2, "numba")

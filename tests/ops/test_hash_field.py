@@ -233,5 +233,5 @@ def test_wrong_shapes_are_named():
         hash_field(positions, table, hidden, out[:, 1:], SMALL)
     with pytest.raises(ValueError, match=r"table has shape \(7,\)"):
         hash_field(positions, table[:7], hidden, out, SMALL)
-    with pytest.raises(ValueError, match=r"positions has shape \(5, 2\), expected \(5, 3\)"):
+    with pytest.raises(ValueError, match=r"positions has shape \(5, 2\), expected \(any, 3\)"):
         hash_field(positions[:, :2], table, hidden, out, SMALL)

@@ -5,11 +5,10 @@ Mildenhall et al. 2020 (NeRF), Eq. 3; Poole et al. 2022 (DreamFusion), Eq. 5. Le
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from dreamfusion.ops.backend import choose
-from dreamfusion.types import RaySamples
+from dreamfusion.ops.backend import implementation
+from dreamfusion.types import RaySamples, check_shape
 
 
 def composite(density: Tensor, samples: RaySamples, backend: str | None = None) -> Tensor:
@@ -29,16 +28,10 @@ def composite(density: Tensor, samples: RaySamples, backend: str | None = None) 
         ValueError: if a shape does not fit.
         TypeError: if a kernel is given anything but float32.
     """
-    _check_shape("composite", "density", density, (len(samples),))
-    chosen = choose("composite", density.device, backend)
-    _check_float32("composite", chosen, density)
-    if chosen == "torch":
-        from dreamfusion.ops.composite.reference import composite as run
-    elif chosen == "numba":
-        from dreamfusion.ops.composite.cpu import composite as run
-    else:
-        from dreamfusion.ops.composite.cuda import composite as run
-    return run(density, samples)
+    check_shape("composite: density", density.shape, (len(samples),))
+    chosen = implementation(__name__, "composite", density.device, backend, density)
+    weights: Tensor = chosen.composite(density, samples)
+    return weights
 
 
 def accumulate(
@@ -61,28 +54,9 @@ def accumulate(
         ValueError: if a shape does not fit.
         TypeError: if a kernel is given anything but float32.
     """
-    _check_shape("accumulate", "weights", weights, (len(samples),))
+    check_shape("accumulate: weights", weights.shape, (len(samples),))
     for part in values:
-        _check_shape("accumulate", "values", part, (len(samples), part.shape[-1]))
-    chosen = choose("composite", weights.device, backend)
-    _check_float32("accumulate", chosen, weights, *values)
-    if chosen == "torch":
-        from dreamfusion.ops.composite.reference import accumulate as run
-    elif chosen == "numba":
-        from dreamfusion.ops.composite.cpu import accumulate as run
-    else:
-        from dreamfusion.ops.composite.cuda import accumulate as run
-    return run(weights, values, samples)
-
-
-def _check_shape(op: str, name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
-    if tensor.shape != expected:
-        raise ValueError(f"{op}: {name} has shape {tuple(tensor.shape)}, expected {expected}")
-
-
-def _check_float32(op: str, backend: str, *tensors: Tensor) -> None:
-    for tensor in tensors:
-        if backend != "torch" and tensor.dtype != torch.float32:
-            raise TypeError(
-                f"{op}: backend {backend!r} takes torch.float32, got {tensor.dtype}; backend='torch' takes any"
-            )
+        check_shape("accumulate: values", part.shape, (len(samples), None))
+    chosen = implementation(__name__, "composite", weights.device, backend, weights, *values)
+    sums, depth, opacity = chosen.accumulate(weights, values, samples)
+    return sums, depth, opacity

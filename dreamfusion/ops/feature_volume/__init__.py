@@ -3,10 +3,10 @@
 Voxels hold H heads of a density and F features. Letters: G volumes, N voxels a side, R rays, D samples a ray.
 """
 
-import torch
 from torch import Tensor
 
-from dreamfusion.ops.backend import choose
+from dreamfusion.ops.backend import implementation
+from dreamfusion.types import check_shape
 
 _NAME = "render_feature_volume"
 
@@ -34,17 +34,7 @@ def render_feature_volume(volume: Tensor, points: Tensor, heads: int, backend: s
     sides = volume.shape[1:4]
     if volume.ndim != 5 or len(set(sides)) > 1 or heads < 1 or volume.shape[4] % heads:
         raise ValueError(f"{_NAME}: volume has shape {tuple(volume.shape)}, expected (G, N, N, N, {heads} (1 + F))")
-    if points.ndim != 4 or points.shape[0] != len(volume) or points.shape[3] != 3:
-        raise ValueError(f"{_NAME}: points have shape {tuple(points.shape)}, expected ({len(volume)}, R, D, 3)")
-    chosen = choose(_NAME, volume.device, backend)
-    if chosen == "torch":
-        from dreamfusion.ops.feature_volume.reference import render_feature_volume as run
-    else:
-        from dreamfusion.ops.feature_volume.cpu import render_feature_volume as run
-
-        if not volume.dtype == points.dtype == torch.float32:
-            raise TypeError(
-                f"{_NAME}: volume is {volume.dtype} and points are {points.dtype}, "
-                f"backend {chosen!r} takes torch.float32 (backend='torch' takes any float)"
-            )
-    return run(volume, points, heads)
+    check_shape(f"{_NAME}: points", points.shape, (len(volume), None, None, 3))
+    chosen = implementation(__name__, _NAME, volume.device, backend, volume, points)
+    seen: Tensor = chosen.render_feature_volume(volume, points, heads)
+    return seen

@@ -10,6 +10,7 @@ from torch import Tensor
 from dreamfusion.ops.backend import choose
 from dreamfusion.ops.hash_grid.layout import HashGridLayout
 from dreamfusion.ops.precision import kernel_precision
+from dreamfusion.types import check_shape
 
 
 def hash_field(
@@ -49,11 +50,10 @@ def hash_field(
         RuntimeError: if bfloat16 is requested for the fused kernels and the processor lacks it.
         TypeError: if backend is "numba" and the positions need a gradient or are not float32.
     """
-    hidden, outputs = len(hidden_weight), len(output_weight)
-    _check("positions", positions, (len(positions), 3))
-    _check("table", table, (layout.parameter_count,))
-    _check("hidden_weight", hidden_weight, (hidden, layout.width))
-    _check("output_weight", output_weight, (outputs, hidden))
+    check_shape("hash_field: positions", positions.shape, (None, 3))
+    check_shape("hash_field: table", table.shape, (layout.parameter_count,))
+    check_shape("hash_field: hidden_weight", hidden_weight.shape, (len(hidden_weight), layout.width))
+    check_shape("hash_field: output_weight", output_weight.shape, (len(output_weight), len(hidden_weight)))
     chosen = choose("hash_field", positions.device, backend)
     fits = positions.dtype == table.dtype == torch.float32 and not positions.requires_grad
     if chosen == "numba" and fits:
@@ -69,8 +69,3 @@ def hash_field(
     from dreamfusion.ops.hash_field.reference import hash_field as composed
 
     return composed(positions, table, hidden_weight, output_weight, layout, with_input_gradient, backend)
-
-
-def _check(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
-    if tensor.shape != expected:
-        raise ValueError(f"hash_field: {name} has shape {tuple(tensor.shape)}, expected {expected}")

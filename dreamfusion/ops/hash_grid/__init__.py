@@ -3,10 +3,11 @@
 Müller et al. 2022, "Instant Neural Graphics Primitives", section 3. Letters: S positions.
 """
 
-from torch import Tensor, float32
+from torch import Tensor
 
-from dreamfusion.ops.backend import choose
+from dreamfusion.ops.backend import implementation
 from dreamfusion.ops.hash_grid.layout import HashGridLayout
+from dreamfusion.types import check_shape
 
 
 def hash_encode(positions: Tensor, table: Tensor, layout: HashGridLayout, backend: str | None = None) -> Tensor:
@@ -28,20 +29,8 @@ def hash_encode(positions: Tensor, table: Tensor, layout: HashGridLayout, backen
         ValueError: if a shape does not fit, or the backend does not support the device.
         TypeError: if a kernel is given anything but float32.
     """
-    if positions.ndim != 2 or positions.shape[1] != 3:
-        raise ValueError(f"hash_encode: positions have shape {tuple(positions.shape)}, expected (any, 3)")
-    if table.shape != (layout.parameter_count,):
-        raise ValueError(f"hash_encode: table has shape {tuple(table.shape)}, expected ({layout.parameter_count},)")
-    chosen = choose("hash_encode", positions.device, backend)
-    if chosen == "torch":
-        from dreamfusion.ops.hash_grid.reference import hash_encode as run
-    elif chosen == "numba":
-        from dreamfusion.ops.hash_grid.cpu import hash_encode as run
-    else:
-        from dreamfusion.ops.hash_grid.cuda import hash_encode as run
-    if chosen != "torch" and not positions.dtype == table.dtype == float32:
-        raise TypeError(
-            f"hash_encode: positions are {positions.dtype} and the table is {table.dtype}, "
-            f"backend {chosen!r} takes torch.float32 (backend='torch' takes any float)"
-        )
-    return run(positions, table, layout)
+    check_shape("hash_encode: positions", positions.shape, (None, 3))
+    check_shape("hash_encode: table", table.shape, (layout.parameter_count,))
+    chosen = implementation(__name__, "hash_encode", positions.device, backend, positions, table)
+    encoded: Tensor = chosen.hash_encode(positions, table, layout)
+    return encoded

@@ -6,8 +6,8 @@ Instant-NGP (Müller et al. 2022, appendix E.1) without its growing steps. Lette
 import torch
 from torch import Tensor
 
-from dreamfusion.ops.backend import choose
-from dreamfusion.types import RayBundle, RaySamples
+from dreamfusion.ops.backend import implementation
+from dreamfusion.types import RayBundle, RaySamples, check_shape
 
 
 @torch.no_grad()
@@ -46,13 +46,7 @@ def march(
         raise ValueError(f"march: radius is {radius} and step is {step}, both must be positive")
     if jitter is None:
         jitter = rays.origins.new_full((len(rays),), 0.5)
-    if jitter.shape != (len(rays),):
-        raise ValueError(f"march: jitter has shape {tuple(jitter.shape)}, expected ({len(rays)},)")
-    chosen = choose("march", rays.origins.device, backend)
-    if chosen == "torch":
-        from dreamfusion.ops.march.reference import march as run
-    elif chosen == "numba":
-        from dreamfusion.ops.march.cpu import march as run
-    else:
-        from dreamfusion.ops.march.cuda import march as run
-    return run(rays, occupancy, radius, step, jitter)
+    check_shape("march: jitter", jitter.shape, (len(rays),))
+    chosen = implementation(__name__, "march", rays.origins.device, backend)
+    samples: RaySamples = chosen.march(rays, occupancy, radius, step, jitter)
+    return samples

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dreamfusion.ops.rasterize.kernels import Screen, Surface, shade, visible
-from dreamfusion.types import Cameras
+from dreamfusion.types import Cameras, check_shapes
 
 NEAR = 0.01  # scene units; triangles nearer than this to the camera plane are not drawn
 
@@ -36,26 +36,12 @@ class RasterMesh:
 
     def __post_init__(self) -> None:
         v, f = len(self.vertices), len(self.faces)
-        wanted = {
-            "vertices": (v, 3),
-            "faces": (f, 3),
-            "normals": (v, 3),
-            "colors": (v, 3),
-            "uv": (v, 2),
-            "material": (f,),
-        }
-        for name, shape in wanted.items():
-            value = getattr(self, name)
-            if value is not None and value.shape != shape:
-                raise ValueError(f"RasterMesh.{name} has shape {value.shape}, expected {shape}")
+        check_shapes(self, vertices=(v, 3), faces=(f, 3), normals=(v, 3), colors=(v, 3), uv=(v, 2), material=(f,))
         if f and not 0 <= int(self.faces.min()) <= int(self.faces.max()) < v:
             raise ValueError(f"RasterMesh.faces has an index outside of the {v} vertices")
-        if (
-            self.material is not None
-            and f
-            and not 0 <= self.material.min() <= self.material.max() < len(self.materials)
-        ):
-            raise ValueError(f"RasterMesh.material has an index outside of the {len(self.materials)} materials")
+        m = len(self.materials)
+        if self.material is not None and f and not 0 <= self.material.min() <= self.material.max() < m:
+            raise ValueError(f"RasterMesh.material has an index outside of the {m} materials")
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from dreamfusion.camera.rays import cast_rays
 from dreamfusion.ops.composite import accumulate, composite
 from dreamfusion.scene.nerf.field import Field
 from dreamfusion.scene.shading import ALBEDO, Shading
-from dreamfusion.types import Cameras, RayBundle, RaySamples, RenderOutput, check_shape
+from dreamfusion.types import Cameras, RayBundle, RaySamples, RenderOutput, check_shapes
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,8 +25,7 @@ class RayRender(RenderOutput):
     def __post_init__(self) -> None:
         super().__post_init__()
         b, _, h, w = self.rgb.shape
-        check_shape(self, "weights", self.weights.shape, (len(self.samples),))
-        check_shape(self, "directions", self.directions.shape, (b * h * w, 3))
+        check_shapes(self, weights=(len(self.samples),), directions=(b * h * w, 3))
 
 
 class Renderer(nn.Module):
