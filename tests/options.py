@@ -7,6 +7,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from dreamfusion.export.settings import ExportSettings
 from dreamfusion.types import Branch, RenderOutput
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -19,6 +20,11 @@ def option(choice, *arguments, **changes):
         return instantiate(settings, *arguments, **changes)
     except InstantiationException as error:
         raise error.__cause__ from None
+
+
+def export_settings(**changes):
+    """The settings of `conf/export/glb.yaml` with changes."""
+    return ExportSettings.of(OmegaConf.merge(OmegaConf.load(CONF / "export" / "glb.yaml"), changes))
 
 
 def make_sds(prior, **changes):

@@ -24,12 +24,12 @@ CHARTS = 100  # fewest charts, by a limit on their area: smaller charts flatten 
 COST = 4.0  # of adding a triangle, above which a new chart begins (xatlas: 2); lower values take many times longer
 
 
-def bake_vertex_colors(mesh: Mesh, color: Color, chunk: int = 2**18) -> Mesh:
+def bake_vertex_colors(mesh: Mesh, color: Color, chunk: int) -> Mesh:
     """The mesh, which needs normals, with a colour at each vertex; evaluates at most `chunk` points at once."""
     return replace(mesh, colors=_evaluate(color, mesh.vertices, _normals(mesh), chunk))
 
 
-def bake_texture(mesh: Mesh, color: Color, size: int, chunk: int = 2**18) -> Mesh:
+def bake_texture(mesh: Mesh, color: Color, size: int, chunk: int) -> Mesh:
     """The mesh cut into charts, with a texture of `size` x `size` texels in place of vertex colours.
 
     Vertices on a seam are duplicated for each chart. A texel is the mean of its samples inside a chart; texels outside
@@ -38,13 +38,8 @@ def bake_texture(mesh: Mesh, color: Color, size: int, chunk: int = 2**18) -> Mes
     Args:
         mesh: with normals.
         color: evaluated at about 2.5 `size`^2 points, at most `chunk` at once.
-        size: texels along a side, at least 16.
-
-    Raises:
-        ValueError: `size` is too small.
+        size: texels along a side.
     """
-    if size < 16:
-        raise ValueError(f"the texture's size is {size}; at least 16 texels a side are needed")
     flat = unwrap(mesh, size)
     assert flat.uv is not None
     face, barycentric = texel_faces(flat.uv, flat.faces, size * SAMPLES)

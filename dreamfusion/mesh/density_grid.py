@@ -5,7 +5,7 @@ points; blocks near the surface are then filled, and so are further blocks that 
 At 256^3 a few percent of the points are evaluated.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -22,13 +22,7 @@ class EmptyFieldError(ValueError):
 
 
 def sample_occupancy(
-    density: Callable[[Tensor], Tensor],
-    radius: float,
-    resolution: int,
-    threshold: float,
-    *,
-    chunk: int = 2**18,
-    device: torch.device | str = "cpu",
+    density: Callable[[Tensor], Tensor], radius: float, resolution: int, threshold: float, chunk: int
 ) -> np.ndarray:
     """Occupancy d / (d + threshold) at the (resolution + 1)^3 corners of the cells of [-radius, radius]^3, float32.
 
@@ -43,10 +37,9 @@ def sample_occupancy(
 
     Raises:
         EmptyFieldError: there is no surface at this threshold.
-        ValueError: an argument is out of range, or a density is NaN.
+        ValueError: a density is NaN.
     """
-    _check_arguments(radius, resolution, threshold, chunk)
-    grid = _Grid(density, radius, resolution, threshold, chunk, device)
+    grid = _Grid(density, radius, resolution, threshold, chunk)
     near = grid.near(*NEAR)
     if not near.any():  # no surface at the coarse points: sample everywhere
         near = torch.ones_like(near)
@@ -62,16 +55,9 @@ class _Grid:
     """Occupancy in blocks: `values` of all points, `lowest` and `highest` of each block, and the `filled` blocks."""
 
     def __init__(
-        self,
-        density: Callable[[Tensor], Tensor],
-        radius: float,
-        resolution: int,
-        threshold: float,
-        chunk: int,
-        device: torch.device | str,
+        self, density: Callable[[Tensor], Tensor], radius: float, resolution: int, threshold: float, chunk: int
     ) -> None:
-        self.density, self.radius, self.threshold = density, radius, threshold
-        self.chunk, self.device = chunk, device
+        self.density, self.radius, self.threshold, self.chunk = density, radius, threshold, chunk
         self.cell = 2.0 * radius / resolution
         self.lowest_density, self.highest_density = float("inf"), 0.0
 
@@ -96,16 +82,13 @@ class _Grid:
         count = len(self.filled)
         by_block = self.values.view(count, BLOCK, count, BLOCK, count, BLOCK).permute(0, 2, 4, 1, 3, 5)
         offsets = torch.cartesian_prod(*[torch.arange(BLOCK)] * 3)  # (64, 3)
-        for index in self._batches(blocks.nonzero()):
+        for index in blocks.nonzero().split(max(1, self.chunk // BLOCK**3)):
             points = (index[:, None] * BLOCK + offsets).reshape(-1, 3)
             values = torch.cat([self._occupancy(part) for part in points.split(self.chunk)]).view(len(index), -1)
             i, j, k = index.unbind(1)
             by_block[i, j, k] = values.view(-1, BLOCK, BLOCK, BLOCK)
             self.lowest[i, j, k], self.highest[i, j, k] = values.amin(1), values.amax(1)
         self.filled |= blocks
-
-    def _batches(self, index: Tensor) -> Iterator[Tensor]:
-        return iter(index.split(max(1, self.chunk // BLOCK**3)))
 
     def _occupancy(self, points: Tensor) -> Tensor:
         """(N,) occupancy at grid coordinates (N, 3); the field is evaluated inside the sphere only."""
@@ -114,7 +97,7 @@ class _Grid:
         inside = distance < self.radius
         occupancy = torch.zeros(len(positions))
         if inside.any():
-            density = self.density(positions[inside].to(self.device)).float().cpu()
+            density = self.density(positions[inside]).float()
             self._update_range(density)
             # Unlike d / (d + threshold), this form maps an infinite density to 1, not NaN.
             occupancy[inside] = 1.0 / (1.0 + self.threshold / density.clamp_min(0.0))
@@ -144,12 +127,3 @@ class _Grid:
                 f"the field is full at threshold {self.threshold:.3g}: {sampled}. "
                 "Set export.threshold within this range (or to auto), or train with a stronger opacity regulariser"
             )
-
-
-def _check_arguments(radius: float, resolution: int, threshold: float, chunk: int) -> None:
-    for name, value, least in (("resolution", resolution, 8), ("chunk", chunk, 1)):
-        if value < least:
-            raise ValueError(f"{name} is {value}; allowed are whole numbers from {least}")
-    for name, amount in (("radius", radius), ("threshold", threshold)):
-        if not 0.0 < amount < float("inf"):
-            raise ValueError(f"{name} is {amount}; it must be positive and finite")

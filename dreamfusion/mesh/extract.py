@@ -70,18 +70,8 @@ def extract_surface(scene: Scene, orbit: Orbit, export: ExportSettings) -> Surfa
         threshold = fit.lowered
         density = intersect_visual_hull(density, threshold, fit.cameras, fit.opacity)
     try:
-        mesh = extract_mesh(
-            density,
-            scene.field.radius,
-            export.resolution,
-            threshold,
-            chunk=export.chunk,
-            min_piece=export.min_piece,
-            smoothing=export.smoothing,
-            faces=export.faces,
-            blur=export.blur,
-            level=(lambda occupancy: SURFACE) if fit is None or export.blur == 0 else partial(fit_level, scene, fit),
-        )
+        level = (lambda occupancy: SURFACE) if fit is None or export.blur == 0 else partial(fit_level, scene, fit)
+        mesh = extract_mesh(density, scene.field.radius, threshold, export, level)
     except EmptyFieldError as error:
         cameras = cameras_around(orbit)
         seen = np.stack([render_picture(scene, cameras.one(view)).opacity for view in range(len(cameras))])
@@ -131,8 +121,8 @@ def fit_threshold(scene: NeRF, orbit: Orbit) -> Fit:
         densities.append(max_density_per_ray(out.samples.ray, density, len(out.directions)))
         opacities.append(out.opacity)
     density, opacity = torch.cat(densities), torch.cat(opacities)
-    fit = find_threshold(density, opacity.reshape(-1))
-    return Fit(fit.threshold, fit.iou, lowered(fit.threshold, density, opacity.reshape(-1)), cameras, opacity)
+    threshold, iou = find_threshold(density, opacity.reshape(-1))
+    return Fit(threshold, iou, lowered(threshold, density, opacity.reshape(-1)), cameras, opacity)
 
 
 def fit_level(scene: NeRF, fit: Fit, occupancy: np.ndarray) -> float:
@@ -144,7 +134,7 @@ def fit_level(scene: NeRF, fit: Fit, occupancy: np.ndarray) -> float:
         place = (samples.positions / scene.field.radius).flip(-1)  # grid_sample orders axes from the last
         value = grid_sample(grid, place[None, None, None], align_corners=True).flatten()
         largest.append(max_density_per_ray(samples.ray, value, len(rays)))
-    return find_threshold(torch.cat(largest), fit.opacity.reshape(-1)).threshold
+    return find_threshold(torch.cat(largest), fit.opacity.reshape(-1))[0]
 
 
 def cameras_around(orbit: Orbit) -> Cameras:

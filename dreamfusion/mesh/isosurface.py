@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.measure import marching_cubes
 from torch import Tensor
 
+from dreamfusion.export.settings import ExportSettings
 from dreamfusion.mesh.density_grid import SURFACE, EmptyFieldError, sample_occupancy
 from dreamfusion.mesh.simplify import simplify
 from dreamfusion.types import Mesh
@@ -25,53 +26,38 @@ TINY = 1e-20  # squared scene units: smaller areas count as degenerate
 def extract_mesh(
     density: Callable[[Tensor], Tensor],
     radius: float,
-    resolution: int,
     threshold: float,
-    *,
-    chunk: int = 2**18,
-    min_piece: float = 0.01,
-    smoothing: int = 0,
-    faces: int = 0,
-    blur: float = 0.0,
+    export: ExportSettings,
     level: Callable[[np.ndarray], float] = lambda occupancy: SURFACE,
-    device: torch.device | str = "cpu",
 ) -> Mesh:
     """The surface where the density equals `threshold`, inside the sphere of `radius` around the origin.
+
+    Closed inner surfaces (the inside of a hollow shell) are invisible and always dropped.
 
     Args:
         density: positions (N, 3) -> density (N,), per scene unit.
         radius: of the scene, scene units; the surface is capped there so that it is closed.
-        resolution: grid cells along one side of the box [-radius, radius]^3.
         threshold: density of the surface, per scene unit; `find_threshold` chooses one.
-        chunk: most points evaluated at once; limits the memory, does not change the mesh.
-        min_piece: drop pieces with less than this share of the largest piece's area; 1 keeps only the largest,
-            0 keeps all. Closed inner surfaces (the inside of a hollow shell) are invisible and always dropped.
-        smoothing: rounds of Taubin smoothing, which removes grid ripples and keeps the volume; 0 = none.
-        faces: approximate number of triangles after decimation; 0 = no decimation.
-        blur: standard deviation, scene units, of a Gaussian over the occupancy, which removes roughness of a trained
-            density that its renders do not show, but also thinner parts; 0 = none.
+        export: resolution, blur, smallest piece, smoothing and number of faces.
         level: maps the blurred grid to the occupancy of the surface.
-        device: device of the positions, which must be that of the field.
 
     Raises:
         EmptyFieldError: there is no surface at this threshold; the message names the sampled densities.
-        ValueError: an argument is out of range, or a density is NaN.
+        ValueError: a density is NaN.
     """
-    if not 0.0 <= min_piece <= 1.0:
-        raise ValueError(f"min_piece is {min_piece}; allowed is a share of the largest piece, 0 to 1")
     with torch.no_grad():
-        occupancy = sample_occupancy(density, radius, resolution, threshold, chunk=chunk, device=device)
-    cell = 2.0 * radius / resolution
-    if blur > 0:
-        _blur(occupancy, blur / cell)
+        occupancy = sample_occupancy(density, radius, export.resolution, threshold, export.chunk)
+    cell = 2.0 * radius / export.resolution
+    if export.blur > 0:
+        _blur(occupancy, export.blur / cell)
     at = level(occupancy)
     if occupancy.max() <= at:
-        raise EmptyFieldError(f"export.blur={blur} removes the whole object, which is thinner; use a smaller value")
+        raise EmptyFieldError(f"export.blur={export.blur} removes the object, which is thinner; use a smaller value")
     vertices, triangles = _march(occupancy, at, origin=-radius, cell=cell)
-    vertices, triangles = _keep_large_pieces(vertices, triangles, min_piece)
-    if smoothing > 0:
-        vertices = _smooth(vertices, triangles, smoothing)
-    vertices, triangles = simplify(vertices, triangles, faces)
+    vertices, triangles = _keep_large_pieces(vertices, triangles, export.min_piece)
+    if export.smoothing > 0:
+        vertices = _smooth(vertices, triangles, export.smoothing)
+    vertices, triangles = simplify(vertices, triangles, export.faces)
     return Mesh(vertices, triangles, _vertex_normals(vertices, triangles))
 
 

@@ -4,8 +4,6 @@ A ray hits the region above a threshold exactly if the largest density along the
 the silhouette of the mesh for every threshold at once, without building a mesh.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -14,15 +12,7 @@ from dreamfusion.mesh.density_grid import EmptyFieldError
 VISIBLE = 0.5  # pixels with a larger opacity belong to the rendered silhouette
 
 
-@dataclass(frozen=True)
-class SilhouetteFit:
-    """The best threshold and its silhouette IoU."""
-
-    threshold: float  # density, per scene unit
-    iou: float  # intersection over union of the two silhouettes, in [0, 1]
-
-
-def find_threshold(ray_max_density: Tensor, ray_opacity: Tensor) -> SilhouetteFit:
+def find_threshold(ray_max_density: Tensor, ray_opacity: Tensor) -> tuple[float, float]:
     """The threshold that maximises IoU(ray_max_density > threshold, ray_opacity > 1/2) over all rays, exactly.
 
     With rays sorted by density, a threshold selects the first k rays: the intersection is the number of visible rays
@@ -33,6 +23,9 @@ def find_threshold(ray_max_density: Tensor, ray_opacity: Tensor) -> SilhouetteFi
     Args:
         ray_max_density: (R,) largest density along each ray, 0 without samples; see `max_density_per_ray`.
         ray_opacity: (R,) rendered opacity in [0, 1], of held-out cameras.
+
+    Returns:
+        The density per scene unit, and the intersection over union of the two silhouettes.
 
     Raises:
         EmptyFieldError: no ray is opaque, so there is no rendered silhouette.
@@ -65,7 +58,7 @@ def find_threshold(ray_max_density: Tensor, ray_opacity: Tensor) -> SilhouetteFi
     width = torch.where(gap_ends, density / lower.clamp_min(torch.finfo(torch.float64).tiny), density.new_zeros(()))
     best = torch.where(gap_ends, iou, iou.new_full((), -1.0))
     k = torch.where(best == best.max(), width, -torch.ones_like(width)).argmax()
-    return SilhouetteFit(threshold=float((density[k] * lower[k]).sqrt()), iou=float(iou[k]))
+    return float((density[k] * lower[k]).sqrt()), float(iou[k])
 
 
 def max_density_per_ray(ray: Tensor, density: Tensor, rays: int) -> Tensor:

@@ -21,7 +21,17 @@ def test_every_checked_setting_is_in_the_default_file_which_is_allowed(export):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("threshold", 0), ("threshold", nan), ("texture", 15), ("faces", 99), ("size", 0.0), ("up", inf), ("chunk", 0)],
+    [
+        ("resolution", 4),
+        ("min_piece", 2.0),
+        ("threshold", 0),
+        ("threshold", nan),
+        ("texture", 15),
+        ("faces", 99),
+        ("size", 0.0),
+        ("up", inf),
+        ("chunk", 0),
+    ],
 )
 def test_value_outside_the_allowed_ones_is_named(export, name, value):
     export[name] = value

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from options import export_settings
 
 from dreamfusion.mesh.isosurface import extract_mesh
 from dreamfusion.mesh.visual_hull import intersect_visual_hull, lowered
@@ -27,7 +28,7 @@ def test_uniform_fog_is_cut_to_the_visual_hull(cameras_at):
     """At the height of a ring of level cameras, the hull of a ball is a regular polygon around the ball."""
     cameras = cameras_at(AROUND, height=SIZE)
     cut = intersect_visual_hull(constant, 2.0, cameras, discs(cameras, 0.5))
-    mesh = extract_mesh(cut, 1.0, 64, 2.0)
+    mesh = extract_mesh(cut, 1.0, 2.0, export_settings(resolution=64, smoothing=0, faces=0, blur=0.0))
     level = np.abs(mesh.vertices[:, 1]) < 0.02
     around = np.linalg.norm(mesh.vertices[level][:, [0, 2]], axis=1)
     octagon = 0.5 / np.cos(np.pi / 8)  # the hull of eight directions is at most that wide
