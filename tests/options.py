@@ -8,6 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from dreamfusion.export.settings import ExportSettings
+from dreamfusion.ops import backend
 from dreamfusion.types import Branch, RenderOutput
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -20,6 +21,12 @@ def option(choice, *arguments, **changes):
         return instantiate(settings, *arguments, **changes)
     except InstantiationException as error:
         raise error.__cause__ from None
+
+
+def available(op, device):
+    """The backends of an operation that can run on `device`, fastest first."""
+    kernel = backend._KERNELS[op].get(device.type)
+    return ("torch",) if kernel is None or backend.missing(kernel) else (kernel, "torch")
 
 
 def export_settings(**changes):

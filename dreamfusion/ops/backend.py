@@ -65,12 +65,6 @@ def implementation(package: str, op: str, device: torch.device, requested: str |
     return importlib.import_module(f"{package}.{_FILES.get(chosen, 'cuda')}")
 
 
-def available(op: str, device: torch.device) -> tuple[str, ...]:
-    """Backends of `op` that can run on `device`, fastest first."""
-    kernel = _KERNELS[op].get(device.type)
-    return ("torch",) if kernel is None or missing(kernel) else (kernel, "torch")
-
-
 @cache
 def missing(kernel: str) -> str | None:
     """Reason why a kernel library cannot be used, or None. Call only for libraries that fit the device."""
@@ -148,14 +142,13 @@ def _choose(op: str, device: str, requested: str | None, environment: str) -> st
         raise ValueError(f"DREAMFUSION_OPS is {environment!r}, allowed are 'auto' and 'torch'")
     if requested is not None and requested not in allowed:
         raise ValueError(f"{op} has no backend {requested!r} on {device}, allowed are {', '.join(allowed)}")
-    if requested is None:
-        requested = "torch" if environment == "torch" else None
-    elif requested == kernel and (reason := missing(kernel)):
-        raise RuntimeError(f"{op}: backend {kernel!r} was requested, but {reason}; to install: {_INSTALL[kernel]}")
-    if requested is None and kernel is not None and (reason := missing(kernel)):
-        _log.warning("%s runs on the slow torch reference: %s; to install: %s", op, reason, _INSTALL[kernel])
-        requested = "torch"
-    chosen = requested or kernel or "torch"
+    chosen = requested or ("torch" if environment == "torch" or kernel is None else kernel)
+    reason = None if chosen == "torch" else missing(chosen)
+    if reason is not None and requested is not None:
+        raise RuntimeError(f"{op}: backend {chosen!r} was requested, but {reason}; to install: {_INSTALL[chosen]}")
+    if reason is not None:
+        _log.warning("%s runs on the slow torch reference: %s; to install: %s", op, reason, _INSTALL[chosen])
+        chosen = "torch"
     _log.info("%s on %s: %s", op, device, chosen)
     return chosen
 

@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from options import available
 
 from dreamfusion.ops import allocator, backend
 
@@ -29,7 +30,7 @@ def test_the_device_decides_first(monkeypatch):
     assert backend.choose("hash_encode", CUDA) == "tinycudann"
     assert backend.choose("march", CUDA) == backend.choose("composite", CUDA) == "nerfacc"
     assert backend.choose("march", MPS) == "torch"
-    assert backend.available("march", CUDA) == ("nerfacc", "torch")
+    assert available("march", CUDA) == ("nerfacc", "torch")
 
 
 def test_a_missing_kernel_falls_back_to_the_reference_with_one_warning(monkeypatch, caplog):
@@ -39,7 +40,7 @@ def test_a_missing_kernel_falls_back_to_the_reference_with_one_warning(monkeypat
     (record,) = caplog.records
     for words in ("hash_encode", "tinycudann is not installed", "pip install --no-build-isolation"):
         assert words in record.getMessage()
-    assert backend.available("hash_encode", CUDA) == ("torch",)
+    assert available("hash_encode", CUDA) == ("torch",)
 
 
 def test_each_choice_is_logged_once(caplog):

@@ -6,8 +6,8 @@ import math
 import nerfacc
 import pytest
 import torch
+from options import available
 
-from dreamfusion.ops.backend import available
 from dreamfusion.ops.composite import accumulate, composite
 from dreamfusion.ops.march import march
 from dreamfusion.types import RayBundle, RaySamples

@@ -4,9 +4,9 @@ from itertools import product
 
 import pytest
 import torch
+from options import available
 
 from dreamfusion.ops import precision
-from dreamfusion.ops.backend import available
 from dreamfusion.ops.hash_field import hash_field
 from dreamfusion.ops.hash_grid import hash_encode
 from dreamfusion.ops.hash_grid.layout import HashGridLayout

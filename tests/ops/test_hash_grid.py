@@ -9,8 +9,8 @@ from typing import ClassVar
 
 import pytest
 import torch
+from options import available
 
-from dreamfusion.ops.backend import available
 from dreamfusion.ops.hash_grid import hash_encode
 from dreamfusion.ops.hash_grid.layout import HashGridLayout
 

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import nerfacc
 import pytest
 import torch
+from options import available
 from torch.nn.functional import normalize
 
-from dreamfusion.ops.backend import available
 from dreamfusion.ops.march import march
 from dreamfusion.types import RayBundle
 

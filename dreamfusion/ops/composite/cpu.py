@@ -175,20 +175,13 @@ def _sum(rays: _Rays, weights: Array, values: Array, sums: Array, begin: int, en
 
 @_compiled
 def _sum_backward(
-    rays: _Rays,
-    gradient: Array,
-    weights: Array,
-    values: Array,
-    to_weights: Array,
-    to_values: Array,
-    begin: int,
-    end: int,
+    rays: _Rays, g: Array, weights: Array, values: Array, to_weights: Array, to_values: Array, begin: int, end: int
 ) -> None:
     """Add g_c v_ic to w'_i, with g of the sample's ray, and write v'_ic = w_i g_c."""
     offsets = rays.offsets
     for c in range(values.shape[0]):
         for r in range(begin, end):
-            along = gradient[c, r]
+            along = g[c, r]
             for i in range(offsets[r], offsets[r + 1]):
                 to_weights[i] += along * values[c, i]
                 to_values[c, i] = along * weights[i]

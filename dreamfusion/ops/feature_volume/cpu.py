@@ -14,6 +14,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from dreamfusion.ops.backend import run_parallel, spans
 
+Array = np.ndarray
 DARK = np.float32(1e-5)
 
 
@@ -48,7 +49,7 @@ class _RenderFeatureVolume(torch.autograd.Function):
 
 
 @njit(cache=True, nogil=True, fastmath={"contract", "nsz", "arcp"}, inline="always")
-def _outside(point: np.ndarray) -> bool:
+def _outside(point: Array) -> bool:
     return not (abs(point[0]) <= 1 and abs(point[1]) <= 1 and abs(point[2]) <= 1)
 
 
@@ -61,7 +62,7 @@ def _between(x: float, n: int) -> tuple[int, int, np.float32]:
 
 
 @njit(cache=True, nogil=True, fastmath={"contract", "nsz", "arcp", "reassoc"}, inline="always")
-def _read(rows: np.ndarray, n: int, point: np.ndarray, at: np.ndarray, share: np.ndarray, values: np.ndarray) -> None:
+def _read(rows: Array, n: int, point: Array, at: Array, share: Array, values: Array) -> None:
     """Trilinear values (C,) at an inside point, from rows (n^3, C); fills corner indices `at` and weights `share`."""
     x0, x1, fx = _between(point[0], n)
     y0, y1, fy = _between(point[1], n)
@@ -84,7 +85,7 @@ def _passed(density: float) -> np.float32:
 
 
 @njit(cache=True, nogil=True, fastmath={"contract", "nsz", "arcp", "reassoc"})
-def _forward(volume: np.ndarray, points: np.ndarray, seen: np.ndarray, heads: int, begin: int, end: int) -> None:
+def _forward(volume: Array, points: Array, seen: Array, heads: int, begin: int, end: int) -> None:
     rays, depths = points.shape[1:3]
     width = volume.shape[4] // heads
     corners, share = np.empty(8, np.int64), np.empty(8, np.float32)
@@ -114,13 +115,7 @@ def _forward(volume: np.ndarray, points: np.ndarray, seen: np.ndarray, heads: in
 
 @njit(cache=True, nogil=True, fastmath={"contract", "nsz", "arcp", "reassoc"})
 def _backward(
-    volume: np.ndarray,
-    points: np.ndarray,
-    gradient: np.ndarray,
-    to_volume: np.ndarray,
-    heads: int,
-    begin: int,
-    end: int,
+    volume: Array, points: Array, gradient: Array, to_volume: Array, heads: int, begin: int, end: int
 ) -> None:
     rays, depths = points.shape[1:3]
     channels = volume.shape[4]

@@ -57,10 +57,11 @@ def hash_field(
     chosen = choose("hash_field", positions.device, backend)
     fits = positions.dtype == table.dtype == torch.float32 and not positions.requires_grad
     if chosen == "numba" and fits:
-        from dreamfusion.ops.hash_field.cpu import hash_field as fused
+        from dreamfusion.ops.hash_field.cpu import NETWORKS, HashField
 
-        settings = layout, with_input_gradient, kernel_precision(precision)
-        return fused(positions, table, hidden_weight, output_weight, *settings)
+        settings = layout, with_input_gradient, NETWORKS[kernel_precision(precision)]
+        output, input_gradient = HashField.apply(positions, table, hidden_weight, output_weight, *settings)
+        return output, input_gradient
     if backend == "numba":
         raise TypeError(
             f"hash_field: positions are {positions.dtype} and the table is {table.dtype}, gradient of the positions "

@@ -36,26 +36,12 @@ from dreamfusion.ops.hash_grid.layout import HashGridLayout
 
 _compiled = njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
 
-_NETWORKS = {"float32": network_kernels, "bfloat16": network_kernels_bfloat16}
+NETWORKS = {"float32": network_kernels, "bfloat16": network_kernels_bfloat16}
 
 
-def hash_field(
-    positions: Tensor,
-    table: Tensor,
-    hidden_weight: Tensor,
-    output_weight: Tensor,
-    layout: HashGridLayout,
-    with_input_gradient: bool,
-    precision: str,
-) -> tuple[Tensor, Tensor | None]:
-    """See `dreamfusion.ops.hash_field.hash_field`; positions need no gradient."""
-    network = _NETWORKS[precision]
-    arguments = positions, table, hidden_weight, output_weight, layout, with_input_gradient, network
-    output, input_gradient = _HashField.apply(*arguments)
-    return output, input_gradient
+class HashField(torch.autograd.Function):
+    """`dreamfusion.ops.hash_field.hash_field` with a network of NETWORKS, for positions that need no gradient."""
 
-
-class _HashField(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: FunctionCtx,
@@ -117,14 +103,12 @@ def _network(
     """y (W, S) -> o (O, S); fills `grad_y` (W, S) with the gradient of o_0 with respect to y."""
     output = torch.empty(len(output_weight), y.shape[1])
     hidden, out = hidden_weight.detach().numpy(), output_weight.detach().numpy()
-    arrays = (
-        y.numpy(),
+    weights = network_kernels.Weights(
         network.operand(hidden, network.UNITS, network.FEATURES),
-        network_kernels.padded(out, network_kernels.TILE, network.UNITS),
         network.operand((hidden * out[0, :, None]).T, network.FEATURES, network.UNITS),
-        output.numpy(),
-        NO_DIRECTION if grad_y is None else grad_y.numpy(),
+        network_kernels.padded(out, network_kernels.TILE, network.UNITS),
     )
+    arrays = y.numpy(), weights, output.numpy(), NO_DIRECTION if grad_y is None else grad_y.numpy()
     run_parallel(lambda span: network.forward(*arrays, *span), _spans(y))
     return output
 
@@ -142,15 +126,12 @@ def _network_gradient(
     to_y = torch.empty_like(y)
     hidden, out = hidden_weight.detach().numpy(), output_weight.detach().numpy()
     output_t = network_kernels.padded(out.T, network.UNITS, network_kernels.TILE)
-    arrays = (
-        y.numpy(),
+    weights = network_kernels.Weights(
         network.operand(hidden, network.UNITS, network.FEATURES),
         network.operand(hidden.T, network.FEATURES, network.UNITS),
         output_t,
-        to_output.numpy(),
-        NO_DIRECTION if jvp is None else jvp.numpy(),
-        to_y.numpy(),
     )
+    arrays = y.numpy(), weights, to_output.numpy(), NO_DIRECTION if jvp is None else jvp.numpy(), to_y.numpy()
     tasks = _spans(y)
     # Partial sums per task of (m h') y^T, o' h^T and Q.
     hidden_shape = len(output_t), -(-hidden.shape[1] // network.FEATURES) * network.FEATURES
@@ -158,7 +139,8 @@ def _network_gradient(
     sums = [np.zeros((len(tasks), *shape), np.float32) for shape in (hidden_shape, output_t.shape[::-1], hidden_shape)]
 
     def run(task: int) -> None:
-        network.backward(*arrays, *(each[task, :nothing] for each in sums), *tasks[task])
+        own = network_kernels.Sums(*(each[task, :nothing] for each in sums))
+        network.backward(*arrays, own, *tasks[task])
 
     run_parallel(run, range(len(tasks)))
     if not need_weights:

@@ -6,6 +6,8 @@ would acquire and release it at every product. Arrays are feature-major; in a bl
 with zeros to a multiple of TILE. Letters as in cpu.py.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from numba import njit
@@ -16,9 +18,26 @@ _compiled = njit(nogil=True, fastmath={"reassoc", "contract", "nsz"}, error_mode
 BLOCK = 256  # positions; 64 rows take 64 KB
 TILE = 4  # inputs of a product per iteration, for two rows of its output
 FEATURES = UNITS = TILE  # features and hidden units are padded to multiples of these
+Array = np.ndarray
 
 
-def padded(matrix: np.ndarray, rows: int, columns: int) -> np.ndarray:
+class Weights(NamedTuple):
+    """The weights, each as the product of a pass takes it; `operand` makes those of the hidden layer."""
+
+    hidden: Array  # operand of W1
+    hidden_t: Array  # operand of its transpose; for `forward` of the gradient of o_0, W1^T diag(W2[0])
+    output: Array  # W2, `padded`; for `backward` its transpose
+
+
+class Sums(NamedTuple):
+    """Gradients of the weights, to which `backward` adds; without rows where they are not needed."""
+
+    hidden: Array  # (m h') y^T
+    output: Array  # o' h^T
+    q: Array  # Q = m b^T
+
+
+def padded(matrix: Array, rows: int, columns: int) -> Array:
     """Pad a matrix with zeros to multiples of `rows` and `columns`."""
     shape = [-(-count // multiple) * multiple for count, multiple in zip(matrix.shape, (rows, columns), strict=True)]
     out = np.zeros(shape, np.float32)
@@ -35,17 +54,9 @@ def features(count: int, points: int) -> torch.Tensor:
 
 
 @_compiled
-def forward(
-    y: np.ndarray,
-    hidden_weight: np.ndarray,
-    output_weight: np.ndarray,
-    gradient_weight: np.ndarray,
-    output: np.ndarray,
-    grad_y: np.ndarray,
-    begin: int,
-    end: int,
-) -> None:
-    """y (W, S) -> output (O, S), and `gradient_weight` m -> `grad_y` (W, S) if that has rows; weights are `padded`."""
+def forward(y: Array, weights: Weights, output: Array, grad_y: Array, begin: int, end: int) -> None:
+    """y (W, S) -> output (O, S), and the gradient of o_0 -> `grad_y` (W, S) if that has rows."""
+    hidden_weight, gradient_weight, output_weight = weights
     x = np.empty(hidden_weight.shape[1] * BLOCK, np.float32)
     hidden = np.empty(hidden_weight.shape[0] * BLOCK, np.float32)
     out = np.empty(output_weight.shape[0] * BLOCK, np.float32)
@@ -64,23 +75,11 @@ def forward(
 
 @_compiled
 def backward(
-    y: np.ndarray,
-    hidden_weight: np.ndarray,
-    hidden_weight_t: np.ndarray,
-    output_weight_t: np.ndarray,
-    to_output: np.ndarray,
-    jvp: np.ndarray,
-    to_y: np.ndarray,
-    to_hidden_weight: np.ndarray,
-    to_output_weight: np.ndarray,
-    q: np.ndarray,
-    begin: int,
-    end: int,
+    y: Array, weights: Weights, to_output: Array, jvp: Array, to_y: Array, sums: Sums, begin: int, end: int
 ) -> None:
-    """Write y' (W, S) for o' (O, S), and add (m h') y^T, o' h^T and Q = m b^T (b = `jvp`) to the last three arrays.
-
-    Arrays without rows are skipped. Weights and their gradients are `padded`.
-    """
+    """Write y' (W, S) for o' (O, S), and add to `sums`; b is `jvp`. Arrays without rows are skipped."""
+    hidden_weight, hidden_weight_t, output_weight_t = weights
+    to_hidden_weight, to_output_weight, q = sums
     x = np.empty(hidden_weight.shape[1] * BLOCK, np.float32)
     given = np.empty(output_weight_t.shape[1] * BLOCK, np.float32)
     hidden = np.empty(hidden_weight.shape[0] * BLOCK, np.float32)
@@ -106,7 +105,7 @@ def backward(
 
 
 @_compiled
-def load(rows: np.ndarray, start: int, stop: int, block: np.ndarray) -> None:
+def load(rows: Array, start: int, stop: int, block: Array) -> None:
     """Copy the columns of a block; pad with zeros, which add nothing to a sum."""
     count = stop - start
     if count < BLOCK or rows.shape[0] * BLOCK < block.shape[0]:
@@ -118,7 +117,7 @@ def load(rows: np.ndarray, start: int, stop: int, block: np.ndarray) -> None:
 
 
 @_compiled
-def store(block: np.ndarray, start: int, stop: int, rows: np.ndarray) -> None:
+def store(block: Array, start: int, stop: int, rows: Array) -> None:
     for r in range(rows.shape[0]):
         row = rows[r, start:stop]
         for j in range(stop - start):
@@ -126,28 +125,28 @@ def store(block: np.ndarray, start: int, stop: int, rows: np.ndarray) -> None:
 
 
 @_compiled
-def _rectify(block: np.ndarray) -> None:
+def _rectify(block: Array) -> None:
     for i in range(block.shape[0]):
         value = block[i]
         block[i] = np.float32(0) if value < 0 else value
 
 
 @_compiled
-def gate(block: np.ndarray, hidden: np.ndarray) -> None:
+def gate(block: Array, hidden: Array) -> None:
     """Set entries of inactive units to 0."""
     for i in range(block.shape[0]):
         block[i] = block[i] if hidden[i] > 0 else np.float32(0)
 
 
 @_compiled
-def signs(block: np.ndarray) -> None:
+def signs(block: Array) -> None:
     """Replace entries by 1 for active units, else 0."""
     for i in range(block.shape[0]):
         block[i] = np.float32(1) if block[i] > 0 else np.float32(0)
 
 
 @_compiled
-def multiply(weight: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
+def multiply(weight: Array, x: Array, out: Array) -> None:
     """out = weight x; constant-length slices let the compiler rule out overlap."""
     for h in range(0, weight.shape[0], 2):
         to = out[h * BLOCK : (h + 2) * BLOCK]
@@ -168,7 +167,7 @@ def multiply(weight: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
 
 
 @_compiled
-def correlate(g: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
+def correlate(g: Array, x: Array, out: Array) -> None:
     """out += g x^T, summed over the positions of the block."""
     zero = np.float32(0)
     for h in range(0, out.shape[0], 2):

@@ -10,16 +10,19 @@ import numpy as np
 import torch
 from numba import njit
 
-from dreamfusion.ops.hash_field import tiles
+from dreamfusion.ops.hash_field import network, tiles
 from dreamfusion.ops.hash_field.network import BLOCK, correlate, gate, load, multiply, padded, signs, store
 
+Array = np.ndarray
+Weights = network.Weights
+Sums = network.Sums
 _compiled = njit(nogil=True, fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", cache=True)
 
 FEATURES, UNITS = 16, 8  # features and hidden units are padded to multiples of these
 _PAIRS = BLOCK // 2
 
 
-def operand(weight: np.ndarray, rows: int, columns: int) -> np.ndarray:
+def operand(weight: Array, rows: int, columns: int) -> Array:
     """Convert a matrix for `forward` and `backward`: padded, two neighbours of a row per uint32 word."""
     return torch.from_numpy(padded(weight, rows, columns)).bfloat16().view(torch.int32).numpy().view(np.uint32)
 
@@ -30,17 +33,9 @@ def features(count: int, points: int) -> torch.Tensor:
 
 
 @_compiled
-def forward(
-    y: np.ndarray,
-    hidden_weight: np.ndarray,
-    output_weight: np.ndarray,
-    gradient_weight: np.ndarray,
-    output: np.ndarray,
-    grad_y: np.ndarray,
-    begin: int,
-    end: int,
-) -> None:
-    """See `network.forward`; hidden_weight and gradient_weight are operands."""
+def forward(y: Array, weights: Weights, output: Array, grad_y: Array, begin: int, end: int) -> None:
+    """See `network.forward`."""
+    hidden_weight, gradient_weight, output_weight = weights
     units, features = hidden_weight.shape[0], 2 * hidden_weight.shape[1]
     x, words = np.empty(features * BLOCK, np.float32), np.empty(features * _PAIRS, np.uint32)
     hidden, unit_words = np.empty(units * BLOCK, np.float32), np.empty(units * _PAIRS, np.uint32)
@@ -60,20 +55,11 @@ def forward(
 
 @_compiled
 def backward(
-    y: np.ndarray,
-    hidden_weight: np.ndarray,
-    hidden_weight_t: np.ndarray,
-    output_weight_t: np.ndarray,
-    to_output: np.ndarray,
-    jvp: np.ndarray,
-    to_y: np.ndarray,
-    to_hidden_weight: np.ndarray,
-    to_output_weight: np.ndarray,
-    q: np.ndarray,
-    begin: int,
-    end: int,
+    y: Array, weights: Weights, to_output: Array, jvp: Array, to_y: Array, sums: Sums, begin: int, end: int
 ) -> None:
-    """See `network.backward`; hidden_weight and its transpose are operands."""
+    """See `network.backward`."""
+    hidden_weight, hidden_weight_t, output_weight_t = weights
+    to_hidden_weight, to_output_weight, q = sums
     units, features = hidden_weight.shape[0], 2 * hidden_weight.shape[1]
     x = np.empty(features * BLOCK, np.float32)
     words, transposed = np.empty(features * _PAIRS, np.uint32), np.empty(features * _PAIRS, np.uint32)
@@ -103,7 +89,7 @@ def backward(
 
 
 @_compiled
-def _pack_rows(x: np.ndarray, words: np.ndarray) -> None:
+def _pack_rows(x: Array, words: Array) -> None:
     """Pack rows 2 r and 2 r + 1 of a block into row r of words."""
     for k in range(0, x.shape[0], 2 * BLOCK):
         for s in range(0, BLOCK, tiles.LANES):
@@ -111,7 +97,7 @@ def _pack_rows(x: np.ndarray, words: np.ndarray) -> None:
 
 
 @_compiled
-def _multiply(weight: np.ndarray, x: np.ndarray, rectified: bool, out: np.ndarray) -> None:
+def _multiply(weight: Array, x: Array, rectified: bool, out: Array) -> None:
     """out = weight x, rectified on request; computed in tiles of 4 rows and 64 positions."""
     rows, pairs = weight.shape
     weights = weight.reshape(-1)
@@ -127,7 +113,7 @@ def _multiply(weight: np.ndarray, x: np.ndarray, rectified: bool, out: np.ndarra
 
 
 @_compiled
-def _correlate(g: np.ndarray, x: np.ndarray, g_words: np.ndarray, transposed: np.ndarray, out: np.ndarray) -> None:
+def _correlate(g: Array, x: Array, g_words: Array, transposed: Array, out: Array) -> None:
     """out += g x^T, summed over a block; x in words of two rows; `g_words` and `transposed` are scratch buffers."""
     rows, columns = out.shape
     sums = out.reshape(-1)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numba import njit
+from scipy.ndimage import maximum_filter
 from torch import Tensor
 
 from dreamfusion.ops.backend import run_parallel, spans
@@ -30,6 +31,7 @@ class _Rays(NamedTuple):
     directions: Array  # (R, 3)
     jitter: Array  # (R,)
     near: Array  # (R,) where the chord begins
+    step: np.float32  # length of an interval
 
 
 class _Grid(NamedTuple):
@@ -43,17 +45,19 @@ class _Grid(NamedTuple):
 
 def march(rays: RayBundle, occupancy: Tensor, radius: float, step: float, jitter: Tensor) -> RaySamples:
     """See `dreamfusion.ops.march.march`."""
-    count, length, voxels = len(rays), np.float32(step), occupancy.contiguous().numpy()
+    count, voxels = len(rays), occupancy.contiguous().numpy()
     origins, directions, shifts = (each.contiguous().numpy() for each in (rays.origins, rays.directions, jitter))
-    own, steps = _Rays(origins, directions, shifts, np.empty(count, np.float32)), np.empty(count, np.int64)
-    _chords(own, np.float32(radius**2), length, steps)
+    near, steps = np.empty(count, np.float32), np.empty(count, np.int64)
+    own = _Rays(origins, directions, shifts, near, np.float32(step))
+    _chords(own, np.float32(radius**2), steps)
 
     capacity = np.concatenate((np.zeros(1, np.int64), np.cumsum(steps)))  # offsets if all steps were kept
     kept, counts = np.empty(capacity[-1], np.int32), np.empty(count, np.int64)
     scale = np.float32(voxels.shape[0] / (2 * radius))  # voxels per scene unit
-    around = _dilated(_coarsened(voxels), int(np.ceil((_STRIDE / 2 * step * scale + 1) / (1 << _SHIFT))))
+    reach = int(np.ceil((_STRIDE / 2 * step * scale + 1) / (1 << _SHIFT)))  # of the steps skipped together, in cells
+    around = maximum_filter(_coarsened(voxels), 2 * reach + 1)
     grid, tasks = _Grid(voxels, around, np.float32(radius), scale), spans(count, int(capacity[-1]))
-    run_parallel(lambda span: _traverse(own, grid, length, *span, steps, capacity, kept, counts), tasks)
+    run_parallel(lambda span: _traverse(own, grid, *span, steps, capacity, kept, counts), tasks)
 
     offsets = torch.zeros(count + 1, dtype=torch.int64)
     offsets[1:] = torch.from_numpy(counts).cumsum(0)
@@ -61,7 +65,7 @@ def march(rays: RayBundle, occupancy: Tensor, radius: float, step: float, jitter
     ray, positions = torch.empty(total, dtype=torch.int64), torch.empty(3, total)  # the layout of the hash kernels
     start, end = torch.empty(total), torch.empty(total)
     first, out = offsets.numpy(), (ray.numpy(), start.numpy(), end.numpy(), positions.numpy())
-    run_parallel(lambda span: _write(own, length, *span, capacity, kept, first, *out), tasks)
+    run_parallel(lambda span: _write(own, *span, capacity, kept, first, *out), tasks)
     return RaySamples(ray=ray, offsets=offsets, t_start=start, t_end=end, positions=positions.t())
 
 
@@ -80,23 +84,9 @@ def _coarsened(voxels: Array) -> Array:
 
 
 @_compiled
-def _dilated(cells: Array, reach: int) -> Array:
-    """Whether a cell within `reach` along each axis is occupied."""
-    n = cells.shape[0]
-    out = np.zeros((n, n, n), np.bool_)
-    for x in range(n):
-        for y in range(n):
-            for z in range(n):
-                if cells[x, y, z]:
-                    near = (slice(max(x - reach, 0), x + reach + 1), slice(max(y - reach, 0), y + reach + 1))
-                    out[near[0], near[1], max(z - reach, 0) : z + reach + 1] = True
-    return out
-
-
-@_compiled
-def _chords(rays: _Rays, radius_squared: np.float32, step: np.float32, steps: Array) -> None:
+def _chords(rays: _Rays, radius_squared: np.float32, steps: Array) -> None:
     """Write where each ray enters the sphere to `near`, and how many interval midpoints lie on its chord."""
-    origins, directions, jitter, near = rays
+    origins, directions, jitter, near, step = rays
     for r in range(origins.shape[0]):
         ox, oy, oz = origins[r, 0], origins[r, 1], origins[r, 2]
         dx, dy, dz = directions[r, 0], directions[r, 1], directions[r, 2]
@@ -116,18 +106,10 @@ def _chords(rays: _Rays, radius_squared: np.float32, step: np.float32, steps: Ar
 
 @_compiled
 def _traverse(
-    rays: _Rays,
-    grid: _Grid,
-    step: np.float32,
-    begin: int,
-    end: int,
-    steps: Array,
-    capacity: Array,
-    kept: Array,
-    counts: Array,
+    rays: _Rays, grid: _Grid, begin: int, end: int, steps: Array, capacity: Array, kept: Array, counts: Array
 ) -> None:
     """Write the occupied steps of the rays [begin, end) consecutively, from kept[capacity[begin]]."""
-    origins, directions, jitter, near = rays
+    origins, directions, jitter, near, step = rays
     voxels, around, radius, scale = grid
     last, occupied = np.int32(voxels.shape[0] - 1), voxels.reshape(-1)
     width, plane = np.int32(voxels.shape[0]), np.int32(voxels.shape[0] ** 2)
@@ -164,7 +146,6 @@ def _voxel(
 @_compiled
 def _write(
     rays: _Rays,
-    step: np.float32,
     begin: int,
     end: int,
     capacity: Array,
@@ -176,7 +157,7 @@ def _write(
     positions: Array,
 ) -> None:
     """Convert the steps that `_traverse` kept for the same rays to samples."""
-    origins, directions, jitter, near = rays
+    origins, directions, jitter, near, step = rays
     source = capacity[begin] - offsets[begin]
     for r in range(begin, end):
         for s in range(offsets[r], offsets[r + 1]):

@@ -8,35 +8,36 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+Array = np.ndarray
 _compiled = njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
 
 
 class Surface(NamedTuple):
     """A RasterMesh as flat arrays; empty arrays stand for missing attributes."""
 
-    vertices: np.ndarray  # (V, 3) float64
-    faces: np.ndarray  # (F, 3) int64
-    normals: np.ndarray  # (V, 3) or (0, 3) float64
-    colors: np.ndarray  # (V, 3) or (0, 3) float64
-    uv: np.ndarray  # (V, 2) or (0, 2) float64
-    material: np.ndarray  # (F,) int64
-    base: np.ndarray  # (M, 3) float64
-    texels: np.ndarray  # (N, 4) uint8, all textures concatenated
-    start: np.ndarray  # (M,) int64, start of the material's texture in texels
-    size: np.ndarray  # (M, 2) int64 height and width, 0 without texture
-    cutout: np.ndarray  # (M,) bool, texture has transparent texels
+    vertices: Array  # (V, 3) float64
+    faces: Array  # (F, 3) int64
+    normals: Array  # (V, 3) or (0, 3) float64
+    colors: Array  # (V, 3) or (0, 3) float64
+    uv: Array  # (V, 2) or (0, 2) float64
+    material: Array  # (F,) int64
+    base: Array  # (M, 3) float64
+    texels: Array  # (N, 4) uint8, all textures concatenated
+    start: Array  # (M,) int64, start of the material's texture in texels
+    size: Array  # (M, 2) int64 height and width, 0 without texture
+    cutout: Array  # (M,) bool, texture has transparent texels
 
 
 class Screen(NamedTuple):
     """Vertices projected by one camera."""
 
-    x: np.ndarray  # (V,) columns, in samples
-    y: np.ndarray  # (V,) rows, in samples
-    inverse_depth: np.ndarray  # (V,) 1 / depth, 0 for vertices too near or behind
+    x: Array  # (V,) columns, in samples
+    y: Array  # (V,) rows, in samples
+    inverse_depth: Array  # (V,) 1 / depth, 0 for vertices too near or behind
 
 
 @_compiled
-def visible(screen: Screen, surface: Surface, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+def visible(screen: Screen, surface: Surface, height: int, width: int) -> tuple[Array, Array]:
     """1 / depth (0: nothing) and face (-1: none) visible at each sample, (height, width) both."""
     x, y, inverse_depth = screen
     _, faces, _, _, uv, material, _, texels, start, size, cutout = surface
@@ -73,14 +74,8 @@ def visible(screen: Screen, surface: Surface, height: int, width: int) -> tuple[
 
 @_compiled
 def shade(
-    screen: Screen,
-    nearest: np.ndarray,
-    seen: np.ndarray,
-    surface: Surface,
-    pose: np.ndarray,
-    focal: float,
-    supersample: int,
-) -> np.ndarray:
+    screen: Screen, nearest: Array, seen: Array, surface: Surface, pose: Array, focal: float, supersample: int
+) -> Array:
     """(H, W, 8) sums over each pixel's covered samples: albedo (3), unit normal (3), distance along the ray, count."""
     vertices, faces, normals, colors, uv, material, base, texels, start, size, _ = surface
     x, y, inverse_depth = screen
@@ -124,15 +119,7 @@ def shade(
 
 @_compiled
 def _surface_normal(
-    v: np.ndarray,
-    n: np.ndarray,
-    i: int,
-    j: int,
-    k: int,
-    p0: float,
-    p1: float,
-    p2: float,
-    ray: tuple[float, float, float],
+    v: Array, n: Array, i: int, j: int, k: int, p0: float, p1: float, p2: float, ray: tuple[float, float, float]
 ) -> tuple[float, float, float]:
     """Unit normal facing the camera: the interpolated one follows the face, so that silhouettes do not flip."""
     ax, ay, az = v[j, 0] - v[i, 0], v[j, 1] - v[i, 1], v[j, 2] - v[i, 2]
@@ -152,9 +139,7 @@ def _surface_normal(
 
 
 @_compiled
-def _barycentric(
-    x: np.ndarray, y: np.ndarray, i: int, j: int, k: int, px: float, py: float
-) -> tuple[float, float, float]:
+def _barycentric(x: Array, y: Array, i: int, j: int, k: int, px: float, py: float) -> tuple[float, float, float]:
     """Screen-space barycentric coordinates; all 2 (outside [0, 1]) for degenerate triangles."""
     area = (x[j] - x[i]) * (y[k] - y[i]) - (x[k] - x[i]) * (y[j] - y[i])
     if abs(area) < 1e-12:
@@ -165,9 +150,7 @@ def _barycentric(
 
 
 @_compiled
-def _texel(
-    texels: np.ndarray, start: int, height: int, width: int, u: float, v: float
-) -> tuple[float, float, float, float]:
+def _texel(texels: Array, start: int, height: int, width: int, u: float, v: float) -> tuple[float, float, float, float]:
     """Bilinear colour and alpha in [0, 1], repeating; transparent texels do not affect the colour."""
     x = (u - np.floor(u)) * width - 0.5
     y = (1.0 - (v - np.floor(v))) * height - 0.5
