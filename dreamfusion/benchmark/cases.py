@@ -64,14 +64,9 @@ def encode_tasks(names: Sequence[str], points: int, log2_table: int) -> Tasks:
     for name in names:
         encode = ENCODINGS.get(name, hash_encode)
         table = torch.rand(parameter_count(name, layout), generator=seed).requires_grad_()
-
-        def run(encode: Callable[..., Tensor] = encode, table: Tensor = table) -> Tensor:
-            return encode(positions, table, layout)
-
-        def back(encoded: Tensor = run(), table: Tensor = table) -> object:  # noqa: B008
-            return torch.autograd.grad(encoded, table, gradient, retain_graph=True)
-
-        forward[name], backward[name] = run, back
+        forward[name] = partial(encode, positions, table, layout)
+        encoded = encode(positions, table, layout)
+        backward[name] = partial(torch.autograd.grad, encoded, table, gradient, retain_graph=True)
     return {"encode, forward": forward, "encode, backward": backward}
 
 

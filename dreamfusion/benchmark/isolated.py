@@ -6,9 +6,10 @@ Our process keeps large blocks (`dreamfusion.ops.allocator`), which would speed 
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ import torch
 from dreamfusion.benchmark.timing import Measured, once
 
 Tasks = Mapping[str, Mapping[str, Callable[[], object]]]  # by operation, then by implementation
+_tasks: dict[str, Mapping[str, Callable[[], object]]] = {}  # of the process that measures
 
 
 @contextmanager
@@ -27,38 +29,28 @@ def isolated(build: Callable[..., Tasks], *arguments: object) -> Iterator[Tasks]
     Raises:
         RuntimeError: in a call, if the process has ended.
     """
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there, build, arguments), daemon=True)
-    process.start()
-    there.close()  # so that `recv` fails when the process ends
-    try:
-        names: Mapping[str, list[str]] = _receive(here)
-        yield {group: {name: partial(_request, here, group, name) for name in names[group]} for group in names}
-    finally:
-        process.kill()
-        process.join()
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, initializer=partial(_start, build, *arguments)) as process:
+
+        def ask(question: Callable[..., Any], *which: str) -> Any:
+            try:
+                return process.submit(question, *which).result()
+            except BrokenProcessPool as error:
+                raise RuntimeError("the process that measures the baselines has ended; its error is above") from error
+
+        names = ask(_names)
+        yield {group: {name: partial(ask, _seconds, group, name) for name in names[group]} for group in names}
 
 
-def _request(connection: Connection, group: str, name: str) -> Measured:
-    return Measured(_receive(connection, (group, name)))
-
-
-def _receive(connection: Connection, question: tuple[str, str] | None = None) -> Any:
-    try:
-        if question is not None:
-            connection.send(question)
-        return connection.recv()
-    except (EOFError, BrokenPipeError, ConnectionResetError) as error:
-        raise RuntimeError("the process that measures the baselines has ended; its error is above") from error
-
-
-def _serve(connection: Connection, build: Callable[..., Tasks], arguments: tuple[object, ...]) -> None:
-    """Send back the seconds of one run of each requested task, until the parent ends the process."""
+def _start(build: Callable[..., Tasks], *arguments: object) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     torch.set_num_threads(1)
-    tasks = build(*arguments)
-    connection.send({group: list(tasks[group]) for group in tasks})
-    while True:
-        group, name = connection.recv()
-        connection.send(once(tasks[group][name]))
+    _tasks.update(build(*arguments))
+
+
+def _names() -> dict[str, list[str]]:
+    return {group: list(tasks) for group, tasks in _tasks.items()}
+
+
+def _seconds(group: str, name: str) -> Measured:
+    return Measured(once(_tasks[group][name]))

@@ -4,9 +4,10 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Self
+from unittest.mock import patch
 
 import torch
 
@@ -98,15 +99,6 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@contextmanager
-def reference_ops() -> Iterator[None]:
+def reference_ops() -> AbstractContextManager[object]:
     """Run every operation by its torch reference (DREAMFUSION_OPS=torch)."""
-    before = os.environ.get("DREAMFUSION_OPS")
-    os.environ["DREAMFUSION_OPS"] = "torch"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["DREAMFUSION_OPS"]
-        else:
-            os.environ["DREAMFUSION_OPS"] = before
+    return patch.dict(os.environ, {"DREAMFUSION_OPS": "torch"})

@@ -1,6 +1,7 @@
 """Timing: interleaving, ratios, isolated processes, and restored settings."""
 
 import os
+import signal
 
 import pytest
 import torch
@@ -71,9 +72,11 @@ def test_isolated_tasks_run_in_their_own_process_which_ends_with_the_block():
         pid = int(seconds["pid"][0])
         assert pid != os.getpid() and seconds["settings"] == [1.0]
         os.kill(pid, 0)  # the process exists
-        for name in ("failing", "pid"):  # the failing task, then the ended process
-            with pytest.raises(RuntimeError, match="process that measures the baselines has ended"):
-                tasks["step"][name]()
+        with pytest.raises(ZeroDivisionError):
+            tasks["step"]["failing"]()
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(RuntimeError, match="process that measures the baselines has ended"):
+            tasks["step"]["pid"]()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
