@@ -53,8 +53,10 @@ def extract_mesh(
     at = level(occupancy)
     if occupancy.max() <= at:
         raise EmptyFieldError(f"export.blur={export.blur} removes the object, which is thinner; use a smaller value")
-    vertices, triangles = _march(occupancy, at, origin=-radius, cell=cell)
-    vertices, triangles = _keep_large_pieces(vertices, triangles, export.min_piece)
+    # scikit-image uses left-handed winding: "ascent" is counter-clockwise around an object denser than its outside.
+    places, triangles, _, _ = marching_cubes(occupancy, level=at, gradient_direction="ascent")
+    vertices = (-radius + cell * places).astype(np.float32)
+    vertices, triangles = _keep_large_pieces(vertices, triangles.astype(np.int64), export.min_piece)
     if export.smoothing > 0:
         vertices = _smooth(vertices, triangles, export.smoothing)
     vertices, triangles = simplify(vertices, triangles, export.faces)
@@ -70,13 +72,6 @@ def _blur(occupancy: np.ndarray, cells: float) -> None:
         box.append(slice(max(int(there[0]) - margin, 1), min(int(there[-1]) + margin + 1, occupancy.shape[axis] - 1)))
     part = occupancy[tuple(box)]
     part[:] = gaussian_filter(part, cells, mode="constant", truncate=BLUR_REACH)
-
-
-def _march(occupancy: np.ndarray, level: float, origin: float, cell: float) -> tuple[np.ndarray, np.ndarray]:
-    """Marching cubes at `level`; vertices (V, 3) in scene units, faces (F, 3) counter-clockwise from outside."""
-    # scikit-image uses left-handed winding: "ascent" is counter-clockwise around an object denser than its outside.
-    vertices, faces, _, _ = marching_cubes(occupancy, level=level, gradient_direction="ascent")
-    return (origin + cell * vertices).astype(np.float32), faces.astype(np.int64)
 
 
 def _keep_large_pieces(vertices: np.ndarray, faces: np.ndarray, min_piece: float) -> tuple[np.ndarray, np.ndarray]:

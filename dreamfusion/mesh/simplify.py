@@ -58,19 +58,12 @@ def _remove_flaps(faces: np.ndarray) -> np.ndarray:
 
 def _separate_sheets(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Duplicate vertices so that each fan of faces connected by two-face edges has its own."""
-    corner = np.arange(faces.size).reshape(faces.shape)
-    start, end = faces.reshape(-1), np.roll(faces, -1, axis=1).reshape(-1)  # of the 3 F directed edges
-    start_corner, end_corner = corner.reshape(-1), np.roll(corner, -1, axis=1).reshape(-1)
-    order = np.lexsort((start, np.maximum(start, end), np.minimum(start, end)))
-    low, high = np.minimum(start, end)[order], np.maximum(start, end)[order]
-    new = np.append(True, (low[1:] != low[:-1]) | (high[1:] != high[:-1]))
-    first = np.flatnonzero(new)
-    first = first[np.diff(np.append(first, len(order))) == 2]  # edges of exactly two faces
-    one, other = order[first], order[first + 1]
-    opposite = start[one] == end[other]
-    one, other = one[opposite], other[opposite]
-    pairs = np.concatenate([[start_corner[one], end_corner[other]], [end_corner[one], start_corner[other]]], axis=1)
-    graph = coo_array((np.ones(pairs.shape[1], bool), tuple(pairs)), shape=(faces.size, faces.size))
+    pairs, shared = trimesh.graph.face_adjacency(faces, return_edges=True)  # (N, 2) each: of edges of exactly two faces
+    ends = [[(faces[face] == vertex[:, None]).argmax(axis=1) for vertex in shared.T] for face in pairs.T]  # corners
+    forward, other = [(end - start) % 3 == 1 for start, end in ends]
+    links = [[(3 * pairs[:, i] + ends[i][end])[forward != other] for i in range(2)] for end in range(2)]
+    joined = np.concatenate(links, axis=1)
+    graph = coo_array((np.ones(joined.shape[1], bool), tuple(joined)), shape=(faces.size, faces.size))
     count, label = connected_components(graph, directed=False)
     separate = np.empty((count, 3), vertices.dtype)
     separate[label] = vertices[faces.reshape(-1)]

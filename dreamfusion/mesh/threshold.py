@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dreamfusion.mesh.density_grid import EmptyFieldError
+from dreamfusion.types import check_shape
 
 VISIBLE = 0.5  # pixels with a larger opacity belong to the rendered silhouette
 
@@ -31,11 +32,8 @@ def find_threshold(ray_max_density: Tensor, ray_opacity: Tensor) -> tuple[float,
         EmptyFieldError: no ray is opaque, so there is no rendered silhouette.
         ValueError: shapes differ, or a density is not finite.
     """
-    if ray_max_density.shape != ray_opacity.shape or ray_opacity.dim() != 1:
-        raise ValueError(
-            f"ray_max_density {tuple(ray_max_density.shape)} and ray_opacity {tuple(ray_opacity.shape)} "
-            "must both have the shape (R,)"
-        )
+    check_shape("ray_max_density", ray_max_density.shape, (None,))
+    check_shape("ray_opacity", ray_opacity.shape, ray_max_density.shape)
     if not torch.isfinite(ray_max_density).all():
         raise ValueError(f"ray_max_density is not finite on {int((~ray_max_density.isfinite()).sum())} rays")
     density, order = ray_max_density.detach().double().cpu().sort(descending=True)

@@ -75,7 +75,7 @@ def test_empty_renders_are_an_error_that_names_the_remedies() -> None:
 
 
 def test_shapes_and_numbers_are_checked() -> None:
-    with pytest.raises(ValueError, match=r"\(3,\).*\(2,\)"):
+    with pytest.raises(ValueError, match=r"\(2,\).*\(3,\)"):
         find_threshold(torch.ones(3), torch.ones(2))
     with pytest.raises(ValueError, match="not finite on 1 rays"):
         find_threshold(torch.tensor([1.0, float("inf")]), torch.ones(2))
