@@ -30,7 +30,7 @@ from dreamfusion.training.assemble import user_errors
 from dreamfusion.view.callback import ViewCallback
 from dreamfusion.view.exports import Exports
 from dreamfusion.view.mailbox import Action, Mailbox
-from dreamfusion.view.render_loop import RenderLoop, Sizes
+from dreamfusion.view.render_loop import RenderLoop
 from dreamfusion.view.window import Window
 
 log = logging.getLogger(__name__)
@@ -60,12 +60,12 @@ class ViewMode(Outputs):
             SystemExit: with status 130, after Ctrl-C during training.
         """
         _check_single_run(cfg)
-        mailbox, sizes = Mailbox(STILL, self.every), Sizes(self.coarse, self.sharp)
+        mailbox = Mailbox(STILL, self.every, self.coarse, self.sharp)
         if cfg.prompt is None:
             export = ExportSettings.of(cfg.export)
             scene = load_scene(_find_single_run(cfg))
             with closing(Window(self.host, self.port, mailbox, str(scene.config.prompt))) as window:
-                _serve_until_interrupt(window, mailbox, sizes, scene, _exports(window, mailbox, export))
+                _serve_until_interrupt(window, mailbox, scene, _exports(window, mailbox, export))
             return scene.run
         check(cfg)
         with user_errors():
@@ -73,9 +73,9 @@ class ViewMode(Outputs):
         folder = relative_to_cwd(Path(HydraConfig.get().runtime.output_dir))
         with closing(Window(self.host, self.port, mailbox, str(cfg.prompt))) as window:
             exports = _exports(window, mailbox, ExportSettings.of(cfg.export))
-            callback = ViewCallback(window, mailbox, sizes, cameras, exports)
+            callback = ViewCallback(window, mailbox, cameras, exports)
             dream(train_settings(cfg), folder, self, callbacks=[callback])
-            _serve_until_interrupt(window, mailbox, sizes, load_scene(folder / "checkpoints" / "last.ckpt"), exports)
+            _serve_until_interrupt(window, mailbox, load_scene(folder / "checkpoints" / "last.ckpt"), exports)
         return folder
 
 
@@ -122,11 +122,9 @@ def _exports(window: Window, mailbox: Mailbox, settings: ExportSettings) -> Expo
     return Exports(window, mailbox, lambda scene: export(scene, settings, window))
 
 
-def _serve_until_interrupt(
-    window: Window, mailbox: Mailbox, sizes: Sizes, scene: TrainedScene, exports: Exports
-) -> None:
+def _serve_until_interrupt(window: Window, mailbox: Mailbox, scene: TrainedScene, exports: Exports) -> None:
     """Serve a finished scene until Ctrl-C."""
-    render_loop = RenderLoop(window, mailbox, sizes, scene.scene, training_cameras(scene.config), lambda: scene.step)
+    render_loop = RenderLoop(window, mailbox, scene.scene, training_cameras(scene.config), lambda: scene.step)
     window.on_export = lambda: exports.begin(copy.deepcopy(scene))
     window.set_status(f"step {scene.step}, {scene.run}")
     show_exported(scene, window)

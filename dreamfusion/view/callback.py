@@ -17,8 +17,8 @@ from dreamfusion.training.callbacks import Checkpoints, StopOnInterrupt, Stopwat
 from dreamfusion.training.progress import figures
 from dreamfusion.view.exports import Exports
 from dreamfusion.view.mailbox import Mailbox
-from dreamfusion.view.render_loop import RenderLoop, Sizes
-from dreamfusion.view.window import Controls, Window
+from dreamfusion.view.render_loop import RenderLoop
+from dreamfusion.view.window import Window
 
 log = logging.getLogger(__name__)
 Callback = TypeVar("Callback", bound=L.Callback)
@@ -28,9 +28,9 @@ POLL = 0.2  # seconds between two checks for Ctrl-C while paused
 class ViewCallback(L.Callback):
     """Serves a window from the training loop; without clients, it only checks an empty mailbox after each step."""
 
-    def __init__(self, window: Window, mailbox: Mailbox, sizes: Sizes, cameras: CameraStream, exports: Exports) -> None:
+    def __init__(self, window: Window, mailbox: Mailbox, cameras: CameraStream, exports: Exports) -> None:
         """`cameras` are the system's training cameras."""
-        self.window, self.mailbox, self.sizes, self.cameras, self.exports = window, mailbox, sizes, cameras, exports
+        self.window, self.mailbox, self.cameras, self.exports = window, mailbox, cameras, exports
         self.paused = False
         self._step_started = 0.0
         self._render_loop: RenderLoop | None = None
@@ -38,11 +38,9 @@ class ViewCallback(L.Callback):
     def on_train_start(self, trainer: L.Trainer, system: L.LightningModule) -> None:
         assert isinstance(system, DreamFusion)
         step = partial(getattr, trainer, "global_step")
-        self._render_loop = RenderLoop(
-            self.window, self.mailbox, self.sizes, system.scene, self.cameras, step, system.device
-        )
-        controls = Controls(self.toggle_pause, partial(self._save, trainer), partial(set_guidance_scale, system))
-        self.window.add_training(system.distillation.guidance_scale(system.progress), controls)
+        self._render_loop = RenderLoop(self.window, self.mailbox, system.scene, self.cameras, step, system.device)
+        scale = system.distillation.guidance_scale(system.progress), partial(set_guidance_scale, system)
+        self.window.add_training(self.toggle_pause, partial(self._save, trainer), *scale)
         self.window.on_export = partial(self._save, trainer, self.exports.begin)
         self._step_started = time.monotonic()
 

@@ -38,11 +38,13 @@ class Mailbox:
     """Client views and actions posted by any thread, and the render jobs that follow from them.
 
     Each move of a camera needs a coarse picture; a camera that has been still for `still` seconds needs a sharp one,
-    and another one every `every` training steps.
+    and another one every `every` training steps. Their longer sides have `coarse` and `sharp` pixels.
     """
 
-    def __init__(self, still: float, every: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.still, self.every, self._clock = still, every, clock
+    def __init__(
+        self, still: float, every: int, coarse: int, sharp: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.still, self.every, self.coarse, self.sharp, self._clock = still, every, coarse, sharp, clock
         self._changed = threading.Condition()
         self._clients: dict[int, _Client] = {}
         self._actions: deque[Action] = deque()

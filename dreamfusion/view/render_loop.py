@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -17,14 +16,6 @@ from dreamfusion.view.window import Window
 CAMERA_STEPS = 12  # latest steps whose training cameras are displayed
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Pixels along the longer side of a picture."""
-
-    coarse: int  # while the camera moves
-    sharp: int  # when it is still
-
-
 class RenderLoop:
     """Renders a scene and its training cameras into a window."""
 
@@ -32,14 +23,13 @@ class RenderLoop:
         self,
         window: Window,
         mailbox: Mailbox,
-        sizes: Sizes,
         scene: Scene,
         cameras: CameraStream,
         step: Callable[[], int],
         device: torch.device | str = "cpu",
     ) -> None:
         """`step` returns the scene's training step."""
-        self.window, self.mailbox, self.sizes = window, mailbox, sizes
+        self.window, self.mailbox = window, mailbox
         self.scene, self.cameras, self.step, self.device = scene, cameras, step, device
         self._cameras_of = -1  # the step at which the cameras were displayed
         window.set_initial_camera(cameras.orbit.view(torch.tensor([30.0]), 15.0, 1, 1))
@@ -51,7 +41,7 @@ class RenderLoop:
         end = time.monotonic() + seconds
         self.mailbox.run_posted()
         while (job := self.mailbox.next_job(self.step())) is not None:
-            camera = job.view.cameras(self.sizes.sharp if job.sharp else self.sizes.coarse).to(self.device)
+            camera = job.view.cameras(self.mailbox.sharp if job.sharp else self.mailbox.coarse).to(self.device)
             # Coarse pictures are never abandoned: otherwise nothing would appear while a camera moves.
             frame = render_frame(
                 self.scene, camera, self.window.shading, partial(self.mailbox.is_stale, job) if job.sharp else None

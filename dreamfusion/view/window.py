@@ -5,7 +5,6 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
 
 import numpy as np
 import viser
@@ -15,7 +14,7 @@ from dreamfusion.scene.shading import ALBEDO, LAMBERTIAN, TEXTURELESS, Shading
 from dreamfusion.types import Cameras
 from dreamfusion.view.address import check_address, is_loopback, url
 from dreamfusion.view.frame import Frame, View
-from dreamfusion.view.mailbox import Mailbox
+from dreamfusion.view.mailbox import Action, Mailbox
 from dreamfusion.view.server import LocalServer
 
 log = logging.getLogger(__name__)
@@ -23,15 +22,6 @@ SHADINGS = {"albedo": ALBEDO, "lit": LAMBERTIAN, "textureless": TEXTURELESS}
 CAMERA_COLOR = (230, 120, 30)
 SLIDER_TICKS = 100  # of the guidance scale
 QUALITY = 90  # JPEG, of the pictures
-
-
-@dataclass(frozen=True)
-class Controls:
-    """Actions of the training widgets; called on the scene's thread."""
-
-    toggle_pause: Callable[[], bool]  # returns whether training is now paused
-    save: Callable[[], None]
-    set_guidance_scale: Callable[[float], None]
 
 
 class Window:
@@ -124,20 +114,22 @@ class Window:
                 handle.remove()
             self._frustums = [self._frustum(i, *camera) for i, camera in enumerate(every)]
 
-    def add_training(self, scale: float, controls: Controls) -> None:
-        """Add the training widgets."""
-        pause = self._gui.add_button("pause", order=1)
-        save = self._gui.add_button("save", order=2)
+    def add_training(
+        self, toggle_pause: Callable[[], bool], save: Action, scale: float, set_scale: Callable[[float], None]
+    ) -> None:
+        """Add the training widgets; the scene's thread calls `toggle_pause` (returns whether training is now paused),
+        `save`, and `set_scale` for the guidance scale, which is `scale`."""
+        pause, saving = self._gui.add_button("pause", order=1), self._gui.add_button("save", order=2)
         limit = max(10.0, 3 * scale)
         slider = self._gui.add_slider("guidance scale", 0.0, limit, limit / SLIDER_TICKS, scale, order=4)
-        self._training = [pause, save, slider]
+        self._training = [pause, saving, slider]
 
-        def toggle_pause() -> None:
-            pause.label = "continue" if controls.toggle_pause() else "pause"
+        def toggle() -> None:
+            pause.label = "continue" if toggle_pause() else "pause"
 
-        pause.on_click(lambda _: self._mailbox.post(toggle_pause))
-        save.on_click(lambda _: self._mailbox.post(controls.save))
-        slider.on_update(lambda _: self._mailbox.post(lambda: controls.set_guidance_scale(slider.value)))
+        pause.on_click(lambda _: self._mailbox.post(toggle))
+        saving.on_click(lambda _: self._mailbox.post(save))
+        slider.on_update(lambda _: self._mailbox.post(lambda: set_scale(slider.value)))
 
     def end_training(self) -> None:
         """Remove the training widgets."""

@@ -14,7 +14,7 @@ def test_a_port_in_use_gives_the_next_free_one(caplog):
     caplog.set_level("INFO")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        window = Window("127.0.0.1", port, Mailbox(0.0, 1), "a cat")
+        window = Window("127.0.0.1", port, Mailbox(0.0, 1, 8, 16), "a cat")
         window.close()
     assert int(window.url.rsplit(":", 1)[1]) > port
     assert f"open {window.url} (port {port} is in use); Ctrl-C closes it" in caplog.messages

@@ -14,11 +14,9 @@ from dreamfusion.training.callbacks import Checkpoints, StopOnInterrupt, Stopwat
 from dreamfusion.view.callback import ViewCallback
 from dreamfusion.view.frame import View
 from dreamfusion.view.mailbox import Mailbox
-from dreamfusion.view.render_loop import Sizes
 from dreamfusion.view.window import Window
 
 HERE = View((0.0, 0.0, 3.0), (0.0, 0.0, -1.0), (0.0, -1.0, 0.0), 0.7, 30, 40)
-SIZES = Sizes(coarse=8, sharp=16)
 
 
 class Recorder(Window):
@@ -53,7 +51,7 @@ class Visitor(L.Callback):
 
 @pytest.fixture
 def mailbox():
-    return Mailbox(still=0.0, every=2)
+    return Mailbox(still=0.0, every=2, coarse=8, sharp=16)
 
 
 @pytest.fixture
@@ -71,7 +69,7 @@ def train_with_window(mailbox, window, make_system, tmp_path):
         system = make_system(**changes)
         cameras = CameraStream(ORBIT, STEPS, system.seed)
         checkpoints, stop = Checkpoints(tmp_path / "window.ckpt", 0), StopOnInterrupt()
-        callback = ViewCallback(window, mailbox, SIZES, cameras, SimpleNamespace(begin=export, finish=finish))
+        callback = ViewCallback(window, mailbox, cameras, SimpleNamespace(begin=export, finish=finish))
         checkpoints.save(train(system, tmp_path, Stopwatch(), stop, Visitor(visit), checkpoints, callback))
         return tmp_path / "window.ckpt"
 

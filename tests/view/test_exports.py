@@ -12,7 +12,7 @@ from dreamfusion.view.mailbox import Mailbox
 
 @pytest.fixture
 def mailbox():
-    return Mailbox(still=0.0, every=10)
+    return Mailbox(still=0.0, every=10, coarse=8, sharp=16)
 
 
 @pytest.fixture

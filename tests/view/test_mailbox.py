@@ -23,7 +23,7 @@ def now():
 
 @pytest.fixture
 def mailbox(now):
-    return Mailbox(STILL, EVERY, clock=lambda: now[0])
+    return Mailbox(STILL, EVERY, 8, 16, clock=lambda: now[0])
 
 
 def serve(mailbox, step=0):
@@ -144,7 +144,7 @@ def test_invalidating_renders_every_picture_again(mailbox):
 
 @pytest.mark.parametrize("event", ["view", "action"])
 def test_a_view_or_an_action_ends_a_wait(event):
-    mailbox = Mailbox(STILL, EVERY)
+    mailbox = Mailbox(STILL, EVERY, 8, 16)
     waits = threading.Thread(target=mailbox.wait, args=(0, 60.0))
     waits.start()
     mailbox.set_view(1, HERE) if event == "view" else mailbox.post(lambda: None)  # before or during the wait
@@ -153,7 +153,7 @@ def test_a_view_or_an_action_ends_a_wait(event):
 
 
 def test_a_wait_ends_when_a_camera_becomes_still():
-    mailbox = Mailbox(0.05, EVERY)
+    mailbox = Mailbox(0.05, EVERY, 8, 16)
     mailbox.set_view(1, HERE)
     serve(mailbox)
     mailbox.set_view(1, there(1.0))

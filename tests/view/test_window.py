@@ -19,7 +19,7 @@ from dreamfusion.scene.nerf.scene import NeRF
 from dreamfusion.scene.nerf.stratified import StratifiedRenderer
 from dreamfusion.types import FieldOutput, Mesh
 from dreamfusion.view.mailbox import Mailbox
-from dreamfusion.view.render_loop import RenderLoop, Sizes
+from dreamfusion.view.render_loop import RenderLoop
 from dreamfusion.view.window import Window
 
 STEP = 40
@@ -43,7 +43,7 @@ class TwoSided(Field):
 
 @pytest.fixture
 def mailbox():
-    return Mailbox(still=0.0, every=10)
+    return Mailbox(still=0.0, every=10, coarse=32, sharp=128)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def window(mailbox):
 def served(window, mailbox):
     """Serve the ball on a thread."""
     scene = NeRF(TwoSided(), ConstantBackground([1.0, 1.0, 1.0]), StratifiedRenderer(1.0, 64))
-    render_loop = RenderLoop(window, mailbox, Sizes(32, 128), scene, CameraStream(ORBIT, 2, 16, 100, 0), lambda: STEP)
+    render_loop = RenderLoop(window, mailbox, scene, CameraStream(ORBIT, 2, 16, 100, 0), lambda: STEP)
     ended, failed = threading.Event(), []
 
     def serve():
