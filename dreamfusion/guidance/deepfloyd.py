@@ -7,16 +7,14 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from torch import Tensor
-
 from dreamfusion.guidance.diffusers_prior import DiffusersPrior
-from dreamfusion.guidance.prior import GuidanceError
+from dreamfusion.guidance.prior import GuidanceError, PixelSpace
 from dreamfusion.types import TextEmbedding
 
 TOKENS = 77  # as in IF's training; T5 accepts more
 
 
-class DeepFloydPrior(DiffusersPrior):
+class DeepFloydPrior(PixelSpace, DiffusersPrior):
     """A pixel-space diffusion model with a T5 text encoder."""
 
     name = "deepfloyd"
@@ -24,7 +22,6 @@ class DeepFloydPrior(DiffusersPrior):
     models = ("DeepFloyd/IF-I-XL-v1.0", "DeepFloyd/IF-I-L-v1.0", "DeepFloyd/IF-I-M-v1.0")
     parts = ("unet", "text_encoder", "tokenizer", "scheduler")
     sample_scale = 7.0  # default of diffusers, stage I
-    pixel_space = True
 
     def __init__(self, **settings: Any) -> None:
         """See `DiffusersPrior`.
@@ -45,11 +42,3 @@ class DeepFloydPrior(DiffusersPrior):
             str(self._folder / "tokenizer"), model_max_length=TOKENS, local_files_only=True
         )
         return self._encode(tokenizer, T5EncoderModel, [text.lower().strip() for text in texts])
-
-    def encode_image(self, rgb: Tensor) -> Tensor:
-        """Scale images (B, 3, 64, 64) from [0, 1] to [-1, 1]."""
-        return rgb * 2 - 1
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Scale images (B, 3, 64, 64) from [-1, 1] to [0, 1], clamped."""
-        return (latents.detach() / 2 + 0.5).clamp(0, 1)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dreamfusion.diffusion.parameterization import noise_from_prediction
-from dreamfusion.guidance.pretrained import choose_dtype, encode_text, find_model, load_frozen, noise_schedule
+from dreamfusion.guidance.pretrained import choose_dtype, find_model, load_frozen, noise_schedule, variant_of
 from dreamfusion.guidance.prior import concatenate_texts
 from dreamfusion.types import Branch, TextEmbedding
 
@@ -87,6 +87,20 @@ class DiffusersPrior:
         noise = noise_from_prediction(self._prediction, prediction, noisy, self.alphas_cumprod[timestep])
         return noise.chunk(count)
 
+    @torch.no_grad()
     def _encode(self, tokenizer: Any, encoder: type[Any], texts: Sequence[str]) -> TextEmbedding:
-        dtype = choose_dtype(self._dtype_name, self._device)
-        return encode_text(tokenizer, encoder, self._folder, texts, self._device, dtype)
+        """Encode K texts with `text_encoder/`: (K, L, D), padded or cut to the tokenizer's length L.
+
+        The encoder is loaded for each call and freed afterwards: it is needed once a run and may be larger than the
+        U-Net (T5-XXL: 4.8 billion parameters).
+        """
+        dtype, folder = choose_dtype(self._dtype_name, self._device), self._folder / "text_encoder"
+        network = encoder.from_pretrained(
+            str(folder), dtype=dtype, variant=variant_of(folder, dtype), local_files_only=True
+        )
+        tokens = tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt").to(self._device)
+        mask = tokens.attention_mask
+        # CLIP in Stable Diffusion attends to its padding; T5 does not.
+        uses_mask = getattr(network.config, "use_attention_mask", network.config.model_type == "t5")
+        output = network.eval().to(self._device)(tokens.input_ids, attention_mask=mask if uses_mask else None)
+        return TextEmbedding(output.last_hidden_state.float(), mask.bool())

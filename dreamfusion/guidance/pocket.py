@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dreamfusion.diffusion.parameterization import noise_from_prediction
 from dreamfusion.guidance.pretrained import choose_dtype
-from dreamfusion.guidance.prior import GuidanceError, concatenate_texts
+from dreamfusion.guidance.prior import GuidanceError, PixelSpace, concatenate_texts
 from dreamfusion.ops.precision import processor_bfloat16
 from dreamfusion.pocket import WEIGHTS
 from dreamfusion.pocket.model.denoiser import (
@@ -39,7 +39,7 @@ KNOWN = 0.6
 NEAREST = 4  # number of names in the warning
 
 
-class PocketPrior:
+class PocketPrior(PixelSpace):
     """The project's own small prior over renders of everyday objects from all sides.
 
     The network predicts the clean image, which fits the weighting "reconstruction": the gradient is render - x0_hat.
@@ -47,7 +47,6 @@ class PocketPrior:
 
     name = "pocket"
     sample_scale = 1.0
-    pixel_space = True
     views = 1
 
     def __init__(
@@ -142,10 +141,6 @@ class PocketPrior:
         """Encode K texts: states (K, 16, 384), zero at padding."""
         return self.text_encoder(texts)
 
-    def encode_image(self, rgb: Tensor) -> Tensor:
-        """Scale images (B, 3, 64, 64) from [0, 1] to [-1, 1]."""
-        return rgb * 2 - 1
-
     @torch.no_grad()
     def predict(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
         """See `Prior.predict`; cameras are clamped to the range of the training data."""
@@ -156,10 +151,6 @@ class PocketPrior:
             noisy.to(dtype), timestep, text.states.to(dtype), text.mask, camera.to(dtype), variant=self.variant
         )
         return noise_from_prediction("sample", clean.float(), noisy, self.alphas_cumprod[timestep]).chunk(count)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Scale images (B, 3, 64, 64) from [-1, 1] to [0, 1], clamped."""
-        return (latents.detach() / 2 + 0.5).clamp(0, 1)
 
     def _camera_features(self, branch: Branch, noisy: Tensor) -> Tensor:
         """(B, 12): camera (zeros if unknown) and appearance (white background, unlit if unknown)."""

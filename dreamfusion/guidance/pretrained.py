@@ -7,7 +7,7 @@ missing model fails at once with one error, not after minutes of retries during 
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from torch import Tensor
 
 from dreamfusion.diffusion.parameterization import PREDICTIONS
 from dreamfusion.guidance.prior import GuidanceError
-from dreamfusion.types import TextEmbedding
 
 HUB_TIMEOUT = 5.0  # seconds, to test whether the hub is reachable
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -62,7 +61,7 @@ def load_frozen(network: type[Any], folder: Path, part: str, dtype: torch.dtype)
     loaded = network.from_pretrained(
         str(folder / part),
         torch_dtype=dtype,
-        variant=_variant(folder / part, dtype),
+        variant=variant_of(folder / part, dtype),
         low_cpu_mem_usage=is_accelerate_available(),
         local_files_only=True,
     )
@@ -82,29 +81,6 @@ def noise_schedule(folder: Path) -> tuple[Tensor, str]:
     if kind not in PREDICTIONS:
         raise GuidanceError(f"the network in {folder} predicts {kind!r}, expected one of {', '.join(PREDICTIONS)}")
     return scheduler.alphas_cumprod.float(), kind
-
-
-@torch.no_grad()
-def encode_text(
-    tokenizer: Any, encoder: type[Any], folder: Path, texts: Sequence[str], device: torch.device, dtype: torch.dtype
-) -> TextEmbedding:
-    """Encode K texts with `text_encoder/`: (K, L, D), padded or cut to the tokenizer's length L.
-
-    The encoder is loaded for each call and freed afterwards: it is needed once a run and may be larger than the U-Net
-    (T5-XXL: 4.8 billion parameters).
-    """
-    network = encoder.from_pretrained(
-        str(folder / "text_encoder"),
-        dtype=dtype,
-        variant=_variant(folder / "text_encoder", dtype),
-        local_files_only=True,
-    )
-    tokens = tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt").to(device)
-    mask = tokens.attention_mask
-    # CLIP in Stable Diffusion attends to its padding; T5 does not.
-    uses_mask = getattr(network.config, "use_attention_mask", network.config.model_type == "t5")
-    output = network.eval().to(device)(tokens.input_ids, attention_mask=mask if uses_mask else None)
-    return TextEmbedding(output.last_hidden_state.float(), mask.bool())
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -151,32 +127,27 @@ def _hub_folder(model: str, revision: str | None, parts: Sequence[str], half: bo
     """Download the parts of a hub model, or use its cached copy if the hub does not answer."""
     from huggingface_hub import snapshot_download
 
+    fetch = partial(snapshot_download, model, revision=revision)
     if not hub_answers():
         try:
-            return Path(
-                snapshot_download(model, revision=revision, allow_patterns="unet/*.json", local_files_only=True)
-            )
+            return Path(fetch(allow_patterns="unet/*.json", local_files_only=True))
         except FileNotFoundError as error:
             raise FileNotFoundError("not in the cache, and the hub does not answer (or HF_HUB_OFFLINE=1)") from error
     small = [f"{part}/*{ending}" for part in parts for ending in (".json", ".txt", ".model")]
     if half:
         weights = [f"{part}/*.fp16*.safetensors" for part in parts]
-        folder = Path(snapshot_download(model, revision=revision, allow_patterns=small + weights))
+        folder = Path(fetch(allow_patterns=small + weights))
         if _has_weights(folder / "unet"):
             return folder
     weights = [f"{part}/*.safetensors" for part in parts]
-    return Path(
-        snapshot_download(
-            model, revision=revision, allow_patterns=small + weights, ignore_patterns=["*.fp16*", "*non_ema*"]
-        )
-    )
+    return Path(fetch(allow_patterns=small + weights, ignore_patterns=["*.fp16*", "*non_ema*"]))
 
 
 def _has_weights(folder: Path) -> bool:
     return any(path.suffix in (".safetensors", ".bin") for path in folder.glob("*"))
 
 
-def _variant(folder: Path, dtype: torch.dtype) -> str | None:
+def variant_of(folder: Path, dtype: torch.dtype) -> str | None:
     """ "fp16" if the dtype is float16 and there is such a file, or if there are only such files."""
     weights = [path.name for path in folder.glob("*") if path.suffix in (".safetensors", ".bin")]
     half = [name for name in weights if ".fp16" in name]

@@ -68,6 +68,20 @@ class Prior(Protocol):
         ...
 
 
+class PixelSpace:
+    """The latents of a prior without an encoder: the image in [-1, 1]."""
+
+    pixel_space = True
+
+    def encode_image(self, rgb: Tensor) -> Tensor:
+        """Scale images (B, 3, r, r) from [0, 1] to [-1, 1]."""
+        return rgb * 2 - 1
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scale images (B, 3, r, r) from [-1, 1] to [0, 1], clamped."""
+        return (latents.detach() / 2 + 0.5).clamp(0, 1)
+
+
 def text_branch(conditioning: Conditioning) -> Branch:
     """Conditional branch: text, camera and appearance of each view."""
     return Branch(conditioning.text, conditioning.cameras, conditioning.appearance)
