@@ -1,6 +1,7 @@
 """Training data of DreamFusion: random cameras, drawn at each step."""
 
 from collections.abc import Iterator
+from itertools import count
 
 import lightning as L
 from torch.utils.data import DataLoader, IterableDataset
@@ -13,21 +14,11 @@ from dreamfusion.types import Cameras
 class CameraStream(IterableDataset[Cameras]):
     """Endless camera batches from step `start`; each batch depends only on (seed, step, rank)."""
 
-    def __init__(
-        self,
-        orbit: Orbit,
-        max_steps: int,
-        seed: int,
-        start: int = 0,
-        rank: int = 0,
-    ) -> None:
+    def __init__(self, orbit: Orbit, max_steps: int, seed: int, start: int = 0, rank: int = 0) -> None:
         self.orbit, self.max_steps, self.seed, self.start, self.rank = orbit, max_steps, seed, start, rank
 
     def __iter__(self) -> Iterator[Cameras]:
-        step = self.start
-        while True:
-            yield self.batch(step)
-            step += 1
+        return map(self.batch, count(self.start))
 
     def batch(self, step: int) -> Cameras:
         """Cameras of one step."""

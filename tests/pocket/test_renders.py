@@ -66,10 +66,10 @@ def test_items_have_creator_licence_and_source(rendered):
 def test_views_depend_on_seed_and_model_alone(rendered, library):
     renders, _, _ = rendered
     items = read_catalog(library)
-    again = renders_module._render_model(items[2], views=6, resolution=16, seed=0, supersample=4)
+    again = renders_module._render_model(items[2], views=6, resolution=16, seed=0)
     np.testing.assert_array_equal(again["albedo"], renders.albedo[1])
     np.testing.assert_array_equal(again["azimuth"], renders.azimuth[1])
-    other = renders_module._render_model(items[2], views=6, resolution=16, seed=1, supersample=4)
+    other = renders_module._render_model(items[2], views=6, resolution=16, seed=1)
     assert (other["azimuth"] != renders.azimuth[1]).all()
 
 

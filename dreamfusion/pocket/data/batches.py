@@ -5,8 +5,8 @@ A batch is a pure function of (seed, step): a resumed training gets the same ima
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from dreamfusion.pocket.data.captions import COLORS, caption, recolor, view_word
 from dreamfusion.pocket.data.names import select_models, subject_names
 from dreamfusion.pocket.data.renders import RenderSet
 from dreamfusion.pocket.model.denoiser import camera_features, with_appearance
+from dreamfusion.types import Movable
 
 LIBRARY_NAME = 0.25  # share of captions with the library's name instead of the learned one
 VARIANT_DECAY = 0.7  # sampling weight of each further model under one name, relative to the one before
@@ -34,7 +35,7 @@ class Appearance:
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class Batch(Movable):
     """B training pairs."""
 
     images: Tensor  # (B, 3, r, r) in [-1, 1]
@@ -43,10 +44,6 @@ class Batch:
     proxy_targets: Tensor  # (B, 7, r, r): albedo times opacity and opacity, in [0, 1]; unit normals times opacity
     proxy_captions: list[str]  # of the proxy targets, which are never textureless
     subject: Tensor  # (G,) index in `RenderBatches.subjects` of each model; its B / G images are consecutive
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        names = ("images", "camera", "proxy_targets", "subject")
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
 class RenderBatches(IterableDataset[Batch]):
@@ -96,10 +93,7 @@ class RenderBatches(IterableDataset[Batch]):
         return {**library, **{name: name for name in self.names}}
 
     def __iter__(self) -> Iterator[Batch]:
-        step = self.start_step
-        while True:
-            yield self.draw(step)
-            step += 1
+        return map(self.draw, count(self.start_step))
 
     def draw(self, step: int) -> Batch:
         """The training batch of a step."""
@@ -121,11 +115,7 @@ class RenderBatches(IterableDataset[Batch]):
 
         Never textureless.
         """
-        set_ = self.renders
-        albedo = set_.albedo[model, view].astype(np.float32) / 255
-        alpha = set_.alpha[model, view].astype(np.float32)[..., None] / 255
-        if color is not None:
-            albedo = recolor(albedo, alpha[..., 0], color)
+        set_, (albedo, alpha) = self.renders, self._unlit(model, view, color)
         if rng.random() < self.appearance.lambertian:
             azimuth, elevation = float(set_.azimuth[model, view]), float(set_.elevation[model, view])
             albedo = albedo * _lambertian(rng, set_.normal[model, view], azimuth, elevation)
@@ -140,10 +130,7 @@ class RenderBatches(IterableDataset[Batch]):
             if i % cameras_each == 0:
                 color = str(rng.choice(list(COLORS))) if rng.random() < self.appearance.recolored else None
                 name = set_.items[m].name if rng.random() < LIBRARY_NAME else self.names_by_model[int(m)]
-            albedo = set_.albedo[m, v].astype(np.float32) / 255
-            alpha = set_.alpha[m, v].astype(np.float32)[..., None] / 255
-            if color is not None:
-                albedo = recolor(albedo, alpha[..., 0], color)
+            albedo, alpha = self._unlit(m, v, color)
             kind, image = self._light(rng, albedo, set_.normal[m, v], float(az), float(el))
             grey = self._background(rng)
             images.append(image * alpha + grey * (1 - alpha))
@@ -152,12 +139,19 @@ class RenderBatches(IterableDataset[Batch]):
             targets.append(np.concatenate([albedo * alpha, alpha, normal * alpha], axis=2))
             target_captions.append(caption(rng, name, color, view_words(float(az), float(el))))
             captions.append(caption(rng, name, color if kind >= 0 else None, view_words(float(az), float(el))))
-        pixels, proxy_targets = (_channels_first(pictures) for pictures in (images, targets))
+        stacked = (torch.from_numpy(np.stack(pictures)) for pictures in (images, targets))
+        pixels, proxy_targets = (pictures.permute(0, 3, 1, 2).contiguous() for pictures in stacked)  # (B, C, r, r)
         camera = camera_features(*(torch.from_numpy(a.astype(np.float32)) for a in (azimuth, elevation, distance)))
         order = list(self.names_by_model)
         subject = torch.tensor([order.index(int(m)) for m in models[::cameras_each]])
         camera = with_appearance(camera, torch.tensor(appearances))
         return Batch(pixels * 2 - 1, captions, camera, proxy_targets, target_captions, subject)
+
+    def _unlit(self, model: int, view: int, color: str | None) -> tuple[np.ndarray, np.ndarray]:
+        """Albedo (r, r, 3), recoloured to `color`, and opacity (r, r, 1) of a stored render, in [0, 1]."""
+        albedo = self.renders.albedo[model, view].astype(np.float32) / 255
+        alpha = self.renders.alpha[model, view].astype(np.float32)[..., None] / 255
+        return (albedo if color is None else recolor(albedo, alpha[..., 0], color)), alpha
 
     def _light(
         self, rng: np.random.Generator, albedo: np.ndarray, normal: np.ndarray, az: float, el: float
@@ -174,11 +168,6 @@ class RenderBatches(IterableDataset[Batch]):
     def _background(self, rng: np.random.Generator) -> float:
         """Sample a grey level in [0, 1]."""
         return 1.0 if rng.random() < self.appearance.white_background else float(rng.random())
-
-
-def _channels_first(pictures: list[np.ndarray]) -> Tensor:
-    """B images (r, r, C) -> (B, C, r, r)."""
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
 
 
 def _lambertian(rng: np.random.Generator, normal: np.ndarray, azimuth: float, elevation: float) -> np.ndarray:

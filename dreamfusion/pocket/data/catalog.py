@@ -23,8 +23,8 @@ _CAPTIONS = "captions.csv"
 
 
 @dataclass(frozen=True)
-class Item:
-    """One model of a library."""
+class Subject:
+    """Name and origin of one model."""
 
     name: str  # lower-case English, as in a prompt: "siamese cat"
     tags: tuple[str, ...]
@@ -32,6 +32,12 @@ class Item:
     creator: str
     license: str
     source: str  # file name of the library
+
+
+@dataclass(frozen=True)
+class Item(Subject):
+    """One model of a library."""
+
     model: str  # path inside the archive, or on disk
     rotation: Rotation | None = None  # rows; rotates the model to y up, front towards +z
     archive: Path | None = None  # zip file that contains the model
@@ -85,11 +91,7 @@ def read_catalog(path: Path) -> list[Item]:
 def clean_name(name: str) -> str:
     """Lower-case name without sizes, counts and model numbers: "Bed 140x190" -> "bed", "TV 16:9" -> "tv"."""
     name = re.sub(r"[\s_\-]+", " ", name).strip().lower()
-    while True:
-        shorter = re.sub(r"\s+(#?\d+([.:x/]\d+)*\s*(cm|mm|m|°|€)?)$", "", name)
-        if shorter == name:
-            return name
-        name = shorter
+    return re.sub(r"(\s+#?\d+([.:x/]\d+)*\s*(cm|mm|m|°|€)?)+$", "", name)
 
 
 def is_excluded(name: str, model: str = "") -> bool:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from dreamfusion.pocket.data.renders import Subject
+from dreamfusion.pocket.data.catalog import Subject
 
 
 def read_names(path: Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -21,7 +21,7 @@ import torch
 from dreamfusion.camera.orbit import FOV, look_from, spherical
 from dreamfusion.ops.rasterize import rasterize
 from dreamfusion.pocket.data.assets import load_asset
-from dreamfusion.pocket.data.catalog import Item, read_libraries
+from dreamfusion.pocket.data.catalog import Item, Subject, read_libraries
 from dreamfusion.pocket.data.pool import Failure, map_processes
 from dreamfusion.types import Cameras
 
@@ -34,19 +34,6 @@ TIMEOUT = 60.0  # seconds for one model
 _IMAGES = {"albedo": (3,), "normal": (3,), "alpha": ()}
 _ANGLES = ("azimuth", "elevation", "distance")
 _ITEMS = "items.json"
-_ABOUT = ("name", "tags", "category", "creator", "license", "source")
-
-
-@dataclass(frozen=True)
-class Subject:
-    """Name and origin of one model."""
-
-    name: str
-    tags: tuple[str, ...]
-    category: str
-    creator: str
-    license: str
-    source: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,14 +78,7 @@ class RenderSet:
 
 
 def render_libraries(
-    paths: Sequence[Path],
-    output: Path,
-    views: int = 96,
-    resolution: int = 64,
-    workers: int = 2,
-    seed: int = 0,
-    supersample: int = 4,
-    timeout: float = TIMEOUT,
+    paths: Sequence[Path], output: Path, views: int = 96, resolution: int = 64, workers: int = 2, seed: int = 0
 ) -> RenderSet:
     """Render all models of the libraries into the folder `output`, which is created atomically.
 
@@ -121,7 +101,7 @@ def render_libraries(
     except OSError as error:
         raise OSError(f"cannot write renders to {output}: {error}") from error
     try:
-        rendered = _render_into(folder, items, views, resolution, workers, seed, supersample, timeout)
+        rendered = _render_into(folder, items, views, resolution, workers, seed)
         if rendered == 0:
             raise ValueError(
                 f"none of the {len(items)} models of {', '.join(map(str, paths))} could be rendered; the log says why"
@@ -157,24 +137,16 @@ def render_cameras(azimuth: np.ndarray, elevation: np.ndarray, distance: np.ndar
     return replace(cameras, camera_to_world=pose, azimuth=a, elevation=e, distance=d, light=position.float())
 
 
-def _render_into(
-    folder: Path,
-    items: Sequence[Item],
-    views: int,
-    resolution: int,
-    workers: int,
-    seed: int,
-    supersample: int,
-    timeout: float,
-) -> int:
+def _render_into(folder: Path, items: Sequence[Item], views: int, resolution: int, workers: int, seed: int) -> int:
     """Write the arrays and items.json; returns the number of rendered models."""
     shapes = {name: (views, resolution, resolution, *extra) for name, extra in _IMAGES.items()}
     files = {name: _ArrayFile(folder / f"{name}.npy", shape, np.uint8) for name, shape in shapes.items()}
     files |= {name: _ArrayFile(folder / f"{name}.npy", (views,), np.float32) for name in _ANGLES}
-    render = partial(_render_model, views=views, resolution=resolution, seed=seed, supersample=supersample)
+    render = partial(_render_model, views=views, resolution=resolution, seed=seed)
     subjects: list[dict[str, object]] = []
+    about = [field.name for field in fields(Subject)]
     try:
-        for index, result in map_processes(render, items, workers, timeout):
+        for index, result in map_processes(render, items, workers, TIMEOUT):
             if isinstance(result, Failure):
                 log.warning(
                     "skipped %s (%s, %s): %s", items[index].name, items[index].model, items[index].source, result.reason
@@ -182,7 +154,7 @@ def _render_into(
                 continue
             for name, array in result.items():
                 files[name].append(array)
-            subjects.append({name: getattr(items[index], name) for name in _ABOUT})
+            subjects.append({name: getattr(items[index], name) for name in about})
             if len(subjects) % 100 == 0:
                 log.info("rendered %d of %d models", index + 1, len(items))
     finally:
@@ -193,12 +165,12 @@ def _render_into(
     return len(subjects)
 
 
-def _render_model(item: Item, views: int, resolution: int, seed: int, supersample: int) -> dict[str, np.ndarray]:
+def _render_model(item: Item, views: int, resolution: int, seed: int) -> dict[str, np.ndarray]:
     """One model's row of each array; runs in a worker process."""
     # a seed per model: its views do not depend on the other models of the libraries
     identity = zlib.crc32(f"{item.source}/{posixpath.basename(item.model)}".encode())
     cameras = stratified_cameras(views, resolution, np.random.default_rng([seed, identity]))
-    images = rasterize(load_asset(item), cameras, supersample)
+    images = rasterize(load_asset(item), cameras)
     covered = images.alpha[..., None] > 0
     return {
         "albedo": _bytes(images.albedo),

@@ -146,9 +146,8 @@ def _matching_codes(start: PocketModel, model: PocketModel, trained: Tensor, own
     """The codes of `model`, replaced by those of `start` for the models that both know by name."""
     known = {name: row for row, name in enumerate(start.feature_volume.config.subjects)}
     wanted = model.feature_volume.config.subjects
-    rows = [(row, known[name]) for row, name in enumerate(wanted) if name in known]
+    rows = {row: known[name] for row, name in enumerate(wanted) if name in known}
     codes = own.clone()
-    for row, source in rows:
-        codes[row] = trained[source]
+    codes[list(rows)] = trained[list(rows.values())]
     log.info("%d of %d models have a trained code", len(rows), len(wanted))
     return codes

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dreamfusion.files import replacing
-from dreamfusion.pocket.data.renders import Subject
+from dreamfusion.pocket.data.catalog import Subject
 
 CARD_FILE = "README.md"  # the name that model hubs expect
 TRAINING = "training.json"  # counts of training images, read by mode.start

@@ -24,9 +24,9 @@ def fit_names(classify: nn.Linear, encoder: TextEncoder, outputs_by_noun: Mappin
     Multinomial logistic regression in which every output has the same weight, whatever its number of nouns.
     """
     texts = [(caption, output) for noun, output in outputs_by_noun.items() for caption in captions_of(noun)]
-    features = torch.cat(
-        [_features(encoder, [t for t, _ in texts[i : i + BATCH]]) for i in range(0, len(texts), BATCH)]
-    )
+    captions = [text for text, _ in texts]
+    parts = [encoder(captions[i : i + BATCH]) for i in range(0, len(captions), BATCH)]
+    features = torch.cat([sentence_features(part.states, part.mask) for part in parts])
     outputs = torch.tensor([output for _, output in texts])
     share = 1 / torch.bincount(outputs, minlength=classify.out_features).clamp(min=1)[outputs].float()
     weight = torch.zeros_like(classify.weight, requires_grad=True)
@@ -47,8 +47,3 @@ def fit_names(classify: nn.Linear, encoder: TextEncoder, outputs_by_noun: Mappin
         classify.weight.copy_(weight)
         classify.bias.copy_(bias)
         return float((F.linear(features, weight, bias).argmax(1) == outputs).float().mean())
-
-
-def _features(encoder: TextEncoder, texts: list[str]) -> Tensor:
-    parts = [encoder(texts[i : i + BATCH]) for i in range(0, len(texts), BATCH)]
-    return torch.cat([sentence_features(part.states, part.mask) for part in parts])
