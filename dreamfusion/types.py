@@ -9,7 +9,7 @@ Axes: x right, y up, z towards the front camera; a camera looks along its own -z
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -35,13 +35,9 @@ class Movable:
     """`.to(device)` for frozen dataclasses of tensors; Lightning moves batches with `.to`."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        moved: dict[str, Any] = {}
-        for f in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, f.name)
-            if isinstance(value, Tensor):
-                moved[f.name] = value.to(device, non_blocking=non_blocking)
-            elif isinstance(value, Movable):
-                moved[f.name] = value.to(device, non_blocking)
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        movable = {name: part for name, part in parts.items() if isinstance(part, Tensor | Movable)}
+        moved = {name: part.to(device, non_blocking=non_blocking) for name, part in movable.items()}
         return replace(self, **moved)  # type: ignore[type-var]
 
 

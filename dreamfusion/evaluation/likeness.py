@@ -24,7 +24,9 @@ EXPOSURE_COST = 10.0  # CIELAB units per factor of e; without this cost, gray eq
 
 def features(pictures: np.ndarray) -> np.ndarray:
     """Images (N, r, r, 3) in [0, 1] -> features (N, D), compared by Euclidean distance."""
-    return np.stack([np.concatenate([_gradients(p) / GRADIENT_SCALE, _colors(p) / COLOR_SCALE]) for p in pictures])
+    gradients = (hog(p, 9, (CELL, CELL), (2, 2), channel_axis=-1) for p in pictures)
+    pairs = zip(gradients, pictures, strict=True)
+    return np.stack([np.concatenate([g / GRADIENT_SCALE, _colors(p) / COLOR_SCALE]) for g, p in pairs])
 
 
 def border_color(picture: np.ndarray) -> np.ndarray:
@@ -40,10 +42,6 @@ def color_word(rgb: np.ndarray) -> str:
     lit = rgb2lab(palette[:, None] * EXPOSURES[:, None])  # (words, exposures, 3)
     distance = np.linalg.norm(lit - rgb2lab(rgb[None, None]), axis=-1) - EXPOSURE_COST * np.log(EXPOSURES)
     return list(COLORS)[int(distance.min(axis=1).argmin())]
-
-
-def _gradients(picture: np.ndarray) -> np.ndarray:
-    return np.asarray(hog(picture, 9, (CELL, CELL), (2, 2), channel_axis=-1))
 
 
 def _colors(picture: np.ndarray) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dreamfusion.evaluation.pocket_prior import Accuracy, Evaluation, Retrieval, Views
+from dreamfusion.evaluation.pocket_prior import Accuracy, Retrieval, Views
 from dreamfusion.files import replacing
 from dreamfusion.guidance.pocket import PocketPrior
 from dreamfusion.guidance.sampling import sample_images, start_noise
@@ -67,29 +66,6 @@ class PocketReport:
         """Sample, nearest render and correct render of each noun, TRIPLETS per row: (H, W, 3) uint8."""
         pictures = [np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8) for picture in self.retrieval.triplets]
         return contact_sheet(pictures, 3 * TRIPLETS, gap=2)
-
-
-def measure(
-    prior: PocketPrior,
-    data: RenderBatches,
-    weights: str,
-    seed: int,
-    validation_size: int,
-    nouns: int,
-    colors: int,
-    sides: int,
-    steps: int,
-    guidance_scale: float,
-    batch_size: int,
-) -> PocketReport:
-    """Evaluate `prior` on the held-out views of `data`; `weights` names the prior in the report."""
-    settings = {"weights": weights, "seed": seed, "steps": steps, "guidance_scale": guidance_scale}
-    settings |= {"models": len(data.models), "names": len(data.names)}
-    started = time.monotonic()
-    losses = held_out_losses(prior, data, validation_size)
-    evaluation = Evaluation(data, PriorSampler(prior, guidance_scale, steps, batch_size, seed), seed)
-    retrieval, color, azimuth = evaluation.retrieval(nouns), evaluation.colors(colors), evaluation.azimuth(sides)
-    return PocketReport(settings, losses, retrieval, color, azimuth, round(time.monotonic() - started))
 
 
 def held_out_losses(prior: PocketPrior, data: RenderBatches, size: int) -> dict[str, float]:

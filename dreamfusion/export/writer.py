@@ -84,13 +84,6 @@ def linear_from_srgb(colors: np.ndarray) -> np.ndarray:
     return np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
 
 
-def png(texture: np.ndarray) -> bytes:
-    """A texture (h, w, 3) uint8 as a PNG file."""
-    file = io.BytesIO()
-    Image.fromarray(texture).save(file, "PNG")
-    return file.getvalue()
-
-
 def _glb(mesh: Mesh, metadata: dict[str, str], finish: Finish, _: str) -> dict[str, bytes]:
     """Encode as GLB. Textures of glTF hold display colours, as ours do, but vertex colours are linear (glTF 2.0,
     3.7.2.1). They are written as floats, because 8 bits of linear light show banding in dark regions. trimesh writes
@@ -165,10 +158,12 @@ def _stl(mesh: Mesh, _: dict[str, str], __: Finish, ___: str) -> dict[str, bytes
 
 
 def _usdz(mesh: Mesh, metadata: dict[str, str], finish: Finish, _: str) -> dict[str, bytes]:
-    texture = None if mesh.texture is None else png(mesh.texture)
+    texture = io.BytesIO()
+    if mesh.texture is not None:
+        Image.fromarray(mesh.texture).save(texture, "PNG")
     colors = None if mesh.colors is None else linear_from_srgb(mesh.colors).astype(np.float32)
     comment = json.dumps({"generator": f"dreamfusion {__version__}", **metadata}, ensure_ascii=False)
-    return {"": usdz(mesh, colors, texture, comment, finish.roughness, finish.double_sided)}
+    return {"": usdz(mesh, colors, texture.getvalue() or None, comment, finish.roughness, finish.double_sided)}
 
 
 def _comments(metadata: Mapping[str, str]) -> list[str]:

@@ -1,6 +1,7 @@
 """`mode=evaluate`: score the pocket prior's weights; writes evaluation.json, a Markdown table and a contact sheet."""
 
 import logging
+import time
 from pathlib import Path
 
 import torch
@@ -8,7 +9,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from dreamfusion.error import UserError, check_positive
-from dreamfusion.evaluation.pocket_report import measure
+from dreamfusion.evaluation.pocket_prior import Evaluation
+from dreamfusion.evaluation.pocket_report import PocketReport, PriorSampler, held_out_losses
 from dreamfusion.guidance.pocket import PocketPrior
 from dreamfusion.pocket import WEIGHTS
 from dreamfusion.pocket.data.batches import RenderBatches
@@ -43,19 +45,15 @@ def run(
     if card and not (weights / CARD_FILE).is_file():
         raise UserError(f"mode.card=true, but there is no model card {weights / CARD_FILE}; mode=pretrain writes one")
     selected = None if names is None else read_names(Path(names))
-    report = measure(
-        prior,
-        RenderBatches(RenderSet.load(Path(renders)), batch_size, cfg.seed, selected),
-        str(cfg.guidance.weights or "package"),
-        cfg.seed,
-        validation_size,
-        nouns,
-        colors,
-        sides,
-        steps,
-        prior.sample_scale if guidance_scale is None else guidance_scale,
-        batch_size,
-    )
+    data = RenderBatches(RenderSet.load(Path(renders)), batch_size, cfg.seed, selected)
+    scale = prior.sample_scale if guidance_scale is None else guidance_scale
+    settings = {"weights": str(cfg.guidance.weights or "package"), "seed": cfg.seed, "steps": steps}
+    settings |= {"guidance_scale": scale, "models": len(data.models), "names": len(data.names)}
+    started = time.monotonic()
+    losses = held_out_losses(prior, data, validation_size)
+    evaluation = Evaluation(data, PriorSampler(prior, scale, steps, batch_size, cfg.seed), cfg.seed)
+    scores = evaluation.retrieval(nouns), evaluation.colors(colors), evaluation.azimuth(sides)
+    report = PocketReport(settings, losses, *scores, round(time.monotonic() - started))
     path = Path(folder) / "evaluation.json"
     report.write(path)
     if card:

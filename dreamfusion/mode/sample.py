@@ -54,15 +54,8 @@ def run(
     path = Path(HydraConfig.get().runtime.output_dir) / "samples.png"
     write_image(sheet, path)
     turns = ", ".join(f"{360 / azimuths * i:.0f}" for i in range(azimuths))
-    log.info(
-        "%s by %s, guidance scale %g; columns: azimuth %s; rows: %d samples",
-        cfg.prompt,
-        prior.name,
-        scale,
-        turns,
-        samples,
-    )
-    log.info("  %s", path)
+    layout = f"columns: azimuth {turns}; rows: {samples} samples"
+    log.info("%s by %s, guidance scale %g; %s\n  %s", cfg.prompt, prior.name, scale, layout, path)
     return path
 
 

@@ -55,16 +55,6 @@ def relative_url(path: Path, folder: Path) -> str:
     return f"./{quote(relative_path(path, folder))}"
 
 
-def file_size(path: Path) -> str:
-    """The size of a file in B, kB, MB or GB."""
-    amount, unit = float(path.stat().st_size), "B"
-    for larger in ("kB", "MB", "GB"):
-        if amount < 1000.0:
-            break
-        amount, unit = amount / 1000.0, larger
-    return f"{amount:.0f} {unit}" if unit == "B" or amount >= 100.0 else f"{amount:.1f} {unit}"
-
-
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -74,7 +64,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for function in (data_url, relative_path, relative_url, file_size):
+    for function in (data_url, relative_path, relative_url):
         environment.filters[function.__name__] = function
     environment.globals |= {"version": __version__, "viewer_script": viewer_script}
     return environment

@@ -31,7 +31,6 @@ class RayRender(RenderOutput):
 class Renderer(nn.Module):
     """Volume renderer of a field over a background; subclasses define the sampling along rays."""
 
-    @abstractmethod
     def update(self, field: Field, step: int) -> None:
         """Update acceleration structures from the field; called before every training step."""
 

@@ -2,7 +2,6 @@
 
 import torch
 
-from dreamfusion.scene.nerf.field import Field
 from dreamfusion.scene.nerf.renderer import Renderer
 from dreamfusion.types import RayBundle, RaySamples
 
@@ -15,30 +14,21 @@ class StratifiedRenderer(Renderer):
         if steps < 1:
             raise ValueError(f"renderer.steps is {steps}; a ray needs at least 1")
         self.radius, self.steps = radius, steps
-        self.step = 2 * radius / steps
-
-    def update(self, field: Field, step: int) -> None:
-        """No acceleration structure to update."""
 
     def sample(self, rays: RayBundle, generator: torch.Generator | None) -> RaySamples:
-        """One sample in each interval: random with a generator, else at the middle."""
-        return stratified(rays, self.radius, self.steps, generator)
-
-
-def stratified(rays: RayBundle, radius: float, steps: int, generator: torch.Generator | None) -> RaySamples:
-    """`steps` samples on each ray that meets the ball around the origin, none on the others."""
-    device = rays.origins.device
-    middle = -(rays.origins * rays.directions).sum(-1)  # (R,) distance to the point nearest the origin
-    half_squared = radius**2 - rays.origins.square().sum(-1) + middle.square()
-    hit = (half_squared > 0) & (middle + half_squared.clamp(min=0).sqrt() > 0)
-    index = hit.nonzero()[:, 0]
-    half = half_squared[index].sqrt()
-    near, far = (middle[index] - half).clamp(min=0), middle[index] + half
-    edges = torch.linspace(0, 1, steps + 1, device=device)
-    t_edges = near[:, None] + (far - near)[:, None] * edges
-    t_start, t_end = t_edges[:, :-1].reshape(-1), t_edges[:, 1:].reshape(-1)
-    inside = 0.5 if generator is None else torch.rand(t_start.shape, generator=generator).to(device)
-    ray = index.repeat_interleave(steps)
-    t = t_start + (t_end - t_start) * inside
-    offsets = torch.cat([torch.zeros(1, dtype=torch.long, device=device), torch.cumsum(hit.long() * steps, 0)])
-    return RaySamples(ray, offsets, t_start, t_end, rays.origins[ray] + rays.directions[ray] * t[:, None])
+        """One sample in each interval, random with a generator, else at the middle; none on rays that miss the ball."""
+        device = rays.origins.device
+        middle = -(rays.origins * rays.directions).sum(-1)  # (R,) distance to the point nearest the origin
+        half_squared = self.radius**2 - rays.origins.square().sum(-1) + middle.square()
+        hit = (half_squared > 0) & (middle + half_squared.clamp(min=0).sqrt() > 0)
+        index = hit.nonzero()[:, 0]
+        half = half_squared[index].sqrt()
+        near, far = (middle[index] - half).clamp(min=0), middle[index] + half
+        edges = torch.linspace(0, 1, self.steps + 1, device=device)
+        t_edges = near[:, None] + (far - near)[:, None] * edges
+        t_start, t_end = t_edges[:, :-1].reshape(-1), t_edges[:, 1:].reshape(-1)
+        inside = 0.5 if generator is None else torch.rand(t_start.shape, generator=generator).to(device)
+        ray = index.repeat_interleave(self.steps)
+        t = t_start + (t_end - t_start) * inside
+        offsets = torch.cat([torch.zeros(1, dtype=torch.long, device=device), torch.cumsum(hit.long() * self.steps, 0)])
+        return RaySamples(ray, offsets, t_start, t_end, rays.origins[ray] + rays.directions[ray] * t[:, None])
