@@ -4,10 +4,9 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
-from unittest.mock import patch
 
 import torch
 
@@ -99,6 +98,14 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def reference_ops() -> AbstractContextManager[object]:
+@contextmanager
+def reference_ops() -> Iterator[None]:
     """Run every operation by its torch reference (DREAMFUSION_OPS=torch)."""
-    return patch.dict(os.environ, {"DREAMFUSION_OPS": "torch"})
+    before = os.environ.pop("DREAMFUSION_OPS", None)
+    os.environ["DREAMFUSION_OPS"] = "torch"
+    try:
+        yield
+    finally:
+        del os.environ["DREAMFUSION_OPS"]
+        if before is not None:
+            os.environ["DREAMFUSION_OPS"] = before
