@@ -11,6 +11,8 @@ from torch import Tensor
 
 from dreamfusion.files import replacing
 
+LEGIBLE = 128  # pixels a side
+
 
 def resize(rgb: Tensor, resolution: int) -> Tensor:
     """(B, 3, H, H) -> (B, 3, resolution, resolution), bilinear, antialiased when it shrinks.
@@ -29,6 +31,12 @@ def resize(rgb: Tensor, resolution: int) -> Tensor:
 def as_uint8(rgb: Tensor) -> np.ndarray:
     """Rendered colours (B, 3, H, W) in [0, 1] -> (B, H, W, 3) uint8, rounded to nearest."""
     return (rgb.detach().float().clamp(0.0, 1.0) * 255.0).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def enlarged(pictures: np.ndarray) -> np.ndarray:
+    """Repeat the pixels of (N, H, W, 3) pictures smaller than LEGIBLE by an integer factor."""
+    factor = -(-LEGIBLE // pictures.shape[1])  # rounded up
+    return pictures.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
 def contact_sheet(images: Sequence[np.ndarray], columns: int, gap: int = 0, background: int = 255) -> np.ndarray:

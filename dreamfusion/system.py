@@ -72,7 +72,7 @@ class DreamFusion(L.LightningModule):
         with_normal = self.regularizer.needs_normal(self.scene, progress)
         render = self.scene.render(cameras, shading, with_normal, generator)  # step 2
         conditioning = with_appearance(self.prompting.condition(self.text_table, cameras), render, shading)
-        guidance = self.distillation(render, conditioning, progress, generator)  # step 3: Eq. 3
+        guidance = self.distillation(render.rgb, conditioning, progress, generator)  # step 3: Eq. 3
         terms = self.regularizer(self.scene, render, progress)
         loss = guidance.loss + total(terms, guidance.loss)
         self.last_guidance = guidance

@@ -160,6 +160,7 @@ class Conditioning(Movable):
     text: TextEmbedding  # B texts
     negative: TextEmbedding  # B texts: the empty text, or the negative prompt
     cameras: Cameras
+    empty: TextEmbedding | None = None  # B times the empty text; None: `negative` is the empty text
     appearance: Tensor | None = None  # (B, 2) in [-1, 1]: grey level of the background, and `Shading.code`.
     # None: unknown
 

@@ -2,23 +2,21 @@
 
 from pathlib import Path
 
-import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from dreamfusion.export.settings import ExportSettings
 from dreamfusion.ops import backend
-from dreamfusion.types import Branch, RenderOutput
+from dreamfusion.types import Branch
 
 CONF = Path(__file__).parents[1] / "conf"
 
 
 def option(choice, *arguments, **changes):
     """Instantiate `conf/<choice>.yaml` with changes, as in `option("guidance/pocket", variant=1)`."""
-    settings = OmegaConf.load(CONF / f"{choice}.yaml")
     try:
-        return instantiate(settings, *arguments, **changes)
+        return instantiate(_settings(CONF / f"{choice}.yaml"), *arguments, **changes)
     except InstantiationException as error:
         raise error.__cause__ from None
 
@@ -34,18 +32,24 @@ def export_settings(**changes):
     return ExportSettings.of(OmegaConf.merge(OmegaConf.load(CONF / "export" / "glb.yaml"), changes))
 
 
+def _settings(path):
+    """The option in a file, merged over the options of its group that its `defaults` name."""
+    own = OmegaConf.load(path)
+    others = [name for name in own.pop("defaults", []) if name != "_self_"]
+    return OmegaConf.merge(*[_settings(path.with_name(f"{name}.yaml")) for name in others], own)
+
+
 def make_sds(prior, **changes):
     """Score distillation with the paper's range of timesteps (Poole et al. 2022, Sec. 3)."""
-    return option("distillation/sds", prior=prior, **({"min_timestep": 0.02, "max_timestep": 0.98} | changes))
+    return make_method("sds", prior, **changes)
+
+
+def make_method(name, prior, **changes):
+    """A distillation method with the paper's range of timesteps."""
+    return option(f"distillation/{name}", prior=prior, **({"min_timestep": 0.02, "max_timestep": 0.98} | changes))
 
 
 def predict(prior, noisy, timestep, text, cameras=None, appearance=None):
     """The prediction of one branch."""
     (noise,) = prior.predict(noisy, timestep, [Branch(text, cameras, appearance)])
     return noise
-
-
-def as_render(rgb):
-    """An opaque render of images (B, 3, H, W)."""
-    full = torch.ones_like(rgb[:, :1]).detach()
-    return RenderOutput(rgb, torch.zeros(len(rgb), 3), full, full, None)

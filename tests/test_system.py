@@ -85,7 +85,7 @@ def test_the_gradient_of_a_step_is_that_of_its_composed_parts(make_system, tmp_p
         shading = system.lighting.draw(progress, generator)
         image = system.scene.render(cameras, shading, True, generator)
         conditioning = with_appearance(system.prompting.condition(system.text_table, cameras), image, shading)
-        guidance = system.distillation(image, conditioning, progress, generator)
+        guidance = system.distillation(image.rgb, conditioning, progress, generator)
         terms = Regularizer(orientation=0.1 * progress, opacity=0.01)(system.scene, image, 0.0)
         loss = guidance.loss + total(terms, guidance.loss)
         parameters = dict(system.named_parameters())

@@ -1,9 +1,52 @@
-"""Deterministic sampling of a diffusion model (DDIM, Song et al. 2021, Eq. 12 with eta = 0)."""
+"""DDIM (Song et al. 2021): its step between two noise levels, sampling, and inversion.
+
+Letters as in `parameterization.py`; z_s and z_t are noisy images at timesteps s and t.
+"""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from dreamfusion.diffusion.parameterization import alpha_sigma, clean_from_noise
+
+
+def ddim_step(noisy: Tensor, noise: Tensor, abar: Tensor, abar_next: Tensor) -> Tensor:
+    """Move z (B, C, h, w) from the level `abar` (B,) to `abar_next` (B,): alpha' x0_hat + sigma' eps (Eq. 12, eta = 0).
+
+    It denoises where abar_next > abar, and inverts where abar_next < abar.
+    """
+    alpha, sigma = alpha_sigma(abar_next)
+    return alpha * clean_from_noise(noise, noisy, abar) + sigma * noise
+
+
+@torch.no_grad()
+def ddim_invert(
+    predict_noise: Callable[[Tensor, Tensor], Tensor],
+    clean: Tensor,
+    timestep: Tensor,
+    alphas_cumprod: Tensor,
+    stride: int,
+    eta: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """The noisy images z_t at `timestep` (B,) whose deterministic samples are about `clean` (B, C, h, w).
+
+    `clean` counts as z at timestep 0. Steps of `stride` timesteps, the last one shorter. `eta` > 0 adds noise of eta
+    times the deviation of the DDPM posterior after each step (Lukoianov et al. 2024, SDI).
+    """
+    noisy, now = clean, torch.zeros_like(timestep)
+    for step in range(1, -(-int(timestep.max()) // stride) + 1):
+        then = torch.full_like(timestep, step * stride).minimum(timestep)  # images that arrived stay
+        abar, abar_next = alphas_cumprod[now], alphas_cumprod[then]
+        noisy = ddim_step(noisy, predict_noise(noisy, now), abar, abar_next)
+        if eta > 0:
+            assert generator is not None
+            added = torch.randn(clean.shape, generator=generator, device=generator.device).to(clean.device)
+            variance = (1 - abar) / (1 - abar_next) * (1 - abar_next / abar)
+            noisy = noisy + eta * variance.sqrt()[:, None, None, None] * added
+        now = then
+    return noisy
 
 
 @torch.no_grad()

@@ -5,13 +5,14 @@ The rendered image is encoded and noised, and a frozen prior gives the gradient 
     grad = w(t) direction(z, t) dx/dtheta        (Poole et al. 2022, Eq. 3)
 
 with the letters of `diffusion/parameterization.py` and the weighting w(t); the prior's Jacobian is omitted (Sec. 3).
-A method is one file in this folder that defines `direction` and overrides whatever else its paper changes.
+A method is one file in this folder that defines `direction` and overrides whatever else its paper changes. The guidance
+scale is that of `guide` in all of them, and w(t) multiplies a difference of noises in all of them.
 """
 
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +22,17 @@ from dreamfusion.distillation.weighting import WEIGHTINGS, weight
 from dreamfusion.guidance.prior import Prior, guided
 from dreamfusion.image import resize
 from dreamfusion.schedule import ScheduleLike, schedule
-from dreamfusion.types import Conditioning, GuidanceOutput, RenderOutput
+from dreamfusion.types import Conditioning, GuidanceOutput
+
+ANNEALINGS = ("linear", "sqrt")
+SAMPLINGS = ("random", "stratified")
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
     """One distillation step on B views."""
 
-    render: RenderOutput
+    rgb: Tensor  # (B, 3, H, W) in [0, 1]
     latents: Tensor  # x, (B, C, h, w), differentiable
     timestep: Tensor  # (B,) int64
     abar: Tensor  # (B,) alphas_cumprod at the timestep
@@ -47,6 +51,8 @@ class Distillation(nn.Module):
     saved because it is not an `nn.Module`.
     """
 
+    recommended_scale: ClassVar[str] = "guidance_scale"  # attribute of the prior, the default of guidance_scale
+
     def __init__(
         self,
         prior: Prior,
@@ -54,8 +60,12 @@ class Distillation(nn.Module):
         weighting: str | None,
         min_timestep: ScheduleLike,
         max_timestep: ScheduleLike,
+        annealing: str,
+        sampling: str,
         rescale: float,
         clip: bool | None,
+        clip_gradient: ScheduleLike | None,
+        clip_pixels: ScheduleLike | None,
     ) -> None:
         """Check the settings; their defaults are in conf/distillation/.
 
@@ -64,23 +74,38 @@ class Distillation(nn.Module):
             guidance_scale: scale of `guide`, a number or a schedule; None: the prior's recommendation.
             weighting: w(t), one of WEIGHTINGS, see `weight`; None: the prior's recommendation.
             min_timestep, max_timestep: range of t as fractions of the prior's T; numbers or schedules.
+            annealing: "linear": the range follows progress; "sqrt": its square root (Zhu et al. 2024, HiFA, Eq. 9).
+            sampling: of t in the range: "random", or "stratified" into one equal part for each view.
             rescale: strength of `rescale_clean`, which reduces the contrast added by guidance, 0 (off) to 1.
             clip: clamp x0_hat to [-1, 1], as samplers do; None: only for pixel-space priors.
+            clip_gradient: largest absolute value of an entry of w(t) direction; None: no limit.
+            clip_pixels: largest norm of a pixel of the gradient of the rendered image, before the division by B
+                (Pan et al. 2024, PGC); None: no limit.
 
         Raises:
-            ValueError: an unknown weighting, a rescale outside [0, 1], or an empty range of timesteps.
+            ValueError: an unknown choice, a rescale outside [0, 1], a limit that is not positive, or an empty range of
+                timesteps.
         """
         super().__init__()
         self.prior = prior
-        self.guidance_scale = schedule(prior.guidance_scale if guidance_scale is None else guidance_scale)
+        self.guidance_scale = schedule(
+            getattr(prior, self.recommended_scale) if guidance_scale is None else guidance_scale
+        )
         self.weighting = prior.weighting if weighting is None else weighting
         self.min_timestep, self.max_timestep = schedule(min_timestep), schedule(max_timestep)
         self.rescale = rescale
         self.clip = prior.pixel_space if clip is None else clip
-        if self.weighting not in WEIGHTINGS:
-            raise ValueError(
-                f"unknown weighting {self.weighting!r}; type distillation.weighting={'|'.join(WEIGHTINGS)}"
-            )
+        self.annealing, self.sampling = annealing, sampling
+        choices = {"weighting": WEIGHTINGS, "annealing": ANNEALINGS, "sampling": SAMPLINGS}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; type distillation.{name}={'|'.join(known)}")
+        self.clip_gradient = None if clip_gradient is None else schedule(clip_gradient)
+        self.clip_pixels = None if clip_pixels is None else schedule(clip_pixels)
+        for name in ("clip_gradient", "clip_pixels"):
+            limit = getattr(self, name)
+            if limit is not None and limit.lowest <= 0:
+                raise ValueError(f"distillation.{name} is {limit.lowest}; a limit must be above 0, or null for none")
         if not 0 <= rescale <= 1:
             raise ValueError(f"rescale is {rescale}, expected 0 (off) to 1; type distillation.rescale=0.5")
         for progress in sorted({place for one in (self.min_timestep, self.max_timestep) for place, _ in one.points}):
@@ -92,14 +117,14 @@ class Distillation(nn.Module):
 
         Args:
             step: the current step.
-            noisy: z, (B, C, h, w), detached.
-            noise: eps, the result of `noise`.
+            noisy, noise: z and eps, (B, C, h, w), detached: the result of `perturb`.
         """
 
-    def noise(self, step: Step) -> Tensor:
-        """eps for each view: Gaussian, unless a method inverts or correlates noise."""
-        shape, generator = step.latents.shape, step.generator
-        return torch.randn(shape, generator=generator, device=generator.device).to(step.latents.device)
+    def perturb(self, step: Step) -> tuple[Tensor, Tensor]:
+        """z and eps of each view: Gaussian noise, unless a method inverts the sampler."""
+        noise = gaussian(step.latents, step.generator)
+        alpha, sigma = alpha_sigma(step.abar)
+        return alpha * step.latents.detach() + sigma * noise, noise
 
     def image_gradient(self, step: Step, denoised: Tensor) -> Tensor | None:
         """Additional gradient d loss / d rgb (B, 3, H, W), divided by B, for methods with an image-space term."""
@@ -114,28 +139,37 @@ class Distillation(nn.Module):
         return []
 
     def forward(
-        self, render: RenderOutput, conditioning: Conditioning, progress: float, generator: torch.Generator
+        self,
+        rgb: Tensor,
+        conditioning: Conditioning,
+        progress: float,
+        generator: torch.Generator,
+        latents: Tensor | None = None,
     ) -> GuidanceOutput:
         """One step on B views.
 
         Args:
-            render: B square images.
+            rgb: B square images (B, 3, H, H) in [0, 1].
             conditioning: of the same B views.
             progress: fraction of the run that is done, for the schedules.
             generator: the only source of randomness; draws t, then eps.
+            latents: (B, C, h, w), the images in the prior's space; None: encodes `rgb`.
         """
-        rgb = render.rgb
         # Only the prior's network may use mixed precision.
         with torch.autocast(rgb.device.type, enabled=False):
-            latents = self.prior.encode_image(resize(rgb.float(), self.prior.resolution))
+            rgb = self._with_clipped_gradient(rgb.float(), progress)
+            if latents is None:
+                latents = self.prior.encode_image(resize(rgb, self.prior.resolution))
             timestep = self._draw_timestep(len(rgb), progress, generator).to(rgb.device)
             abar = self.prior.alphas_cumprod[timestep]
-            step = Step(render, latents, timestep, abar, conditioning, progress, generator)
-            noise = self.noise(step)
-            alpha, sigma = alpha_sigma(abar)
-            noisy = alpha * latents.detach() + sigma * noise
+            step = Step(rgb, latents, timestep, abar, conditioning, progress, generator)
+            noisy, noise = self.perturb(step)
             direction, denoised = self.direction(step, noisy, noise)
-            gradient = weight(self.weighting, abar) * direction / len(rgb)
+            gradient = weight(self.weighting, abar) * direction
+            if self.clip_gradient is not None:
+                limit = self.clip_gradient(progress)
+                gradient = gradient.clamp(-limit, limit)
+            gradient = gradient / len(rgb)
             loss = (gradient * latents).sum()
             image_gradient = self.image_gradient(step, denoised)
             if image_gradient is not None:
@@ -146,7 +180,7 @@ class Distillation(nn.Module):
                 loss=loss,
                 gradient_norm=gradient.flatten(1).norm(dim=1),
                 timestep=timestep,
-                noise_level=sigma.flatten(),
+                noise_level=(1 - abar).sqrt(),
                 denoised=denoised,
             )
 
@@ -165,13 +199,25 @@ class Distillation(nn.Module):
         return noise_hat, denoised
 
     def _draw_timestep(self, count: int, progress: float, generator: torch.Generator) -> Tensor:
-        """Timesteps (count,) int64, uniform in [min, max) of T at `progress`; one for all views that are coupled."""
-        low, high = self._timestep_range(progress)
+        """Timesteps (count,) int64 in [min, max) of T at `progress`; one for all views that are coupled."""
+        low, high = self._timestep_range(progress**0.5 if self.annealing == "sqrt" else progress)
         total, views = len(self.prior.alphas_cumprod), self.prior.views
         if count % views:
             raise ValueError(f"camera.views is {count}, not a multiple of {views}; type camera.views={views}")
-        fraction = low + (high - low) * torch.rand(count // views, generator=generator, device=generator.device)
+        place = torch.rand(count // views, generator=generator, device=generator.device)
+        if self.sampling == "stratified":
+            place = (torch.randperm(len(place), generator=generator, device=generator.device) + place) / len(place)
+        fraction = low + (high - low) * place
         return (fraction * total).long().clamp(max=total - 1).repeat_interleave(views)
+
+    def _with_clipped_gradient(self, rgb: Tensor, progress: float) -> Tensor:
+        """The same images; their gradient is limited by `clip_pixels` in the backward pass."""
+        if self.clip_pixels is None or not rgb.requires_grad:
+            return rgb
+        limit = self.clip_pixels(progress) / len(rgb)
+        rgb = rgb.view_as(rgb)  # so that the hook sees the gradient of this loss alone
+        rgb.register_hook(lambda gradient: gradient * (limit / gradient.norm(dim=1, keepdim=True)).clamp(max=1))
+        return rgb
 
     def _timestep_range(self, progress: float) -> tuple[float, float]:
         """Raises: ValueError: the range is outside [0, 1] or empty."""
@@ -182,6 +228,11 @@ class Distillation(nn.Module):
                 "see distillation.min_timestep and distillation.max_timestep"
             )
         return low, high
+
+
+def gaussian(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard Gaussian noise of the shape and on the device of `like`."""
+    return torch.randn(like.shape, generator=generator, device=generator.device).to(like.device)
 
 
 def rescale_clean(guided: Tensor, text: Tensor, strength: float) -> Tensor:

@@ -7,18 +7,21 @@ import torch
 from torch import Tensor
 
 from dreamfusion.diffusion.parameterization import noise_from_prediction
+from dreamfusion.guidance.adapter import AdaptablePrior
 from dreamfusion.guidance.pretrained import choose_dtype, find_model, load_frozen, noise_schedule, variant_of
 from dreamfusion.guidance.prior import concatenate_texts
 from dreamfusion.types import Branch, TextEmbedding
 
 
-class DiffusersPrior:
+class DiffusersPrior(AdaptablePrior):
     """A U-Net with cross-attention to text; half precision on CUDA (not yet tested there)."""
 
     name: ClassVar[str]
     models: ClassVar[Sequence[str]]  # hub ids, tried in order
     parts: ClassVar[Sequence[str]]  # required sub-folders
     views = 1
+    adapted_layers = ("to_q", "to_k", "to_v", "to_out.0")
+    sees_camera = False
 
     def __init__(
         self,
@@ -73,8 +76,11 @@ class DiffusersPrior:
     def warn_if_unknown(self, prompt: str) -> None:
         """No check: the training data covers the web."""
 
-    @torch.no_grad()
-    def predict(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
+    @property
+    def _network(self) -> Any:
+        return self._unet
+
+    def _predict(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
         """See `Prior.predict`; cameras and appearance are ignored.
 
         Output channels beyond those of `noisy` are a learned variance (DeepFloyd IF) and are dropped. The text mask is

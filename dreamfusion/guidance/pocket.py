@@ -8,12 +8,13 @@ import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from dreamfusion.diffusion.parameterization import noise_from_prediction
+from dreamfusion.guidance.adapter import AdaptablePrior
 from dreamfusion.guidance.pretrained import choose_dtype
 from dreamfusion.guidance.prior import GuidanceError, PixelSpace, concatenate_texts
 from dreamfusion.ops.precision import processor_bfloat16
@@ -39,7 +40,7 @@ KNOWN = 0.6
 NEAREST = 4  # number of names in the warning
 
 
-class PocketPrior(PixelSpace):
+class PocketPrior(PixelSpace, AdaptablePrior):
     """The project's own small prior over renders of everyday objects from all sides.
 
     The network predicts the clean image, which fits the weighting "reconstruction": the gradient is render - x0_hat.
@@ -48,6 +49,9 @@ class PocketPrior(PixelSpace):
     name = "pocket"
     sample_scale = 1.0
     views = 1
+    # Not attention alone: its few layers see 2 x 2 patches.
+    adapted_layers = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2")
+    sees_camera = True
 
     def __init__(
         self,
@@ -141,8 +145,11 @@ class PocketPrior(PixelSpace):
         """Encode K texts: states (K, 16, 384), zero at padding."""
         return self.text_encoder(texts)
 
-    @torch.no_grad()
-    def predict(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
+    @property
+    def _network(self) -> Any:
+        return self.model.unet
+
+    def _predict(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
         """See `Prior.predict`; cameras are clamped to the range of the training data."""
         count, text = len(branches), concatenate_texts(branches)
         camera = torch.cat([self._camera_features(branch, noisy) for branch in branches])

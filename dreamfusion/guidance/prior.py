@@ -5,10 +5,10 @@ protocol. Letters as in `diffusion/parameterization.py`.
 """
 
 from collections.abc import Sequence
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dreamfusion.diffusion.classifier_free import guide
 from dreamfusion.types import Branch, Conditioning, TextEmbedding
@@ -82,6 +82,19 @@ class PixelSpace:
         return (latents.detach() / 2 + 0.5).clamp(0, 1)
 
 
+@runtime_checkable
+class Adaptable(Prior, Protocol):
+    """A prior whose network can be fine-tuned on renders by a small adapter, while `predict` stays as it is."""
+
+    def adapt(self, rank: int) -> nn.Module:
+        """Add a new adapter and return the module of its parameters; removes an earlier one."""
+        ...
+
+    def predict_adapted(self, noisy: Tensor, timestep: Tensor, branch: Branch) -> Tensor:
+        """`predict` of one branch with the adapter; differentiable with respect to the adapter's parameters."""
+        ...
+
+
 def text_branch(conditioning: Conditioning) -> Branch:
     """Conditional branch: text, camera and appearance of each view."""
     return Branch(conditioning.text, conditioning.cameras, conditioning.appearance)
@@ -90,6 +103,12 @@ def text_branch(conditioning: Conditioning) -> Branch:
 def null_branch(conditioning: Conditioning) -> Branch:
     """Negative text and unknown camera, but the same appearance, so that guidance does not amplify appearance."""
     return Branch(conditioning.negative, None, conditioning.appearance)
+
+
+def empty_branch(conditioning: Conditioning) -> Branch:
+    """Empty text and unknown camera: the unconditional prediction, whatever the negative prompt."""
+    empty = conditioning.negative if conditioning.empty is None else conditioning.empty
+    return Branch(empty, None, conditioning.appearance)
 
 
 def guided(

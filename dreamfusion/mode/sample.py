@@ -13,11 +13,10 @@ from dreamfusion.camera.orbit import Orbit
 from dreamfusion.error import check_positive
 from dreamfusion.guidance.prior import Prior
 from dreamfusion.guidance.sampling import sample_images, start_noise
-from dreamfusion.image import as_uint8, contact_sheet, write_image
+from dreamfusion.image import as_uint8, contact_sheet, enlarged, write_image
 from dreamfusion.prompting.table import Prompting, check_prompt
 
 log = logging.getLogger(__name__)
-LEGIBLE = 128  # pixels a side: smaller pictures are enlarged by an integer factor
 GAP = 4  # pixels between pictures
 
 
@@ -49,8 +48,7 @@ def run(
         batch_size=batch_size,
         seed=cfg.seed,
     )
-    factor = -(-LEGIBLE // pictures.shape[1])  # rounded up
-    sheet = contact_sheet(list(pictures.repeat(factor, axis=1).repeat(factor, axis=2)), azimuths, gap=GAP)
+    sheet = contact_sheet(list(enlarged(pictures)), azimuths, gap=GAP)
     path = Path(HydraConfig.get().runtime.output_dir) / "samples.png"
     write_image(sheet, path)
     turns = ", ".join(f"{360 / azimuths * i:.0f}" for i in range(azimuths))

@@ -22,6 +22,7 @@ class TextTable(Movable):
 
     texts: TextEmbedding  # (K, L, D)
     negative: TextEmbedding  # (1, L, D), the empty text or the negative prompt
+    empty: TextEmbedding | None = None  # (1, L, D), the empty text; None: `negative` is the empty text
 
     def __post_init__(self) -> None:
         if len(self.negative) != 1:
@@ -44,16 +45,20 @@ class Prompting(ABC):
         """Index into the texts for each of B cameras, (B,) int64."""
 
     def encode(self, prior: Prior, prompt: str) -> TextTable:
-        """Encode the texts and the negative in one call, once a run; warn if the prompt is unknown to the prior."""
+        """Encode all texts in one call, once a run; warn if the prompt is unknown to the prior."""
         prior.warn_if_unknown(prompt)
-        encoded = prior.encode_text([*self.texts(prompt), self.negative])
-        index = torch.arange(len(encoded), device=encoded.states.device)
-        return TextTable(encoded[index[:-1]], encoded[index[-1:]])
+        texts = self.texts(prompt)
+        encoded = prior.encode_text([*texts, self.negative, *([""] if self.negative else [])])
+        index, count = torch.arange(len(encoded), device=encoded.states.device), len(texts)
+        empty = encoded[index[-1:]] if self.negative else None
+        return TextTable(encoded[index[:count]], encoded[index[count : count + 1]], empty)
 
     def condition(self, table: TextTable, cameras: Cameras) -> Conditioning:
         """Conditioning of B views."""
         index = self.view(cameras).to(table.texts.states.device)
-        return Conditioning(table.texts[index], table.negative[torch.zeros_like(index)], cameras)
+        first = torch.zeros_like(index)
+        empty = None if table.empty is None else table.empty[first]
+        return Conditioning(table.texts[index], table.negative[first], cameras, empty)
 
 
 def check_prompt(prompt: object) -> None:

@@ -12,7 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 OUTPUTS = Path("outputs")
 RUNS = OUTPUTS / "train"
 STUDIES = OUTPUTS / "studies"
-OWN_FOLDER = {"train": "train", "view": "train", "sample": "sample"}  # in outputs/, by the mode that creates runs
+OWN_FOLDER = {
+    "train": "train",
+    "view": "train",
+    "sample": "sample",
+    "image": "image",
+}  # in outputs/, by the mode that creates runs
 STUDY = "multirun"  # the study of an unnamed multirun
 # Settings that do not change the result: two runs that differ only in these are the same run.
 IGNORED = ("hydra", "study", "resume", "checkpoint", "logger", "objective", "prompts", "run")

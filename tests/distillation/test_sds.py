@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from options import as_render, make_sds, predict
+from options import make_sds, predict
 from torch.nn import functional as F
 
 from dreamfusion.diffusion.classifier_free import guide
@@ -84,7 +84,7 @@ def test_the_expected_gradient_on_a_gaussian_prior_is_the_closed_form():
     prior, views, t = GaussianPrior(s=0.5), 20000, 400
     sds = make_sds(prior, guidance_scale=1.0, min_timestep=t / T, max_timestep=t / T)
     rgb = torch.full((views, 3, SIZE, SIZE), 0.7, requires_grad=True)
-    sds(as_render(rgb), conditioning([-0.2] * views, [0.0] * views), 0.0, seeded()).loss.backward()
+    sds(rgb, conditioning([-0.2] * views, [0.0] * views), 0.0, seeded()).loss.backward()
     abar = prior.alphas_cumprod[t]
     alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
     x = 2 * 0.7 - 1
@@ -98,7 +98,7 @@ def test_the_expected_gradient_on_a_gaussian_prior_is_the_closed_form():
 def test_the_surrogates_gradient_is_the_published_one_through_the_resize(weighting, size):
     prior, rgb = GaussianPrior(), image(2, size)
     sds = make_sds(prior, guidance_scale=3.0, weighting=weighting)
-    sds(as_render(rgb), conditioning([0.5, -0.5], [0.1, 0.2]), 0.0, seeded()).loss.backward()
+    sds(rgb, conditioning([0.5, -0.5], [0.1, 0.2]), 0.0, seeded()).loss.backward()
 
     t, eps, abar = drawn(prior, (2, 3, SIZE, SIZE), 0.02, 0.98)
     other = image(2, size)
@@ -121,7 +121,7 @@ def test_the_surrogates_gradient_is_the_published_one_through_the_resize(weighti
 def test_clean_weighting_is_the_gradient_alpha_times_render_minus_clean_estimate():
     prior, rgb = GaussianPrior(), image(2)
     sds = make_sds(prior, guidance_scale=4.0, weighting="clean")
-    output = sds(as_render(rgb), conditioning([0.5, 0.5], [0.0, 0.0]), 0.0, seeded())
+    output = sds(rgb, conditioning([0.5, 0.5], [0.0, 0.0]), 0.0, seeded())
     output.loss.backward()
     x = (2 * rgb - 1).detach()
     alpha = (1 - output.noise_level.square()).sqrt()[:, None, None, None]
@@ -130,9 +130,7 @@ def test_clean_weighting_is_the_gradient_alpha_times_render_minus_clean_estimate
 
 def test_reconstruction_weighting_is_the_gradient_render_minus_clean_estimate():
     prior, rgb = GaussianPrior(), image(2)
-    out = make_sds(prior, weighting="reconstruction")(
-        as_render(rgb), conditioning([0.3, 0.1], [0.0, 0.0]), 0.0, seeded()
-    )
+    out = make_sds(prior, weighting="reconstruction")(rgb, conditioning([0.3, 0.1], [0.0, 0.0]), 0.0, seeded())
     out.loss.backward()
     torch.testing.assert_close(rgb.grad, 2 * (2 * rgb.detach() - 1 - out.denoised) / 2, atol=1e-4, rtol=1e-4)
 
@@ -141,7 +139,7 @@ def test_a_pixel_space_prior_clips_x0_and_its_gradient():
     prior, rgb = GaussianPrior(), image(2)
     prior.pixel_space = True
     sds = make_sds(prior, guidance_scale=50.0, weighting="reconstruction")
-    out = sds(as_render(rgb), conditioning([0.9, -0.9], [0.0, 0.0]), 0.0, seeded())
+    out = sds(rgb, conditioning([0.9, -0.9], [0.0, 0.0]), 0.0, seeded())
     out.loss.backward()
     assert out.denoised.abs().max() == 1
     torch.testing.assert_close(rgb.grad, 2 * (2 * rgb.detach() - 1 - out.denoised) / 2, atol=1e-4, rtol=1e-4)
@@ -149,7 +147,7 @@ def test_a_pixel_space_prior_clips_x0_and_its_gradient():
 
 def test_the_denoised_image_is_the_posterior_mean_of_the_gaussian():
     prior, rgb = GaussianPrior(s=0.3), image(3)
-    output = make_sds(prior)(as_render(rgb), conditioning([0.4] * 3, [0.0] * 3), 0.0, seeded())
+    output = make_sds(prior)(rgb, conditioning([0.4] * 3, [0.0] * 3), 0.0, seeded())
     t, eps, abar = drawn(prior, rgb.shape, 0.02, 0.98)
     z = abar.sqrt() * (2 * rgb.detach() - 1) + (1 - abar).sqrt() * eps
     expected = (abar.sqrt() * prior.s**2 * z + (1 - abar) * 0.4) / (abar * prior.s**2 + 1 - abar)
@@ -160,7 +158,7 @@ def test_the_denoised_image_is_the_posterior_mean_of_the_gaussian():
 
 def test_gradient_norm_is_the_norm_of_the_gradient_in_the_priors_space():
     rgb = image(2)
-    output = make_sds(GaussianPrior())(as_render(rgb), conditioning([0.4] * 2, [0.0] * 2), 0.0, seeded())
+    output = make_sds(GaussianPrior())(rgb, conditioning([0.4] * 2, [0.0] * 2), 0.0, seeded())
     output.loss.backward()
     torch.testing.assert_close(output.gradient_norm, rgb.grad.flatten(1).norm(dim=1) / 2)
 
@@ -178,7 +176,7 @@ def test_guidance_between_two_equal_texts_changes_nothing_at_any_scale():
     gradients = []
     for scale in (1.0, 50.0):
         rgb = image(1)
-        make_sds(prior, guidance_scale=scale)(as_render(rgb), conditioning([0.3], [0.3]), 0.0, seeded()).loss.backward()
+        make_sds(prior, guidance_scale=scale)(rgb, conditioning([0.3], [0.3]), 0.0, seeded()).loss.backward()
         gradients.append(rgb.grad)
     torch.testing.assert_close(*gradients)
 
@@ -186,7 +184,7 @@ def test_guidance_between_two_equal_texts_changes_nothing_at_any_scale():
 def test_text_and_negative_are_predicted_in_one_call_and_the_negative_has_no_camera():
     prior = GaussianPrior()
     views = conditioning([1.0, 2.0, 3.0], [-1.0, -2.0, -3.0])
-    make_sds(prior, guidance_scale=2.0)(as_render(image(3)), views, 0.0, seeded())
+    make_sds(prior, guidance_scale=2.0)(image(3), views, 0.0, seeded())
     ((noisy, _, (text, null)),) = prior.calls
     assert text.text.states.flatten().tolist() == [1, 2, 3]
     assert null.text.states.flatten().tolist() == [-1, -2, -3]
@@ -200,7 +198,7 @@ def test_at_scale_one_the_negative_is_not_predicted_and_nothing_else_changes():
     for scale in (1.0, 1.0 + 1e-6):
         prior, rgb = GaussianPrior(), image(3)
         views = conditioning([1.0, 2.0, 3.0], [-1.0, -2.0, -3.0])
-        make_sds(prior, guidance_scale=scale)(as_render(rgb), views, 0.0, seeded()).loss.backward()
+        make_sds(prior, guidance_scale=scale)(rgb, views, 0.0, seeded()).loss.backward()
         gradients.append(rgb.grad)
         ((_, _, branches),) = prior.calls
         assert len(branches) == (1 if scale == 1 else 2)
@@ -212,7 +210,7 @@ def test_the_same_seed_gives_the_same_gradient_and_another_seed_another():
     gradients = []
     for seed in (3, 3, 4):
         rgb = image(2)
-        make_sds(GaussianPrior())(as_render(rgb), conditioning([0.3] * 2, [0.0] * 2), 0.0, seeded(seed)).loss.backward()
+        make_sds(GaussianPrior())(rgb, conditioning([0.3] * 2, [0.0] * 2), 0.0, seeded(seed)).loss.backward()
         gradients.append(rgb.grad)
     assert torch.equal(gradients[0], gradients[1])
     assert not torch.equal(gradients[0], gradients[2])
@@ -222,7 +220,7 @@ def test_the_same_seed_gives_the_same_gradient_and_another_seed_another():
 def test_timesteps_fill_the_range_of_the_schedule(progress, low, high):
     sds = make_sds(GaussianPrior(), min_timestep=0.02, max_timestep=[[0, 0.98], [1, 0.5]])
     views = 4000
-    t = sds(as_render(image(views)), conditioning([0.0] * views, [0.0] * views), progress, seeded()).timestep
+    t = sds(image(views), conditioning([0.0] * views, [0.0] * views), progress, seeded()).timestep
     assert low <= t.min() < low + 5
     assert high - 5 < t.max() < high
     assert t.double().mean().item() == pytest.approx((low + high) / 2, abs=4 * (high - low) / (12 * views) ** 0.5)
@@ -246,7 +244,7 @@ def test_full_rescale_gives_the_guided_image_the_contrast_of_the_unguided_one():
 def test_rescale_applies_to_gradient_and_preview():
     rgb, prior = image(2), GaussianPrior()
     output = make_sds(prior, guidance_scale=30.0, weighting="clean", rescale=1.0)(
-        as_render(rgb), conditioning([0.5, 0.5], [-0.5, -0.5]), 0.0, seeded()
+        rgb, conditioning([0.5, 0.5], [-0.5, -0.5]), 0.0, seeded()
     )
     output.loss.backward()
     alpha = (1 - output.noise_level.square()).sqrt()[:, None, None, None]
@@ -296,11 +294,11 @@ def test_views_that_a_prior_couples_share_their_timestep():
     prior = GaussianPrior()
     prior.views = 2
     views = conditioning([0.0] * 6, [0.0] * 6)
-    t = make_sds(prior)(as_render(image(6)), views, 0.0, seeded()).timestep.tolist()
+    t = make_sds(prior)(image(6), views, 0.0, seeded()).timestep.tolist()
     assert t[::2] == t[1::2]
     assert len(set(t)) == 3
     with pytest.raises(ValueError, match=r"camera\.views is 3, not a multiple of 2; type camera\.views=2"):
-        make_sds(prior)(as_render(image(3)), conditioning([0.0] * 3, [0.0] * 3), 0.0, seeded())
+        make_sds(prior)(image(3), conditioning([0.0] * 3, [0.0] * 3), 0.0, seeded())
 
 
 def test_the_prior_is_not_part_of_the_state():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from options import as_render, make_sds, option, predict
+from options import make_sds, option, predict
 
 from dreamfusion.guidance.deepfloyd import TOKENS
 from dreamfusion.guidance.prior import GuidanceError
@@ -84,9 +84,7 @@ def test_texts_are_lower_case_and_padded_to_77_tokens(prior):
 def test_sds_trains_the_image_and_nothing_of_the_prior(prior, make_cameras):
     rgb = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
     text, negative = prior.encode_text(["a cat", "a cat"]), prior.encode_text(["", ""])
-    output = make_sds(prior)(
-        as_render(rgb), Conditioning(text, negative, make_cameras([0.0, 90.0])), 0.0, torch.Generator()
-    )
+    output = make_sds(prior)(rgb, Conditioning(text, negative, make_cameras([0.0, 90.0])), 0.0, torch.Generator())
     output.loss.backward()
     assert rgb.grad.isfinite().all()
     assert rgb.grad.flatten(1).norm(dim=1).min() > 0

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from options import as_render, make_sds, option, predict
+from options import make_sds, option, predict
 
 from dreamfusion.guidance import pocket
 from dreamfusion.guidance.pocket import WEIGHTS
@@ -100,7 +100,7 @@ def test_the_default_gradient_of_sds_is_render_minus_clean_estimate(prior, make_
     rgb = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     text = prior.encode_text(["a cat, front view", "a cat, back view"])
     conditioning = Conditioning(text, prior.encode_text(["", ""]), make_cameras([0.0, 180.0]))
-    output = make_sds(prior)(as_render(rgb), conditioning, 0.0, torch.Generator().manual_seed(0))
+    output = make_sds(prior)(rgb, conditioning, 0.0, torch.Generator().manual_seed(0))
     output.loss.backward()
     expected = prior.encode_image(rgb.detach()) - output.denoised
     torch.testing.assert_close(rgb.grad, expected, atol=1e-3, rtol=1e-3)

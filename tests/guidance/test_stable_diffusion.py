@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from options import as_render, make_sds, option, predict
+from options import make_sds, option, predict
 
 from dreamfusion.guidance import pretrained
 from dreamfusion.guidance.prior import GuidanceError
@@ -116,7 +116,7 @@ def test_sds_trains_the_image_and_nothing_of_the_prior(prior, make_cameras):
     conditioning = Conditioning(
         prior.encode_text(["a cat", "a cat"]), prior.encode_text(["", ""]), make_cameras([0.0, 90.0])
     )
-    output = make_sds(prior)(as_render(rgb), conditioning, 0.0, torch.Generator().manual_seed(0))
+    output = make_sds(prior)(rgb, conditioning, 0.0, torch.Generator().manual_seed(0))
     output.loss.backward()
     assert rgb.grad.isfinite().all()
     assert rgb.grad.flatten(1).norm(dim=1).min() > 0

@@ -10,7 +10,7 @@ import pytest
 import torch
 import trimesh
 from launched import ROOT
-from options import as_render, make_sds
+from options import make_sds
 
 from dreamfusion.distillation.weighting import weight
 from dreamfusion.guidance.prior import Prior
@@ -68,7 +68,7 @@ def equator():
 
 def test_the_page_adds_a_method_a_prior_and_a_scene_in_under_40_lines_each():
     classes = {name for name in FILES if name.endswith(".py")}
-    assert classes == {"mine/csd.py", "mine/gaussian.py", "mine/globe.py"}
+    assert classes == {"mine/asd.py", "mine/gaussian.py", "mine/globe.py"}
     options = FILES.keys() - classes
     assert {name.split("/")[1] for name in options} == {"distillation", "guidance", "scene"}
     for name, text in FILES.items():
@@ -90,20 +90,23 @@ def test_the_commands_of_the_page_run(folder, launch):
     assert all((run / "mesh.glb").is_file() and (run / "turntable.mp4").is_file() for run in runs)
 
 
-def test_csd_has_the_gradient_eps_text_minus_eps_null_in_closed_form(folder, cameras_at, seeded):
-    """The noise cancels: with a Gaussian prior the direction is the same for every image."""
+def test_asd_has_the_difference_of_two_timesteps_in_closed_form(folder, cameras_at, seeded):
     prior = make_prior()
     text, null = (prior.encode_text([word] * 2) for word in ("a cat", ""))
     conditioning = Conditioning(text, null, cameras_at([0.0, 90.0]))
     rgb = torch.rand(2, 3, 16, 16, generator=seeded()).requires_grad_()
-    method = make_sds(prior, _target_="mine.csd.CSD", weighting="sigma2")
-    out = method(as_render(rgb), conditioning, 0.5, seeded())
+    method = make_sds(prior, _target_="mine.asd.ASD", weighting="sigma2", shift=0.01)
+    out = method(rgb, conditioning, 0.5, seeded())
     (gradient,) = torch.autograd.grad(out.loss, rgb)
-    abar = prior.alphas_cumprod[out.timestep][:, None, None, None]
+    generator = seeded()
+    torch.rand(2, generator=generator)  # the timesteps
+    eps = torch.randn(rgb.shape, generator=generator)
+    now, later = (prior.alphas_cumprod[out.timestep + shift][:, None, None, None] for shift in (0, 10))
+    noisy = now.sqrt() * (2 * rgb.detach() - 1) + (1 - now).sqrt() * eps
     mean = (torch.tensor(COLOR) * 2 - 1).view(1, 3, 1, 1)
-    direction = -(1 - abar).sqrt() * abar.sqrt() * mean / (abar * 0.1**2 + 1 - abar)
-    expected = 2 * weight("sigma2", abar.flatten()) * direction / 2  # latents = 2 rgb - 1; a mean over two views
-    torch.testing.assert_close(gradient, expected.expand_as(gradient), rtol=1e-4, atol=1e-6)
+    at = [(1 - abar).sqrt() * (noisy - abar.sqrt() * mean) / (abar * 0.1**2 + 1 - abar) for abar in (now, later)]
+    expected = 2 * weight("sigma2", now.flatten()) * (at[0] - at[1]) / 2  # latents = 2 rgb - 1; a mean over two views
+    torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5)
     assert out.denoised.shape == rgb.shape
 
 

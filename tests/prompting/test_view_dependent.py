@@ -69,6 +69,7 @@ def test_each_view_gets_its_text_and_all_get_the_negative():
         "a cat, back view",
         "a cat, overhead view",
         "blurry",
+        "",
     ]
     assert prior.checked == ["a cat"]
     views = cameras([180, 0, 90, 0], [0, 0, 0, 80])

@@ -1,0 +1,34 @@
+"""Classifier score distillation (Yu et al. 2024, arXiv 2310.19415, Eq. 5 and 8): no noise in the direction.
+
+direction = (eps_text - eps_empty) + omega (eps_empty - eps_negative)
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from dreamfusion.diffusion.parameterization import clean_from_noise
+from dreamfusion.distillation.base import Distillation, Step
+from dreamfusion.guidance.prior import empty_branch, null_branch, text_branch
+from dreamfusion.schedule import ScheduleLike, schedule
+
+
+class CSD(Distillation):
+    """The gradient of log p(text | image), the implicit classifier, alone; `guidance_scale` has no effect."""
+
+    def __init__(self, negative: ScheduleLike, **settings: Any) -> None:
+        """`negative` is omega, a number or a schedule; above 0, the negative prompt is predicted as well."""
+        super().__init__(**settings)
+        self.negative = schedule(negative)
+
+    def direction(self, step: Step, noisy: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Distillation.direction`."""
+        omega, conditioning = self.negative(step.progress), step.conditioning
+        branches = [text_branch(conditioning), empty_branch(conditioning)]
+        if omega > 0:
+            branches.append(null_branch(conditioning))
+        text, empty, *rest = self.prior.predict(noisy, step.timestep, branches)
+        direction = text - empty
+        for negative in rest:
+            direction = direction + omega * (empty - negative)
+        return direction, clean_from_noise(text, noisy, step.abar)

@@ -1,0 +1,69 @@
+"""Variational score distillation (Wang et al. 2023, ProlificDreamer, arXiv 2305.16213, Eq. 9 and Alg. 1).
+
+direction = eps_hat(z; y, t) - eps_phi(z; y, c, t), where eps_phi is the prior with a low-rank adapter that learns the
+distribution of the renders from camera c, in the same step, by the loss of diffusion models.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dreamfusion.diffusion.parameterization import alpha_sigma
+from dreamfusion.distillation.base import Distillation, Step, gaussian
+from dreamfusion.guidance.prior import Adaptable, text_branch
+
+SNR_LIMIT = 5.0  # of the weight min(SNR, limit) / SNR on the noise's error, gamma of Hang et al. 2023 (Min-SNR)
+
+
+class VSD(Distillation):
+    """The adapter is trained with, saved with and belongs to the run; the prior itself stays as it is."""
+
+    recommended_scale = "sample_scale"
+
+    def __init__(self, rank: int, learning_rate: float, camera_dropout: float, **settings: Any) -> None:
+        """Add the adapter to the prior.
+
+        Args:
+            rank: of the adapter's matrices.
+            learning_rate: of the adapter.
+            camera_dropout: share of adapter steps without camera.
+            settings: see `Distillation`.
+
+        Raises:
+            ValueError: the prior cannot be adapted.
+        """
+        super().__init__(**settings)
+        if not isinstance(self.prior, Adaptable):
+            raise ValueError(f"distillation=vsd trains an adapter, which guidance={self.prior.name} does not have")
+        self.adapted: Adaptable = self.prior
+        self.adapter = self.adapted.adapt(rank)
+        self.learning_rate, self.camera_dropout = learning_rate, camera_dropout
+
+    def direction(self, step: Step, noisy: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Distillation.direction`."""
+        noise_hat, denoised = self.guided(step, noisy)
+        with torch.no_grad():
+            noise_render = self.adapted.predict_adapted(noisy, step.timestep, text_branch(step.conditioning))
+        return noise_hat - noise_render, denoised
+
+    def auxiliary_losses(self, step: Step) -> Mapping[str, Tensor]:
+        """The adapter's loss on the renders at a timestep from all of [0, T)."""
+        abar, views, branch = self.prior.alphas_cumprod, self.prior.views, text_branch(step.conditioning)
+        generator, count = step.generator, len(step.latents) // views
+        timestep = torch.randint(len(abar), (count,), generator=generator, device=generator.device)
+        timestep = timestep.repeat_interleave(views).to(step.latents.device)
+        if torch.rand((), generator=generator, device=generator.device) < self.camera_dropout:
+            branch = replace(branch, cameras=None)
+        noise = gaussian(step.latents, generator)
+        alpha, sigma = alpha_sigma(abar[timestep])
+        noisy = alpha * step.latents.detach() + sigma * noise
+        error = self.adapted.predict_adapted(noisy, timestep, branch) - noise
+        weight = (SNR_LIMIT * sigma**2 / alpha**2).clamp(max=1)
+        return {"adapter": (weight * error**2).mean()}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """See `Distillation.parameter_groups`."""
+        return [{"params": list(self.adapter.parameters()), "lr": self.learning_rate}]

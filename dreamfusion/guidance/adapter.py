@@ -1,0 +1,128 @@
+"""A trainable low-rank adapter (LoRA, Hu et al. 2022) of a prior's frozen network, through peft.
+
+The network is shared by the runs of a process; the adapter's parameters belong to the distillation of one run.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dreamfusion.types import Branch
+
+NAME = "distillation"  # of the adapter in the network's layers
+
+
+class Adapter(nn.Module):
+    """The adapter's parameters; `enable` adds them to the network's layers or leaves them out."""
+
+    def __init__(self, network: Any, rank: int, layers: Sequence[str], camera_width: int | None) -> None:
+        """Add an adapter, not enabled, whose output is zero at first.
+
+        Args:
+            network: its parameters need no gradient.
+            rank: of the matrices.
+            layers: ends of the names of the linear and convolutional layers that get an adapter.
+            camera_width: width of the output of `network.time_embedding`, to which an embedding of the camera matrix is
+                added (Wang et al. 2023, ProlificDreamer); None: the network is conditioned on the camera itself.
+
+        Raises:
+            ValueError: the network has no such layers, `rank` is below 1, or peft is not installed.
+        """
+        from diffusers.models.embeddings import TimestepEmbedding
+
+        try:
+            from peft import LoraConfig, inject_adapter_in_model
+        except ImportError as error:
+            raise ValueError("distillation=vsd needs peft; type pip install 'dreamfusion[vsd]'") from error
+        super().__init__()
+        if rank < 1:
+            raise ValueError(f"distillation.rank is {rank}; it must be 1 or more")
+        settings = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(layers))
+        inject_adapter_in_model(settings, network, adapter_name=NAME)
+        self._network = (network,)  # a tuple: not part of this module
+        self._places: list[tuple[Any, str, Any]] = [
+            (parent, name, layer)
+            for parent in network.modules()
+            for name, layer in parent.named_children()
+            if hasattr(layer, "enable_adapters")
+        ]
+        self.lora = nn.ParameterList(p for name, p in network.named_parameters() if "lora_" in name)
+        self.camera: Any = None
+        self._matrix: Tensor | None = None
+        self._hook: Any = None
+        if camera_width is not None:
+            self.camera = TimestepEmbedding(16, camera_width)
+            nn.init.zeros_(self.camera.linear_2.weight)
+            nn.init.zeros_(self.camera.linear_2.bias)
+            self._hook = network.time_embedding.register_forward_hook(self._add_camera)
+        self.enabled = True
+        self.enable(False)
+
+    def enable(self, enabled: bool, camera_to_world: Tensor | None = None) -> None:
+        """Add the adapter to the following predictions, for cameras (B, 3, 4) if known, or leave the adapter out.
+
+        Its parameters need a gradient while it is enabled.
+        """
+        self._matrix = camera_to_world if enabled else None
+        if enabled != self.enabled:
+            for _, _, layer in self._places:
+                layer.enable_adapters(enabled)
+            self.enabled = enabled
+
+    def remove(self) -> None:
+        """Give the network its own layers back."""
+        for parent, name, layer in self._places:
+            setattr(parent, name, layer.get_base_layer())
+        del self._network[0].peft_config  # of peft, which warns of it at the next adapter
+        if self._hook is not None:
+            self._hook.remove()
+
+    def _add_camera(self, module: nn.Module, arguments: tuple[Tensor, ...], embedding: Tensor) -> Tensor:
+        if self._matrix is None:
+            return embedding
+        last = self._matrix.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(self._matrix), 1, 4)
+        code = torch.cat([self._matrix, last], dim=1).flatten(1)
+        return embedding + self.camera(code).to(embedding.dtype)
+
+
+class AdaptablePrior:
+    """Base of priors over a U-Net: `Adaptable` over the `_predict` and `_network` of the subclass."""
+
+    adapted_layers: ClassVar[Sequence[str]]  # ends of names, see `Adapter`
+    sees_camera: ClassVar[bool]  # the network is conditioned on the camera without an adapter
+    _adapter: Adapter | None = None
+
+    @property
+    @abstractmethod
+    def _network(self) -> Any:
+        """The U-Net."""
+
+    @abstractmethod
+    def _predict(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
+        """`Prior.predict` with gradient."""
+
+    @torch.no_grad()
+    def predict(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
+        """See `Prior.predict`."""
+        if self._adapter is not None:
+            self._adapter.enable(False)
+        return self._predict(noisy, timestep, branches)
+
+    def adapt(self, rank: int) -> Adapter:
+        """See `Adaptable`."""
+        if self._adapter is not None:
+            self._adapter.remove()
+            self._adapter = None
+        width = None if self.sees_camera else self._network.time_embedding.linear_2.out_features
+        self._adapter = Adapter(self._network, rank, self.adapted_layers, width)
+        return self._adapter
+
+    def predict_adapted(self, noisy: Tensor, timestep: Tensor, branch: Branch) -> Tensor:
+        """See `Adaptable`; the adapter is conditioned on the camera, even if `predict` ignores it."""
+        assert self._adapter is not None
+        self._adapter.to(noisy.device, torch.float32)  # `to` of the prior changes it with the network
+        self._adapter.enable(True, None if branch.cameras is None else branch.cameras.camera_to_world)
+        return self._predict(noisy, timestep, [branch])[0]

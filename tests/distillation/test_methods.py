@@ -1,0 +1,293 @@
+"""Every method compared with its closed form on Gaussian priors."""
+
+import math
+
+import pytest
+import torch
+from options import CONF, make_method
+from test_sds import SIZE, GaussianPrior, T, conditioning, image, seeded
+from torch import nn
+
+from dreamfusion.diffusion.parameterization import PREDICTIONS, noise_from_prediction
+from dreamfusion.distillation.weighting import weight
+
+METHODS = sorted(path.stem for path in (CONF / "distillation").glob("*.yaml"))
+X, TEXT, EMPTY, NEGATIVE, S = 0.4, -0.2, 0.1, 0.3, 0.5
+AT = 400  # timestep
+
+
+class AdaptableGaussian(GaussianPrior):
+    """The adapter's only parameter is the mean of the renders."""
+
+    sample_scale = 1.0
+
+    def adapt(self, rank):
+        self.adapter = nn.Module()
+        self.adapter.mean = nn.Parameter(torch.tensor(0.7))
+        return self.adapter
+
+    def predict_adapted(self, noisy, timestep, branch):
+        abar = self.alphas_cumprod[timestep][:, None, None, None]
+        return (1 - abar).sqrt() * (noisy - abar.sqrt() * self.adapter.mean) / (abar * self.s**2 + 1 - abar)
+
+    def warn_if_unknown(self, prompt):
+        pass
+
+    def encode_text(self, texts):
+        pass
+
+    def decode(self, latents):
+        return latents / 2 + 0.5
+
+
+def levels(prior, t=AT):
+    """alpha, sigma and the deviation of z at a timestep."""
+    abar = prior.alphas_cumprod[t].double().item()
+    alpha, sigma = math.sqrt(abar), math.sqrt(1 - abar)
+    return alpha, sigma, math.sqrt(abar * prior.s**2 + 1 - abar)
+
+
+def gradient(name, views=1, x=X, text=TEXT, empty=EMPTY, prior=None, t=AT, progress=0.0, **changes):
+    """Mean gradient of a view in the prior's space, without w(t), at a constant image; and the output."""
+    prior = prior or AdaptableGaussian(S)
+    method = make_method(name, prior, **({"min_timestep": t / T, "max_timestep": t / T} | changes))
+    latents = torch.full((views, 3, SIZE, SIZE), float(x), requires_grad=True)
+    said = conditioning([text] * views, [empty] * views)
+    out = method((latents.detach() + 1) / 2, said, progress, seeded(), latents)
+    out.loss.backward()
+    return latents.grad.sum(0).mean().item() / weight(method.weighting, prior.alphas_cumprod[t : t + 1]).item(), out
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_step_downhill_moves_the_image_towards_the_texts_mean(name):
+    for x in (TEXT - 0.5, TEXT + 0.5):
+        prior = AdaptableGaussian(S)
+        prior.adapt = lambda rank, x=x, prior=prior: trained(prior, x)
+        slope, _ = gradient(name, 2000, x, empty=x, prior=prior, guidance_scale=2.0)
+        assert slope * (x - TEXT) > 0
+
+
+def trained(prior, mean):
+    """The adapter after its training on images of this mean."""
+    AdaptableGaussian.adapt(prior, 1)
+    nn.init.constant_(prior.adapter.mean, mean)
+    return prior.adapter
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_at_the_texts_mean_with_equal_texts_the_expected_gradient_vanishes(name):
+    prior = AdaptableGaussian(S)
+    prior.adapt = lambda rank: trained(prior, TEXT)
+    slope, _ = gradient(name, 20000, TEXT, empty=TEXT, prior=prior, **({"eta": 0.0} if name == "sdi" else {}))
+    assert slope == pytest.approx(0, abs=5e-3)
+
+
+def test_sjc_is_sds_with_uniform_weight():
+    prior = GaussianPrior(S)
+    alpha, sigma, deviation = levels(prior)
+    slope, _ = gradient("sjc", 20000, prior=prior, guidance_scale=1.0)
+    assert slope == pytest.approx(sigma * alpha * (X - TEXT) / deviation**2, rel=1e-2)
+    assert make_method("sjc", prior).weighting == "uniform"
+
+
+@pytest.mark.parametrize("omega", [0.0, 0.5])
+def test_csd_is_the_difference_of_two_predictions_without_noise(omega):
+    prior = GaussianPrior(S)
+    alpha, sigma, deviation = levels(prior)
+    slope, _ = gradient("csd", prior=prior, negative=omega)
+    # `conditioning` has one text for empty and negative, so that omega has no effect on the value, only on the calls.
+    assert slope == pytest.approx(sigma * alpha * (EMPTY - TEXT) / deviation**2, rel=1e-4)
+    ((_, _, branches),) = prior.calls
+    assert len(branches) == (3 if omega else 2)
+
+
+def test_csd_and_nfsd_predict_the_empty_text_beside_the_negative_prompt():
+    prior = AdaptableGaussian(S)
+    alpha, sigma, deviation = levels(prior)
+    said = conditioning([TEXT], [NEGATIVE])
+    object.__setattr__(said, "empty", conditioning([TEXT], [EMPTY]).negative)
+    unit = sigma * alpha / deviation**2
+    expected = {
+        ("csd", AT): unit * ((EMPTY - TEXT) + 0.5 * (NEGATIVE - EMPTY)),
+        ("nfsd", AT): unit * (7.5 * (EMPTY - TEXT) + (NEGATIVE - EMPTY)),
+    }
+    for (name, t), value in expected.items():
+        changes = {"negative": 0.5} if name == "csd" else {"guidance_scale": 7.5}
+        method = make_method(name, prior, min_timestep=t / T, max_timestep=t / T, weighting="uniform", **changes)
+        latents = torch.full((1, 3, SIZE, SIZE), X, requires_grad=True)
+        method((latents.detach() + 1) / 2, said, 0.0, seeded(), latents).loss.backward()
+        assert latents.grad.mean().item() == pytest.approx(value, rel=1e-3)
+
+
+def test_nfsd_at_low_noise_takes_the_empty_prediction_for_the_domain():
+    prior, low = AdaptableGaussian(S), 150
+    alpha, sigma, deviation = levels(prior, low)
+    slope, _ = gradient("nfsd", 20000, prior=prior, t=low, guidance_scale=7.5)
+    assert slope == pytest.approx(sigma * alpha * ((X - EMPTY) + 7.5 * (EMPTY - TEXT)) / deviation**2, rel=2e-2)
+
+
+def test_ism_on_fine_steps_is_the_change_of_the_score_along_the_sampler():
+    # Along the sampler (z - alpha mu) / deviation(z) is constant, so eps = sigma (x - mu) / (s deviation(z)).
+    prior, interval = AdaptableGaussian(S), 0.1
+    slope, _ = gradient("ism", prior=prior, empty=TEXT, interval=interval, stride=0.001, guidance_scale=1.0)
+    _, sigma, deviation = levels(prior)
+    _, sigma_s, deviation_s = levels(prior, AT - round(interval * T))
+    alpha_s = levels(prior, AT - round(interval * T))[0]
+    alpha, _, _ = levels(prior)
+    z_s = alpha_s * TEXT + deviation_s / S * (X - TEXT)
+    noise = sigma_s * (X - TEXT) / (S * deviation_s)
+    z = alpha * (z_s - sigma_s * noise) / alpha_s + sigma * noise  # one step over the interval
+    assert slope == pytest.approx(sigma * (z - alpha * TEXT) / deviation**2 - noise, rel=2e-2)
+
+
+def test_ism_and_sdi_without_eta_draw_no_noise():
+    for name, changes in {"ism": {}, "sdi": {"eta": 0.0}}.items():
+        prior = AdaptableGaussian(S)
+        one, _ = gradient(name, prior=prior, **changes)
+        two, _ = gradient(name, 3, prior=prior, **changes)
+        assert one == pytest.approx(two, rel=1e-5)
+
+
+def test_sdi_on_fine_steps_compares_the_image_with_the_posterior_mean_of_its_own_noise():
+    prior = AdaptableGaussian(S)
+    alpha, sigma, deviation = levels(prior)
+    slope, out = gradient(
+        "sdi", prior=prior, empty=TEXT, stride=0.001, eta=0.0, guidance_scale=1.0, inversion_scale=1.0
+    )
+    denoised = TEXT + alpha * S / deviation * (X - TEXT)
+    assert out.denoised.mean().item() == pytest.approx(denoised, rel=1e-2)
+    assert slope == pytest.approx(alpha / sigma * (X - denoised), rel=3e-2)
+
+
+def test_sdi_with_many_sampling_steps_finds_the_image_again():
+    _, out = gradient("sdi", empty=TEXT, stride=0.001, eta=0.0, guidance_scale=1.0, inversion_scale=1.0, steps=200)
+    assert out.denoised.mean().item() == pytest.approx(X, abs=1e-2)
+
+
+def test_the_inversion_of_sdi_has_minus_the_guidance_scale():
+    gradients = [gradient("sdi", guidance_scale=3.0, inversion_scale=scale, eta=0.0)[0] for scale in (None, -3.0, 3.0)]
+    assert gradients[0] == gradients[1] != gradients[2]
+
+
+def test_hifa_adds_the_residual_between_the_images():
+    prior = AdaptableGaussian(S)
+    rgb = image(2)
+    plain, both = (make_method("hifa", prior, image_weight=w, min_timestep=0.4, max_timestep=0.4) for w in (0.0, 0.5))
+    said, slopes = conditioning([TEXT] * 2, [EMPTY] * 2), []
+    for method in (plain, both):
+        rgb.grad = None
+        out = method(rgb, said, 0.0, seeded())
+        out.loss.backward()
+        slopes.append(rgb.grad.clone())
+    alpha, sigma, _ = levels(prior)
+    w = weight(plain.weighting, prior.alphas_cumprod[AT : AT + 1]).item()
+    expected = 0.5 * w * alpha / sigma * (rgb.detach() - (out.denoised / 2 + 0.5)) / 2
+    torch.testing.assert_close(slopes[1] - slopes[0], expected, atol=1e-6, rtol=1e-4)
+
+
+def test_vsd_is_the_difference_of_the_prior_and_the_adapter():
+    prior = AdaptableGaussian(S)
+    alpha, sigma, deviation = levels(prior)
+    slope, _ = gradient("vsd", prior=prior, guidance_scale=1.0)
+    assert slope == pytest.approx(sigma * alpha * (0.7 - TEXT) / deviation**2, rel=1e-4)
+
+
+def test_vsds_adapter_learns_the_mean_of_the_renders_and_its_loss_leaves_the_images_alone():
+    prior = AdaptableGaussian(S)
+    method = make_method("vsd", prior)
+    optimizer = torch.optim.Adam([{**group, "lr": 0.05} for group in method.parameter_groups()])
+    rgb, generator = torch.full((16, 3, SIZE, SIZE), (X + 1) / 2, requires_grad=True), seeded()
+    for _ in range(200):
+        optimizer.zero_grad()
+        out = method(rgb, conditioning([TEXT] * 16, [EMPTY] * 16), 0.5, generator)
+        out.loss.backward()
+        optimizer.step()
+    assert prior.adapter.mean.item() == pytest.approx(X, abs=0.02)
+    assert list(method.state_dict()) == ["adapter.mean"]
+    rgb.grad = None
+    step_losses = make_method("vsd", prior).auxiliary_losses
+    latents = (rgb * 2 - 1).detach().requires_grad_()
+    from dreamfusion.distillation.base import Step
+
+    t = torch.full((16,), AT)
+    step = Step(rgb, latents, t, prior.alphas_cumprod[t], conditioning([TEXT] * 16, [EMPTY] * 16), 0.5, seeded())
+    step_losses(step)["adapter"].backward()
+    assert latents.grad is None
+
+
+def test_vsd_refuses_a_prior_without_adapter():
+    prior = GaussianPrior()
+    prior.sample_scale = 1.0
+    with pytest.raises(ValueError, match="distillation=vsd trains an adapter, which guidance=gaussian does not have"):
+        make_method("vsd", prior)
+
+
+class Network(AdaptableGaussian):
+    """The same prior by a network of another prediction type."""
+
+    def __init__(self, kind):
+        super().__init__(S)
+        self.kind = kind
+
+    def predict(self, noisy, timestep, branches):
+        abar = self.alphas_cumprod[timestep]
+        alpha, sigma = abar.sqrt()[:, None, None, None], (1 - abar).sqrt()[:, None, None, None]
+        noises = []
+        for noise in super().predict(noisy, timestep, branches):
+            clean = (noisy - sigma * noise) / alpha
+            output = {"epsilon": noise, "sample": clean, "v_prediction": alpha * noise - sigma * clean}[self.kind]
+            noises.append(noise_from_prediction(self.kind, output, noisy, abar))
+        return tuple(noises)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_networks_of_all_prediction_types_give_one_gradient(name):
+    slopes = [gradient(name, 4, prior=Network(kind))[0] for kind in PREDICTIONS if kind != "flow"]
+    assert slopes == pytest.approx([slopes[0]] * len(slopes), rel=1e-3, abs=1e-5)
+
+
+def test_clip_gradient_limits_each_entry_before_the_mean_over_views():
+    rgb = image(4)
+    latents = (rgb * 2 - 1).detach().requires_grad_()
+    method = make_method("sds", GaussianPrior(), guidance_scale=100.0, clip_gradient=0.25)
+    method(rgb, conditioning([TEXT] * 4, [EMPTY] * 4), 0.0, seeded(), latents).loss.backward()
+    assert latents.grad.abs().max().item() == pytest.approx(0.25 / 4)
+    with pytest.raises(ValueError, match=r"distillation.clip_gradient is 0\.0; a limit must be above 0, or null"):
+        make_method("sds", GaussianPrior(), clip_gradient=0.0)
+
+
+def test_clip_pixels_limits_the_norm_of_each_pixel_and_keeps_its_direction():
+    grads = []
+    for limit in (None, 1.2):
+        rgb = image(2)
+        method = make_method("sds", GaussianPrior(), guidance_scale=3.0, clip_pixels=limit)
+        method(rgb, conditioning([TEXT] * 2, [EMPTY] * 2), 0.0, seeded()).loss.backward()
+        grads.append(rgb.grad * 2)
+    free, limited = grads
+    norm = free.norm(dim=1, keepdim=True)
+    assert (norm > 1.2).any()
+    assert (norm < 1.2).any()
+    torch.testing.assert_close(limited, free * (1.2 / norm).clamp(max=1))
+
+
+def test_stratified_timesteps_have_one_in_each_part_of_the_range():
+    method = make_method("sds", GaussianPrior(), min_timestep=0.1, max_timestep=0.9, sampling="stratified")
+    t = method(image(8), conditioning([0.0] * 8, [0.0] * 8), 0.0, seeded()).timestep
+    assert sorted(((t - 100) // 100).tolist()) == list(range(8))
+    assert t.tolist() != sorted(t.tolist())
+
+
+def test_sqrt_annealing_is_the_published_schedule_of_hifa():
+    method = make_method(
+        "hifa", AdaptableGaussian(), min_timestep=[[0, 0.98], [1, 0.3]], max_timestep=[[0, 0.98], [1, 0.3]]
+    )
+    for progress in (0.0, 0.25, 1.0):
+        t = method(image(1), conditioning([0.0], [0.0]), progress, seeded()).timestep.item()
+        assert t == pytest.approx((0.98 - (0.98 - 0.3) * math.sqrt(progress)) * T, abs=1)
+
+
+def test_bad_choices_say_what_to_type():
+    with pytest.raises(ValueError, match=r"unknown sampling 'even'; type distillation.sampling=random\|stratified"):
+        make_method("sds", GaussianPrior(), sampling="even")
+    with pytest.raises(ValueError, match=r"distillation\.steps is 0; it must be 1 or more"):
+        make_method("sdi", AdaptableGaussian(), steps=0)

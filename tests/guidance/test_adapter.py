@@ -1,0 +1,101 @@
+"""Adapters on small random networks of the real classes: the pocket prior's and Stable Diffusion's."""
+
+import pytest
+import torch
+from options import make_method, option, predict
+from test_pocket import SMALL, TINY
+from test_stable_diffusion import save_pipeline
+
+from dreamfusion.guidance.pocket import WEIGHTS
+from dreamfusion.guidance.prior import text_branch
+from dreamfusion.pocket.model.denoiser import PocketModel
+from dreamfusion.types import Branch, Conditioning
+
+
+@pytest.fixture(scope="module")
+def priors(tmp_path_factory):
+    """Both priors, by name."""
+    folder = tmp_path_factory.mktemp("pocket")
+    torch.manual_seed(0)
+    network = PocketModel.create(TINY, {"cat": "cat", "dog": "dog"}, **SMALL)
+    torch.nn.init.normal_(network.unet.conv_out.weight)  # zero at first, which would hide the adapter
+    network.save(folder)
+    for part in ("text_encoder", "vocabulary.txt"):
+        (folder / part).symlink_to(WEIGHTS / part)
+    sd = save_pipeline(tmp_path_factory.mktemp("sd"), "epsilon")
+    return {
+        "pocket": option("guidance/pocket", weights=str(folder)),
+        "sd": option("guidance/sd", model=str(sd), channels_last=False),
+    }
+
+
+@pytest.fixture(params=["pocket", "sd"])
+def case(request, priors, make_cameras):
+    """A prior, noisy images, timesteps and a branch."""
+    prior = priors[request.param]
+    latents = prior.encode_image(torch.zeros(2, 3, prior.resolution, prior.resolution))
+    noisy = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+    return prior, noisy, torch.tensor([100, 700]), Branch(prior.encode_text(["a", "b"]), make_cameras([0.0, 90.0]))
+
+
+def test_an_untrained_adapter_changes_nothing(case):
+    prior, noisy, timestep, branch = case
+    before = predict(prior, noisy, timestep, branch.text, branch.cameras)
+    prior.adapt(2)
+    torch.testing.assert_close(prior.predict_adapted(noisy, timestep, branch), before)
+
+
+def test_training_the_adapter_leaves_the_prior_as_it_is_bit_for_bit(case):
+    prior, noisy, timestep, branch = case
+    before = predict(prior, noisy, timestep, branch.text, branch.cameras)
+    adapter = prior.adapt(2)
+    optimizer = torch.optim.Adam(adapter.parameters(), 0.1)
+    for _ in range(2):  # the first step moves the second matrices only, which begin at zero
+        optimizer.zero_grad()
+        prior.predict_adapted(noisy, timestep, branch).square().mean().backward()
+        optimizer.step()
+    assert all(parameter.grad is not None for parameter in adapter.parameters())
+    assert not torch.allclose(prior.predict_adapted(noisy, timestep, branch), before, atol=1e-3)
+    assert torch.equal(predict(prior, noisy, timestep, branch.text, branch.cameras), before)
+    state = {name: value.clone() for name, value in adapter.state_dict().items()}
+    trained = prior.predict_adapted(noisy, timestep, branch)
+    again = prior.adapt(2)  # replaces the first
+    torch.testing.assert_close(prior.predict_adapted(noisy, timestep, branch), before)
+    again.load_state_dict(state)
+    torch.testing.assert_close(prior.predict_adapted(noisy, timestep, branch), trained)
+
+
+def test_the_camera_reaches_the_adapter_of_a_prior_without_camera(priors, make_cameras):
+    prior = priors["sd"]
+    adapter = prior.adapt(2)
+    torch.nn.init.normal_(adapter.camera.linear_2.weight)
+    noisy, timestep = torch.zeros(1, 4, 16, 16), torch.tensor([500])
+    cameras = make_cameras([0.0])
+    moved = make_cameras([0.0])
+    moved.camera_to_world[:] = 1.0
+    text = prior.encode_text(["a"])
+    one, two, unknown = (
+        prior.predict_adapted(noisy, timestep, Branch(text, camera)) for camera in (cameras, moved, None)
+    )
+    assert not torch.allclose(one, two, atol=1e-4)
+    assert not torch.allclose(one, unknown, atol=1e-4)
+
+
+def test_a_prior_for_which_no_layer_fits_says_so(priors):
+    with pytest.raises(ValueError, match=r"distillation\.rank is 0; it must be 1 or more"):
+        priors["pocket"].adapt(0)
+
+
+def test_vsd_with_a_real_network_has_a_gradient_and_trains_its_adapter(case, make_cameras):
+    prior, _, _, branch = case
+    method = make_method("vsd", prior, guidance_scale=7.5)
+    said = Conditioning(branch.text, prior.encode_text(["", ""]), branch.cameras)
+    rgb = torch.rand(2, 3, prior.resolution, prior.resolution, generator=torch.Generator().manual_seed(0))
+    rgb.requires_grad_()
+    out = method(rgb, said, 0.5, torch.Generator().manual_seed(0))
+    out.loss.backward()
+    assert rgb.grad.abs().max() > 0
+    (group,) = method.parameter_groups()
+    assert any(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in group["params"])
+    assert group["lr"] == 1e-4
+    assert text_branch(said).cameras is branch.cameras
