@@ -1,7 +1,8 @@
-"""OmegaConf resolvers for the output folder of a run. Does not import torch."""
+"""OmegaConf resolvers for the recipe of a prior and the output folder of a run. Does not import torch."""
 
 import os
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -10,9 +11,22 @@ from dreamfusion.runs.names import digest, run_folder, slug, study_of
 
 def register() -> None:
     """Register the resolvers; call before Hydra composes."""
+    OmegaConf.register_new_resolver("suits", _suits, replace=True)
     OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
     OmegaConf.register_new_resolver("sweep_folder", _sweep_folder, replace=True)
     OmegaConf.register_new_resolver("run_folder_in_sweep", _run_folder_in_sweep, replace=True)
+
+
+def _suits(group: str, default: str, guidance: str) -> str:
+    """The option of `group` for a prior: that of its recipe, conf/recipe/<guidance>.yaml, if it has one."""
+    for source in GlobalHydra.instance().config_loader().get_sources():
+        if source.is_config(path := f"recipe/{guidance}"):
+            config = OmegaConf.to_container(source.load_config(path).config)
+            assert isinstance(config, dict)
+            choice = config.get("recipe", {}).get("groups", {}).get(group)
+            others = [other for other in config.get("defaults", []) if other != "_self_"]
+            return str(choice or (_suits(group, default, others[0]) if others else default))
+    return default
 
 
 def _run_folder(time: str, *, _root_: DictConfig) -> str:

@@ -1,0 +1,82 @@
+"""A prior brings its recipe, and whatever the user chooses wins."""
+
+import itertools
+
+import pytest
+from hydra.utils import instantiate
+
+from dreamfusion.schedule import schedule
+
+
+def test_the_laptops_prior_keeps_the_default_options(compose_config):
+    cfg = compose_config("prompt=x")
+    assert (cfg.trainer.max_steps, cfg.camera.views, cfg.field.max_resolution) == (600, 2, 96)
+    assert "recipe" not in cfg
+
+
+def test_stable_diffusion_alone_composes_threestudios_numbers(compose_config):
+    cfg = compose_config("prompt=x", "guidance=sd")
+    assert cfg.recipe.name == "threestudio dreamfusion-sd"
+    assert cfg.trainer.max_steps == 10000
+    assert (list(cfg.camera.elevation), list(cfg.camera.distance)) == ([-10, 45], [1.5, 2.0])
+    assert (cfg.field.levels, cfg.field.log2_table_size, cfg.field.radius) == (16, 19, 2.0)
+    assert cfg.background._target_.endswith("LearnedBackground")
+    assert (cfg.distillation.min_timestep, cfg.distillation.max_timestep) == (0.02, 0.98)
+    orientation = schedule(cfg.system.regularizer.orientation)
+    assert [orientation(progress) for progress in (0.0, 0.25, 0.5, 1.0)] == [10, 505, 1000, 1000]
+    assert (cfg.system.regularizer.opacity, cfg.system.regularizer.entropy) == (1.0, 0.0)
+    assert (cfg.optimizer.end, cfg.optimizer.learning_rates.table) == (1.0, 0.01)
+
+
+def test_deepfloyd_is_the_same_with_views_from_above(compose_config):
+    sd, deepfloyd = (compose_config("prompt=x", f"guidance={name}") for name in ("sd", "deepfloyd"))
+    assert list(deepfloyd.camera.elevation) == [-10, 90]
+    for group in ("field", "background", "system", "optimizer", "trainer"):
+        assert deepfloyd[group] == sd[group]
+
+
+def test_a_users_choice_wins_in_any_order(compose_config):
+    chosen = ("guidance=sd", "camera=orbit", "system.regularizer.opacity=7.0", "trainer.max_steps=12")
+    composed = [compose_config("prompt=x", *order) for order in itertools.permutations(chosen)]
+    assert all(cfg == composed[0] for cfg in composed)
+    cfg = composed[0]
+    assert cfg.camera == compose_config("prompt=x").camera
+    assert (cfg.system.regularizer.opacity, cfg.trainer.max_steps) == (7.0, 12)
+    assert cfg.field.levels == 16
+
+
+def test_a_method_with_a_schedule_of_its_own_keeps_it(compose_config):
+    for guidance in ("pocket", "sd"):
+        cfg = compose_config("prompt=x", f"guidance={guidance}", "distillation=hifa")
+        assert list(cfg.distillation.max_timestep[0]) == [0.0, 0.98]
+        assert list(cfg.distillation.max_timestep[1]) == [1.0, 0.3]
+    assert compose_config("prompt=x", "guidance=sd", "distillation=csd").distillation.min_timestep == 0.02
+
+
+def test_an_experiment_is_composed_over_the_recipe(compose_config):
+    cfg = compose_config("prompt=x", "guidance=sd", "experiment=smoke")
+    assert cfg.trainer.max_steps == 2
+    assert cfg.field.levels == 4
+
+
+def test_the_papers_experiment_takes_nothing_from_the_recipe(compose_config):
+    cfg = compose_config("prompt=x", "experiment=paper")
+    assert cfg.recipe.name == "Poole et al. 2022"
+    assert (cfg.renderer.steps, cfg.optimizer.end, cfg.optimizer.warmup_steps) == (96, 0.1, 20)
+    assert (cfg.field.blob_density, cfg.field.max_resolution, cfg.camera.views) == (5.0, 2048, 4)
+    assert (cfg.distillation.min_timestep, cfg.distillation.guidance_scale) == (0.02, 101.0)
+
+
+def test_a_prior_without_a_recipe_takes_the_defaults(compose_config):
+    cfg = compose_config("prompt=x", "guidance=mixture")
+    assert cfg.camera == compose_config("prompt=x").camera
+
+
+@pytest.mark.parametrize("guidance", ["sd", "deepfloyd"])
+def test_the_parts_of_a_recipe_can_be_built(guidance, compose_config):
+    cfg = compose_config("prompt=x", f"guidance={guidance}")
+    orbit = instantiate(cfg.camera)
+    scene = instantiate(cfg.scene, field={"log2_table_size": 12})
+    instantiate(cfg.system)
+    instantiate(cfg.optimizer)
+    assert (scene.field.radius, orbit.views) == (2.0, 1)
