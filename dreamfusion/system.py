@@ -47,6 +47,7 @@ class DreamFusion(L.LightningModule):
         self.lighting, self.regularizer, self.seed = lighting, regularizer, seed
         regularizer.terms(scene)
         self.last_guidance: GuidanceOutput | None = None  # for previews and metrics
+        self.last_opacity: Tensor | None = None  # (B, 1, H, W) of the same views
 
     @property
     def progress(self) -> float:
@@ -75,7 +76,7 @@ class DreamFusion(L.LightningModule):
         guidance = self.distillation(render.rgb, conditioning, progress, generator)  # step 3: Eq. 3
         terms = self.regularizer(self.scene, render, progress)
         loss = guidance.loss + total(terms, guidance.loss)
-        self.last_guidance = guidance
+        self.last_guidance, self.last_opacity = guidance, render.opacity.detach()
         self._report(render, guidance, terms)
         return loss
 

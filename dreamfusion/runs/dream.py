@@ -100,11 +100,12 @@ def dream(
         previews = Previews(orbit, folder / "previews", outputs.preview_every, outputs.preview_size)
         score = partial(prior_score, system, orbit, outputs.score_views)
         pruners = instantiate(cfg.pruning)(folder=folder, measure=score)
-        chosen = list(instantiate(cfg.callbacks).values()) if cfg.callbacks else []
+        others = [*(instantiate(cfg.callbacks).values() if cfg.callbacks else ()), *callbacks]
+        watchdogs = [instantiate(cfg.watchdog)] if cfg.watchdog else []
         trainer: L.Trainer = instantiate(cfg.trainer)(
             logger=loggers,
             # `Metrics` before `checkpoints`: a step's row must be on disk before its checkpoint.
-            callbacks=[stopwatch, Progress(), stop, previews, Metrics(), checkpoints, *pruners, *chosen, *callbacks],
+            callbacks=[*watchdogs, stopwatch, Progress(), stop, previews, Metrics(), checkpoints, *pruners, *others],
             default_root_dir=folder,
             enable_checkpointing=False,
         )

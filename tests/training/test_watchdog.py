@@ -1,0 +1,219 @@
+"""Each way a run fails is recognised within 50 steps and named with the setting to change; nothing else is."""
+
+import csv
+import logging
+import math
+
+import lightning as L
+import pytest
+import torch
+from options import make_sds, option
+from priors import GaussianPrior
+from training import assert_same, make_trainer
+
+from dreamfusion.camera.data import CameraData
+from dreamfusion.camera.orbit import Orbit
+from dreamfusion.error import UserError
+from dreamfusion.loss import Regularizer
+from dreamfusion.scene.background.solid import ConstantBackground
+from dreamfusion.scene.nerf.scene import NeRF
+from dreamfusion.scene.nerf.stratified import StratifiedRenderer
+from dreamfusion.training import watchdog
+from dreamfusion.training.loggers import MetricsFile
+from dreamfusion.training.metrics import Metrics
+from dreamfusion.training.watchdog import SYMPTOMS, Sick, diagnose, measure, rim_opacity
+
+ORBIT = Orbit([-15, 75], [2.7, 3.3], [1.374, 1.374], 0.0, 0.0, 0.0, 0.0, [3, 3], views=2, size=16)
+HEALTHY = {
+    "loss": -30.0, "prediction": 4.0, "guidance": 0.0, "gradient": 15.0, "parameter_gradient": 50.0, "parameter": 1.5,
+    "opacity": 0.2, "rim_opacity": 0.0,
+}  # fmt: skip
+
+
+class Bad(GaussianPrior):
+    """A prior whose prediction is `change`d."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def predict(self, noisy, timestep, branches):
+        return tuple(self.change(one) for one in super().predict(noisy, timestep, branches))
+
+
+class Echo(GaussianPrior):
+    """Predicts the added noise exactly, so that the gradient is zero."""
+
+    def predict(self, noisy, timestep, branches):
+        sigma = (1 - self.alphas_cumprod[timestep]).sqrt()[:, None, None, None]
+        return tuple(
+            (noisy - self.alphas_cumprod[timestep].sqrt()[:, None, None, None] * self.seen) / sigma for _ in branches
+        )
+
+    def encode_image(self, rgb):
+        latents = super().encode_image(rgb)
+        self.seen = latents.detach()
+        return latents
+
+
+def run(system, folder, *callbacks, steps=12, **changes):
+    """Train with a watchdog that checks every 4 steps; returns the trainer."""
+    dog = option("watchdog/stop", **({"every": 4} | changes))
+    trainer = make_trainer(folder, dog, *callbacks, steps=steps)
+    trainer.fit(system, CameraData(ORBIT, steps, system.seed))
+    return trainer
+
+
+def with_prior(make_system, prior):
+    return make_system(distillation=make_sds(prior))
+
+
+def optimizer(table):
+    return option("optimizer/adam", learning_rates={"table": table, "network": 0.001})
+
+
+SICK = {
+    "learning rate 100": (lambda make, field, scene: make(optimization=optimizer(100.0)), "exploded"),
+    "an infinite prediction": (lambda make, *_: with_prior(make, Bad(lambda x: x * math.inf)), "prediction"),
+    "a prediction that is not a number": (lambda make, *_: with_prior(make, Bad(lambda x: x * math.nan)), "prediction"),
+    "a prediction of 1e30": (lambda make, *_: with_prior(make, Bad(lambda x: x.sign() * 1e30)), "prediction"),
+    "guidance scale 1e6": (
+        lambda make, *_: make(distillation=make_sds(GaussianPrior(), guidance_scale=1e6)),
+        "guidance",
+    ),
+    "an infinite weight": (lambda make, *_: make(regularizer=Regularizer(opacity=1e38)), "not_finite"),
+    "a thin scene": (lambda make, field, scene: make(scene=scene(field(density_scale=1e-3))), "empty"),
+    "fog": (lambda make, field, scene: make(scene=scene(field(blob_density=0.0, density_scale=20.0))), "full"),
+    "a gradient of zero": (lambda make, *_: with_prior(make, Echo()), "vanished"),
+}
+
+
+@pytest.mark.parametrize("case", SICK)
+def test_a_sick_run_is_stopped_with_its_name_and_what_to_change(case, make_system, tiny_field, make_scene, tmp_path):
+    make, name = SICK[case]
+    with pytest.raises(Sick, match=r"^step 12 of 24: ") as error:
+        run(make(make_system, tiny_field, make_scene), tmp_path, steps=24)
+    assert SYMPTOMS[name].sentence.split("{")[0] in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_every_symptom_is_tested_and_the_defaults_recognise_it_within_50_steps():
+    assert {name for _, name in SICK.values()} == set(SYMPTOMS)
+    dog = option("watchdog/stop")
+    assert dog.every * (dog.patience + 1) <= 50  # the first check may come just before the symptom
+
+
+def test_healthy_figures_have_no_symptom_and_each_limit_has_its_own():
+    limits = option("watchdog/stop").limits
+    assert diagnose(HEALTHY, limits) is None
+    for name, value in {"prediction": 1e30, "guidance": 1e5, "parameter": 300.0, "loss": math.inf}.items():
+        assert diagnose(HEALTHY | {name: value}, limits) in (name, "exploded", "not_finite")
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_healthy_run_is_left_alone(seed, make_system, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert run(make_system(seed), tmp_path, answer="warn", steps=24).global_step == 24
+    assert caplog.text == ""
+
+
+def test_a_warning_comes_once_and_the_run_trains_on(make_system, tmp_path, caplog):
+    system = with_prior(make_system, Echo())
+    with caplog.at_level(logging.WARNING):
+        assert run(system, tmp_path, answer="warn", every=1, steps=10).global_step == 10
+    assert [record.message.split(":")[0] for record in caplog.records] == ["step 3 of 10"]
+
+
+def test_a_symptom_of_the_last_step_needs_no_patience(make_system, tmp_path):
+    with pytest.raises(Sick, match="step 3 of 3"):
+        run(with_prior(make_system, Echo()), tmp_path, steps=3)
+
+
+class States(L.Callback):
+    """The scene's table and the learning rates after each step."""
+
+    def __init__(self):
+        self.tables, self.rates = [], []
+
+    def on_train_batch_end(self, trainer, system, outputs, batch, batch_idx):
+        self.tables.append(system.scene.field.table.detach().clone())
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def test_a_restart_brings_back_the_last_healthy_state_with_smaller_steps(make_system, tmp_path, caplog):
+    before = make_system().scene.field.table.detach().clone()
+    states, system = States(), make_system(optimization=optimizer(100.0))
+    with caplog.at_level(logging.WARNING):
+        run(system, tmp_path, states, answer="restart", patience=1, factor=0.001, steps=16)
+    assert torch.equal(states.tables[3], before)
+    assert not torch.equal(states.tables[2], before)
+    assert states.rates[2] > 10
+    assert states.rates[3] == pytest.approx(0.001 * 5 * 100 / 20 * (1 - 0.9 * 4 / 16), rel=1e-6)  # of the fifth step
+    assert max(states.rates[3:]) < 0.1
+    assert system.scene.field.table.abs().max() < before.abs().max() + 1
+    (record,) = caplog.records
+    assert record.message.endswith(
+        "The scene of step 0 is back, with 0.001 times the learning rates; 2 more restarts are left"
+    )
+
+
+def test_the_next_symptom_after_the_last_restart_stops_the_run(make_system, tmp_path, caplog):
+    system = with_prior(make_system, Bad(lambda x: x * math.nan))
+    with caplog.at_level(logging.WARNING), pytest.raises(Sick, match="the prior's prediction reaches nan"):
+        run(system, tmp_path, answer="restart", every=1, patience=2, restarts=2, steps=24)
+    assert len(caplog.records) == 2
+
+
+def test_the_figures_and_the_symptom_are_in_the_metrics(make_system, tmp_path):
+    trainer_logger = MetricsFile(tmp_path / "metrics.csv")
+    dog = option("watchdog/stop", every=2, patience=2)
+    trainer = make_trainer(tmp_path, dog, Metrics(), steps=6)
+    trainer.logger, trainer.log_every_n_steps = trainer_logger, 2
+    system = with_prior(make_system, Echo())
+    with pytest.raises(Sick):
+        trainer.fit(system, CameraData(ORBIT, 6, system.seed))
+    trainer_logger.save()
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["1", "3"]
+    assert [row["watchdog/vanished"] for row in rows] == ["", "1.0"]
+    assert all(float(row["watchdog/gradient"]) < 1e-4 for row in rows)
+
+
+def test_it_looks_only_at_its_own_steps_and_reads_the_device_once_a_check(make_system, tmp_path, monkeypatch):
+    reads, measured = [], []
+    monkeypatch.setattr(watchdog, "measure", lambda *a: measured.append(a) or measure(*a))
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda self, read=torch.Tensor.tolist: reads.append(self) or read(self))
+    run(make_system(), tmp_path, every=5, steps=10)
+    assert len(measured) == 2
+    assert len([one for one in reads if one.shape == (8,)]) == 2
+
+
+def test_it_changes_no_bit_of_a_healthy_run(make_system, tmp_path):
+    with_it, without = make_system(), make_system()
+    run(with_it, tmp_path, answer="restart", every=1)
+    trainer = make_trainer(tmp_path, steps=12)
+    trainer.fit(without, CameraData(ORBIT, 12, without.seed))
+    assert_same(dict(with_it.state_dict()), dict(without.state_dict()))
+    assert isinstance(with_it.distillation.prior, GaussianPrior)  # given back
+
+
+@pytest.mark.parametrize(("size", "expected"), [(0.5, 0.0), (0.85, 0.0), (1.0, 0.9)])
+def test_only_a_ball_that_reaches_the_rim_has_opacity_there(size, expected, ball, cameras_at):
+    scene = NeRF(ball(200.0, size=size), ConstantBackground([1.0, 1.0, 1.0]), StratifiedRenderer(1.0, 96))
+    cameras = cameras_at([0.0, 120.0], [10.0, 50.0], height=48)
+    found = float(rim_opacity(scene, cameras, scene.render(cameras).opacity))
+    assert expected <= found <= expected + 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"answer": "pray"}, r"watchdog.answer is pray; type watchdog=warn\|stop\|restart"),
+        ({"every": 0}, "watchdog.every is 0"),
+        ({"factor": 2.0}, "watchdog.factor is 2.0; it must be above 0 and below 1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        option("watchdog/stop", **changes)
