@@ -57,7 +57,9 @@ class Run:
     def _repr_html_(self) -> str:
         from dreamfusion.report.template import data_url
 
-        scores = escape(json.dumps({k: round(v, 3) for k, v in self.scores.items() if isinstance(v, float)}))
+        scores = escape(
+            json.dumps({k: round(v, 3) for k, v in self.scores.items() if isinstance(v, float)}, allow_nan=False)
+        )
         video = f'<video src="{data_url(self.turntable)}" autoplay muted loop playsinline controls></video>'
         return f"{video}<pre>{scores}\n{escape(str(self.folder))}</pre>"
 

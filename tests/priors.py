@@ -1,4 +1,4 @@
-"""A prior with closed-form predictions."""
+"""Priors with closed-form predictions."""
 
 import torch
 
@@ -38,3 +38,14 @@ class GaussianPrior:
 
     def decode(self, latents):
         return latents / 2 + 0.5
+
+
+class Bad(GaussianPrior):
+    """A prior whose prediction is `change`d."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def predict(self, noisy, timestep, branches):
+        return tuple(self.change(one) for one in super().predict(noisy, timestep, branches))

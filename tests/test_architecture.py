@@ -10,6 +10,7 @@ MODULES = sorted([*(ROOT / "dreamfusion").rglob("*.py"), ROOT / "launch.py"])
 CONFIGS = sorted(path for folder in ("conf", "sweeps") for path in (ROOT / folder).rglob("*.yaml"))
 KERNELS = {"numba", "nerfacc", "tinycudann", "triton"}
 # The one exception: the state of nerfacc's occupancy grid is plain PyTorch and the same on every device.
+NOT_WRITTEN = ("dreamfusion/runs/names.py", "dreamfusion/runs/study.py")  # their JSON is only hashed or compared
 OCCUPANCY = "dreamfusion/scene/nerf/occupancy.py"
 
 
@@ -67,9 +68,18 @@ def test_no_file_knows_the_machine_it_was_written_on():
     assert not found
 
 
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_json_that_is_written_holds_no_nan(path):
+    """NaN and Infinity are no JSON: `jq`, browsers and other languages refuse the whole file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("json.dump", "json.dumps"):
+            assert any(word.arg == "allow_nan" for word in node.keywords) or name(path) in NOT_WRITTEN
+
+
 # From the ground floor up: a room imports from its own and the lower ones only. See docs/extending.md.
 ROOMS = """
-types schedule randomness error files paths
+error
+types schedule randomness files paths
 image
 ops
 camera

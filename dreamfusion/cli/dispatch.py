@@ -29,7 +29,6 @@ def run_mode(cfg: DictConfig) -> object:
     from torch import OutOfMemoryError
 
     from dreamfusion.guidance.prior import GuidanceError
-    from dreamfusion.mesh.density_grid import EmptyFieldError
 
     filter_messages()
     try:
@@ -42,7 +41,7 @@ def run_mode(cfg: DictConfig) -> object:
         mode = instantiate(cfg.mode)
         resume_gc()
         return mode(cfg)
-    except (InstantiationException, UserError, EmptyFieldError, GuidanceError, OSError) as error:
+    except (InstantiationException, UserError, GuidanceError, OSError) as error:
         reason = error.__cause__ if isinstance(error, InstantiationException) else error
         if not isinstance(reason, ValueError | TypeError | OSError | ImportError | GuidanceError):
             raise

@@ -1,6 +1,5 @@
 """Evaluation report of the pocket prior (`mode=evaluate`): measure, tabulate, write JSON and a contact sheet."""
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 
 from dreamfusion.evaluation.pocket_prior import Accuracy, Retrieval, Views
-from dreamfusion.files import replacing
+from dreamfusion.files import write_json
 from dreamfusion.guidance.pocket import PocketPrior
 from dreamfusion.guidance.sampling import sample_images, start_noise
 from dreamfusion.image import contact_sheet, write_image
@@ -46,8 +45,7 @@ class PocketReport:
             "azimuth": _accuracy_entry(self.azimuth),
             "seconds": self.seconds,
         }
-        with replacing(path) as draft:
-            draft.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(path, content, indent=2)
         write_image(self.sheet(), path.with_name("retrieval.png"))
 
     def table(self) -> str:

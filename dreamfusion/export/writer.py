@@ -162,7 +162,7 @@ def _usdz(mesh: Mesh, metadata: dict[str, str], finish: Finish, _: str) -> dict[
     if mesh.texture is not None:
         Image.fromarray(mesh.texture).save(texture, "PNG")
     colors = None if mesh.colors is None else linear_from_srgb(mesh.colors).astype(np.float32)
-    comment = json.dumps({"generator": f"dreamfusion {__version__}", **metadata}, ensure_ascii=False)
+    comment = json.dumps({"generator": f"dreamfusion {__version__}", **metadata}, ensure_ascii=False, allow_nan=False)
     return {"": usdz(mesh, colors, texture.getvalue() or None, comment, finish.roughness, finish.double_sided)}
 
 

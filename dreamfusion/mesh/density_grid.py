@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool3d
 
+from dreamfusion.error import UserError
+
 SURFACE = 0.5  # occupancy of a point whose density is the threshold
 BLOCK = 4  # grid points along the side of a block; thinner features of a sharp density may be missed
 NEAR = 0.1, 0.9  # blocks whose neighbourhood has occupancies above the first and below the second are sampled densely
 
 
-class EmptyFieldError(ValueError):
+class EmptyFieldError(UserError):
     """There is no surface: the density is below the threshold everywhere, or above it everywhere."""
 
 

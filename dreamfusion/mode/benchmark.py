@@ -99,7 +99,7 @@ def write(result: Result, folder: Path) -> Path:
     for target, text in (
         (path, tables(result) + "\n"),
         (folder / "benchmark.svg", plot(result.ratios, result.curves, result.steps)),
-        (folder / "benchmark.json", json.dumps(asdict(result), indent=1) + "\n"),
+        (folder / "benchmark.json", json.dumps(asdict(result), indent=1, allow_nan=False) + "\n"),
     ):
         with replacing(target) as draft:
             draft.write_text(text, encoding="utf-8")

@@ -8,7 +8,6 @@ from omegaconf import DictConfig
 from dreamfusion.checkpoint import load_scene
 from dreamfusion.error import UserError
 from dreamfusion.export.settings import ExportSettings
-from dreamfusion.mesh.density_grid import EmptyFieldError
 from dreamfusion.mesh.metrics import ENOUGH
 from dreamfusion.runs.export import describe, export_scene
 from dreamfusion.runs.find import find_checkpoint, find_runs, run_choice
@@ -29,7 +28,7 @@ def run(cfg: DictConfig) -> list[Path]:
     for number, folder in enumerate(runs, 1):
         try:
             written.append(_export_one(find_checkpoint(str(folder)), settings))
-        except (EmptyFieldError, UserError) as error:
+        except UserError as error:
             if len(runs) == 1:
                 raise
             log.warning("%s: no mesh: %s", folder, error)

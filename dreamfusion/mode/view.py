@@ -21,7 +21,6 @@ from dreamfusion.checkpoint import TrainedScene, load_scene
 from dreamfusion.error import UserError, check_positive
 from dreamfusion.export.settings import ExportSettings
 from dreamfusion.export.writer import glb_metadata, write_mesh
-from dreamfusion.mesh.density_grid import EmptyFieldError
 from dreamfusion.runs.dream import Outputs, check, dream
 from dreamfusion.runs.export import describe, export_scene
 from dreamfusion.runs.find import find_checkpoint, find_runs
@@ -95,7 +94,7 @@ def export(scene: TrainedScene, settings: ExportSettings, window: Window) -> Act
     """Export a scene; returns an action that shows the mesh, or the reason why there is none, in the window."""
     try:
         exported = export_scene(scene, settings)
-    except (EmptyFieldError, UserError, OSError, ImportError) as error:
+    except (UserError, OSError, ImportError) as error:
         return partial(window.notify, "no mesh", str(error))
     text = f"{exported.path}: {', '.join(describe(exported))}"
     with tempfile.TemporaryDirectory() as folder:  # GLB in scene units, whatever the exported format and size

@@ -79,7 +79,7 @@ def draw_curve(curve: Curve) -> Chart:
     across = left + width * (steps - steps[0]) / max(steps[-1] - steps[0], SHORTEST)
     points = [[round(float(x), 4), _number(s), _number(v)] for x, s, v in zip(across, steps, mean, strict=True)]
     title = curve.name.replace("/", " · ").replace("_", " ")
-    return Chart(title, logarithmic, _number(mean[-1]), svg, json.dumps(points, separators=(",", ":")))
+    return Chart(title, logarithmic, _number(mean[-1]), svg, json.dumps(points, separators=(",", ":"), allow_nan=False))
 
 
 def _set_axes(axes: "Axes", steps: np.ndarray, logarithmic: bool) -> None:

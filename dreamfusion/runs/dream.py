@@ -24,6 +24,8 @@ from dreamfusion.checkpoint import CheckpointError, load_scene, read_checkpoint
 from dreamfusion.error import INTERRUPTED, UserError, check_positive
 from dreamfusion.evaluation.prior_score import prior_score
 from dreamfusion.export.settings import ExportSettings
+from dreamfusion.files import check_finite
+from dreamfusion.mesh.density_grid import EmptyFieldError
 from dreamfusion.ops.allocator import keep_large_blocks
 from dreamfusion.prompting.table import check_prompt
 from dreamfusion.runs.lock import locked
@@ -35,6 +37,7 @@ from dreamfusion.training.callbacks import Checkpoints, Previews, StopOnInterrup
 from dreamfusion.training.loggers import close
 from dreamfusion.training.metrics import Metrics, log_results
 from dreamfusion.training.progress import Progress
+from dreamfusion.training.watchdog import Sick
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +88,8 @@ def dream(
     """Train in `folder`, from the start or from the checkpoint `resume`; `callbacks` run last.
 
     Raises:
-        UserError: a setting is invalid.
+        UserError: a setting is invalid, or the run failed: a symptom of the watchdog, an empty scene, a score that is
+            not finite. The run does not count as finished.
         SystemExit: with status 130, after Ctrl-C and a final checkpoint.
     """
     stopwatch = Stopwatch()
@@ -114,21 +118,29 @@ def dream(
         if trainer.is_global_zero:
             (folder / RESULT).unlink(missing_ok=True)
             save_settings(cfg, folder, loggers)
-        trainer.fit(system, cameras, ckpt_path=None if resume is None else str(resume), weights_only=True)
-        checkpoints.save(trainer)
+        pruned: str | None = None
+        try:
+            trainer.fit(system, cameras, ckpt_path=None if resume is None else str(resume), weights_only=True)
+            checkpoints.save(trainer)
+        except Sick as error:
+            pruned = _reason(error, pruners)
         if stop.interrupted:
             log.info("stopped at step %d of %d; to resume:", trainer.global_step, trainer.max_steps)
             log.info("  %s", resume_command(folder))
             raise SystemExit(INTERRUPTED)
         if trainer.is_global_zero:
-            pruned = next((pruner.reason for pruner in pruners if pruner.reason), None)
-            figures = {"prior_score": score()}
+            figures = {} if pruned else {"prior_score": score()}
+            check_finite(figures)
+            pruned = pruned or next((pruner.reason for pruner in pruners if pruner.reason), None)
             if pruned is None:
                 from dreamfusion.runs.finish import finish  # imported here: takes a second, which would delay training
 
                 shown = outputs.turntable_frames, outputs.turntable_size, stopwatch.seconds, figures["prior_score"]
-                figures = finish(load_scene(checkpoints.path), ExportSettings.of(cfg.export), *shown) | figures
-            else:
+                try:
+                    figures = finish(load_scene(checkpoints.path), ExportSettings.of(cfg.export), *shown) | figures
+                except EmptyFieldError as error:
+                    pruned = _reason(error, pruners)
+            if pruned is not None:
                 log.info("%s: ended at step %d: %s\n  %s", cfg.prompt, trainer.global_step, pruned, folder)
             log_results(loggers, folder, trainer.global_step, figures, pruned)
             for logger in loggers:
@@ -139,6 +151,13 @@ def dream(
     finally:
         close(loggers)
     return folder
+
+
+def _reason(error: UserError, pruners: Sequence[L.Callback]) -> str:
+    """Why a failed run of a search ended, which gives it the worst scores; any other run fails with `error`."""
+    if not pruners:
+        raise error
+    return str(error)
 
 
 def check(cfg: DictConfig) -> None:

@@ -20,12 +20,17 @@ log = logging.getLogger(__name__)
 def finish(
     scene: TrainedScene, export: ExportSettings, frames: int, size: int, seconds: float, prior_score: float
 ) -> dict[str, float]:
-    """Write turntable, mesh and page into the run's folder; returns the final figures by name."""
+    """Write turntable, mesh and page into the run's folder; returns the final figures by name.
+
+    Raises:
+        EmptyFieldError: the scene has no surface; turntable and page are written without the mesh.
+    """
     folder = scene.run
     video = folder / "turntable.mp4"
     write_video(turntable(scene, frames, size), video)
     figures = {"steps": str(scene.step), "training": f"{seconds:.0f} s", "prior score": f"{prior_score:.3f}"}
     mesh: Path | None = None
+    empty: EmptyFieldError | None = None
     found: dict[str, float] = {"steps": scene.step, "seconds": round(seconds, 1), "prior_score": round(prior_score, 4)}
     try:
         exported = export_scene(scene, export)
@@ -34,7 +39,7 @@ def finish(
         figures["triangles"] = f"{len(exported.surface.mesh.faces):,}"
         figures["silhouette IoU, mesh and renders"] = f"{exported.metrics.iou:.3f}"
     except EmptyFieldError as error:
-        log.warning("no mesh: %s", error)
+        empty = error
     add_to_summary(folder, found)
     previews = {f"step {int(p.stem)}": p for p in sorted((folder / "previews").glob("*.png"))}
     shown = dict(list(previews.items())[-4:])
@@ -55,6 +60,8 @@ def finish(
     for path in (mesh, video, folder / "index.html", folder):
         if path is not None:
             log.info("  %s", path)
+    if empty is not None:
+        raise empty
     return found
 
 

@@ -1,4 +1,4 @@
-"""Stop a study's weak runs early: collapsed runs, and by successive halving (ASHA, Li et al. 2020).
+"""Stop a study's weak runs early, by successive halving (ASHA, Li et al. 2020). Failed runs are the watchdog's.
 
 At each rung, a fraction of the run's steps, a run writes its score to `rungs.json`, and continues if the score is in
 the better share of all runs that have reached the rung. Runs never wait for each other, whatever the number of workers.
@@ -13,10 +13,9 @@ from typing import Any
 import lightning as L
 
 from dreamfusion.error import UserError
-from dreamfusion.files import replacing
+from dreamfusion.files import write_json
 
 RUNGS = "rungs.json"
-EMPTY, FULL = 0.005, 0.98  # mean opacity of the training views: below EMPTY nothing is left, above FULL all is fog
 
 Measure = Callable[[], float]
 
@@ -60,37 +59,18 @@ class Halving(L.Callback):
         for rung in self.rungs:
             if trainer.global_step == max(1, round(rung * trainer.max_steps)):
                 if trainer.is_global_zero:
-                    self._compare(trainer, rung)
+                    self._compare(rung)
                 # All processes of a distributed run must stop together.
                 if trainer.strategy.reduce_boolean_decision(self.reason is not None, all=False):
                     trainer.should_stop = True
 
-    def _compare(self, trainer: L.Trainer, rung: float) -> None:
-        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        self.reason = collapse(figures["opacity"], figures["gradient_norm"])
+    def _compare(self, rung: float) -> None:
         self.score = self.measure()
         others = scores_of_other_runs(self.folder, rung)
-        own = read_rungs(self.folder) | {str(rung): self.score}
-        with replacing(self.folder / RUNGS) as draft:
-            draft.write_text(json.dumps(own) + "\n", encoding="utf-8")
-        if self.reason is None and not in_better_share(self.score, others, self.keep, self.startup):
+        score = self.score if math.isfinite(self.score) else None
+        write_json(self.folder / RUNGS, read_rungs(self.folder) | {str(rung): score}, indent=None)
+        if not in_better_share(self.score, others, self.keep, self.startup):
             self.reason = f"its score at {rung:g} of the run, {self.score:.4f}, is not in the better {self.keep:.0%}"
-
-
-def collapse(opacity: float, gradient_norm: float) -> str | None:
-    """The reason why a scene has collapsed; None if it has not.
-
-    Args:
-        opacity: mean of the training views, in [0, 1].
-        gradient_norm: of the distillation.
-    """
-    if not math.isfinite(gradient_norm) or not math.isfinite(opacity):
-        return "the scene is not finite"
-    if opacity < EMPTY:
-        return f"the scene is empty: its mean opacity is {opacity:.4f}"
-    if opacity > FULL:
-        return f"the scene is filled with fog: its mean opacity is {opacity:.4f}"
-    return None
 
 
 def in_better_share(score: float, others: Sequence[float], keep: float, startup: int) -> bool:
@@ -110,7 +90,7 @@ def scores_of_other_runs(folder: Path, rung: float) -> list[float]:
     return [score for score in scores if score is not None]
 
 
-def read_rungs(folder: Path) -> dict[str, float]:
-    """A run's scores by rung; empty if it reached none."""
+def read_rungs(folder: Path) -> dict[str, float | None]:
+    """A run's scores by rung, None for one that was not finite; empty if it reached none."""
     path = folder / RUNGS
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

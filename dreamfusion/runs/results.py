@@ -4,17 +4,18 @@ The file is written last and atomically. A killed run has none, and resumes from
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from dreamfusion.error import UserError
-from dreamfusion.files import replacing
+from dreamfusion.files import write_json
 
 RESULT = "result.json"
 SCORES = ("prior_score", "silhouette_iou", "color_difference")  # the figures that compare runs
-SCORES_WITHOUT_MESH = {"silhouette_iou": 0.0}  # scores of a run without a mesh
+WORST = {"prior_score": 0.0, "silhouette_iou": 0.0}  # scores of a run that failed during a search
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,16 @@ class Result:
 
 
 def write_result(result: Result, folder: Path) -> None:
-    """Mark the run in `folder` as finished."""
+    """Mark the run in `folder` as finished.
+
+    Raises:
+        UserError: a score is not finite.
+    """
     content = asdict(result)
     del content["path"]
-    with replacing(folder / RESULT) as draft:
-        draft.write_text(json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    infinite = {k: str(v) for k, v in result.settings.items() if isinstance(v, float) and not math.isfinite(v)}
+    content["settings"] |= infinite
+    write_json(folder / RESULT, content)
 
 
 def read_result(folder: Path) -> Result | None:
@@ -55,7 +61,7 @@ def read_result(folder: Path) -> Result | None:
 
 
 def objective(folder: Path, names: str | Sequence[str]) -> float | list[float]:
-    """The scores `names` of the finished run in `folder`, for a search; SCORES_WITHOUT_MESH replaces missing ones.
+    """The scores `names` of the finished run in `folder`, for a search; WORST replaces missing ones.
 
     Raises:
         UserError: the score does not exist; the message lists the existing ones.
@@ -63,7 +69,7 @@ def objective(folder: Path, names: str | Sequence[str]) -> float | list[float]:
     if not isinstance(names, str):
         return [float(objective(folder, name)) for name in names]  # type: ignore[arg-type]
     result = read_result(folder)
-    scores = SCORES_WITHOUT_MESH if result is None else SCORES_WITHOUT_MESH | dict(result.scores)
+    scores = WORST if result is None else WORST | dict(result.scores)
     if names not in scores:
         raise UserError(f"objective is {names}; the scores of a run are {', '.join(sorted(scores))}")
     return scores[names]

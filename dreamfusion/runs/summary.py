@@ -3,16 +3,18 @@
 import json
 from pathlib import Path
 
-from dreamfusion.files import replacing
+from dreamfusion.files import write_json
 
 SUMMARY = "summary.json"
 
 
 def add_to_summary(folder: Path, figures: dict[str, float]) -> None:
-    """Add figures to the run's summary.json."""
-    path = folder / SUMMARY
-    with replacing(path) as draft:
-        draft.write_text(json.dumps(read_summary(folder) | figures, indent=1) + "\n", encoding="utf-8")
+    """Add figures to the run's summary.json.
+
+    Raises:
+        UserError: a figure is not finite.
+    """
+    write_json(folder / SUMMARY, read_summary(folder) | figures)
 
 
 def read_summary(folder: Path) -> dict[str, float]:

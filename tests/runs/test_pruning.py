@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 from dreamfusion.error import UserError
-from dreamfusion.runs.pruning import Halving, collapse, halving, in_better_share, none, read_rungs, scores_of_other_runs
+from dreamfusion.runs.pruning import Halving, halving, in_better_share, none, read_rungs, scores_of_other_runs
 
 
-def trained(folder, scores, opacity=0.3, norm=1.0, rungs=(0.25, 0.5), keep=0.5, startup=2, steps=8):
+def trained(folder, scores, rungs=(0.25, 0.5), keep=0.5, startup=2, steps=8):
     """Run 8 steps with the next of `scores` at each rung; returns the last step and the callback."""
     values = iter(scores)
     (pruner,) = halving(folder, lambda: next(values), rungs, keep, startup)
@@ -19,7 +19,6 @@ def trained(folder, scores, opacity=0.3, norm=1.0, rungs=(0.25, 0.5), keep=0.5, 
         should_stop=False,
         is_global_zero=True,
         strategy=strategy,
-        callback_metrics={"opacity": opacity, "gradient_norm": norm},
     )
     for step in range(1, steps + 1):
         trainer.global_step = step
@@ -48,21 +47,12 @@ def test_a_run_resumed_after_a_kill_is_not_compared_with_itself(tmp_path):
     assert read_rungs(folder) == {"0.25": 0.4, "0.5": 0.3}
 
 
-@pytest.mark.parametrize(
-    ("opacity", "norm", "reason"),
-    [
-        (0.001, 1.0, "the scene is empty: its mean opacity is 0.0010"),
-        (0.999, 1.0, "the scene is filled with fog: its mean opacity is 0.9990"),
-        (0.3, math.nan, "the scene is not finite"),
-        (math.nan, 1.0, "the scene is not finite"),
-        (0.3, 1.0, None),
-    ],
-)
-def test_a_collapsed_scene_is_detected_by_its_opacity_and_gradient(tmp_path, opacity, norm, reason):
-    assert collapse(opacity, norm) == reason
-    step, pruner = trained(tmp_path / "s" / "p" / "1", [0.9, 0.9], opacity=opacity, norm=norm)
-    assert pruner.reason == reason
-    assert step == (8 if reason is None else 2)
+def test_a_score_that_is_not_finite_ends_the_run_and_is_null_in_the_file(tmp_path):
+    step, pruner = trained(tmp_path / "s" / "p" / "1", [math.nan])
+    assert step == 2
+    assert "nan, is not in the better 50%" in pruner.reason
+    assert (tmp_path / "s" / "p" / "1" / "rungs.json").read_text() == '{"0.25": null}\n'
+    assert scores_of_other_runs(tmp_path / "s" / "p" / "2", 0.25) == []
 
 
 def test_half_of_the_runs_at_a_rung_continue_once_there_are_enough():

@@ -8,7 +8,7 @@ import lightning as L
 import pytest
 import torch
 from options import make_sds, option
-from priors import GaussianPrior
+from priors import Bad, GaussianPrior
 from training import assert_same, make_trainer
 
 from dreamfusion.camera.data import CameraData
@@ -28,17 +28,6 @@ HEALTHY = {
     "loss": -30.0, "prediction": 4.0, "guidance": 0.0, "gradient": 15.0, "parameter_gradient": 50.0, "parameter": 1.5,
     "opacity": 0.2, "rim_opacity": 0.0,
 }  # fmt: skip
-
-
-class Bad(GaussianPrior):
-    """A prior whose prediction is `change`d."""
-
-    def __init__(self, change):
-        super().__init__()
-        self.change = change
-
-    def predict(self, noisy, timestep, branches):
-        return tuple(self.change(one) for one in super().predict(noisy, timestep, branches))
 
 
 class Echo(GaussianPrior):

@@ -160,7 +160,7 @@ def _render_into(folder: Path, items: Sequence[Item], views: int, resolution: in
     finally:
         for file in files.values():
             file.close()
-    lines = ",\n".join(json.dumps(subject, ensure_ascii=False) for subject in subjects)
+    lines = ",\n".join(json.dumps(subject, ensure_ascii=False, allow_nan=False) for subject in subjects)
     (folder / _ITEMS).write_text(f"[\n{lines}\n]\n", encoding="utf-8")
     return len(subjects)
 

@@ -85,7 +85,7 @@ def write_card(
         (CARD_FILE, card),
         ("ATTRIBUTION.md", attribution(subjects)),
         ("vocabulary.txt", "\n".join(vocabulary) + "\n"),
-        (TRAINING, json.dumps(dict(seen)) + "\n"),
+        (TRAINING, json.dumps(dict(seen), allow_nan=False) + "\n"),
     ):
         with replacing(folder / name) as draft:
             draft.write_text(text, encoding="utf-8")

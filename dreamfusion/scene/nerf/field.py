@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from dreamfusion.types import FieldOutput
 
+RADIUS = 1e-3, 1e3  # scene units; beyond, float32 marching overflows or loses the step
+
 
 class Field(nn.Module):
     """Density and albedo at points of the ball of radius `radius` around the origin."""
@@ -19,3 +21,9 @@ class Field(nn.Module):
     @abstractmethod
     def density(self, positions: Tensor) -> Tensor:
         """Density (S,) at positions (S, 3); zero outside the bounding ball."""
+
+
+def check_radius(name: str, radius: float) -> None:
+    """Raises: ValueError: the setting `name` is outside RADIUS."""
+    if not RADIUS[0] <= radius <= RADIUS[1]:
+        raise ValueError(f"{name} is {radius}, allowed are {RADIUS[0]:g} to {RADIUS[1]:g} scene units; type {name}=1.0")

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from dreamfusion.ops.hash_field import hash_field
 from dreamfusion.ops.hash_grid.layout import HashGridLayout
 from dreamfusion.ops.precision import kernel_precision
-from dreamfusion.scene.nerf.field import Field
+from dreamfusion.scene.nerf.field import Field, check_radius
 from dreamfusion.types import FieldOutput
 
 
@@ -43,10 +43,11 @@ class HashGridField(Field):
             RuntimeError: the processor does not support the precision.
         """
         super().__init__()
-        if min(radius, blob_radius, density_scale) <= 0 or hidden < 1:
+        check_radius("field.radius", radius)
+        if min(blob_radius, density_scale) <= 0 or hidden < 1:
             raise ValueError(
-                f"field.radius is {radius}, field.blob_radius {blob_radius}, field.density_scale {density_scale}, "
-                f"field.hidden {hidden}; all must be above 0"
+                f"field.blob_radius is {blob_radius}, field.density_scale {density_scale}, field.hidden {hidden}; "
+                "all must be above 0"
             )
         self.radius, self.blob_density, self.blob_radius = radius, blob_density, blob_radius
         self.density_scale, self.precision = density_scale, kernel_precision(precision)

@@ -5,7 +5,7 @@ from nerfacc import OccGridEstimator
 from torch import Tensor
 
 from dreamfusion.ops.march import march
-from dreamfusion.scene.nerf.field import Field
+from dreamfusion.scene.nerf.field import Field, check_radius
 from dreamfusion.scene.nerf.renderer import Renderer
 from dreamfusion.types import RayBundle, RaySamples
 
@@ -22,6 +22,7 @@ class OccupancyRenderer(Renderer):
         cells. The mean keeps scenes of low density everywhere from becoming empty.
         """
         super().__init__()
+        check_radius("renderer.radius", radius)
         if steps < 1:
             raise ValueError(f"renderer.steps is {steps}; a ray needs at least 1")
         if min(resolution, update_every) < 1:

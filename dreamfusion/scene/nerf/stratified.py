@@ -2,6 +2,7 @@
 
 import torch
 
+from dreamfusion.scene.nerf.field import check_radius
 from dreamfusion.scene.nerf.renderer import Renderer
 from dreamfusion.types import RayBundle, RaySamples
 
@@ -11,6 +12,7 @@ class StratifiedRenderer(Renderer):
 
     def __init__(self, radius: float, steps: int) -> None:
         super().__init__()
+        check_radius("renderer.radius", radius)
         if steps < 1:
             raise ValueError(f"renderer.steps is {steps}; a ray needs at least 1")
         self.radius, self.steps = radius, steps
