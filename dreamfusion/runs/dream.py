@@ -30,6 +30,7 @@ from dreamfusion.ops.allocator import keep_large_blocks
 from dreamfusion.prompting.table import check_prompt
 from dreamfusion.runs.lock import locked
 from dreamfusion.runs.names import relative_to_cwd
+from dreamfusion.runs.preflight import preflight
 from dreamfusion.runs.results import RESULT, SCORES, Result, read_result, write_result
 from dreamfusion.runs.settings import run_settings
 from dreamfusion.training.assemble import assemble, user_errors
@@ -99,6 +100,7 @@ def dream(
     torch.manual_seed(cfg.seed)  # for the initial weights
     with user_errors():
         orbit: Orbit = instantiate(cfg.camera)
+        preflight(cfg, folder, outputs)
         system = assemble(cfg)
         loggers: list[Logger] = instantiate(cfg.logger)(folder=folder, name=str(cfg.prompt))
         previews = Previews(orbit, folder / "previews", outputs.preview_every, outputs.preview_size)

@@ -65,9 +65,10 @@ SYMPTOMS = {
         "or the initial blob too weak: lower system.regularizer.opacity or raise field.blob_density",
     ),
     "full": Symptom(
-        lambda f, limit: f["rim_opacity"] > limit["full"],
-        "the scene fills its ball: the opacity at the rim of the ball is {rim_opacity:.2g}; fog has no reason to "
-        "thin out: raise system.regularizer.opacity, field.blob_density or field.radius",
+        # An object may fill its ball too, such as `a soccer ball`; then the prior agrees, and the gradient has fallen.
+        lambda f, limit: f["rim_opacity"] > limit["full"] and f["gradient_change"] > limit["disagreement"],
+        "the scene fills its ball with fog: the opacity at the rim is {rim_opacity:.2g} and the gradient "
+        "{gradient_change:.2g} times that of the start; raise system.regularizer.opacity or field.blob_density",
     ),
     "vanished": Symptom(
         lambda f, limit: min(f["gradient"], f["parameter_gradient"]) < limit["vanished"],
@@ -128,12 +129,16 @@ class Watchdog(L.Callback):
         self._count = 0  # consecutive checks with it
         self._good: dict[str, Any] = {}  # state of the last healthy check, for a restart
         self._prior: WatchedPrior | None = None
+        self._norms = torch.zeros(2)  # sum of the gradient norms since the last check, and their number
+        self._first = 0.0  # mean gradient norm up to the first check
 
     def state_dict(self) -> dict[str, Any]:
-        return {"symptom": self._symptom, "count": self._count, "restarts": self.restarts}
+        kept = {"symptom": self._symptom, "count": self._count, "restarts": self.restarts}
+        return kept | {"norms": self._norms.cpu(), "first": self._first}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._symptom, self._count, self.restarts = (state_dict[k] for k in ("symptom", "count", "restarts"))
+        self._norms, self._first = state_dict["norms"], state_dict["first"]
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self._prior = pl_module.distillation.prior = WatchedPrior(pl_module.distillation.prior)
@@ -143,19 +148,25 @@ class Watchdog(L.Callback):
             pl_module.distillation.prior, self._prior = self._prior.prior, None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._norms = self._norms.to(pl_module.device)
         self._remember(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Cameras, batch_idx: int
     ) -> None:
+        norm = pl_module.last_guidance.gradient_norm.detach().mean()
+        self._norms = self._norms + torch.stack([norm, torch.ones_like(norm)])  # not in place: a checkpoint has it
         step = trainer.global_step
         if step % self.every and step != trainer.max_steps:
             return
         assert self._prior is not None
         measured = measure(pl_module, self._prior.last, outputs["loss"], batch)
+        measured["gradient"], self._norms = self._norms[0] / self._norms[1], torch.zeros_like(self._norms)
         # Processes of a distributed run see different views; all must answer alike.
         values: Tensor = trainer.strategy.reduce(torch.stack(list(measured.values())), reduce_op="mean")
         figures = dict(zip(measured, values.tolist(), strict=True))  # the only synchronisation
+        self._first = self._first or figures["gradient"]
+        figures["gradient_change"] = figures["gradient"] / self._first if self._first else 0.0
         symptom = diagnose(figures, self.limits)
         self._count = self._count + 1 if symptom == self._symptom else 1
         self._symptom = symptom
@@ -221,7 +232,7 @@ def measure(system: DreamFusion, predictions: Sequence[Tensor], loss: Tensor, ca
         loss: of the step.
         cameras: of the step.
     """
-    assert system.last_guidance is not None and system.last_opacity is not None
+    assert system.last_opacity is not None
     parameters = [parameter for parameter in system.parameters() if parameter.requires_grad]
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     nothing = torch.zeros((), device=loss.device)
@@ -230,7 +241,6 @@ def measure(system: DreamFusion, predictions: Sequence[Tensor], loss: Tensor, ca
         "loss": loss.detach().float(),
         "prediction": torch.stack([one.abs().amax() for one in predictions]).amax() if predictions else nothing,
         "guidance": abs(scale) * (predictions[0] - predictions[1]).abs().amax() if len(predictions) > 1 else nothing,
-        "gradient": system.last_guidance.gradient_norm.mean(),
         "parameter_gradient": torch.nn.utils.get_total_norm(gradients),
         "parameter": torch.nn.utils.get_total_norm(parameters, norm_type=math.inf),
         "opacity": system.last_opacity.mean(),

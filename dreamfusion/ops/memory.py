@@ -1,0 +1,26 @@
+"""Free memory of a device, as far as the system reports it."""
+
+from pathlib import Path
+
+import psutil
+import torch
+
+LIMITS = (  # (limit, use) of a container, version 2 and 1 of cgroups
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+
+
+def free_memory(device: torch.device | str = "cpu") -> int:
+    """Bytes that this process may still allocate."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = [int(psutil.virtual_memory().available), *(_of_container(*paths) for paths in LIMITS)]
+    return min(amount for amount in free if amount is not None)
+
+
+def _of_container(limit: str, use: str) -> int | None:
+    try:
+        return max(int(Path(limit).read_text()) - int(Path(use).read_text()), 0)
+    except (OSError, ValueError):  # no such file, or "max"
+        return None
