@@ -1,4 +1,4 @@
-# The two commands: `make dream PROMPT="a cat"` and `make test`. Both make .venv from requirements.lock first.
+# The commands `make dream PROMPT="a cat"`, `make test` and `make trust`. Each makes .venv from requirements.lock first.
 PYTHON ?= python3
 PROMPT ?= a cat
 export PROMPT
@@ -8,7 +8,7 @@ SWEEPS := sweeps==0.3.0
 # Khronos' check of GLB files, for a test that is skipped where there is no npm.
 VALIDATOR := gltf-validator@2.0.0-dev.3.10
 
-.PHONY: dream test install pretrain-data
+.PHONY: dream test trust install pretrain-data
 
 dream: $(READY)
 	.venv/bin/python launch.py "prompt=$$PROMPT"
@@ -18,6 +18,10 @@ test: $(READY)
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal
+
+# Hours: kills, fuzzed commands, a long run, many prompts, identical commands at once (docs/reliability.md).
+trust: $(READY)
+	for campaign in together kill prompts long fuzz; do .venv/bin/python tests/campaigns/trust.py $$campaign || exit 1; done
 
 install: $(READY)
 

@@ -31,7 +31,7 @@ FLAT = 1.1  # ratio of the later to the earlier memory, and of the earlier to th
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start a command in `folder`; its output goes to files there that are not of the run."""
+    """Start a command in `folder`."""
     command = [sys.executable, str(ROOT / "launch.py"), *arguments]
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -86,7 +86,7 @@ def kill(folder: Path, size: int, rng: random.Random) -> str:
 
 
 def fuzz(folder: Path, size: int, rng: random.Random) -> str:
-    """`size` commands with a random value in a random setting, and exports of checkpoints with a changed byte."""
+    """`size` commands with a random value in a random setting, and exports of checkpoints with a flipped bit."""
     settings = sorted(leaves(OmegaConf.to_container(OmegaConf.load(reference(folder) / "config.yaml"))))
     checkpoint = reference(folder) / "checkpoints" / "last.ckpt"
     content, results = checkpoint.read_bytes(), 0
