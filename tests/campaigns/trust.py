@@ -78,7 +78,7 @@ def kill(folder: Path, size: int, rng: random.Random) -> str:
         status, said = end(start(place, *command))
         assert status == 0, f"moment {moment}: {said}"
         run = only_run(place)
-        assert rows(run) == rows(whole), f"moment {moment}: the rows of metrics.csv differ"
+        assert rows(run) == rows(whole), f"moment {moment}: {rows(run)}\n{rows(whole)}"
         assert_same(state(run / "checkpoints" / "last.ckpt"), state(whole / "checkpoints" / "last.ckpt"))
         left = [path.name for path in run.rglob(".*") if path.is_file()]
         assert not left, f"moment {moment}: {left}"
@@ -152,7 +152,8 @@ def together(folder: Path, size: int, rng: random.Random) -> str:
     for status, said in ended:
         check_one_line(status, said, "together")
     assert (only_run(folder) / "result.json").is_file()
-    assert [row["step"] for row in rows(only_run(folder))] == [str(step) for step in range(7)]
+    steps = [row["step"] for row in rows(only_run(folder))]
+    assert steps == [str(step) for step in range(7)], steps
     done = sum(status == 0 for status, _ in ended)
     return f"{size} identical commands: one run, {done} with status 0, {size - done} with one line"
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from options import option
 from torch.nn import functional as F
 
 
@@ -122,3 +123,12 @@ def test_the_density_is_zero_outside_the_bounding_ball_and_positive_inside(tiny_
 def test_sizes_of_zero_are_refused(name, tiny_field):
     with pytest.raises(ValueError, match=f"field.{name} is 0|field.{name} 0"):
         tiny_field(**{name: 0})
+
+
+@pytest.mark.parametrize("radius", [0.0, 1e-30, 1e30, float("inf"), float("nan")])
+@pytest.mark.parametrize("part", ["field/hashgrid", "renderer/occupancy", "renderer/stratified"])
+def test_a_radius_that_float32_cannot_march_is_refused(radius, part):
+    """At 1e30 the chord of a ray is infinite, and the march along it did not end."""
+    name = part.split("/")[0]
+    with pytest.raises(ValueError, match=rf"{name}\.radius is .*, allowed are 0.001 to 1000 scene units; type {name}"):
+        option(part, radius=radius)
