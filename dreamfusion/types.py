@@ -152,6 +152,24 @@ class TextEmbedding(Movable):
         pooled = None if self.pooled is None else self.pooled[index]
         return type(self)(self.states[index], self.mask[index], pooled)
 
+    def blend(self, shares: Tensor) -> Self:
+        """B weighted sums of the K texts, with shares (B, K); tokens of any text with a share count as given."""
+        states = torch.einsum("bk,kld->bld", shares, self.states)
+        mask = ((shares != 0).float() @ self.mask.float()) > 0
+        return type(self)(states, mask, None if self.pooled is None else shares @ self.pooled)
+
+
+@dataclass(frozen=True, eq=False)
+class Opposed(Movable):
+    """N further texts of each of B views, from which perp-neg guides away."""
+
+    texts: TextEmbedding  # N * B texts: the first of all views, then the second
+    weights: Tensor  # (N, B), 0 or negative
+
+    def __post_init__(self) -> None:
+        check_shapes(self, weights=(None, None))
+        check_shape("Opposed.texts", (len(self.texts),), (self.weights.numel(),))
+
 
 @dataclass(frozen=True, eq=False)
 class Conditioning(Movable):
@@ -163,6 +181,7 @@ class Conditioning(Movable):
     empty: TextEmbedding | None = None  # B times the empty text; None: `negative` is the empty text
     appearance: Tensor | None = None  # (B, 2) in [-1, 1]: grey level of the background, and `Shading.code`.
     # None: unknown
+    opposed: Opposed | None = None  # texts for perp-neg
 
     def __post_init__(self) -> None:
         check_shapes(self, appearance=(len(self.text), 2))
@@ -175,6 +194,7 @@ class Branch(Movable):
     text: TextEmbedding  # B texts
     cameras: Cameras | None = None  # None: unknown to the network
     appearance: Tensor | None = None  # (B, 2), as in `Conditioning`
+    unconditional: bool = False  # of guidance: a network that was trained without cameras at times gets none here
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho & Salimans 2022), with the scale convention of diffusers."""
+"""Classifier-free guidance (Ho & Salimans 2022), with the scale convention of diffusers, and perp-neg's projection."""
 
 from torch import Tensor
 
@@ -9,3 +9,10 @@ def guide(noise_text: Tensor, noise_null: Tensor, scale: float) -> Tensor:
     Scale 1 is the conditional prediction, 0 the unconditional one. The omega of Poole et al. 2022 is scale - 1.
     """
     return noise_null + scale * (noise_text - noise_null)
+
+
+def perpendicular(vector: Tensor, direction: Tensor) -> Tensor:
+    """The component of `vector` that is perpendicular to `direction`, per image (B, C, h, w)."""
+    along = (vector * direction).sum((1, 2, 3), keepdim=True)
+    # The bound keeps an image without a direction (equal texts) finite.
+    return vector - along / direction.square().sum((1, 2, 3), keepdim=True).clamp(min=1e-6) * direction

@@ -1,12 +1,15 @@
-"""Conversions between the prediction types of diffusion networks: noise, v and clean image.
+"""Conversions between the prediction types of diffusion networks: noise, v, clean image and flow velocity.
 
 Letters (Poole et al. 2022, Sec. 2; variance preserving): x clean image in the prior's space, eps noise,
 abar = alphas_cumprod[t], alpha = sqrt(abar), sigma = sqrt(1 - abar), z = alpha x + sigma eps the noisy image.
+
+A rectified flow (Liu et al. 2023) has time s in [0, 1] and x_s = (1 - s) x + s eps. Divided by c = |(1 - s, s)| it is
+variance preserving: alpha = (1 - s) / c, sigma = s / c, z = x_s / c, and therefore c = 1 / (alpha + sigma).
 """
 
 from torch import Tensor
 
-PREDICTIONS = ("epsilon", "v_prediction", "sample")  # diffusers' names of the prediction types
+PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow_prediction")  # diffusers' names of the prediction types
 
 
 def alpha_sigma(alphas_cumprod_t: Tensor) -> tuple[Tensor, Tensor]:
@@ -15,12 +18,29 @@ def alpha_sigma(alphas_cumprod_t: Tensor) -> tuple[Tensor, Tensor]:
     return abar.sqrt(), (1 - abar).sqrt()
 
 
+def flow_alphas_cumprod(time: Tensor) -> Tensor:
+    """abar of a rectified flow at the times s in [0, 1], any shape."""
+    return (1 - time) ** 2 / ((1 - time) ** 2 + time**2)
+
+
+def network_input(kind: str, noisy: Tensor, timestep: Tensor, alphas_cumprod: Tensor) -> tuple[Tensor, Tensor]:
+    """The image and the time that a network of this kind takes for z (B, C, h, w) at `timestep` (B,) of T.
+
+    Those given, but for a flow x_s = c z and T s.
+    """
+    if kind != "flow_prediction":
+        return noisy, timestep
+    alpha, sigma = alpha_sigma(alphas_cumprod[timestep])
+    return noisy / (alpha + sigma), len(alphas_cumprod) * (sigma / (alpha + sigma)).flatten()
+
+
 def noise_from_prediction(kind: str, prediction: Tensor, noisy: Tensor, alphas_cumprod_t: Tensor) -> Tensor:
     """Noise eps from the output of a network.
 
     epsilon:      eps = prediction                                                      (Ho et al. 2020)
     v_prediction: v = alpha eps - sigma x, so eps = sigma z + alpha v                    (Salimans & Ho 2022, App. D)
     sample:       x = prediction, so eps = (z - alpha x) / sigma
+    flow_prediction: v = eps - x, so eps = x_s + (1 - s) v = (z + alpha v) / (alpha + sigma)
 
     Args:
         kind: one of PREDICTIONS.
@@ -38,6 +58,8 @@ def noise_from_prediction(kind: str, prediction: Tensor, noisy: Tensor, alphas_c
             return sigma * noisy + alpha * prediction
         case "sample":
             return (noisy - alpha * prediction) / sigma
+        case "flow_prediction":
+            return (noisy + alpha * prediction) / (alpha + sigma)
     raise ValueError(f"unknown prediction type {kind!r}, expected one of {', '.join(PREDICTIONS)}")
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dreamfusion.diffusion.parameterization import clean_from_noise
 from dreamfusion.distillation.base import Distillation, Step
-from dreamfusion.guidance.prior import empty_branch, null_branch, text_branch
+from dreamfusion.guidance.prior import empty_branch, null_branch, predict_steered, text_branch
 from dreamfusion.schedule import ScheduleLike, schedule
 
 
@@ -27,7 +27,7 @@ class CSD(Distillation):
         branches = [text_branch(conditioning), empty_branch(conditioning)]
         if omega > 0:
             branches.append(null_branch(conditioning))
-        text, empty, *rest = self.prior.predict(noisy, step.timestep, branches)
+        text, empty, *rest = predict_steered(self.prior, noisy, step.timestep, conditioning, branches)
         direction = text - empty
         for negative in rest:
             direction = direction + omega * (empty - negative)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dreamfusion.diffusion.parameterization import clean_from_noise
 from dreamfusion.distillation.base import Distillation, Step
-from dreamfusion.guidance.prior import empty_branch, null_branch, text_branch
+from dreamfusion.guidance.prior import empty_branch, null_branch, predict_steered, text_branch
 
 
 class NFSD(Distillation):
@@ -28,7 +28,7 @@ class NFSD(Distillation):
         """See `Distillation.direction`."""
         make = (text_branch, empty_branch, null_branch)
         branches = [branch(step.conditioning) for branch in make]
-        text, empty, negative = self.prior.predict(noisy, step.timestep, branches)
+        text, empty, negative = predict_steered(self.prior, noisy, step.timestep, step.conditioning, branches)
         low = (step.timestep < self.low_noise * len(self.prior.alphas_cumprod))[:, None, None, None]
         condition = self.guidance_scale(step.progress) * (text - empty)
         domain = torch.where(low, empty, empty - negative)

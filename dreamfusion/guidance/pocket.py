@@ -162,7 +162,7 @@ class PocketPrior(PixelSpace, AdaptablePrior):
     def _camera_features(self, branch: Branch, noisy: Tensor) -> Tensor:
         """(B, 12): camera (zeros if unknown) and appearance (white background, unlit if unknown)."""
         features, cameras = noisy.new_zeros(len(noisy), CAMERA_FEATURES), branch.cameras
-        if cameras is not None and self.camera_conditioning:
+        if cameras is not None and self.camera_conditioning and not branch.unconditional:
             features = camera_features(
                 cameras.azimuth, cameras.elevation.clamp(*ELEVATION), cameras.distance.clamp(*DISTANCE)
             )

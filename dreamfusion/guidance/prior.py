@@ -10,7 +10,8 @@ from typing import Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from dreamfusion.diffusion.classifier_free import guide
+from dreamfusion.diffusion.classifier_free import guide, perpendicular
+from dreamfusion.error import UserError
 from dreamfusion.types import Branch, Conditioning, TextEmbedding
 
 
@@ -56,7 +57,8 @@ class Prior(Protocol):
         Args:
             noisy: z, (B, C, h, w).
             timestep: (B,) int64.
-            branches: conditions of the B images. Priors without camera conditioning ignore cameras and appearance.
+            branches: conditions of the B images. Priors without camera conditioning ignore cameras and appearance;
+                those with it ignore the cameras of an unconditional branch if they were trained so.
 
         Returns:
             eps for each branch: float32, the shape of `noisy`, whatever the network's prediction type.
@@ -66,6 +68,24 @@ class Prior(Protocol):
     def decode(self, latents: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, 3, r, r) in [0, 1], without gradient; for previews and samples."""
         ...
+
+
+@runtime_checkable
+class ImageScorer(Protocol):
+    """A prior that scores an image by itself, instead of predicting noise."""
+
+    def score(self, latents: Tensor, conditioning: Conditioning) -> Tensor:
+        """Agreement of each image with its text, (B,), at most 1."""
+        ...
+
+
+def check_groups(prior: Prior, group: int) -> None:
+    """Raises: UserError: the cameras are not drawn in groups that the prior can predict together."""
+    if group % prior.views:
+        raise UserError(
+            f"guidance {prior.name} predicts {prior.views} views around the object together, but camera.group is "
+            f"{group}; type camera=multiview"
+        )
 
 
 class PixelSpace:
@@ -101,24 +121,56 @@ def text_branch(conditioning: Conditioning) -> Branch:
 
 
 def null_branch(conditioning: Conditioning) -> Branch:
-    """Negative text and unknown camera, but the same appearance, so that guidance does not amplify appearance."""
-    return Branch(conditioning.negative, None, conditioning.appearance)
+    """Negative text and, for most priors, unknown camera, but the same appearance, which guidance would amplify."""
+    return Branch(conditioning.negative, conditioning.cameras, conditioning.appearance, unconditional=True)
+
+
+def opposed_branches(conditioning: Conditioning) -> list[Branch]:
+    """The N texts of perp-neg, with the camera and appearance of each view."""
+    if conditioning.opposed is None:
+        return []
+    count, views = conditioning.opposed.weights.shape
+    index = torch.arange(count * views, device=conditioning.opposed.weights.device).view(count, views)
+    texts = [conditioning.opposed.texts[row] for row in index]
+    return [Branch(text, conditioning.cameras, conditioning.appearance) for text in texts]
+
+
+def predict_steered(
+    prior: Prior, noisy: Tensor, timestep: Tensor, conditioning: Conditioning, branches: Sequence[Branch]
+) -> tuple[Tensor, ...]:
+    """`Prior.predict` of `branches`, the text's first and the unconditional one second; perp-neg changes the first.
+
+    With d = eps_text - eps_null, perp-neg (Armandpour et al. 2023, Sec. 4) adds to eps_text the sum over the opposed
+    texts of w_i times the component of eps_i - eps_null that is perpendicular to d.
+    """
+    if conditioning.opposed is None:
+        return prior.predict(noisy, timestep, branches)
+    predictions = prior.predict(noisy, timestep, [*branches, *opposed_branches(conditioning)])
+    text, null, count = predictions[0], predictions[1], len(branches)
+    steered = text
+    for weight, noise in zip(conditioning.opposed.weights, predictions[count:], strict=True):
+        steered = steered + weight[:, None, None, None] * perpendicular(noise - null, text - null)
+    return (steered, *predictions[1:count])
 
 
 def empty_branch(conditioning: Conditioning) -> Branch:
-    """Empty text and unknown camera: the unconditional prediction, whatever the negative prompt."""
+    """Empty text, camera and appearance as in `null_branch`: the unconditional prediction without a negative prompt."""
     empty = conditioning.negative if conditioning.empty is None else conditioning.empty
-    return Branch(empty, None, conditioning.appearance)
+    return Branch(empty, conditioning.cameras, conditioning.appearance, unconditional=True)
 
 
 def guided(
     prior: Prior, noisy: Tensor, timestep: Tensor, conditioning: Conditioning, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """eps_hat of `guide`, and eps of the text branch. At scale 1 both are equal and only that branch is predicted."""
-    if scale == 1:
-        (noise_text,) = prior.predict(noisy, timestep, [text_branch(conditioning)])
+    """eps_hat of `guide`, and eps of the text branch, after perp-neg.
+
+    At scale 1 both are equal; without perp-neg, only that branch is predicted then.
+    """
+    branches = [text_branch(conditioning), null_branch(conditioning)]
+    if scale == 1 and conditioning.opposed is None:
+        (noise_text,) = prior.predict(noisy, timestep, branches[:1])
         return noise_text, noise_text
-    noise_text, noise_null = prior.predict(noisy, timestep, [text_branch(conditioning), null_branch(conditioning)])
+    noise_text, noise_null = predict_steered(prior, noisy, timestep, conditioning, branches)
     return guide(noise_text, noise_null, scale), noise_text
 
 

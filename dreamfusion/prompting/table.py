@@ -4,6 +4,7 @@ Stages 2, 3 and 10 of the flow; `view_dependent.py` and `plain.py` are the strat
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,23 +19,24 @@ LONGEST_PROMPT = 2000  # characters, far above the limit of the text encoders
 
 @dataclass(frozen=True, eq=False)
 class TextTable(Movable):
-    """K encoded texts and the encoded text of the unconditional branch."""
+    """K encoded texts and the encoded text of the unconditional branch, or one for each of the K."""
 
     texts: TextEmbedding  # (K, L, D)
-    negative: TextEmbedding  # (1, L, D), the empty text or the negative prompt
+    negative: TextEmbedding  # (1 or K, L, D), the empty text or the negative prompt
     empty: TextEmbedding | None = None  # (1, L, D), the empty text; None: `negative` is the empty text
 
     def __post_init__(self) -> None:
-        if len(self.negative) != 1:
-            raise ValueError(f"TextTable.negative holds {len(self.negative)} texts, expected 1")
+        if len(self.negative) not in (1, len(self.texts)):
+            raise ValueError(f"TextTable.negative holds {len(self.negative)} texts, expected 1 or {len(self.texts)}")
 
 
 class Prompting(ABC):
     """Map a prompt and cameras to the text of each view."""
 
-    def __init__(self, negative: str) -> None:
-        """`negative` is the text of the unconditional branch, for all views; "" is plain classifier-free guidance."""
-        self.negative = str(negative)  # Hydra parses negative=3 as a number
+    def __init__(self, negative: str | Sequence[str]) -> None:
+        """`negative`: text of the unconditional branch, or K texts; "" is plain classifier-free guidance."""
+        # Hydra parses negative=3 as a number.
+        self.negatives = [str(text) for text in negative] if isinstance(negative, list) else [str(negative)]
 
     @abstractmethod
     def texts(self, prompt: str) -> list[str]:
@@ -48,17 +50,17 @@ class Prompting(ABC):
         """Encode all texts in one call, once a run; warn if the prompt is unknown to the prior."""
         prior.warn_if_unknown(prompt)
         texts = self.texts(prompt)
-        encoded = prior.encode_text([*texts, self.negative, *([""] if self.negative else [])])
-        index, count = torch.arange(len(encoded), device=encoded.states.device), len(texts)
-        empty = encoded[index[-1:]] if self.negative else None
-        return TextTable(encoded[index[:count]], encoded[index[count : count + 1]], empty)
+        empty = [""] if any(self.negatives) else []
+        encoded = prior.encode_text([*texts, *self.negatives, *empty])
+        index = torch.arange(len(encoded), device=encoded.states.device)
+        parts = [encoded[part] for part in index.split([len(texts), len(self.negatives), len(empty)])]
+        return TextTable(parts[0], parts[1], parts[2] if empty else None)
 
     def condition(self, table: TextTable, cameras: Cameras) -> Conditioning:
         """Conditioning of B views."""
         index = self.view(cameras).to(table.texts.states.device)
-        first = torch.zeros_like(index)
-        empty = None if table.empty is None else table.empty[first]
-        return Conditioning(table.texts[index], table.negative[first], cameras, empty)
+        empty = None if table.empty is None else table.empty[torch.zeros_like(index)]
+        return Conditioning(table.texts[index], table.negative[index % len(table.negative)], cameras, empty)
 
 
 def check_prompt(prompt: object) -> None:

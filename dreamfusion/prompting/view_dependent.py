@@ -4,10 +4,12 @@ Stages 2 and 10 of the flow; Poole et al. 2022, Sec. 3.2 step 3 and App. A.2. It
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from dreamfusion.prompting.debias import debiased
 from dreamfusion.prompting.table import Prompting
 from dreamfusion.types import Cameras
 
@@ -19,22 +21,34 @@ class ViewDependentPrompting(Prompting):
     """ "a cat" -> "a cat, front view", "... side view", "... back view", "... overhead view"."""
 
     def __init__(
-        self, negative: str, overhead_elevation: float, front: float, back: float, templates: Mapping[str, str]
+        self,
+        negative: str | Mapping[str, str],
+        overhead_elevation: float,
+        front: float,
+        back: float,
+        templates: Mapping[str, str],
+        debias: Mapping[str, Any],
     ) -> None:
         """Check the thresholds and templates.
 
         Args:
-            negative: see `Prompting`.
+            negative: text of the unconditional branch, for all views or by view, "" where a view has none; "" is plain
+                classifier-free guidance.
             overhead_elevation: degrees; a camera above this elevation is overhead at any azimuth.
             front, back: degrees; |azimuth| below `front` is a front view, above `back` a back view.
             templates: one text for each of VIEWS, with `{prompt}` in it.
+            debias: the arguments of `debiased` after the views; without a model the prompt is used as it is.
 
         Raises:
-            ValueError: angles out of order, or templates for other views than VIEWS or without {prompt}.
+            ValueError: angles out of order, a negative text or templates for other views than VIEWS, or templates
+                without {prompt}.
         """
-        super().__init__(negative)
+        if isinstance(negative, Mapping) and not set(negative) <= set(VIEWS):
+            raise ValueError(f"negative is for {sorted(negative)}, expected a text, or texts for {', '.join(VIEWS)}")
+        super().__init__([negative.get(view, "") for view in VIEWS] if isinstance(negative, Mapping) else negative)
         if not 0 <= front <= back <= 180:
             raise ValueError(f"front is {front} and back is {back} degrees, expected 0 <= front <= back <= 180")
+        self.debias = dict(debias)
         self.overhead_elevation, self.front, self.back = overhead_elevation, front, back
         self.templates = dict(templates)
         if set(self.templates) != set(VIEWS):
@@ -45,7 +59,10 @@ class ViewDependentPrompting(Prompting):
 
     def texts(self, prompt: str) -> list[str]:
         """The four texts, in the order of VIEWS."""
-        return [self.templates[view].replace("{prompt}", prompt.strip()) for view in VIEWS]
+        prompts = [prompt.strip()] * len(VIEWS)
+        if self.debias["model"] is not None:
+            prompts = debiased(prompts[0], VIEWS, **self.debias)
+        return [self.templates[view].replace("{prompt}", one) for view, one in zip(VIEWS, prompts, strict=True)]
 
     def view(self, cameras: Cameras) -> Tensor:
         """Index into VIEWS, (B,) int64: overhead above `overhead_elevation`, else by |azimuth|; thresholds are side."""

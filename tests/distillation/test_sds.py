@@ -181,7 +181,7 @@ def test_guidance_between_two_equal_texts_changes_nothing_at_any_scale():
     torch.testing.assert_close(*gradients)
 
 
-def test_text_and_negative_are_predicted_in_one_call_and_the_negative_has_no_camera():
+def test_text_and_negative_are_predicted_in_one_call_and_the_negative_is_unconditional():
     prior = GaussianPrior()
     views = conditioning([1.0, 2.0, 3.0], [-1.0, -2.0, -3.0])
     make_sds(prior, guidance_scale=2.0)(image(3), views, 0.0, seeded())
@@ -189,7 +189,7 @@ def test_text_and_negative_are_predicted_in_one_call_and_the_negative_has_no_cam
     assert text.text.states.flatten().tolist() == [1, 2, 3]
     assert null.text.states.flatten().tolist() == [-1, -2, -3]
     assert text.cameras.azimuth.tolist() == [0, 30, 60]
-    assert null.cameras is None
+    assert (text.unconditional, null.unconditional) == (False, True)
     assert not noisy.requires_grad
 
 

@@ -102,6 +102,10 @@ def test_templates_come_from_the_configuration_and_braces_in_a_prompt_are_harmle
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"negative": {"below": "x"}},
+            r"negative is for \['below'\], expected a text, or texts for front, side, back, ov",
+        ),
         ({"front": 140.0}, "front is 140.0 and back is 135.0 degrees"),
         ({"templates": {"below": "{prompt}"}}, "expected one for each of front, side, back, overhead"),
         ({"templates": dict.fromkeys(VIEWS, "a cat")}, r"front view is \"a cat\", expected \{prompt\}"),
@@ -128,4 +132,14 @@ def test_an_invalid_prompt_raises_with_what_to_type(prompt, message):
 
 @pytest.mark.parametrize("prompting", [plain, view_dependent])
 def test_a_negative_prompt_that_hydra_reads_as_a_number_is_a_text(prompting):
-    assert prompting(negative=3).negative == "3"
+    prior = LetterPrior()
+    prompting(negative=3).encode(prior, "a cat")
+    assert prior.texts[-2:] == ["3", ""]  # the empty text last
+
+
+def test_each_view_can_have_its_own_negative_text():
+    prompting, prior = view_dependent(negative={"back": "face, eyes", "front": "tail"}), LetterPrior()
+    table = prompting.encode(prior, "a cat")
+    assert prior.texts[4:] == ["tail", "", "face, eyes", "", ""]  # the empty text last
+    conditioning = prompting.condition(table, cameras([180, 0, 90, 0], [0, 0, 0, 80]))
+    assert conditioning.negative.states.flatten().tolist() == [6, 4, 5, 7]
