@@ -35,7 +35,7 @@ CONFIG = {
         "_target_": "dreamfusion.camera.orbit.Orbit",
         "elevation": [-15, 75], "distance": [2.7, 3.3], "focal": [1.3, 1.4], "uniform_area": 0.0,
         "position_jitter": 0.0, "look_at_std": 0.0, "up_std": 0.0, "light_distance": [1, 2],
-        "views": 2, "size": 8,
+        "relative_distance": False, "views": 2, "group": 1, "size": 8,
     },
 }
 # fmt: on

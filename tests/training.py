@@ -8,7 +8,9 @@ from dreamfusion.camera.orbit import Orbit
 from dreamfusion.checkpoint import read_checkpoint
 from dreamfusion.cli.console import filter_messages
 
-ORBIT = Orbit([-15, 75], [2.7, 3.3], [1.3, 1.4], 0.5, 0.1, 0.1, 0.1, [1, 2], views=2, size=[[0, 6], [1, 10]])
+ORBIT = Orbit(
+    [-15, 75], [2.7, 3.3], False, [1.3, 1.4], 0.5, 0.1, 0.1, 0.1, [1, 2], views=2, group=1, size=[[0, 6], [1, 10]]
+)
 STEPS = 6
 
 

@@ -237,7 +237,7 @@ def _layout(log2_table: int) -> HashGridLayout:
 
 def _orbit(views: int, size: int) -> Orbit:
     """Distances and field of view of `camera=orbit`."""
-    return Orbit((-15, 75), (2.7, 3.3), (1.374, 1.374), 0.0, 0.0, 0.0, 0.0, (2.7, 3.3), views, size)
+    return Orbit((-15, 75), (2.7, 3.3), False, (1.374, 1.374), 0.0, 0.0, 0.0, 0.0, (2.7, 3.3), views, 1, size)
 
 
 def _ball() -> Tensor:

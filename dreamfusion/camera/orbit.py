@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dreamfusion.error import UserError
 from dreamfusion.schedule import ScheduleLike, schedule
 from dreamfusion.types import Cameras
 
@@ -20,7 +21,8 @@ class Orbit:
     """Distribution of cameras that look at the origin, and of point lights near the camera."""
 
     elevation: Range  # degrees
-    distance: Range  # scene units
+    distance: Range  # scene units; see relative_distance
+    relative_distance: bool  # distance in units of 1 / tan(half the field of view), so that objects look equally large
     focal: Range  # focal length over image height; 1.374 is a vertical field of view of 40 degrees
     uniform_area: float  # fraction drawn uniformly in area on the sphere, the rest uniformly in angle
     position_jitter: float  # camera position + U(-j, j)^3, scene units
@@ -28,6 +30,7 @@ class Orbit:
     up_std: float  # up vector + N(0, std^2)
     light_distance: Range  # of the point light from the origin, scene units
     views: int  # cameras a step
+    group: int  # consecutive cameras that differ in azimuth only, by 360 / group degrees; 1: all are independent
     size: ScheduleLike  # pixels a side; a number, or a schedule over the run's progress
 
     def __post_init__(self) -> None:
@@ -47,30 +50,44 @@ class Orbit:
             )
         if self.views < 1:
             raise ValueError(f"camera.views is {self.views}; a step needs at least 1 camera")
+        if self.group < 1 or self.views % self.group:
+            raise ValueError(
+                f"camera.views is {self.views}, not a multiple of camera.group, {self.group}; "
+                f"type camera.views={max(self.group, 1)} or camera.group=1"
+            )
         if schedule(self.size).lowest < 1:
             raise ValueError(f"camera.size is {self.size}; a view needs at least 1 pixel a side: type camera.size=64")
 
     def sample(self, progress: float, generator: torch.Generator) -> Cameras:
-        """Draw the cameras of one step, azimuths stratified over the circle, with one light each."""
-        batch, size = self.views, round(schedule(self.size)(progress))
+        """Draw the cameras of one step, azimuths stratified over the circle, with one light each.
+
+        The cameras of a group share every other draw, light and jitter included.
+        """
+        groups, size = self.views // self.group, round(schedule(self.size)(progress))
+
+        def each(drawn: Tensor) -> Tensor:
+            return drawn.repeat_interleave(self.group, dim=0)
 
         def uniform(bounds: Range) -> Tensor:
-            return bounds[0] + (bounds[1] - bounds[0]) * torch.rand(batch, generator=generator)
+            return each(bounds[0] + (bounds[1] - bounds[0]) * torch.rand(groups, generator=generator))
 
-        azimuth = (torch.arange(batch) + torch.rand(batch, generator=generator)) * (360 / batch)
+        azimuth = (torch.arange(groups) + torch.rand(groups, generator=generator)) * (360 / self.views)
+        azimuth = each(azimuth) + (torch.arange(self.views) % self.group) * (360 / self.group)
         azimuth = (azimuth + 360 * torch.rand(1, generator=generator)) % 360
         low, high = (math.sin(math.radians(e)) for e in self.elevation)
         by_area = torch.rad2deg(torch.asin(uniform((low, high)).clamp(-1, 1)))
         elevation = torch.where(
-            torch.rand(batch, generator=generator) < self.uniform_area, by_area, uniform(self.elevation)
+            each(torch.rand(groups, generator=generator)) < self.uniform_area, by_area, uniform(self.elevation)
         )
-        jitter = (2 * torch.rand(batch, 3, generator=generator) - 1) * self.position_jitter
-        position = spherical(azimuth, elevation, uniform(self.distance)) + jitter
-        look_at = torch.randn(batch, 3, generator=generator) * self.look_at_std
-        up = torch.tensor([0.0, 1.0, 0.0]) + torch.randn(batch, 3, generator=generator) * self.up_std
-        direction = torch.nn.functional.normalize(position + torch.randn(batch, 3, generator=generator), dim=-1)
-        light = direction * uniform(self.light_distance)[:, None]
-        return look_from(position, look_at, up, focal_to_fov(uniform(self.focal)), light, size, size)
+        jitter = (2 * each(torch.rand(groups, 3, generator=generator)) - 1) * self.position_jitter
+        distance = uniform(self.distance)
+        look_at = each(torch.randn(groups, 3, generator=generator)) * self.look_at_std
+        up = torch.tensor([0.0, 1.0, 0.0]) + each(torch.randn(groups, 3, generator=generator)) * self.up_std
+        scatter = each(torch.randn(groups, 3, generator=generator))
+        light_distance, focal = uniform(self.light_distance), uniform(self.focal)
+        position = spherical(azimuth, elevation, self._scaled(distance, focal)) + jitter
+        light = torch.nn.functional.normalize(position + scatter, dim=-1) * light_distance[:, None]
+        return look_from(position, look_at, up, focal_to_fov(focal), light, size, size)
 
     def view(self, azimuth: Tensor, elevation: float | Tensor, height: int, width: int) -> Cameras:
         """Cameras at given azimuths (B,) and elevations (one, or (B,)), in degrees: for previews and turntables.
@@ -78,13 +95,28 @@ class Orbit:
         Distance and focal length are the middle of their ranges. The light is above the camera's right shoulder, at the
         same relative position for each.
         """
-        middle = torch.full_like(azimuth, sum(self.distance) / 2)
+        focal = torch.full_like(azimuth, sum(self.focal) / 2)
+        middle = self._scaled(torch.full_like(azimuth, sum(self.distance) / 2), focal)
         above = torch.as_tensor(elevation, dtype=azimuth.dtype).expand_as(azimuth)
         position = spherical(azimuth, above, middle)
         light = spherical(azimuth + 30, (above + 35).clamp(max=89), middle)
-        fov = focal_to_fov(torch.full_like(azimuth, sum(self.focal) / 2))
         up = torch.tensor([0.0, 1.0, 0.0]).expand(len(azimuth), 3)
-        return look_from(position, torch.zeros_like(position), up, fov, light, height, width)
+        return look_from(position, torch.zeros_like(position), up, focal_to_fov(focal), light, height, width)
+
+    def _scaled(self, distance: Tensor, focal: Tensor) -> Tensor:
+        """Distances in scene units; 1 / tan(fov / 2) is twice the focal length."""
+        return distance * 2 * focal if self.relative_distance else distance
+
+
+def around(views: int, group: int) -> Tensor:
+    """Azimuths (views,) evenly around the object, in groups whose members are 360 / group degrees apart.
+
+    Raises:
+        UserError: `views` is not a multiple of `group`.
+    """
+    if views % group:
+        raise UserError(f"{views} views around the object are not a multiple of {group}, which the prior couples")
+    return torch.arange(views).view(group, -1).T.flatten() * (360 / views)
 
 
 def look_from(

@@ -56,7 +56,7 @@ class VSD(Distillation):
         timestep = torch.randint(len(abar), (count,), generator=generator, device=generator.device)
         timestep = timestep.repeat_interleave(views).to(step.latents.device)
         if torch.rand((), generator=generator, device=generator.device) < self.camera_dropout:
-            branch = replace(branch, cameras=None)
+            branch = replace(branch, unconditional=True)
         noise = gaussian(step.latents, generator)
         alpha, sigma = alpha_sigma(abar[timestep])
         noisy = alpha * step.latents.detach() + sigma * noise

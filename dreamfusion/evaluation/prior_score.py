@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dreamfusion.camera.orbit import Orbit
+from dreamfusion.camera.orbit import Orbit, around
 from dreamfusion.diffusion.parameterization import alpha_sigma
-from dreamfusion.guidance.prior import Prior, null_branch, text_branch
+from dreamfusion.guidance.prior import ImageScorer, Prior, null_branch, text_branch
 from dreamfusion.image import resize
 from dreamfusion.scene.shading import ALBEDO
 from dreamfusion.system import DreamFusion, with_appearance
@@ -27,8 +27,7 @@ def prior_score(system: DreamFusion, orbit: Orbit, views: int) -> float:
     prior = system.distillation.prior
     device = prior.alphas_cumprod.device
     system.to(device)  # Lightning moves the system to the CPU after training
-    azimuth = torch.arange(views) * (360 / views)
-    cameras = orbit.view(azimuth, ELEVATION, prior.resolution, prior.resolution).to(device)
+    cameras = orbit.view(around(views, prior.views), ELEVATION, prior.resolution, prior.resolution).to(device)
     training = system.training
     system.eval()
     try:
@@ -46,7 +45,7 @@ def text_score(prior: Prior, rgb: Tensor, conditioning: Conditioning, levels: Se
 
     score = 1 - sum ||eps_text - eps||^2 / sum ||eps_null - eps||^2. 1: the text explains the images fully; 0: not at
     all; negative: the text increases the error. The difference of the two errors estimates log p(x | text) - log p(x)
-    (Li et al. 2023, "Your Diffusion Model is Secretly a Zero-Shot Classifier", Eq. 6).
+    (Li et al. 2023, "Your Diffusion Model is Secretly a Zero-Shot Classifier", Eq. 6). CLIP's score is its mean cosine.
 
     Args:
         prior: on the device of `rgb`.
@@ -56,6 +55,8 @@ def text_score(prior: Prior, rgb: Tensor, conditioning: Conditioning, levels: Se
     """
     generator = torch.Generator().manual_seed(SEED)
     clean = prior.encode_image(resize(rgb.float(), prior.resolution))
+    if isinstance(prior, ImageScorer):
+        return float(prior.score(clean, conditioning).mean())
     branches = [text_branch(conditioning), null_branch(conditioning)]
     with_text = without = torch.zeros((), device=clean.device)
     for level in levels:

@@ -18,14 +18,14 @@ NAME = "distillation"  # of the adapter in the network's layers
 class Adapter(nn.Module):
     """The adapter's parameters; `enable` adds them to the network's layers or leaves them out."""
 
-    def __init__(self, network: Any, rank: int, layers: Sequence[str], camera_width: int | None) -> None:
+    def __init__(self, network: Any, rank: int, layers: Sequence[str], camera_at: str | None) -> None:
         """Add an adapter, not enabled, whose output is zero at first.
 
         Args:
             network: its parameters need no gradient.
             rank: of the matrices.
             layers: ends of the names of the linear and convolutional layers that get an adapter.
-            camera_width: width of the output of `network.time_embedding`, to which an embedding of the camera matrix is
+            camera_at: the network's embedding of the time, to whose output an embedding of the camera matrix is
                 added (Wang et al. 2023, ProlificDreamer); None: the network is conditioned on the camera itself.
 
         Raises:
@@ -53,11 +53,12 @@ class Adapter(nn.Module):
         self.camera: Any = None
         self._matrix: Tensor | None = None
         self._hook: Any = None
-        if camera_width is not None:
-            self.camera = TimestepEmbedding(16, camera_width)
+        if camera_at is not None:
+            time = network.get_submodule(camera_at)
+            self.camera = TimestepEmbedding(16, time.linear_2.out_features)
             nn.init.zeros_(self.camera.linear_2.weight)
             nn.init.zeros_(self.camera.linear_2.bias)
-            self._hook = network.time_embedding.register_forward_hook(self._add_camera)
+            self._hook = time.register_forward_hook(self._add_camera)
         self.enabled = True
         self.enable(False)
 
@@ -93,12 +94,9 @@ class AdaptablePrior:
 
     adapted_layers: ClassVar[Sequence[str]]  # ends of names, see `Adapter`
     sees_camera: ClassVar[bool]  # the network is conditioned on the camera without an adapter
+    time_embedding: ClassVar[str] = "time_embedding"  # module of the network, see `Adapter`
+    _network: Any
     _adapter: Adapter | None = None
-
-    @property
-    @abstractmethod
-    def _network(self) -> Any:
-        """The U-Net."""
 
     @abstractmethod
     def _predict(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
@@ -116,13 +114,14 @@ class AdaptablePrior:
         if self._adapter is not None:
             self._adapter.remove()
             self._adapter = None
-        width = None if self.sees_camera else self._network.time_embedding.linear_2.out_features
-        self._adapter = Adapter(self._network, rank, self.adapted_layers, width)
+        camera_at = None if self.sees_camera else self.time_embedding
+        self._adapter = Adapter(self._network, rank, self.adapted_layers, camera_at)
         return self._adapter
 
     def predict_adapted(self, noisy: Tensor, timestep: Tensor, branch: Branch) -> Tensor:
         """See `Adaptable`; the adapter is conditioned on the camera, even if `predict` ignores it."""
         assert self._adapter is not None
+        known = None if branch.unconditional else branch.cameras
         self._adapter.to(noisy.device, torch.float32)  # `to` of the prior changes it with the network
-        self._adapter.enable(True, None if branch.cameras is None else branch.cameras.camera_to_world)
+        self._adapter.enable(True, None if known is None else known.camera_to_world)
         return self._predict(noisy, timestep, [branch])[0]

@@ -1,6 +1,6 @@
 """DeepFloyd IF, stage I (stage 11, `guidance=deepfloyd`): 64x64 pixels and T5 text, closest to the paper's prior.
 
-Latents are the image in [-1, 1]. Tested with small random networks of the same classes, not with published weights.
+Tested with small random networks of the same classes, not with published weights.
 """
 
 from collections.abc import Sequence
@@ -29,16 +29,13 @@ class DeepFloydPrior(PixelSpace, DiffusersPrior):
         Raises:
             GuidanceError: the weights are not available, or T5's tokenizer cannot be read.
         """
-        super().__init__(**settings)
+        super().__init__(vae=None, vae_dtype="float32", **settings)
         if not (self._folder / "tokenizer" / "tokenizer.json").is_file() and find_spec("sentencepiece") is None:
             raise GuidanceError("T5's tokenizer needs sentencepiece; type pip install sentencepiece protobuf")
-        self.resolution: int = self._unet.config.sample_size
 
     def encode_text(self, texts: Sequence[str]) -> TextEmbedding:
         """Encode K texts in lower case, as in training: (K, 77, D)."""
         from transformers import T5EncoderModel, T5Tokenizer
 
-        tokenizer = T5Tokenizer.from_pretrained(
-            str(self._folder / "tokenizer"), model_max_length=TOKENS, local_files_only=True
-        )
-        return self._encode(tokenizer, T5EncoderModel, [text.lower().strip() for text in texts])
+        texts = [text.lower().strip() for text in texts]
+        return self._encode(T5Tokenizer, T5EncoderModel, texts, masked=True, model_max_length=TOKENS)

@@ -1,25 +1,34 @@
-"""Base class of priors with published weights in diffusers' folder layout: loading, precision, prediction."""
+"""Base class of priors with published weights in diffusers' folder layout: loading, precision, latents, prediction."""
 
+import json
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from dreamfusion.diffusion.parameterization import noise_from_prediction
+from dreamfusion.diffusion.parameterization import network_input, noise_from_prediction
 from dreamfusion.guidance.adapter import AdaptablePrior
 from dreamfusion.guidance.pretrained import choose_dtype, find_model, load_frozen, noise_schedule, variant_of
-from dreamfusion.guidance.prior import concatenate_texts
+from dreamfusion.guidance.prior import GuidanceError, concatenate_texts
 from dreamfusion.types import Branch, TextEmbedding
+
+AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")  # AutoencoderTiny (TAESD): less memory, coarser
 
 
 class DiffusersPrior(AdaptablePrior):
-    """A U-Net with cross-attention to text; half precision on CUDA (not yet tested there)."""
+    """A network with cross-attention to text; half precision on CUDA (not yet tested there).
+
+    Latents are those of the autoencoder in `vae/`, shifted and scaled, and the distillation gradient is backpropagated
+    through the encoder (Poole et al. 2022 used a pixel-space prior without an encoder, see `PixelSpace`).
+    """
 
     name: ClassVar[str]
     models: ClassVar[Sequence[str]]  # hub ids, tried in order
-    parts: ClassVar[Sequence[str]]  # required sub-folders
+    parts: Sequence[str]  # required sub-folders, the network's first
+    architecture: ClassVar[str] = "UNet2DConditionModel"  # class of the network in diffusers
     views = 1
+    pixel_space = False
     adapted_layers = ("to_q", "to_k", "to_v", "to_out.0")
     sees_camera = False
 
@@ -30,26 +39,32 @@ class DiffusersPrior(AdaptablePrior):
         dtype: str,
         guidance_scale: float,
         weighting: str,
+        resolution: int | None,
         channels_last: bool,
         attention_slicing: bool,
         compile: bool,
+        vae: str | None,
+        vae_dtype: str,
     ) -> None:
-        """Find and load the weights, except for the text encoder, which `encode_text` loads.
+        """Find and load the weights, except for the text encoders, which `encode_text` loads.
 
         Args:
             model: folder in diffusers' layout, or hub id; None tries `models` in order.
             revision: branch, tag or commit on the hub.
-            dtype: of the U-Net and the text encoder: "auto", "float16", "bfloat16" or "float32".
+            dtype: of the network and the text encoders: "auto", "float16", "bfloat16" or "float32".
             guidance_scale, weighting: recommended values for distillation, see `Prior`.
-            channels_last: memory layout of the U-Net.
+            resolution: pixels a side of the encoded images; None: those of the training.
+            channels_last: memory layout of the network.
             attention_slicing: less memory, slower.
-            compile: `torch.compile` the U-Net; the first step takes minutes.
+            compile: `torch.compile` the network; the first step takes minutes.
+            vae: another autoencoder of the same latents: folder or hub id; None: the model's own.
+            vae_dtype: of the autoencoder. Small gradients may underflow in float16 on their way to the image.
 
         Raises:
-            GuidanceError: the weights are not available.
+            GuidanceError: the weights are not available, or the resolution or the precision does not suit them.
             ValueError: an unknown dtype.
         """
-        from diffusers import UNet2DConditionModel
+        import diffusers
 
         self.guidance_scale, self.weighting = guidance_scale, weighting
         self._dtype_name, self._device = dtype, torch.device("cpu")
@@ -58,55 +73,135 @@ class DiffusersPrior(AdaptablePrior):
         candidates = (model,) if model else self.models
         self._folder = find_model(candidates, revision, self.parts, half=expected == torch.float16)
         self.alphas_cumprod, self._prediction = noise_schedule(self._folder)
-        self._unet = load_frozen(UNet2DConditionModel, self._folder, "unet", expected)
+        self._network = self._load_network(getattr(diffusers, self.architecture), expected)
+        self._vae = self._load_autoencoder(vae, choose_dtype(vae_dtype, self._device)) if "vae" in self.parts else None
+        factor = 1 if self._vae is None else 2 ** (len(self._vae.config.block_out_channels) - 1)
+        self.trained_resolution: int = self._network.config.sample_size * factor
+        self.resolution = self.trained_resolution if resolution is None else resolution
+        unit = factor * getattr(self._network.config, "patch_size", 1)
+        if self.resolution < unit or self.resolution % unit:
+            raise GuidanceError(
+                f"guidance.resolution={resolution}, expected a multiple of {unit}; "
+                f"type guidance.resolution={self.trained_resolution}, which {self.name} was trained at"
+            )
         if channels_last:
-            self._unet.to(memory_format=torch.channels_last)
+            self._network.to(memory_format=torch.channels_last)
         if attention_slicing:
-            self._unet.set_attention_slice("auto")
+            self._network.set_attention_slice("auto")
         if compile:
-            self._unet.compile()
+            self._network.compile()
 
     def to(self, device: torch.device | str) -> Self:
         """Move in place; dtype "auto" follows the new device."""
         self._device = torch.device(device)
-        self._unet.to(self._device, choose_dtype(self._dtype_name, self._device))
+        self._network.to(self._device, choose_dtype(self._dtype_name, self._device))
+        if self._vae is not None:
+            self._vae.to(self._device)
         self.alphas_cumprod = self.alphas_cumprod.to(self._device)
         return self
 
     def warn_if_unknown(self, prompt: str) -> None:
         """No check: the training data covers the web."""
 
-    @property
-    def _network(self) -> Any:
-        return self._unet
+    def encode_image(self, rgb: Tensor) -> Tensor:
+        """(B, 3, r, r) in [0, 1] -> latents (B, C, h, w).
+
+        The posterior's mean, not a sample, so that the distillation's generator is the only source of randomness.
+        """
+        assert self._vae is not None
+        encoded = self._vae.encode((rgb * 2 - 1).to(self._vae.dtype))
+        latents = encoded.latent_dist.mean if "latent_dist" in encoded else encoded.latents
+        scale, shift = self._latent_units()
+        return (latents.float() - shift) * scale
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, h, w) -> (B, 3, r, r) in [0, 1], clamped."""
+        assert self._vae is not None
+        scale, shift = self._latent_units()
+        image = self._vae.decode((latents / scale + shift).to(self._vae.dtype)).sample.float()
+        return (image / 2 + 0.5).clamp(0, 1)
 
     def _predict(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
-        """See `Prior.predict`; cameras and appearance are ignored.
+        """See `Prior.predict`.
 
         Output channels beyond those of `noisy` are a learned variance (DeepFloyd IF) and are dropped. The text mask is
         not used because the networks were trained with visible padding.
         """
-        count, dtype, text = len(branches), self._unet.dtype, concatenate_texts(branches)
+        count, dtype, text = len(branches), self._network.dtype, concatenate_texts(branches)
         noisy, timestep = noisy.repeat(count, 1, 1, 1), timestep.repeat(count)
-        prediction = self._unet(noisy.to(dtype), timestep, encoder_hidden_states=text.states.to(dtype)).sample
+        image, time = network_input(self._prediction, noisy, timestep, self.alphas_cumprod)
+        prediction = self._network(
+            image.to(dtype),
+            timestep=time,
+            encoder_hidden_states=text.states.to(dtype),
+            **self._conditions(text, branches, dtype),
+        ).sample
         prediction = prediction[:, : noisy.shape[1]].float()
         noise = noise_from_prediction(self._prediction, prediction, noisy, self.alphas_cumprod[timestep])
         return noise.chunk(count)
 
+    def _conditions(self, text: TextEmbedding, branches: Sequence[Branch], dtype: torch.dtype) -> dict[str, Any]:
+        """Further arguments of the network for the concatenated branches; cameras and appearance are ignored."""
+        return {}
+
+    def _load_network(self, network: type[Any], dtype: torch.dtype) -> Any:
+        return load_frozen(network, self._folder, self.parts[0], dtype)
+
+    def _load_autoencoder(self, vae: str | None, dtype: torch.dtype) -> Any:
+        """The frozen autoencoder, of the class that its folder names."""
+        import diffusers
+
+        folder = self._folder / "vae" if vae is None else find_model((vae,), None, (".",), False, "guidance.vae")
+        config = json.loads((folder / "config.json").read_text())
+        if config["_class_name"] not in AUTOENCODERS:
+            raise GuidanceError(
+                f"the autoencoder in {folder} is a {config['_class_name']}, expected {' or '.join(AUTOENCODERS)}"
+            )
+        if dtype == torch.float16 and config.get("force_upcast", False):
+            raise GuidanceError(
+                f"the autoencoder of {self.name} overflows in float16 (force_upcast in {folder}); type "
+                "guidance.vae_dtype=float32, or name another one such as guidance.vae=madebyollin/sdxl-vae-fp16-fix"
+            )
+        return load_frozen(getattr(diffusers, config["_class_name"]), folder, ".", dtype)
+
+    def _latent_units(self) -> tuple[float, float]:
+        """Factor and offset between the autoencoder's latents and the network's."""
+        assert self._vae is not None
+        config = self._vae.config
+        return config.scaling_factor, getattr(config, "shift_factor", None) or 0.0
+
     @torch.no_grad()
-    def _encode(self, tokenizer: Any, encoder: type[Any], texts: Sequence[str]) -> TextEmbedding:
-        """Encode K texts with `text_encoder/`: (K, L, D), padded or cut to the tokenizer's length L.
+    def _encode(
+        self,
+        tokenizer: type[Any],
+        encoder: type[Any],
+        texts: Sequence[str],
+        number: str = "",
+        layer: int | None = None,
+        masked: bool = False,
+        **settings: Any,
+    ) -> TextEmbedding:
+        """Encode K texts with `tokenizer<number>/` and `text_encoder<number>/`: (K, L, D), padded or cut to L tokens.
 
         The encoder is loaded for each call and freed afterwards: it is needed once a run and may be larger than the
-        U-Net (T5-XXL: 4.8 billion parameters).
+        U-Net (T5-XXL: 4.8 billion parameters). `pooled` is the projected vector of an encoder that has one.
+
+        Args:
+            layer: index into the hidden states, such as -2; None: the last one, after the final normalisation.
+            masked: the encoder does not attend to padding, unless its own configuration has `use_attention_mask`.
+            settings: of the tokenizer.
         """
-        dtype, folder = choose_dtype(self._dtype_name, self._device), self._folder / "text_encoder"
+        dtype, folder = choose_dtype(self._dtype_name, self._device), self._folder / f"text_encoder{number}"
         network = encoder.from_pretrained(
             str(folder), dtype=dtype, variant=variant_of(folder, dtype), local_files_only=True
         )
-        tokens = tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt").to(self._device)
-        mask = tokens.attention_mask
-        # CLIP in Stable Diffusion attends to its padding; T5 does not.
-        uses_mask = getattr(network.config, "use_attention_mask", network.config.model_type == "t5")
-        output = network.eval().to(self._device)(tokens.input_ids, attention_mask=mask if uses_mask else None)
-        return TextEmbedding(output.last_hidden_state.float(), mask.bool())
+        words = tokenizer.from_pretrained(str(self._folder / f"tokenizer{number}"), local_files_only=True, **settings)
+        tokens = words(list(texts), padding="max_length", truncation=True, return_tensors="pt").to(self._device)
+        mask = tokens.attention_mask if getattr(network.config, "use_attention_mask", masked) else None
+        output = network.eval().to(self._device)(
+            tokens.input_ids, attention_mask=mask, output_hidden_states=layer is not None
+        )
+        states = output.last_hidden_state if layer is None else output.hidden_states[layer]
+        pooled = output.get("text_embeds")
+        return TextEmbedding(states.float(), tokens.attention_mask.bool(), None if pooled is None else pooled.float())

@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from dreamfusion.camera.orbit import Orbit
+from dreamfusion.camera.orbit import Orbit, around
 from dreamfusion.error import check_positive
 from dreamfusion.guidance.prior import Prior
 from dreamfusion.guidance.sampling import sample_images, start_noise
@@ -40,7 +40,7 @@ def run(
         instantiate(cfg.prompting),
         instantiate(cfg.camera),
         str(cfg.prompt),
-        azimuths=torch.arange(azimuths) * (360 / azimuths),
+        azimuths=around(azimuths, prior.views),
         elevation=elevation,
         samples=samples,
         steps=steps,
@@ -48,6 +48,8 @@ def run(
         batch_size=batch_size,
         seed=cfg.seed,
     )
+    order = around(azimuths, prior.views).argsort()
+    pictures = pictures[(np.arange(samples)[:, None] * azimuths + order.numpy()).flatten()]
     sheet = contact_sheet(list(enlarged(pictures)), azimuths, gap=GAP)
     path = Path(HydraConfig.get().runtime.output_dir) / "samples.png"
     write_image(sheet, path)
@@ -72,12 +74,16 @@ def sample_views(
 ) -> np.ndarray:
     """Sample `samples` pictures of each azimuth (A,), sample by sample: (samples * A, r, r, 3) uint8.
 
-    All views of a sample start from the same noise, so that only the view differs. `batch_size` does not change the
+    All views of a sample start from the same noise, so that only the view differs, but for priors that couple views:
+    those were trained with independent noise. Their views stay together in a batch. `batch_size` does not change the
     pictures.
     """
     device = prior.alphas_cumprod.device
     table = prompting.encode(prior, prompt).to(device)
-    noise = start_noise(prior, samples, torch.Generator().manual_seed(seed)).repeat_interleave(len(azimuths), dim=0)
+    shared = len(azimuths) if prior.views == 1 else 1
+    noise = start_noise(prior, samples * len(azimuths) // shared, torch.Generator().manual_seed(seed))
+    noise = noise.repeat_interleave(shared, dim=0)
+    batch_size = max(batch_size // prior.views, 1) * prior.views
     pictures = []
     for azimuth, start in zip(azimuths.repeat(samples).split(batch_size), noise.split(batch_size), strict=True):
         cameras = orbit.view(azimuth, elevation, prior.resolution, prior.resolution).to(device)

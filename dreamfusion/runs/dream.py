@@ -25,6 +25,7 @@ from dreamfusion.error import INTERRUPTED, UserError, check_positive
 from dreamfusion.evaluation.prior_score import prior_score
 from dreamfusion.export.settings import ExportSettings
 from dreamfusion.files import check_finite
+from dreamfusion.guidance.prior import check_groups
 from dreamfusion.mesh.density_grid import EmptyFieldError
 from dreamfusion.ops.allocator import keep_large_blocks
 from dreamfusion.prompting.table import check_prompt
@@ -102,6 +103,7 @@ def dream(
         orbit: Orbit = instantiate(cfg.camera)
         preflight(cfg, folder, outputs)
         system = assemble(cfg)
+        check_groups(system.distillation.prior, orbit.group)
         loggers: list[Logger] = instantiate(cfg.logger)(folder=folder, name=str(cfg.prompt))
         previews = Previews(orbit, folder / "previews", outputs.preview_every, outputs.preview_size)
         score = partial(prior_score, system, orbit, outputs.score_views)

@@ -10,7 +10,7 @@ from dreamfusion.camera.data import CameraData, CameraStream
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.randomness import Stream, step_generator, step_seed
 
-ORBIT = Orbit([-15, 75], [2.7, 3.3], [1.3, 1.4], 0.5, 0.1, 0.1, 0.1, [1, 2], views=2, size=8)
+ORBIT = Orbit([-15, 75], [2.7, 3.3], False, [1.3, 1.4], 0.5, 0.1, 0.1, 0.1, [1, 2], views=2, group=1, size=8)
 
 
 def stream(**changes):

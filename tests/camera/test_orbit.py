@@ -6,11 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dreamfusion.camera.orbit import Orbit, focal_to_fov, look_from, spherical
+from dreamfusion.camera.orbit import Orbit, around, focal_to_fov, look_from, spherical
+from dreamfusion.error import UserError
 
 PLAIN = Orbit(
     elevation=[-15, 75],
     distance=[2.7, 3.3],
+    relative_distance=False,
     focal=[1.0, 1.4],
     uniform_area=0.0,
     position_jitter=0.0,
@@ -18,6 +20,7 @@ PLAIN = Orbit(
     up_std=0.0,
     light_distance=[0.8, 1.5],
     views=1,
+    group=1,
     size=4,
 )
 MANY = 20_000
@@ -50,6 +53,38 @@ def test_azimuths_of_a_batch_are_stratified_over_the_circle(seeded):
     everywhere = torch.cat([sample(PLAIN, 2, 4, seeded(seed)).azimuth for seed in range(2000)])
     counts = torch.histc(everywhere, 8, 0, 360)
     assert (counts - 500).abs().max() < 100
+
+
+def test_cameras_of_a_group_differ_in_azimuth_alone_by_equal_angles(seeded):
+    jittered = replace(PLAIN, views=12, group=4, uniform_area=0.5, elevation=[0, 30])
+    cameras = jittered.sample(0.0, seeded())
+    azimuth = cameras.azimuth.view(3, 4)
+    torch.testing.assert_close((azimuth - azimuth[:, :1]) % 360, torch.tensor([0.0, 90, 180, 270]).expand(3, 4))
+    starts = (azimuth[:, 0] % 90).sort().values
+    assert torch.diff(torch.cat([starts, starts[:1] + 90])).max() < 2 * 30  # stratified, too
+    for shared in (cameras.elevation, cameras.distance, cameras.fov, cameras.light.norm(dim=-1)):
+        groups = shared.view(3, 4)
+        torch.testing.assert_close(groups, groups[:, :1].expand(3, 4))
+        assert len(groups[:, 0].unique()) == 3
+
+
+def test_relative_distances_make_a_sphere_equally_large_at_any_focal_length(seeded):
+    relative = replace(PLAIN, relative_distance=True, distance=[0.8, 1.0], focal=[0.866, 3.798])
+    cameras = sample(relative, MANY, 4, seeded())
+    half_height = cameras.distance * torch.tan(torch.deg2rad(cameras.fov) / 2)  # seen at the origin
+    assert 0.8 - 1e-4 <= half_height.min() < 0.804
+    assert 0.996 < half_height.max() <= 1.0 + 1e-4
+    assert 14.9 < cameras.fov.min() < 16
+    assert 59 < cameras.fov.max() < 60.1
+    view = relative.view(torch.tensor([0.0]), 0.0, 4, 4)
+    torch.testing.assert_close(view.distance * torch.tan(torch.deg2rad(view.fov) / 2), torch.tensor([0.9]))
+
+
+def test_azimuths_around_the_object_stand_in_groups_of_the_views_that_are_coupled():
+    assert around(4, 1).tolist() == [0, 90, 180, 270]
+    assert around(8, 4).tolist() == [0, 90, 180, 270, 45, 135, 225, 315]
+    with pytest.raises(UserError, match="6 views around the object are not a multiple of 4"):
+        around(6, 4)
 
 
 def test_uniform_in_area_means_a_uniform_sine_of_the_elevation(seeded):
@@ -151,6 +186,7 @@ def test_preview_cameras_use_the_middle_of_the_ranges():
         ({"distance": [0, 1]}, "must be above 0"),
         ({"uniform_area": 1.5}, "camera.uniform_area is 1.5, expected a fraction"),
         ({"views": 0}, "camera.views is 0; a step needs at least 1 camera"),
+        ({"views": 6, "group": 4}, "camera.views is 6, not a multiple of camera.group, 4; type camera.views=4 or"),
         ({"size": 0.4}, "camera.size is 0.4; a view needs at least 1 pixel"),
     ],
 )

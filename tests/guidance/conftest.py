@@ -1,8 +1,9 @@
-"""Cameras for the adapters' tests."""
+"""Cameras and a hub's cache for the adapters' tests."""
 
 import pytest
 import torch
 
+from dreamfusion.guidance import pretrained
 from dreamfusion.types import Cameras
 
 
@@ -22,3 +23,22 @@ def make_cameras():
         )
 
     return make
+
+
+@pytest.fixture
+def cached_offline(tmp_path, monkeypatch):
+    """Puts a folder into the cache of a hub that does not answer."""
+    from huggingface_hub import constants
+
+    def put(model, folder):
+        cached = tmp_path / f"models--{model.replace('/', '--')}"
+        (cached / "refs").mkdir(parents=True)
+        (cached / "refs" / "main").write_text("0" * 40)
+        (cached / "snapshots").mkdir()
+        (cached / "snapshots" / ("0" * 40)).symlink_to(folder)
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    pretrained.hub_answers.cache_clear()
+    yield put
+    pretrained.hub_answers.cache_clear()

@@ -1,10 +1,10 @@
-"""Adapters on small random networks of the real classes: the pocket prior's and Stable Diffusion's."""
+"""Adapters on small random networks of the real classes."""
 
 import pytest
 import torch
 from options import make_method, option, predict
+from pipelines import save_mvdream, save_sd, save_sd3
 from test_pocket import SMALL, TINY
-from test_stable_diffusion import save_pipeline
 
 from dreamfusion.guidance.pocket import WEIGHTS
 from dreamfusion.guidance.prior import text_branch
@@ -14,7 +14,7 @@ from dreamfusion.types import Branch, Conditioning
 
 @pytest.fixture(scope="module")
 def priors(tmp_path_factory):
-    """Both priors, by name."""
+    """Priors by name: of the package, a U-Net, a transformer, and one that couples views."""
     folder = tmp_path_factory.mktemp("pocket")
     torch.manual_seed(0)
     network = PocketModel.create(TINY, {"cat": "cat", "dog": "dog"}, **SMALL)
@@ -22,20 +22,24 @@ def priors(tmp_path_factory):
     network.save(folder)
     for part in ("text_encoder", "vocabulary.txt"):
         (folder / part).symlink_to(WEIGHTS / part)
-    sd = save_pipeline(tmp_path_factory.mktemp("sd"), "epsilon")
+    sd, sd3, mvdream = (save(tmp_path_factory.mktemp("model")) for save in (save_sd, save_sd3, save_mvdream))
     return {
         "pocket": option("guidance/pocket", weights=str(folder)),
         "sd": option("guidance/sd", model=str(sd), channels_last=False),
+        "sd3": option("guidance/sd3", model=str(sd3)),
+        "mvdream": option("guidance/mvdream", model=str(mvdream), checkpoint=None, resolution=32),
     }
 
 
-@pytest.fixture(params=["pocket", "sd"])
+@pytest.fixture(params=["pocket", "sd", "sd3", "mvdream"])
 def case(request, priors, make_cameras):
     """A prior, noisy images, timesteps and a branch."""
     prior = priors[request.param]
-    latents = prior.encode_image(torch.zeros(2, 3, prior.resolution, prior.resolution))
+    count = max(prior.views, 2)
+    latents = prior.encode_image(torch.zeros(count, 3, prior.resolution, prior.resolution))
     noisy = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
-    return prior, noisy, torch.tensor([100, 700]), Branch(prior.encode_text(["a", "b"]), make_cameras([0.0, 90.0]))
+    text, cameras = prior.encode_text(["a", "b", "c", "d"][:count]), make_cameras([0.0, 90.0, 180.0, 270.0][:count])
+    return prior, noisy, torch.tensor([100, 700, 100, 700][:count]), Branch(text, cameras)
 
 
 def test_an_untrained_adapter_changes_nothing(case):
@@ -89,8 +93,10 @@ def test_a_prior_for_which_no_layer_fits_says_so(priors):
 def test_vsd_with_a_real_network_has_a_gradient_and_trains_its_adapter(case, make_cameras):
     prior, _, _, branch = case
     method = make_method("vsd", prior, guidance_scale=7.5)
-    said = Conditioning(branch.text, prior.encode_text(["", ""]), branch.cameras)
-    rgb = torch.rand(2, 3, prior.resolution, prior.resolution, generator=torch.Generator().manual_seed(0))
+    said = Conditioning(branch.text, prior.encode_text([""] * len(branch.text)), branch.cameras)
+    rgb = torch.rand(
+        len(branch.text), 3, prior.resolution, prior.resolution, generator=torch.Generator().manual_seed(0)
+    )
     rgb.requires_grad_()
     out = method(rgb, said, 0.5, torch.Generator().manual_seed(0))
     out.loss.backward()

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from options import make_sds, option, predict
+from pipelines import save_t5
 
 from dreamfusion.guidance.deepfloyd import TOKENS
 from dreamfusion.guidance.prior import GuidanceError
@@ -15,7 +16,6 @@ SIDE = 16
 def folder(tmp_path_factory):
     """A folder in diffusers' layout: 16-pixel images, six output channels, T5 over single letters."""
     from diffusers import DDPMScheduler, UNet2DConditionModel
-    from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
     folder = tmp_path_factory.mktemp("deepfloyd")
     torch.manual_seed(0)
@@ -37,17 +37,7 @@ def folder(tmp_path_factory):
     DDPMScheduler(beta_schedule="squaredcos_cap_v2", variance_type="learned_range").save_pretrained(
         folder / "scheduler"
     )
-    T5EncoderModel(T5Config(vocab_size=64, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)).save_pretrained(
-        folder / "text_encoder"
-    )
-    pieces = [
-        ("<pad>", 0.0),
-        ("</s>", 0.0),
-        ("<unk>", 0.0),
-        ("▁", -2.0),
-        *((c, -3.0) for c in "abcdefghijklmnopqrstuvwxyz"),
-    ]
-    T5Tokenizer(vocab=pieces, extra_ids=0).save_pretrained(folder / "tokenizer")
+    save_t5(folder)
     return folder
 
 
@@ -59,7 +49,7 @@ def prior(folder):
 def test_the_noise_is_the_first_three_of_six_channels(prior):
     noisy = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     timestep, text = torch.tensor([100, 700]), prior.encode_text(["a cat", "a dog"])
-    raw = prior._unet(noisy, timestep, encoder_hidden_states=text.states).sample
+    raw = prior._network(noisy, timestep, encoder_hidden_states=text.states).sample
     assert raw.shape[1] == 6
     noise = predict(prior, noisy, timestep, text)
     torch.testing.assert_close(noise, raw[:, :3].detach())
@@ -88,7 +78,7 @@ def test_sds_trains_the_image_and_nothing_of_the_prior(prior, make_cameras):
     output.loss.backward()
     assert rgb.grad.isfinite().all()
     assert rgb.grad.flatten(1).norm(dim=1).min() > 0
-    assert not any(parameter.requires_grad for parameter in prior._unet.parameters())
+    assert not any(parameter.requires_grad for parameter in prior._network.parameters())
 
 
 def test_a_missing_folder_is_named():

@@ -176,3 +176,10 @@ def test_auto_is_bfloat16_where_the_processor_supports_it(folder, monkeypatch, h
 def test_an_unknown_dtype_is_named(folder):
     with pytest.raises(ValueError, match=r"unknown dtype 'half'; type guidance.dtype=auto, or one of float32, "):
         pocket_prior(folder, dtype="half")
+
+
+def test_an_unconditional_branch_has_no_camera(prior, batch, make_cameras):
+    noisy, timestep = batch
+    text, cameras = prior.encode_text(["", ""]), make_cameras([30.0, 30.0])
+    with_camera, without = prior.predict(noisy, timestep, [Branch(text, cameras, unconditional=True), Branch(text)])
+    torch.testing.assert_close(with_camera, without, atol=1e-5, rtol=1e-5)

@@ -1,10 +1,15 @@
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 import torch
 
-from dreamfusion.guidance.prior import concatenate_texts
-from dreamfusion.types import Branch, TextEmbedding
+import dreamfusion.guidance
+from dreamfusion.diffusion.classifier_free import perpendicular
+from dreamfusion.error import UserError
+from dreamfusion.guidance.prior import check_groups, concatenate_texts, guided
+from dreamfusion.types import Branch, Conditioning, Opposed, TextEmbedding
 
 
 def test_branches_are_concatenated_in_order():
@@ -16,10 +21,70 @@ def test_branches_are_concatenated_in_order():
     assert text.pooled[:, 0].tolist() == [0, 0, 1]
 
 
+class RecordedPrior:
+    """Predicts fixed random noise for each text, by the number that stands for it."""
+
+    def __init__(self):
+        self.noise = torch.randn(5, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+        self.branches = []
+
+    def predict(self, noisy, timestep, branches):
+        self.branches = branches
+        return tuple(self.noise[int(branch.text.states[0])] for branch in branches)
+
+
+def texts(*numbers):
+    return TextEmbedding(torch.tensor(numbers).view(-1, 1, 1), torch.ones(len(numbers), 1, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("scale", [1.0, 7.5])
+def test_perp_neg_adds_what_is_perpendicular_to_the_text_direction(make_cameras, scale):
+    """eps_null + s (d + sum_i w_i (e_i - (e_i . d / d . d) d)) with e_i = eps_i - eps_null (Armandpour et al. 2023)."""
+    prior, weights = RecordedPrior(), torch.tensor([[-0.5, -2.0], [0.0, -1.0]])
+    conditioning = Conditioning(
+        texts(1, 1), texts(0, 0), make_cameras([0.0, 90.0]), opposed=Opposed(texts(2, 2, 3, 3), weights)
+    )
+    result, noise_text = guided(prior, torch.zeros(2, 3, 4, 4), torch.tensor([1, 1]), conditioning, scale)
+    assert len(prior.branches) == 4
+    for view in range(2):
+        null, direction = prior.noise[0, view], prior.noise[1, view] - prior.noise[0, view]
+        total = direction.clone()
+        for number, weight in ((2, weights[0, view]), (3, weights[1, view])):
+            other = prior.noise[number, view] - null
+            total += weight * (other - (other * direction).sum() / (direction * direction).sum() * direction)
+        torch.testing.assert_close(result[view], null + scale * total, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(noise_text[view], null + total, atol=1e-4, rtol=1e-4)
+
+
+def test_perp_neg_with_weights_of_zero_is_plain_guidance(make_cameras):
+    prior, cameras = RecordedPrior(), make_cameras([0.0, 90.0])
+    plain = Conditioning(texts(1, 1), texts(0, 0), cameras)
+    opposed = Conditioning(texts(1, 1), texts(0, 0), cameras, opposed=Opposed(texts(2, 2), torch.zeros(1, 2)))
+    noisy, timestep = torch.zeros(2, 3, 4, 4), torch.tensor([1, 1])
+    for scale in (1.0, 7.5):
+        expected, _ = guided(prior, noisy, timestep, plain, scale)
+        torch.testing.assert_close(guided(prior, noisy, timestep, opposed, scale)[0], expected)
+
+
+def test_cameras_that_are_not_drawn_in_the_priors_groups_are_refused():
+    prior = RecordedPrior()
+    prior.name, prior.views = "mvdream", 4
+    check_groups(prior, 8)
+    with pytest.raises(UserError, match=r"mvdream predicts 4 views .* camera.group is 1; type camera=multiview"):
+        check_groups(prior, 1)
+
+
+def test_equal_texts_leave_perp_neg_finite():
+    same = torch.ones(1, 3, 4, 4)
+    assert torch.equal(perpendicular(same, torch.zeros(1, 3, 4, 4)), same)
+
+
 def test_importing_the_adapters_imports_no_diffusers_and_no_transformers():
+    adapters = [
+        f"dreamfusion.guidance.{file.stem}" for file in sorted(Path(dreamfusion.guidance.__path__[0]).glob("*.py"))
+    ]
     code = (
-        "import sys, dreamfusion.guidance.prior, dreamfusion.guidance.pocket, dreamfusion.guidance.stable_diffusion,"
-        "dreamfusion.guidance.deepfloyd, dreamfusion.distillation.sds; "
+        f"import sys, {', '.join(adapters)}, dreamfusion.distillation.sds; "
         "print(sorted({'diffusers', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,78 +1,21 @@
 """The Stable Diffusion adapter on small random networks of the published classes."""
 
-import json
 import socket
 import time
 
 import pytest
 import torch
-from options import make_sds, option, predict
+from options import option, predict
+from pipelines import save_sd
 
 from dreamfusion.guidance import pretrained
 from dreamfusion.guidance.prior import GuidanceError
 from dreamfusion.guidance.stable_diffusion import StableDiffusionPrior
-from dreamfusion.types import Conditioning
-
-LATENTS = 4  # channels
-
-
-def save_pipeline(folder, prediction_type):
-    """A folder in diffusers' layout: 32-pixel images, 8x8 latents."""
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    torch.manual_seed(0)
-    UNet2DConditionModel(
-        sample_size=16,
-        in_channels=LATENTS,
-        out_channels=LATENTS,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        norm_num_groups=8,
-        cross_attention_dim=16,
-        attention_head_dim=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    ).save_pretrained(folder / "unet")
-    AutoencoderKL(
-        block_out_channels=(16, 32),
-        norm_num_groups=8,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=LATENTS,
-    ).save_pretrained(folder / "vae")
-    DDIMScheduler(prediction_type=prediction_type, beta_schedule="scaled_linear").save_pretrained(folder / "scheduler")
-    CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=99,
-            hidden_size=16,
-            intermediate_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=12,
-            bos_token_id=0,
-            eos_token_id=1,
-        )
-    ).save_pretrained(folder / "text_encoder")
-    save_tokenizer(folder / "tokenizer")
-    return folder
-
-
-def save_tokenizer(folder):
-    """CLIP's tokenizer over single letters."""
-    folder.mkdir()
-    letters = "abcdefghijklmnopqrstuvwxyz,"
-    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
-    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 12, "pad_token": "<|endoftext|>"})
-    )
 
 
 @pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
 def folder(request, tmp_path_factory):
-    return save_pipeline(tmp_path_factory.mktemp(request.param), request.param)
+    return save_sd(tmp_path_factory.mktemp(request.param), request.param)
 
 
 @pytest.fixture(scope="module")
@@ -86,13 +29,13 @@ def image(b=1, size=32):
 
 def test_resolution_is_the_latents_side_times_the_autoencoders_factor(prior):
     assert prior.resolution == 32
-    assert prior.encode_image(image()).shape == (1, LATENTS, 16, 16)
+    assert prior.encode_image(image()).shape == (1, 4, 16, 16)
 
 
 def test_the_output_is_read_by_the_folders_prediction_type(prior):
-    noisy = torch.randn(2, LATENTS, 16, 16, generator=torch.Generator().manual_seed(0))
+    noisy = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     timestep, text = torch.tensor([100, 700]), prior.encode_text(["a cat", "a dog"])
-    raw = prior._unet(noisy, timestep, encoder_hidden_states=text.states).sample
+    raw = prior._network(noisy, timestep, encoder_hidden_states=text.states).sample
     abar = prior.alphas_cumprod[timestep][:, None, None, None]
     expected = raw if prior._prediction == "epsilon" else (1 - abar).sqrt() * noisy + abar.sqrt() * raw
     noise = predict(prior, noisy, timestep, text)
@@ -109,19 +52,6 @@ def test_the_gradient_through_the_encoder_matches_a_finite_difference(prior):
         step = 1e-3
         ahead, behind = (prior.encode_image(rgb + s * step * direction).double().sum() for s in (1, -1))
     assert slope.item() == pytest.approx(((ahead - behind) / (2 * step)).item(), rel=2e-2)
-
-
-def test_sds_trains_the_image_and_nothing_of_the_prior(prior, make_cameras):
-    rgb = image(2, 16).requires_grad_()  # enlarged to 32 by the distillation
-    conditioning = Conditioning(
-        prior.encode_text(["a cat", "a cat"]), prior.encode_text(["", ""]), make_cameras([0.0, 90.0])
-    )
-    output = make_sds(prior)(rgb, conditioning, 0.0, torch.Generator().manual_seed(0))
-    output.loss.backward()
-    assert rgb.grad.isfinite().all()
-    assert rgb.grad.flatten(1).norm(dim=1).min() > 0
-    frozen = [*prior._unet.parameters(), *prior._vae.parameters()]
-    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in frozen)
 
 
 def test_encoding_is_deterministic_and_decoding_stays_in_the_image_range(prior):
@@ -146,19 +76,19 @@ def test_options_load(folder):
         "cpu"
     )
     text = prior.encode_text(["a cat"])
-    noise = predict(prior, torch.zeros(1, LATENTS, 16, 16), torch.tensor([500]), text)
-    assert prior._unet.dtype == torch.bfloat16
+    noise = predict(prior, torch.zeros(1, 4, 16, 16), torch.tensor([500]), text)
+    assert prior._network.dtype == torch.bfloat16
     assert noise.dtype == torch.float32
     assert noise.isfinite().all()
 
 
 def test_float16_files_are_read_where_there_are_no_others(folder, tmp_path):
     copy = tmp_path / "half"
-    save_pipeline(copy, "epsilon")
+    save_sd(copy, "epsilon")
     for network in copy.glob("*/*.safetensors"):
         network.rename(network.with_suffix(".fp16.safetensors"))
     prior = option("guidance/sd", model=str(copy))
-    assert prior._unet.dtype == torch.float32
+    assert prior._network.dtype == torch.float32
     assert prior.encode_text(["a cat"]).states.isfinite().all()
 
 

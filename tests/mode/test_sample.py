@@ -9,9 +9,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from PIL import Image
+from priors import GaussianPrior
 
 from dreamfusion.cli.dispatch import run_mode
 from dreamfusion.cli.resolvers import register
+from dreamfusion.mode import sample as module
 from dreamfusion.mode.sample import sample_views
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -61,6 +63,29 @@ def test_samples_depend_on_the_seed_and_not_on_the_batch_size(views):
     np.testing.assert_array_equal(views(), pictures)
     assert np.abs(views(batch_size=4).astype(int) - pictures).max() <= 1  # another order of summation
     assert np.abs(views(seed=1).astype(int) - pictures).max() > 20
+
+
+def test_coupled_views_stay_together_in_a_batch_and_stand_in_order_of_azimuth(configure, monkeypatch, tmp_path):
+    """The prior's picture of a view is its azimuth as a grey level."""
+    batches = []
+
+    class CoupledPrior(GaussianPrior):
+        views = 4
+
+    def sampled(prior, conditioning, start, scale, steps):
+        azimuth = conditioning.cameras.azimuth
+        batches.append((azimuth.round().int().tolist(), start))
+        return (azimuth / 360).view(-1, 1, 1, 1).expand(-1, 3, 8, 8)
+
+    monkeypatch.setattr(module, "sample_images", sampled)
+    build = module.instantiate
+    monkeypatch.setattr(module, "instantiate", lambda cfg: CoupledPrior() if "guidance_scale" in cfg else build(cfg))
+    run_mode(configure("mode=sample", "prompt=a cat", "mode.samples=1", "mode.batch_size=6"))
+    assert [azimuths for azimuths, _ in batches] == [[0, 90, 180, 270], [45, 135, 225, 315]]
+    assert all(len(start.unique(dim=0)) == 4 for _, start in batches)
+    with Image.open(tmp_path / "run" / "samples.png") as sheet:
+        row = np.asarray(sheet)[64, 64 :: 128 + 4, 0]
+    assert (np.diff(row.astype(int)) > 0).all()
 
 
 def test_views_and_prompts_change_the_pictures(views):

@@ -11,7 +11,7 @@ from dreamfusion.scene.nerf.stratified import StratifiedRenderer
 from dreamfusion.scene.picture import render_picture
 
 COLOR = (0.8, 0.3, 0.1)
-ORBIT = Orbit([0, 0], [3, 3], [1.374, 1.374], 0.0, 0.0, 0.0, 0.0, [3, 3], 1, 64)
+ORBIT = Orbit([0, 0], [3, 3], False, [1.374, 1.374], 0.0, 0.0, 0.0, 0.0, [3, 3], 1, 1, 64)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from dreamfusion.scene.nerf.stratified import StratifiedRenderer
 from dreamfusion.training.callbacks import Previews, StopOnInterrupt, normal_colors
 from dreamfusion.types import GuidanceOutput
 
-ORBIT = Orbit([0, 0], [3, 3], [1.374, 1.374], 0.0, 0.0, 0.0, 0.0, [3, 3], 1, 64)
+ORBIT = Orbit([0, 0], [3, 3], False, [1.374, 1.374], 0.0, 0.0, 0.0, 0.0, [3, 3], 1, 1, 64)
 SIZE = 24
 
 

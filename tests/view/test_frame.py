@@ -14,7 +14,7 @@ from dreamfusion.scene.shading import ALBEDO, LAMBERTIAN
 from dreamfusion.view import frame
 from dreamfusion.view.frame import FAR, View, render_frame
 
-ORBIT = Orbit([0, 0], [3, 3], [1.374, 1.374], 0.0, 0.0, 0.0, 0.0, [3, 3], 1, 64)
+ORBIT = Orbit([0, 0], [3, 3], False, [1.374, 1.374], 0.0, 0.0, 0.0, 0.0, [3, 3], 1, 1, 64)
 FRONT = View((0.0, 0.0, 3.0), (0.0, 0.0, -1.0), (0.0, -1.0, 0.0), math.radians(40), 600, 800)
 
 
