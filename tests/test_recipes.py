@@ -72,11 +72,24 @@ def test_a_prior_without_a_recipe_takes_the_defaults(compose_config):
     assert cfg.camera == compose_config("prompt=x").camera
 
 
-@pytest.mark.parametrize("guidance", ["sd", "deepfloyd"])
+def test_mvdream_alone_composes_its_cameras_texts_and_loss(compose_config):
+    cfg = compose_config("prompt=x", "guidance=mvdream")
+    assert (cfg.camera.group, cfg.camera.views) == (4, 4)
+    assert cfg.prompting._target_.endswith("PlainPrompting")
+    assert (cfg.distillation.weighting, cfg.distillation.rescale) == ("reconstruction", 0.5)
+    assert cfg.field.levels == 16
+
+
+def test_clip_alone_composes_its_loss(compose_config):
+    cfg = compose_config("prompt=x", "guidance=clip")
+    assert cfg.distillation._target_.endswith("ClipSimilarity")
+
+
+@pytest.mark.parametrize("guidance", ["sd", "sdxl", "sd3", "mvdream", "deepfloyd", "clip"])
 def test_the_parts_of_a_recipe_can_be_built(guidance, compose_config):
     cfg = compose_config("prompt=x", f"guidance={guidance}")
     orbit = instantiate(cfg.camera)
     scene = instantiate(cfg.scene, field={"log2_table_size": 12})
     instantiate(cfg.system)
     instantiate(cfg.optimizer)
-    assert (scene.field.radius, orbit.views) == (2.0, 1)
+    assert (scene.field.radius, orbit.views) == (2.0, orbit.group)

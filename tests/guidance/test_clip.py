@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from options import make_sds, option
+from options import make_method, make_sds, option
 from pipelines import save_clip_model
 from priors import GaussianPrior
 
@@ -42,7 +42,7 @@ def cosines(folder, rgb, texts):
 
 def test_the_gradient_is_that_of_minus_the_mean_cosine_of_clips_own_logits(prior, folder, conditioning):
     rgb = torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    method = option("distillation/clip_similarity", prior=prior)
+    method = make_method("clip_similarity", prior)
     method(rgb, conditioning, 0.5, torch.Generator().manual_seed(0)).loss.backward()
     (expected,) = torch.autograd.grad(-cosines(folder, rgb, ["a cat", "a dog"]).mean(), rgb)
     torch.testing.assert_close(rgb.grad, expected, atol=1e-6, rtol=1e-4)
@@ -61,7 +61,7 @@ def test_a_diffusion_method_without_a_diffusion_model_is_refused_and_the_reverse
     with pytest.raises(GuidanceError, match="guidance=clip predicts no noise; type distillation=clip_similarity"):
         make_sds(prior)(rgb, conditioning, 0.0, torch.Generator())
     with pytest.raises(ValueError, match="guidance gaussian has no embedding of images; type guidance=clip"):
-        option("distillation/clip_similarity", prior=GaussianPrior())
+        make_method("clip_similarity", GaussianPrior())
 
 
 def test_the_first_hub_model_is_read_from_the_cache_without_a_network(prior, folder, cached_offline):
