@@ -1,24 +1,18 @@
 """Stage 13: load a trained scene from a checkpoint file, without a prior, a prompt or CUDA."""
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, InterpolationResolutionError
 
 from dreamfusion.camera.orbit import Orbit
-from dreamfusion.error import UserError
+from dreamfusion.checkpoint_file import CheckpointError, read_verified
 from dreamfusion.scene.base import Scene
 from dreamfusion.untrusted import checked_configuration
-
-
-class CheckpointError(UserError):
-    """No usable checkpoint; the message names the path and what to type."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,18 +37,13 @@ def run_of(checkpoint: Path) -> Path:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Content of the file, with tensors on the CPU.
+    """Content of a verified file, with tensors on the CPU.
 
     Raises:
         CheckpointError: the file is damaged, or not a checkpoint of this project.
         UntrustedError: its configuration is not plain data, or has a `_target_` that no option in conf/ has.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as a checkpoint ({type(error).__name__}); is the file complete?"
-        ) from error
+    content = read_verified(path)
     wanted = {"config": dict, "state_dict": dict, "global_step": int}
     if not isinstance(content, dict) or not all(isinstance(content.get(k), kind) for k, kind in wanted.items()):
         raise CheckpointError(f"{path} is not a checkpoint of a dreamfusion run: it has no configuration")

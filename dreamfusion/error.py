@@ -1,5 +1,6 @@
 """Errors that a user can fix: one line that starts with `error:` and no traceback."""
 
+import errno
 import os
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -62,4 +63,6 @@ def file_error(error: OSError) -> str:
     """Describe a file system error, as in "cannot use outputs/train: Permission denied"."""
     if error.filename is None or error.strerror is None:
         return str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"cannot write to {error.filename}: {error.strerror}; free some space and repeat the command"
     return f"cannot use {error.filename}: {error.strerror}; check the permissions and the free space"

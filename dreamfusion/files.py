@@ -1,11 +1,18 @@
 """Atomic file writes: write to a temporary file in the same folder, then rename it."""
 
+import errno
 import json
 import math
 import os
+import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
+
+DRAFT = re.compile(r"\..+\.\d+(\.[^.]*)?")  # names of the temporary files of `replacing`
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 from dreamfusion.error import UserError
 
@@ -38,12 +45,19 @@ def check_finite(content: object, name: str = "") -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, size: int = 0) -> Iterator[Path]:
     """Temporary file beside `path`, with the same suffix; renamed to `path` on success and removed on failure.
 
     Creates the folder. The temporary file is in the same folder because a rename is atomic within one file system only.
     Content and rename are flushed to disk when the block ends, so that after a power failure no later write exists
     without this one.
+
+    Args:
+        path: the file to write.
+        size: its future size in bytes if known, for the message of a full disk.
+
+    Raises:
+        OSError: the file cannot be written; the error of a full disk names the folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
@@ -53,8 +67,42 @@ def replacing(path: Path) -> Iterator[Path]:
         draft.replace(path)
         if os.name == "posix":  # other systems cannot open a folder
             flush(path.parent)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        written = draft.stat().st_size if draft.is_file() else 0
+        draft.unlink(missing_ok=True)  # before the free space is measured
+        raise full_disk(error, path, max(size, written)) from error
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def appending(path: Path) -> Iterator[TextIO]:
+    """Open an existing text file to append to it; flushed to disk on success, and cut to its former size on failure.
+
+    Raises:
+        OSError: the file cannot be written; the error of a full disk names the folder.
+    """
+    before = path.stat().st_size
+    try:
+        with path.open("a", newline="", encoding="utf-8") as file:
+            yield file
+        flush(path)
+    except OSError as error:
+        os.truncate(path, before)
+        if error.errno not in FULL:
+            raise
+        raise full_disk(error, path) from error
+
+
+def full_disk(error: OSError, path: Path, needed: int = 0) -> OSError:
+    """The error of a full disk with the folder of `path`, which the error of a write lacks, and the needed bytes."""
+    free = shutil.disk_usage(path.parent).free / 1e6
+    reason = f"the disk is full: {free:.1f} MB are free" + (
+        f", {path.name} needs at least {needed / 1e6:.1f} MB" if needed else ""
+    )
+    return OSError(error.errno, reason, str(path.parent))
 
 
 def flush(path: Path) -> None:
@@ -64,3 +112,10 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in a run's folder and its subfolders."""
+    for path in [*folder.glob(".*"), *folder.glob("*/.*")]:
+        if DRAFT.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)

@@ -79,7 +79,7 @@ def test_json_that_is_written_holds_no_nan(path):
 # From the ground floor up: a room imports from its own and the lower ones only. See docs/extending.md.
 ROOMS = """
 error
-types schedule randomness files paths
+types schedule randomness files paths signals
 image
 ops
 camera
@@ -89,7 +89,7 @@ pocket/model
 guidance
 prompting
 distillation
-loss optimization untrusted
+loss optimization untrusted checkpoint_file
 system checkpoint
 export
 mesh

@@ -8,7 +8,8 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from dreamfusion.checkpoint import CheckpointError, load_scene, read_checkpoint, run_of
+from dreamfusion.checkpoint import load_scene, read_checkpoint, run_of
+from dreamfusion.checkpoint_file import CheckpointError
 from dreamfusion.runs.find import find_checkpoint
 from dreamfusion.scene.background.solid import ConstantBackground
 

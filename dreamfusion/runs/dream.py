@@ -20,7 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from dreamfusion.camera.data import CameraData
 from dreamfusion.camera.orbit import Orbit
-from dreamfusion.checkpoint import CheckpointError, load_scene, read_checkpoint
+from dreamfusion.checkpoint import load_scene, read_checkpoint
+from dreamfusion.checkpoint_file import CheckpointError
 from dreamfusion.error import INTERRUPTED, UserError, check_positive
 from dreamfusion.evaluation.prior_score import prior_score
 from dreamfusion.export.settings import ExportSettings

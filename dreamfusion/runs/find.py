@@ -4,7 +4,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from dreamfusion.checkpoint import CheckpointError, run_of
+from dreamfusion.checkpoint import run_of
+from dreamfusion.checkpoint_file import CheckpointError
 from dreamfusion.runs.names import RUNS, STUDIES, study_folder
 
 

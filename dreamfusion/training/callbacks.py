@@ -3,7 +3,6 @@
 import os
 import signal
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -13,8 +12,8 @@ import torch
 from torch import Tensor
 
 from dreamfusion.camera.orbit import Orbit
+from dreamfusion.checkpoint_file import CheckpointFiles
 from dreamfusion.error import UserError
-from dreamfusion.files import replacing
 from dreamfusion.image import as_uint8, contact_sheet, write_image
 from dreamfusion.scene.shading import LAMBERTIAN
 from dreamfusion.system import DreamFusion
@@ -70,12 +69,15 @@ class Checkpoints(L.Callback):
     def __init__(self, path: Path, every: int) -> None:
         self.path, self.every = path, every
 
+    def setup(self, trainer: L.Trainer, system: L.LightningModule, stage: str) -> None:
+        trainer.strategy.checkpoint_io = CheckpointFiles()
+
     def on_train_batch_end(self, trainer: L.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.every > 0 and trainer.global_step % self.every == 0:
             self.save(trainer)
 
     def save(self, trainer: L.Trainer) -> None:
-        """Replace the checkpoint atomically.
+        """Replace the checkpoint atomically, after the metrics of its steps.
 
         Raises:
             UserError: the scene has parameters that are not finite.
@@ -88,9 +90,7 @@ class Checkpoints(L.Callback):
                 f"training diverged before step {trainer.global_step}: the scene has non-finite parameters; lower "
                 "optimizer.learning_rates.table and optimizer.learning_rates.network, or distillation.guidance_scale"
             )
-        # Every process calls save_checkpoint; only the first writes.
-        with replacing(self.path) if trainer.is_global_zero else nullcontext(self.path) as draft:
-            trainer.save_checkpoint(draft, weights_only=False)
+        trainer.save_checkpoint(self.path, weights_only=False)  # by every process; only the first writes
 
 
 class Stopwatch(L.Callback):

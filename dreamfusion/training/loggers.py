@@ -4,13 +4,14 @@ import csv as csv_format
 import netrc
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from dreamfusion.files import flush, replacing
+from dreamfusion.files import appending, replacing
 
 LONGEST_NAME = 100  # characters of a prompt; W&B refuses names of more than 128
 
@@ -55,10 +56,10 @@ def earlier_id(folder: Path) -> str | None:
     return max(found)[1] if found else None
 
 
-def close(loggers: Sequence[Logger]) -> None:
+def close(loggers: Sequence[Logger], status: str = "success") -> None:
     """Finish all loggers; an open W&B run would receive the metrics of the next job of a multirun."""
     for logger in loggers:
-        logger.finalize("success")
+        logger.finalize(status)
     for wandb_logger in wandb_loggers(loggers):
         if wandb_logger.version is not None:  # None: it was never started
             wandb_logger.experiment.finish()
@@ -145,19 +146,20 @@ class MetricsFile(Logger):
                 writer.writeheader()
                 writer.writerows([*before, *self._waiting])
         else:
-            with self.path.open("a", newline="", encoding="utf-8") as file:
+            with appending(self.path) as file:
                 csv_format.DictWriter(file, self._columns, restval="").writerows(self._waiting)
-            flush(self.path)
         self._waiting.clear()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        self.save()
+        with nullcontext() if status == "success" else suppress(OSError):  # the error that ended the run is reported
+            self.save()
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of an existing metrics.csv, else an empty list."""
+    """The whole rows of an existing metrics.csv, else an empty list."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        return [row for row in csv_format.DictReader(file) if (row.get("step") or "").isdigit()]
+        rows = csv_format.DictReader(file)
+        return [row for row in rows if (row.get("step") or "").isdigit() and None not in row.values()]

@@ -11,6 +11,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import EMAWeightAveraging
 
+from dreamfusion.checkpoint_file import CheckpointFiles
+
 
 class AveragedCheckpoints(EMAWeightAveraging):
     """Average after each step; write `checkpoint` every `minutes` and at the end, then the averaged weights."""
@@ -25,6 +27,10 @@ class AveragedCheckpoints(EMAWeightAveraging):
     def state_key(self) -> str:
         """The parent's name, the key of this callback's state in checkpoints."""
         return EMAWeightAveraging.__qualname__
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        trainer.strategy.checkpoint_io = CheckpointFiles()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

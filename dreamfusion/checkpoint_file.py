@@ -1,0 +1,112 @@
+"""Checkpoint files: replaced as a whole, verified when read, and kept until the next one is on disk.
+
+`torch.save` writes a zip archive. Its comment, the last bytes of the file, is the SHA-256 of all bytes before. Archives
+without a comment, of earlier versions, are verified by the CRC-32 of each member (tensors and the pickled rest), which
+`torch.load` does not compare.
+"""
+
+import hashlib
+import io
+import os
+import pickle
+import shutil
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+from dreamfusion.error import UserError
+from dreamfusion.files import flush, replacing
+
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # names in checkpoints/, the second of the checkpoint before the last
+DIGEST = 64  # hexadecimal digits
+LENGTH = DIGEST.to_bytes(2, "little")
+BROKEN = (pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, OSError)
+BROKEN += (LookupError, ValueError, TypeError, AttributeError)
+
+
+class CheckpointError(UserError):
+    """No usable checkpoint; the message names the path and what to type."""
+
+
+def read_verified(path: Path) -> Any:
+    """Content of a file that `torch.save` wrote, plain data only, with tensors on the CPU.
+
+    Raises:
+        CheckpointError: the file is damaged, or contains other than data; offers the checkpoint before it.
+    """
+    try:
+        data = path.read_bytes()
+        _verify(data)
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except BROKEN as error:
+        before = path.with_name(PREVIOUS)
+        offer = f"; type checkpoint={before} for the one before it" if path != before and before.is_file() else ""
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}); is the file complete?{offer}"
+        ) from error
+
+
+def write_whole(content: Any, path: Path, keep: bool) -> None:
+    """Replace a checkpoint atomically; the one before it is kept as PREVIOUS if `keep` is true.
+
+    The content is serialised in memory first: no temporary folder is needed, and the size is known if the disk is full.
+
+    Raises:
+        OSError: the file cannot be written; the last checkpoint is unchanged.
+    """
+    data = io.BytesIO()
+    torch.save(content, data)
+    data.seek(-2, io.SEEK_END)  # the length of the comment ends the archive
+    data.write(LENGTH)
+    data.write(_digest(data.getbuffer()))
+    with replacing(path, data.tell()) as draft:
+        draft.write_bytes(data.getbuffer())
+        flush(draft)
+        if keep:
+            with replacing(path.with_name(PREVIOUS)) as second:
+                _link(path, second)
+
+
+def _digest(data: bytes | memoryview) -> bytes:
+    return hashlib.sha256(data).hexdigest().encode()
+
+
+def _verify(data: bytes) -> None:
+    """Raises: zipfile.BadZipFile: a checkpoint as bytes is damaged."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        comment = archive.comment
+        if not comment and data.endswith(bytes(2)) and archive.testzip() is None:
+            return
+    if data[-DIGEST - 2 : -DIGEST] != LENGTH or comment != _digest(memoryview(data)[:-DIGEST]):
+        raise zipfile.BadZipFile("the checksum differs")
+
+
+def _link(path: Path, second: Path) -> None:
+    """Give a file a second name, or a copy where the file system has no links."""
+    try:
+        os.link(path, second)
+    except OSError:
+        shutil.copyfile(path, second)
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Makes a Lightning trainer read and write checkpoints by the two functions above.
+
+    A checkpoint that this process has neither written nor read may be damaged, and never becomes PREVIOUS.
+    """
+
+    def __init__(self) -> None:
+        self._good: set[Path] = set()
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        write_whole(checkpoint, Path(path), keep=Path(path) in self._good and Path(path).is_file())
+        self._good.add(Path(path))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        content: dict[str, Any] = read_verified(Path(path))
+        self._good.add(Path(path))
+        return content
