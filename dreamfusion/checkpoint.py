@@ -50,6 +50,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content | {"config": checked_configuration(content["config"], path)}
 
 
+def scene_state(content: dict[str, Any]) -> dict[str, Any]:
+    """The state of the scene in a checkpoint's content."""
+    prefix = "scene."
+    return {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
+
+
 def load_scene(path: Path) -> TrainedScene:
     """Build the scene from the checkpoint's own configuration and load its weights.
 
@@ -58,12 +64,10 @@ def load_scene(path: Path) -> TrainedScene:
     """
     content = read_checkpoint(path)
     config = OmegaConf.create(content["config"])
-    prefix = "scene."
-    state = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
     try:
         # A copy: instantiating the scene resolves the groups that it refers to, in place.
         scene, camera = instantiate(config.copy().scene), instantiate(config.camera)
-        scene.load_state_dict(state)
+        scene.load_state_dict(scene_state(content))
     except (InstantiationException, ConfigAttributeError, InterpolationResolutionError, RuntimeError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise CheckpointError(f"{path} does not fit this version of dreamfusion: {reason}") from error

@@ -24,8 +24,8 @@ from dreamfusion.files import flush, replacing
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # names in checkpoints/, the second of the checkpoint before the last
 DIGEST = 64  # hexadecimal digits
 LENGTH = DIGEST.to_bytes(2, "little")
-BROKEN = (pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, OSError)
-BROKEN += (LookupError, ValueError, TypeError, AttributeError)
+UNREADABLE = (pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, EOFError, OSError)
+UNREADABLE_BY_TORCH = (RuntimeError, LookupError, ValueError, TypeError, AttributeError)
 
 
 class CheckpointError(UserError):
@@ -42,7 +42,7 @@ def read_verified(path: Path) -> Any:
         data = path.read_bytes()
         _verify(data)
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except BROKEN as error:
+    except (*UNREADABLE, *UNREADABLE_BY_TORCH) as error:
         before = path.with_name(PREVIOUS)
         offer = f"; type checkpoint={before} for the one before it" if path != before and before.is_file() else ""
         raise CheckpointError(

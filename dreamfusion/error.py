@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from hydra.errors import CompactHydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-INTERRUPTED = 130  # exit status after Ctrl-C, as in shells: 128 + SIGINT
+INTERRUPTED = 130  # exit status after Ctrl-C, as in shells: 128 + SIGINT; see signals.py
 
 
 class UserError(ValueError):

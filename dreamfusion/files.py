@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from dreamfusion.error import UserError
+
 DRAFT = re.compile(r"\..+\.\d+(\.[^.]*)?")  # names of the temporary files of `replacing`
 FULL = (errno.ENOSPC, errno.EDQUOT)
-
-from dreamfusion.error import UserError
 
 
 def write_json(path: Path, content: object, indent: int | None = 1) -> None:

@@ -1,5 +1,6 @@
 """The training step compared with its parts, and a resumed run with an uninterrupted one."""
 
+import signal
 from dataclasses import replace
 
 import lightning as L
@@ -23,7 +24,8 @@ class StopAfter(L.Callback):
         self.stop, self.steps = stop, steps
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        self.stop.interrupted |= trainer.global_step == self.steps - 1
+        if trainer.global_step == self.steps - 1:
+            self.stop.request.number = signal.SIGINT
 
 
 class SaveAt(L.Callback):

@@ -11,6 +11,7 @@ from dreamfusion.cli.resolvers import register
 from dreamfusion.cli.startup import quick_start
 from dreamfusion.error import one_line_errors
 from dreamfusion.paths import CONFIGURATION, SWEEPS
+from dreamfusion.signals import end_on_signals
 
 
 def main() -> None:
@@ -30,6 +31,7 @@ def main() -> None:
 def run(cfg: DictConfig) -> object:
     """Run the composed configuration; launchers send this function to their workers."""
     quick_start()
+    end_on_signals()  # here, not in `main`: also in the workers of launchers
     from dreamfusion.cli.dispatch import run_mode
 
     return run_mode(cfg)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 _QUOTED = re.compile(r"""(['"])(?:(?!\1)[^\\]|\\.)*\1""", re.DOTALL)  # a quoted string in Hydra's grammar
-TEXTS = ("prompt=", "checkpoint=", "prompts.file=", "run=")  # settings whose value is free text
+TEXTS = ("prompt=", "checkpoint=", "start=", "prompts.file=", "run=")  # settings whose value is free text
 
 
 def quote_texts(arguments: Sequence[str]) -> list[str]:
@@ -21,7 +21,12 @@ def quote_texts(arguments: Sequence[str]) -> list[str]:
 def _quoted(argument: str) -> str:
     key = next((key for key in TEXTS if argument.startswith(key)), None)
     value = argument.removeprefix(key or "")
-    if key is None or not value.strip() or argument in ("checkpoint=null", "run=null") or _QUOTED.fullmatch(value):
+    if (
+        key is None
+        or not value.strip()
+        or argument in ("checkpoint=null", "start=null", "run=null")
+        or _QUOTED.fullmatch(value)
+    ):
         return argument
     # In a quoted string, only the quote, backslashes before it, and interpolations are special.
     escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)

@@ -5,12 +5,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from dreamfusion.checkpoint import load_scene
+from dreamfusion.checkpoint import load_scene, run_of
 from dreamfusion.error import UserError
 from dreamfusion.export.settings import ExportSettings
 from dreamfusion.mesh.metrics import ENOUGH
 from dreamfusion.runs.export import describe, export_scene
 from dreamfusion.runs.find import find_checkpoint, find_runs, run_choice
+from dreamfusion.runs.lock import locked
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,8 @@ def run(cfg: DictConfig) -> list[Path]:
 
 
 def _export_one(checkpoint: Path, export: ExportSettings) -> Path:
-    exported = export_scene(load_scene(checkpoint), export)
+    with locked(run_of(checkpoint)):
+        exported = export_scene(load_scene(checkpoint), export)
     log.info("%s: %s", exported.path, ", ".join(describe(exported)))
     if exported.metrics.iou < ENOUGH:
         log.warning(

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig
 
-from dreamfusion.checkpoint import TrainedScene, load_scene
+from dreamfusion.checkpoint import TrainedScene, load_scene, run_of
 from dreamfusion.error import UserError, check_positive
 from dreamfusion.report.picture import with_transparency, write_depth, write_rgba, write_webp
 from dreamfusion.report.turntable import seen_around, turntable
 from dreamfusion.report.video import write_video
 from dreamfusion.runs.find import find_checkpoint
+from dreamfusion.runs.lock import locked
 from dreamfusion.scene.picture import Picture
 
 log = logging.getLogger(__name__)
@@ -26,19 +27,21 @@ def run(
     check_positive("mode", frames=frames, stills=stills, size=size, fps=fps)
     if not pictures or set(pictures) - set(PICTURES):
         raise UserError(f"mode.pictures is {list(pictures)}; type some of {', '.join(PICTURES)}: mode.pictures=[webp]")
-    scene = load_scene(find_checkpoint(cfg.checkpoint or "latest"))
-    written = []
-    if "video" in pictures:
-        written.append(scene.run / f"turntable_{size}.mp4")
-        write_video(turntable(scene, frames, size, elevation, lit), written[-1], fps)
-    if "webp" in pictures:
-        written.append(scene.run / f"turntable_{size}.webp")
-        around = seen_around(scene, frames, size, elevation, lit)
-        write_webp([with_transparency(seen.color, seen.opacity) for seen in around], written[-1], fps)
-    stills_of = [name for name in ("still", "depth", "normal") if name in pictures]
-    if stills_of:
-        for number, seen in enumerate(seen_around(scene, stills, size, elevation, lit, "normal" in stills_of)):
-            written += _write_stills(scene, seen, scene.run / f"stills_{size}", number, stills_of)
+    checkpoint = find_checkpoint(cfg.checkpoint or "latest")
+    with locked(run_of(checkpoint)):
+        scene = load_scene(checkpoint)
+        written = []
+        if "video" in pictures:
+            written.append(scene.run / f"turntable_{size}.mp4")
+            write_video(turntable(scene, frames, size, elevation, lit), written[-1], fps)
+        if "webp" in pictures:
+            written.append(scene.run / f"turntable_{size}.webp")
+            around = seen_around(scene, frames, size, elevation, lit)
+            write_webp([with_transparency(seen.color, seen.opacity) for seen in around], written[-1], fps)
+        stills_of = [name for name in ("still", "depth", "normal") if name in pictures]
+        if stills_of:
+            for number, seen in enumerate(seen_around(scene, stills, size, elevation, lit, "normal" in stills_of)):
+                written += _write_stills(scene, seen, scene.run / f"stills_{size}", number, stills_of)
     for path in written:
         log.info("%s", path)
     return written

@@ -2,14 +2,11 @@
 
 import copy
 import logging
-import signal
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -25,6 +22,7 @@ from dreamfusion.runs.dream import Outputs, check, dream
 from dreamfusion.runs.export import describe, export_scene
 from dreamfusion.runs.find import find_checkpoint, find_runs
 from dreamfusion.runs.names import relative_to_cwd
+from dreamfusion.signals import Stop
 from dreamfusion.training.assemble import user_errors
 from dreamfusion.view.callback import ViewCallback
 from dreamfusion.view.exports import Exports
@@ -127,32 +125,12 @@ def _serve_until_interrupt(window: Window, mailbox: Mailbox, scene: TrainedScene
     window.on_export = lambda: exports.begin(copy.deepcopy(scene))
     window.set_status(f"step {scene.step}, {scene.run}")
     show_exported(scene, window)
-    with _interrupt() as pressed:
-        while not pressed():
+    with Stop("closing; press Ctrl-C again to end at once") as stop:  # an exception could interrupt a render
+        while stop.number is None:
             render_loop.serve()
             render_loop.wait(WAIT)
         exports.finish()
     log.info("closed")
-
-
-@contextmanager
-def _interrupt() -> Iterator[Callable[[], bool]]:
-    """A function that tells whether Ctrl-C was pressed; the second Ctrl-C raises.
-
-    Raising at the first one could interrupt a render, or be swallowed by a destructor.
-    """
-    presses: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if presses:
-            raise KeyboardInterrupt
-        presses.append(number)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: bool(presses)
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _find_single_run(cfg: DictConfig) -> Path:

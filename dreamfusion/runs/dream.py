@@ -4,28 +4,30 @@ import logging
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from dreamfusion.camera.data import CameraData
 from dreamfusion.camera.orbit import Orbit
-from dreamfusion.checkpoint import load_scene, read_checkpoint
-from dreamfusion.checkpoint_file import CheckpointError
-from dreamfusion.error import INTERRUPTED, UserError, check_positive
+from dreamfusion.checkpoint import load_scene, run_of
+from dreamfusion.checkpoint_file import LAST, PREVIOUS
+from dreamfusion.error import UserError, check_positive
 from dreamfusion.evaluation.prior_score import prior_score
 from dreamfusion.export.settings import ExportSettings
-from dreamfusion.files import check_finite
+from dreamfusion.files import check_finite, replacing
 from dreamfusion.guidance.prior import check_groups
 from dreamfusion.mesh.density_grid import EmptyFieldError
 from dreamfusion.ops.allocator import keep_large_blocks
@@ -34,6 +36,7 @@ from dreamfusion.runs.lock import locked
 from dreamfusion.runs.names import relative_to_cwd
 from dreamfusion.runs.preflight import preflight
 from dreamfusion.runs.results import RESULT, SCORES, Result, read_result, write_result
+from dreamfusion.runs.resume import load_weights, usable_checkpoint
 from dreamfusion.runs.settings import run_settings
 from dreamfusion.training.assemble import assemble, user_errors
 from dreamfusion.training.callbacks import Checkpoints, Previews, StopOnInterrupt, Stopwatch
@@ -72,17 +75,14 @@ def run_in_study(cfg: DictConfig, folder: Path, outputs: Outputs) -> Path:
         Locked: another process has locked the run.
     """
     check(cfg)
-    # The first process of a distributed run locks the folder for all of them.
-    first = getattr(rank_zero_only, "rank", 0) == 0
-    with locked(folder) if first else nullcontext():
-        checkpoint = folder / "checkpoints" / "last.ckpt"
-        if cfg.resume and read_result(folder) is not None:
-            log.info("%s, seed %s is already finished: %s", cfg.prompt, cfg.seed, folder)
+    with _locked_by_first(folder):
+        result = read_result(folder) if cfg.resume else None
+        if result is not None:
+            early = f" ({result.pruned})" if result.pruned else ""
+            log.info("%s, seed %s is already finished%s: %s", cfg.prompt, cfg.seed, early, folder)
             return folder
-        if first and not cfg.resume:
-            (folder / RESULT).unlink(missing_ok=True)  # removed first: without a result, the run counts as unfinished
-            checkpoint.unlink(missing_ok=True)
-        return dream(cfg, folder, outputs, checkpoint if _is_usable(checkpoint) else None)
+        checkpoint = usable_checkpoint(folder) if cfg.resume else None
+        return _dream(cfg, folder, outputs, checkpoint, "repeat the command to resume")
 
 
 def dream(
@@ -91,12 +91,31 @@ def dream(
     """Train in `folder`, from the start or from the checkpoint `resume`; `callbacks` run last.
 
     Raises:
-        UserError: a setting is invalid, or the run failed: a symptom of the watchdog, an empty scene, a score that is
-            not finite. The run does not count as finished.
-        SystemExit: with status 130, after Ctrl-C and a final checkpoint.
+        UserError: a setting is invalid, or the checkpoint does not fit, and nothing in `folder` is changed; or the run
+            failed (a symptom of the watchdog, an empty scene, a score that is not finite) and does not count as finished.
+        Locked: another process has locked the run.
+        SystemExit: after a signal and a final checkpoint, with status 128 + the signal's number.
     """
+    with _locked_by_first(folder):
+        return _dream(cfg, folder, outputs, resume, f"to resume:\n  {resume_command(folder)}", callbacks)
+
+
+def _locked_by_first(folder: Path) -> AbstractContextManager[None]:
+    """The first process of a distributed run locks the folder for all of them."""
+    return locked(folder) if getattr(rank_zero_only, "rank", 0) == 0 else nullcontext()
+
+
+def _dream(
+    cfg: DictConfig,
+    folder: Path,
+    outputs: Outputs,
+    resume: Path | None,
+    again: str,
+    callbacks: Sequence[L.Callback] = (),
+) -> Path:
+    """See `dream`; `again` says how to resume the run."""
     stopwatch = Stopwatch()
-    checkpoints = Checkpoints(folder / "checkpoints" / "last.ckpt", outputs.checkpoint_every)
+    checkpoints = Checkpoints(folder / "checkpoints" / LAST, outputs.checkpoint_every)
     stop = StopOnInterrupt()
     keep_large_blocks()
     torch.manual_seed(cfg.seed)  # for the initial weights
@@ -105,6 +124,7 @@ def dream(
         preflight(cfg, folder, outputs)
         system = assemble(cfg)
         check_groups(system.distillation.prior, orbit.group)
+        load_weights(system, cfg, resume)
         loggers: list[Logger] = instantiate(cfg.logger)(folder=folder, name=str(cfg.prompt))
         previews = Previews(orbit, folder / "previews", outputs.preview_every, outputs.preview_size)
         score = partial(prior_score, system, orbit, outputs.score_views)
@@ -119,42 +139,27 @@ def dream(
             enable_checkpointing=False,
         )
         cameras = CameraData(orbit, trainer.max_steps, cfg.seed)
+    status = "failed"
     try:
-        if trainer.is_global_zero:
-            (folder / RESULT).unlink(missing_ok=True)
-            save_settings(cfg, folder, loggers)
-        pruned: str | None = None
-        try:
-            trainer.fit(system, cameras, ckpt_path=None if resume is None else str(resume), weights_only=True)
-            checkpoints.save(trainer)
-        except Sick as error:
-            pruned = _reason(error, pruners)
+        failed: str | None = None
+        with stop.request:  # until the last checkpoint is written
+            if trainer.is_global_zero:
+                _begin(cfg, folder, loggers, resume is None)
+            try:
+                trainer.fit(system, cameras, ckpt_path=None if resume is None else str(resume), weights_only=True)
+                checkpoints.save(trainer)
+            except Sick as error:
+                failed = _reason(error, pruners)
         if stop.interrupted:
-            log.info("stopped at step %d of %d; to resume:", trainer.global_step, trainer.max_steps)
-            log.info("  %s", resume_command(folder))
-            raise SystemExit(INTERRUPTED)
+            log.info("stopped at step %d of %d; %s", trainer.global_step, trainer.max_steps, again)
+            raise SystemExit(stop.request.status)
         if trainer.is_global_zero:
-            figures = {} if pruned else {"prior_score": score()}
-            check_finite(figures)
-            pruned = pruned or next((pruner.reason for pruner in pruners if pruner.reason), None)
-            if pruned is None:
-                from dreamfusion.runs.finish import finish  # imported here: takes a second, which would delay training
-
-                shown = outputs.turntable_frames, outputs.turntable_size, stopwatch.seconds, figures["prior_score"]
-                try:
-                    figures = finish(load_scene(checkpoints.path), ExportSettings.of(cfg.export), *shown) | figures
-                except EmptyFieldError as error:
-                    pruned = _reason(error, pruners)
-            if pruned is not None:
-                log.info("%s: ended at step %d: %s\n  %s", cfg.prompt, trainer.global_step, pruned, folder)
-            log_results(loggers, folder, trainer.global_step, figures, pruned)
-            for logger in loggers:
-                logger.save()  # before the result, which marks the run as finished
-            scores = {name: figures[name] for name in SCORES if name in figures}
-            outcome = trainer.global_step, stopwatch.seconds, scores, run_settings(cfg), pruned
-            write_result(Result(str(cfg.prompt), cfg.seed, *outcome), folder)
+            with _resumable(f"interrupted; the scene of step {trainer.global_step} is saved; {again}"):
+                figures = {} if failed else {"prior_score": score()}
+                _finish(cfg, outputs, trainer, checkpoints.path, figures, stopwatch, pruners, failed)
+        status = "success"
     finally:
-        close(loggers)
+        close(loggers, status)
     return folder
 
 
@@ -163,6 +168,38 @@ def _reason(error: UserError, pruners: Sequence[L.Callback]) -> str:
     if not pruners:
         raise error
     return str(error)
+
+
+def _finish(
+    cfg: DictConfig,
+    outputs: Outputs,
+    trainer: L.Trainer,
+    checkpoint: Path,
+    figures: dict[str, float],
+    stopwatch: Stopwatch,
+    pruners: Sequence[Any],
+    failed: str | None,
+) -> None:
+    """Write mesh, turntable and page unless the run failed or was pruned, then the result."""
+    check_finite(figures)
+    step, folder = trainer.global_step, run_of(checkpoint)
+    pruned = failed or next((pruner.reason for pruner in pruners if pruner.reason), None)
+    if pruned is None:
+        from dreamfusion.runs.finish import finish  # imported here: takes a second, which would delay training
+
+        shown = outputs.turntable_frames, outputs.turntable_size, stopwatch.seconds, figures["prior_score"]
+        try:
+            figures = finish(load_scene(checkpoint), ExportSettings.of(cfg.export), *shown) | figures
+        except EmptyFieldError as error:
+            pruned = _reason(error, pruners)
+    if pruned is not None:
+        log.info("%s: ended at step %d: %s\n  %s", cfg.prompt, step, pruned, folder)
+    log_results(trainer.loggers, folder, step, figures, pruned)
+    for logger in trainer.loggers:
+        logger.save()  # before the result, which marks the run as finished
+    scores = {name: figures[name] for name in SCORES if name in figures}
+    outcome = step, stopwatch.seconds, scores, run_settings(cfg), pruned or early_end(trainer)
+    write_result(Result(str(cfg.prompt), cfg.seed, *outcome), folder)
 
 
 def check(cfg: DictConfig) -> None:
@@ -174,25 +211,35 @@ def check(cfg: DictConfig) -> None:
     ExportSettings.of(cfg.export)
 
 
-def _is_usable(checkpoint: Path) -> bool:
-    """Whether the checkpoint exists and is readable; warns if it is not readable."""
-    if not checkpoint.is_file():
-        return False
-    try:
-        step = read_checkpoint(checkpoint)["global_step"]
-    except CheckpointError as error:
-        log.warning("%s; the run restarts", error)
-        return False
-    log.info("resuming from step %d of %s", step, checkpoint)
-    return True
-
-
-def save_settings(cfg: DictConfig, folder: Path, loggers: Sequence[Logger]) -> None:
-    """Write config.yaml, and pass the settings to the loggers."""
-    folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, folder / "config.yaml")
+def _begin(cfg: DictConfig, folder: Path, loggers: Sequence[Logger], new: bool) -> None:
+    """Mark the run as unfinished, remove the checkpoints of an earlier one if it is `new`, and write config.yaml."""
+    (folder / RESULT).unlink(missing_ok=True)  # removed first: without a result, the run counts as unfinished
+    for name in (LAST, PREVIOUS) if new else ():
+        (folder / "checkpoints" / name).unlink(missing_ok=True)
+    with replacing(folder / "config.yaml") as draft:
+        OmegaConf.save(cfg, draft)
     for logger in loggers:
         logger.log_hyperparams(dict(OmegaConf.to_container(cfg, resolve=True)))  # type: ignore[arg-type]
+
+
+@contextmanager
+def _resumable(message: str) -> Iterator[None]:
+    """Log `message` if a signal ends the block."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        log.info("%s", message)
+        raise
+
+
+def early_end(trainer: L.Trainer) -> str | None:
+    """The reason why training ended before its last step; None if it has done all of them."""
+    if trainer.global_step >= trainer.max_steps:
+        return None
+    timers = [one for one in trainer.callbacks if isinstance(one, Timer)]  # type: ignore[attr-defined]
+    over = any((one.time_remaining() or 0.0) <= 0 for one in timers)
+    cause = "trainer.max_time" if over else "a callback or another limit of the trainer"
+    return f"ended at step {trainer.global_step} of {trainer.max_steps} by {cause}"
 
 
 def resume_command(folder: Path) -> str:

@@ -19,14 +19,15 @@ def find_checkpoint(choice: str, *folders: Path) -> Path:
     """
     if choice == "latest":
         folders = folders or (RUNS, STUDIES)
-        runs = (path for folder in folders for path in folder.glob("**/checkpoints/last.ckpt"))
+        runs = (path for folder in folders for path in folder.glob(f"**/checkpoints/{LAST}"))
         found = sorted(runs, key=lambda path: path.stat().st_mtime)
         if not found:
             raise CheckpointError(f'no run under {folders[0]} has a checkpoint yet; type prompt="a cat" to make one')
         return found[-1]
     path = Path(choice).expanduser()
     if path.is_dir():
-        path = path / "checkpoints" / "last.ckpt"
+        names = [path / "checkpoints" / name for name in (LAST, PREVIOUS)]
+        path = next((name for name in names if name.is_file()), names[0])
     if not path.is_file():
         raise CheckpointError(
             f"no checkpoint at {path}; type checkpoint=latest, or the path of a run or of a .ckpt file"
@@ -59,7 +60,7 @@ def find_runs(choice: str, runs: Path = RUNS, studies: Path = STUDIES) -> list[P
         tops = list(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
     else:
         tops = [study_folder(choice, studies)] if choice.strip() else []
-    found = sorted({run_of(checkpoint) for top in tops for checkpoint in top.glob("**/checkpoints/last.ckpt")})
+    found = sorted({run_of(checkpoint) for top in tops for checkpoint in top.glob(f"**/checkpoints/{LAST}")})
     if not found:
         raise CheckpointError(
             f"no run at {choice}; type run=all, a run's folder, a folder of runs, a glob such as "

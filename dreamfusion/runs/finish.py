@@ -1,11 +1,13 @@
 """Finish a training run: write mesh, turntable and page, and log the results."""
 
 import logging
+import re
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from dreamfusion.checkpoint import TrainedScene
+from dreamfusion.checkpoint_file import LAST
 from dreamfusion.export.settings import ExportSettings
 from dreamfusion.mesh.density_grid import EmptyFieldError
 from dreamfusion.report.page import RunPage, write_page
@@ -15,6 +17,7 @@ from dreamfusion.runs.export import export_scene
 from dreamfusion.runs.summary import add_to_summary
 
 log = logging.getLogger(__name__)
+SHEET = re.compile(r"[0-9]{6,}\.png")  # the names of the previews, by step
 
 
 def finish(
@@ -41,9 +44,9 @@ def finish(
     except EmptyFieldError as error:
         empty = error
     add_to_summary(folder, found)
-    previews = {f"step {int(p.stem)}": p for p in sorted((folder / "previews").glob("*.png"))}
-    shown = dict(list(previews.items())[-4:])
-    files = [p for p in (mesh, video, folder / "checkpoints" / "last.ckpt", folder / "config.yaml") if p is not None]
+    sheets = sorted(path for path in (folder / "previews").glob("*.png") if SHEET.fullmatch(path.name))
+    shown = {f"step {int(path.stem)}": path for path in sheets[-4:]}
+    files = [p for p in (mesh, video, folder / "checkpoints" / LAST, folder / "config.yaml") if p is not None]
     metrics = folder / "metrics.csv"
     page = RunPage(
         prompt=str(scene.config.prompt),

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dreamfusion.error import UserError
+from dreamfusion.files import sweep
 
 
 class Locked(UserError):
@@ -15,7 +16,9 @@ class Locked(UserError):
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Lock a run's folder; the operating system releases the lock when this process ends, even if killed.
+    """Lock a run's folder, and remove the temporary files that killed processes left there.
+
+    The operating system releases the lock when this process ends, even if killed.
 
     Raises:
         Locked: another process holds the lock, such as a worker that outlived its parent.
@@ -27,6 +30,7 @@ def locked(folder: Path) -> Iterator[None]:
     except BlockingIOError as error:
         raise Locked(f"another process is running in {folder}; repeat the command later to resume") from error
     else:
+        sweep(folder)
         yield
     finally:
         os.close(handle)

@@ -1,29 +1,47 @@
-"""The settings of a resumed run: those of its checkpoint, changed by the command line."""
+"""A run that begins from a checkpoint: a resumed run, with the checkpoint's settings, or a new one (`start`)."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from dreamfusion.checkpoint import read_checkpoint
+from dreamfusion.checkpoint import read_checkpoint, run_of, scene_state
+from dreamfusion.checkpoint_file import LAST, PREVIOUS, CheckpointError
 from dreamfusion.error import UserError
 from dreamfusion.runs.find import find_checkpoint
-from dreamfusion.runs.settings import plain
+from dreamfusion.runs.names import IGNORED
+from dreamfusion.runs.results import RESULT
+from dreamfusion.runs.settings import flat, plain
+from dreamfusion.system import DreamFusion
 
 log = logging.getLogger(__name__)
+# Groups of settings that a resumed run may change: its length, the files that it writes, and what only accompanies it.
+CHANGEABLE = ("mode", "trainer", "export", "callbacks", "pruning", "watchdog", *IGNORED)
 
 
 def resumed_settings(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """The settings of the run that `cfg.checkpoint` names, changed by `overrides`; `checkpoint` becomes a path."""
+    """The settings of the run that `cfg.checkpoint` names, changed by `overrides`; `checkpoint` becomes a path.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or damaged.
+        UserError: an override changes a setting that the checkpoint was made with, see CHANGEABLE.
+    """
     path = find_checkpoint(cfg.checkpoint)
     content = read_checkpoint(path)
     saved, step = content["config"], content["global_step"]
     named = [override for override in overrides if override != "mode=train"]  # the only mode that resumes
     settings = resumed(OmegaConf.create(saved), cfg, named)
+    kept = {key: value for key, value in saved.items() if key not in CHANGEABLE}
+    if changed := differences(kept, plain(settings)):
+        raise UserError(
+            f"{path} was made with {changed}; a resumed run keeps these settings: type start={path} instead of "
+            f"checkpoint={cfg.checkpoint} to begin a new run from its scene"
+        )
     settings.checkpoint = str(path)
-    if step >= settings.trainer.max_steps:
+    if step >= settings.trainer.max_steps and (run_of(path) / RESULT).is_file():
         log.info("%s is already at step %d; to continue training, add trainer.max_steps=%d", path, step, 2 * step)
     return settings
 
@@ -53,6 +71,47 @@ def resumed(saved: DictConfig, composed: DictConfig, overrides: Sequence[str]) -
                 f"{override.input_line} cannot be changed in a resumed run; type single settings, key=value"
             ) from error
     return OmegaConf.create(settings)
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """The settings in `before` that `after` has with other values or lacks: "seed=0, field.levels=8", at most three."""
+    others = flat(after)
+    found = [f"{name}={value}" for name, value in flat(before).items() if others.get(name) != value]
+    return ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
+
+
+def usable_checkpoint(run: Path) -> Path | None:
+    """The newest readable checkpoint of a run, None if there is none; names the unreadable ones in warnings."""
+    for path in (run / "checkpoints" / name for name in (LAST, PREVIOUS)):
+        try:
+            if path.is_file():
+                log.info("resuming from step %d of %s", read_checkpoint(path)["global_step"], path)
+                return path
+        except CheckpointError as error:
+            log.warning("%s", error)
+    return None
+
+
+def load_weights(system: DreamFusion, cfg: DictConfig, resume: Path | None) -> None:
+    """Load the state of the checkpoint `resume`, or only the scene of the checkpoint that `cfg.start` names.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, damaged, or does not fit the system.
+    """
+    if resume is None and cfg.get("start") is None:
+        return
+    path = resume or find_checkpoint(str(cfg.start))
+    content = read_checkpoint(path)
+    try:
+        if resume is not None:
+            system.load_state_dict(content["state_dict"])
+        else:
+            system.scene.load_state_dict(scene_state(content))
+    except RuntimeError as error:
+        scene = {key: content["config"].get(key) for key in ("scene", "field", "background", "renderer")}
+        made = differences(scene, plain(cfg))
+        reason = f"it was made with {made}" if made else str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"the scene in {path} does not fit the one to be trained: {reason}") from error
 
 
 def _copy_setting(settings: dict[str, Any], named: dict[str, Any], path: list[str]) -> None:

@@ -1,10 +1,8 @@
-"""Callbacks of every run: previews, checkpoints, elapsed time, and a clean stop on Ctrl-C."""
+"""Callbacks of every run: previews, checkpoints, elapsed time, and a clean stop on Ctrl-C or SIGTERM."""
 
-import os
 import signal
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning as L
@@ -16,10 +14,9 @@ from dreamfusion.checkpoint_file import CheckpointFiles
 from dreamfusion.error import UserError
 from dreamfusion.image import as_uint8, contact_sheet, write_image
 from dreamfusion.scene.shading import LAMBERTIAN
+from dreamfusion.signals import Stop
 from dreamfusion.system import DreamFusion
 from dreamfusion.training.loggers import wandb_loggers
-
-STDERR = 2  # file descriptor
 
 
 class Previews(L.Callback):
@@ -115,37 +112,23 @@ class Stopwatch(L.Callback):
 
 
 class StopOnInterrupt(L.Callback):
-    """The first Ctrl-C ends training after the current step; the second ends the program."""
+    """The first Ctrl-C, SIGTERM or SIGHUP within `request` ends training after the current step."""
 
     def __init__(self) -> None:
-        self.interrupted = False
-        self._before: Any = None
+        self.request = Stop("stopping after this step; press Ctrl-C again to end at once")
 
-    def on_fit_start(self, trainer: L.Trainer, system: L.LightningModule) -> None:
-        self._before = signal.signal(signal.SIGINT, self._note)
+    @property
+    def interrupted(self) -> bool:
+        return self.request.number is not None
+
+    def on_train_start(self, trainer: L.Trainer, system: L.LightningModule) -> None:
+        self.request.install()  # Lightning has replaced the handler of SIGTERM by its own, which saves nothing
 
     def on_train_batch_end(self, trainer: L.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         # All processes must stop at the same step, whichever of them got the signal.
         if trainer.strategy.reduce_boolean_decision(self.interrupted, all=False):
-            self.interrupted = trainer.should_stop = True
-
-    def teardown(self, trainer: L.Trainer, system: L.LightningModule, stage: str) -> None:
-        self._restore()
-
-    def on_exception(self, trainer: L.Trainer, system: L.LightningModule, exception: BaseException) -> None:
-        self._restore()
-
-    def _restore(self) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-            self._before = None
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.interrupted:
-            raise KeyboardInterrupt
-        self.interrupted = True
-        # sys.stderr is not reentrant: the signal may interrupt its own write.
-        os.write(STDERR, b"\nstopping after this step; press Ctrl-C again to end at once\n")
+            self.request.number = self.request.number or signal.SIGINT
+            trainer.should_stop = True
 
 
 def normal_colors(normal: Tensor, opacity: Tensor) -> Tensor:

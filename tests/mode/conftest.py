@@ -4,12 +4,15 @@ import io
 import logging
 import os
 import runpy
+import signal
 import sys
 from contextlib import chdir, redirect_stderr, redirect_stdout
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
 from launched import PROMPT, ROOT, SLUG, Ended, Finished
+
+from dreamfusion.signals import ENDING
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +22,7 @@ def launch():
     def run(folder, *arguments):
         root, argv = logging.getLogger(), sys.argv
         handlers, level, said = list(root.handlers), root.level, io.StringIO()
+        signals = {number: signal.getsignal(number) for number in ENDING}
         sys.argv = [str(ROOT / "launch.py"), *arguments]
         try:
             with chdir(folder), redirect_stdout(said), redirect_stderr(said):
@@ -33,6 +37,8 @@ def launch():
         finally:
             sys.argv, HydraConfig.instance().cfg = argv, None
             root.handlers, root.level = handlers, level
+            for number, handler in signals.items():
+                signal.signal(number, handler)
         return Ended(status, said.getvalue())
 
     os.environ.pop("HYDRA_FULL_ERROR", None)

@@ -23,6 +23,7 @@ COMMAND += ["mode.preview_every=2", "mode.turntable_frames=1", "export.resolutio
 PATIENCE = 300  # seconds, for a busy machine
 WHOLE = {
     "checkpoints/last.ckpt",
+    "checkpoints/previous.ckpt",
     "config.yaml",
     "index.html",
     "mesh.glb",
@@ -39,7 +40,7 @@ MEASURED = ("speed/", "memory/", "seconds", "export_seconds")  # columns that di
 class Writes:
     """Calls `then` before each change that this process makes to a file under `folder`, by audit events."""
 
-    events = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
+    events = ("os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 
     def __init__(self, folder, then):
         self.folder, self.then, self.busy = str(folder), then, False

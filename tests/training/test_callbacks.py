@@ -90,19 +90,27 @@ def trainer():
     return SimpleNamespace(strategy=strategy, should_stop=False)
 
 
-def test_the_first_ctrl_c_stops_after_the_step_and_the_second_at_once(trainer):
-    stop, before = StopOnInterrupt(), signal.getsignal(signal.SIGINT)
-    stop.on_fit_start(trainer, None)
-    stop.on_train_batch_end(trainer, None, None, None, 0)
-    assert not trainer.should_stop
-    os.kill(os.getpid(), signal.SIGINT)
-    stop.on_train_batch_end(trainer, None, None, None, 0)
-    assert trainer.should_stop
-    with pytest.raises(KeyboardInterrupt):
-        os.kill(os.getpid(), signal.SIGINT)
-        signal.sigtimedwait([], 1)  # the signal arrives here at the latest
-    stop.teardown(trainer, None, "fit")
-    assert signal.getsignal(signal.SIGINT) is before
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_first_signal_stops_after_the_step_and_the_second_ends_the_process(trainer, number, monkeypatch, tmp_path):
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    with (tmp_path / "terminal").open("w") as terminal:  # SIGHUP must not reach the streams of the tests
+        monkeypatch.setattr("dreamfusion.signals.STDOUT", terminal.fileno())
+        monkeypatch.setattr("dreamfusion.signals.STDERR", terminal.fileno())
+        stop, before = StopOnInterrupt(), signal.getsignal(number)
+        with stop.request:
+            signal.signal(number, signal.SIG_IGN)  # as Lightning replaces SIGTERM's handler
+            stop.on_train_start(trainer, None)
+            stop.on_train_batch_end(trainer, None, None, None, 0)
+            assert not trainer.should_stop
+            signal.raise_signal(number)
+            stop.on_train_batch_end(trainer, None, None, None, 0)
+            assert trainer.should_stop
+            assert ended == []
+            signal.raise_signal(number)
+            assert ended == [128 + number] == [stop.request.status]
+    assert signal.getsignal(number) is before
+    assert "stopping after this step" in (tmp_path / "terminal").read_text()
 
 
 def test_all_processes_stop_if_one_is_interrupted(trainer):
@@ -111,10 +119,3 @@ def test_all_processes_stop_if_one_is_interrupted(trainer):
     stop.on_train_batch_end(trainer, None, None, None, 0)
     assert trainer.should_stop
     assert stop.interrupted
-
-
-def test_after_an_exception_the_signal_handler_is_restored(trainer):
-    stop, before = StopOnInterrupt(), signal.getsignal(signal.SIGINT)
-    stop.on_fit_start(trainer, None)
-    stop.on_exception(trainer, None, ValueError())
-    assert signal.getsignal(signal.SIGINT) is before

@@ -1,5 +1,6 @@
 """Training with a window open gives the same result as training without one."""
 
+import signal
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -141,7 +142,7 @@ def test_ctrl_c_ends_a_pause_and_the_training(train_with_window, window, monkeyp
 
     def set_status(text):
         if text.startswith("paused"):
-            stops[0].interrupted = True
+            stops[0].request.number = signal.SIGINT
 
     monkeypatch.setattr(window, "set_status", set_status)
 
