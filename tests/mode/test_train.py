@@ -88,7 +88,7 @@ def test_a_run_resumes_from_its_checkpoint_with_its_own_settings(copied, launch)
     assert ended.status == 0, ended.text
     assert steps_in(run / "metrics.csv") == [0, 1, 2, 3]
     new = {path.split("/", 4)[4] for path in files(folder) - before}
-    assert new == {"previews/000003.png"}
+    assert new == {"checkpoints/previous.ckpt", "previews/000003.png"}
     settings = OmegaConf.load(run / "config.yaml")
     assert (settings.prompt, settings.camera.size, settings.trainer.max_steps) == (PROMPT, 16, 3)
     assert f"{PROMPT}: 3 steps" in ended.text
