@@ -92,7 +92,7 @@ def dream(
 
     Raises:
         UserError: a setting is invalid, or the checkpoint does not fit, and nothing in `folder` is changed; or the run
-            failed (a symptom of the watchdog, an empty scene, a score that is not finite) and does not count as finished.
+            failed (a symptom of the watchdog, an empty scene, a score that is not finite), and is not finished.
         Locked: another process has locked the run.
         SystemExit: after a signal and a final checkpoint, with status 128 + the signal's number.
     """

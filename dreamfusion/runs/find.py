@@ -5,7 +5,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from dreamfusion.checkpoint import run_of
-from dreamfusion.checkpoint_file import CheckpointError
+from dreamfusion.checkpoint_file import LAST, PREVIOUS, CheckpointError
 from dreamfusion.runs.names import RUNS, STUDIES, study_folder
 
 
