@@ -2,6 +2,8 @@
 
 import errno
 import os
+import re
+import traceback
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -45,7 +47,7 @@ def one_line_errors() -> Iterator[None]:
             "second pair of quotes, 'key=\"a, b\"'; see python launch.py --help"
         ) from None
     except (CompactHydraException, OmegaConfBaseException, UserError) as error:
-        raise SystemExit(f"error: {error}") from None
+        raise SystemExit(f"error: {one_line(error)}") from None
     except BrokenProcessPool:
         raise SystemExit(
             "error: a worker of the launcher was killed, which stops the others; if memory ran out, use fewer workers. "
@@ -55,8 +57,20 @@ def one_line_errors() -> Iterator[None]:
         raise SystemExit(f"error: {file_error(error)}") from None
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
+    except Exception as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__", "").partition(".")[0] != "hydra":
+            raise
+        # Hydra composes the configuration from the command line, and some values raise a plain ValueError in it.
+        raise SystemExit(f"error: {one_line(error)}; see python launch.py --help") from None
     finally:
         del os.environ["HYDRA_FULL_ERROR"]
+
+
+def one_line(error: object) -> str:
+    """The message of an error on one line, without what Hydra and OmegaConf add: search path, type of the node, ..."""
+    message = re.split(r"\n\s*(?:Config search path|full_key|object_type)\b", str(error))[0]
+    return " ".join(message.removeprefix("UserError raised while resolving interpolation: ").split())
 
 
 def file_error(error: OSError) -> str:

@@ -23,6 +23,27 @@ def test_hydra_errors_become_one_line():
     assert raised(CompactHydraException("no option 'foo'")) == "error: no option 'foo'"
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            "Could not find 'mode/nix'\n\nAvailable options in 'mode':\n\ta\n\tb\nConfig search path:\n\tx",
+            "'mode': a b",
+        ),
+        ("Key 'nix' is not in struct\n    full_key: nix\n    object_type=dict", "Key 'nix' is not in struct"),
+        (
+            "UserError raised while resolving interpolation: a command has one mode\n    full_key: hydra",
+            "error: a command",
+        ),
+    ],
+)
+def test_errors_of_several_lines_become_one(text, line):
+    message = raised(CompactHydraException(text))
+    assert line in message
+    assert "\n" not in message
+    assert "full_key" not in message
+
+
 def test_an_unparsable_argument_is_shown_with_the_quoting_to_use():
     message = raised(OverrideParseException("seed=(", "mismatched input"))
     assert message.startswith("error: cannot read 'seed=('")

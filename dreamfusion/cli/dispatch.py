@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from dreamfusion.cli.console import filter_messages
 from dreamfusion.cli.startup import resume_gc
 from dreamfusion.cli.validation import check_types
-from dreamfusion.error import UserError, file_error
+from dreamfusion.error import UserError, file_error, one_line
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def run_mode(cfg: DictConfig) -> object:
         reason = error.__cause__ if isinstance(error, InstantiationException) else error
         if not isinstance(reason, ValueError | TypeError | OSError | ImportError | GuidanceError):
             raise
-        raise _run_error(file_error(reason) if isinstance(reason, OSError) else str(reason)) from error
+        raise _run_error(file_error(reason) if isinstance(reason, OSError) else one_line(reason)) from error
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryError | OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise

@@ -1,46 +1,15 @@
-"""Stage 0: parse the command line with Hydra and run the chosen mode. Light: imports neither torch nor numpy."""
-
-import sys
-from pathlib import Path
-
-import hydra
-from omegaconf import DictConfig
-
-from dreamfusion.cli.quoting import quote_command_line
-from dreamfusion.cli.resolvers import register
-from dreamfusion.cli.startup import quick_start
-from dreamfusion.error import one_line_errors
-from dreamfusion.paths import CONFIGURATION, SWEEPS
-from dreamfusion.signals import end_on_signals
+"""Stage 0: run the command line. Imports nothing at first, so that Ctrl-C ends also the imports without a traceback."""
 
 
 def main() -> None:
     """Run the command in `sys.argv`.
 
     Raises:
-        SystemExit: with one line, after an error that the user can put right.
+        SystemExit: with one line, after an error that the user can put right; with status 130, after Ctrl-C.
     """
-    register()
-    quote_command_line()
-    find_sweeps()
-    with one_line_errors():
-        run()
+    try:
+        from dreamfusion.cli.command import run_command
 
-
-@hydra.main(config_path=str(CONFIGURATION), config_name="config", version_base="1.3")
-def run(cfg: DictConfig) -> object:
-    """Run the composed configuration; launchers send this function to their workers."""
-    quick_start()
-    end_on_signals()  # here, not in `main`: also in the workers of launchers
-    from dreamfusion.cli.dispatch import run_mode
-
-    return run_mode(cfg)
-
-
-def find_sweeps() -> None:
-    """Let `-cd sweeps` name the sweeps of the package where the working directory has no folder of that name."""
-    for option in ("-cd", "--config-dir"):
-        if option in sys.argv[:-1]:
-            place = sys.argv.index(option) + 1
-            if sys.argv[place].rstrip("/") == "sweeps" and not Path("sweeps").is_dir():
-                sys.argv[place] = str(SWEEPS)
+        run_command()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None  # dreamfusion.error.INTERRUPTED, which may not be imported yet

@@ -6,6 +6,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from dreamfusion.error import UserError
 from dreamfusion.runs.names import digest, run_folder, slug, study_of
 
 
@@ -31,7 +32,7 @@ def _suits(group: str, default: str, guidance: str) -> str:
 
 def _run_folder(time: str, *, _root_: DictConfig) -> str:
     """The folder in outputs/ of a run that begins at `time`."""
-    mode = str(_root_.hydra.runtime.choices["mode"])
+    mode = _mode(_root_)
     study = study_of(_root_.study, _root_.hydra.mode) if mode == "train" else None
     name = time if study is None else digest(_root_)
     return run_folder(mode, _root_.prompt, _root_.checkpoint, name, study)
@@ -39,10 +40,18 @@ def _run_folder(time: str, *, _root_: DictConfig) -> str:
 
 def _sweep_folder(*, _root_: DictConfig) -> str:
     """The folder in outputs/ of a multirun's shared files."""
-    trains = _root_.hydra.runtime.choices["mode"] == "train" and _root_.checkpoint is None
+    trains = _mode(_root_) == "train" and _root_.checkpoint is None
     return f"studies/{slug(str(study_of(_root_.study, RunMode.MULTIRUN)))}" if trains else "."
 
 
 def _run_folder_in_sweep(time: str, *, _root_: DictConfig) -> str:
     """The run folder relative to the sweep folder, as Hydra needs it."""
     return os.path.relpath(_run_folder(time, _root_=_root_), _sweep_folder(_root_=_root_))
+
+
+def _mode(root: DictConfig) -> str:
+    """Raises: UserError: the command line removed the mode, or names several."""
+    mode = root.hydra.runtime.choices.get("mode")
+    if not isinstance(mode, str):
+        raise UserError("a command has one mode; type mode=train, or another one of --help")
+    return mode

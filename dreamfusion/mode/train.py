@@ -9,7 +9,7 @@ from dreamfusion.checkpoint import run_of
 from dreamfusion.runs.dream import Outputs, check, dream, run_in_study
 from dreamfusion.runs.names import relative_to_cwd, study_of
 from dreamfusion.runs.prompt_list import run_list
-from dreamfusion.runs.results import objective
+from dreamfusion.runs.results import check_objective, objective
 
 
 class Train(Outputs):
@@ -25,6 +25,7 @@ class Train(Outputs):
             UserError: a setting is invalid.
             SystemExit: with status 130, after Ctrl-C and a final checkpoint.
         """
+        check_objective(cfg.objective)
         if cfg.prompts.file is not None:
             return run_list(cfg, lambda one, folder: run_in_study(one, folder, self))
         check(cfg)

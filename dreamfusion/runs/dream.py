@@ -38,7 +38,7 @@ from dreamfusion.runs.preflight import preflight
 from dreamfusion.runs.results import RESULT, SCORES, Result, read_result, write_result
 from dreamfusion.runs.resume import load_weights, usable_checkpoint
 from dreamfusion.runs.settings import run_settings
-from dreamfusion.training.assemble import assemble, user_errors
+from dreamfusion.training.assemble import assemble, check_trainer, lightning_errors, user_errors
 from dreamfusion.training.callbacks import Checkpoints, Previews, StopOnInterrupt, Stopwatch
 from dreamfusion.training.loggers import close
 from dreamfusion.training.metrics import Metrics, log_results
@@ -146,7 +146,8 @@ def _dream(
             if trainer.is_global_zero:
                 _begin(cfg, folder, loggers, resume is None)
             try:
-                trainer.fit(system, cameras, ckpt_path=None if resume is None else str(resume), weights_only=True)
+                with lightning_errors():
+                    trainer.fit(system, cameras, ckpt_path=None if resume is None else str(resume), weights_only=True)
                 checkpoints.save(trainer)
             except Sick as error:
                 failed = _reason(error, pruners)
@@ -203,11 +204,11 @@ def _finish(
 
 
 def check(cfg: DictConfig) -> None:
-    """Raises: UserError: the prompt, seed, number of steps or a mesh setting is invalid."""
+    """Raises: UserError: the prompt, seed, a setting of the trainer or of the mesh is invalid."""
     check_prompt(cfg.prompt)
     if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
         raise UserError(f"seed is {cfg.seed}; it must be a whole number from 0 to {2**32 - 1}")
-    check_positive("trainer", max_steps=cfg.trainer.max_steps)
+    check_trainer(cfg.trainer)
     ExportSettings.of(cfg.export)
 
 

@@ -60,6 +60,13 @@ def read_result(folder: Path) -> Result | None:
         raise UserError(f"{path} is not the result of a run; remove the file to repeat the run") from error
 
 
+def check_objective(names: str | Sequence[str] | None) -> None:
+    """Raises: UserError: a score does not exist; checked before a run trains for it."""
+    for name in [names] if isinstance(names, str) else names or []:
+        if name not in SCORES:
+            raise UserError(f"objective is {name}; the scores of a run are {', '.join(sorted(SCORES))}")
+
+
 def objective(folder: Path, names: str | Sequence[str]) -> float | list[float]:
     """The scores `names` of the finished run in `folder`, for a search; WORST replaces missing ones.
 

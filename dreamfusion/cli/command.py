@@ -1,0 +1,67 @@
+"""Parse the command line with Hydra and run the chosen mode. Light: imports neither torch nor numpy."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import hydra
+from omegaconf import DictConfig
+
+from dreamfusion.cli.quoting import quote_command_line
+from dreamfusion.cli.resolvers import register
+from dreamfusion.cli.startup import quick_start
+from dreamfusion.cli.validation import check_groups
+from dreamfusion.error import UserError, one_line_errors
+from dreamfusion.paths import CONFIGURATION, SWEEPS
+from dreamfusion.signals import end_on_signals
+
+
+def run_command() -> None:
+    """Run the command in `sys.argv`.
+
+    Raises:
+        SystemExit: with one line, after an error that the user can put right.
+    """
+    register()
+    quote_command_line()
+    find_sweeps()
+    with one_line_errors(), _one_line_usage():
+        check_groups(sys.argv[1:])
+        run()
+
+
+@hydra.main(config_path=str(CONFIGURATION), config_name="config", version_base="1.3")
+def run(cfg: DictConfig) -> object:
+    """Run the composed configuration; launchers send this function to their workers."""
+    quick_start()
+    end_on_signals()  # here, not in `run_command`: also in the workers of launchers
+    from dreamfusion.cli.dispatch import run_mode
+
+    return run_mode(cfg)
+
+
+def find_sweeps() -> None:
+    """Let `-cd sweeps` name the sweeps of the package where the working directory has no folder of that name."""
+    for option in ("-cd", "--config-dir"):
+        if option in sys.argv[:-1]:
+            place = sys.argv.index(option) + 1
+            if sys.argv[place].rstrip("/") == "sweeps" and not Path("sweeps").is_dir():
+                sys.argv[place] = str(SWEEPS)
+
+
+@contextmanager
+def _one_line_usage() -> Iterator[None]:
+    """Let Hydra's argument parser raise its errors, without its seven lines of usage."""
+
+    def refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+        raise UserError(f"{message}; see python launch.py --help")
+
+    original = argparse.ArgumentParser.error
+    argparse.ArgumentParser.error = refuse  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        argparse.ArgumentParser.error = original  # type: ignore[method-assign]

@@ -1,0 +1,43 @@
+"""Settings that Lightning allows and a run does not."""
+
+import pytest
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf import OmegaConf
+
+from dreamfusion.error import UserError
+from dreamfusion.paths import CONFIGURATION
+from dreamfusion.training.assemble import check_trainer, user_errors
+
+DEFAULT = OmegaConf.load(CONFIGURATION / "trainer" / "default.yaml")
+
+
+@pytest.mark.parametrize("changes", [{}, {"precision": 16}, {"precision": "bf16-mixed"}, {"gradient_clip_val": 0.5}])
+def test_settings_of_a_run_pass(changes):
+    check_trainer(OmegaConf.merge(DEFAULT, changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_steps": 0}, "trainer.max_steps is 0; it must be a whole number of at least 1"),
+        ({"log_every_n_steps": 0}, "trainer.log_every_n_steps is 0; it must be a whole number of at least 1"),
+        ({"precision": 64}, "trainer.precision is 64; weights are float32: type trainer.precision=32-true"),
+        ({"precision": "bf16-true"}, "trainer.precision is bf16-true"),
+        ({"precision": "16-true"}, "trainer.precision is 16-true"),
+        ({"precision": [16]}, r"trainer.precision is \[16\]"),
+        ({"max_epochs": 0}, "trainer.max_epochs is 0; a run ends by steps: type trainer.max_steps=600"),
+        ({"accumulate_grad_batches": 2}, "trainer.accumulate_grad_batches is 2; a step is one batch"),
+        ({"gradient_clip_val": -1}, "trainer.gradient_clip_val is -1; it must be above 0, or null"),
+    ],
+)
+def test_settings_that_change_what_a_step_or_the_end_of_a_run_is_are_refused(changes, message):
+    with pytest.raises(UserError, match=f"^{message}"):
+        check_trainer(OmegaConf.merge(DEFAULT, changes))
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("why"), TypeError("why"), ImportError("why"), MisconfigurationException("why")]
+)
+def test_errors_about_settings_are_the_users(error):
+    with pytest.raises(UserError, match="why"), user_errors():
+        raise error
