@@ -116,7 +116,10 @@ def test_resuming_a_finished_run_only_writes_its_summary_again(copied, launch):
         (["prompt=a cat", "seed=-1"], "seed is -1; it must be a whole number from 0 to 4294967295"),
         (["prompt=a cat", "trainer.max_steps=0"], "trainer.max_steps is 0; it must be a whole number of at least 1"),
         (["prompt=a cat", "camera.views=0"], "camera.views is 0"),
-        (["prompt=a cat", "camera.size=large"], "camera.size is large; it must be a whole number: type camera.size="),
+        (
+            ["prompt=a cat", "camera.size=large"],
+            "camera.size is large; it must be a number or a list of lists:",
+        ),
         (["prompt=a cat", "camera.size=0"], "camera.size is 0; a view needs at least 1 pixel"),
         (["prompt=a cat", "optimizer.learning_rates.table=-1"], "optimizer.learning_rates.table is -1"),
         (["prompt=a cat", "system.lighting.lit=x"], "system.lighting.lit is x; it must be a number: type system."),

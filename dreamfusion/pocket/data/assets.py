@@ -4,25 +4,30 @@ Second step of the pocket prior's data: catalog -> assets -> renders.
 """
 
 import io
+import json
 import posixpath
 import re
 import zipfile
+from base64 import b64decode
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import trimesh
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from trimesh.exchange.obj import load_obj
 from trimesh.resolvers import Resolver
 from trimesh.visual import TextureVisuals
 
 from dreamfusion.ops.normals import crease_normals
 from dreamfusion.ops.rasterize import Material, RasterMesh
-from dreamfusion.pocket.data.catalog import Item
+from dreamfusion.pocket.data.catalog import LARGEST_FILE, Item, read_member
 
 MAX_FACES = 1_500_000
+MAX_PIXELS = 2**25  # of a texture as it is stored, 128 MiB when decoded
 MAX_TEXTURE = 256  # pixels along the longer side
 MIN_OPACITY = 0.15  # more transparent materials (window panes, bottles) are dropped, all others rendered opaque
 CREASE = 45.0  # degrees between two faces, above which an edge without stored normals is sharp
@@ -42,7 +47,9 @@ def load_asset(item: Item) -> RasterMesh:
         AssetError: the file is missing or broken, or has no faces or more than MAX_FACES.
     """
     try:
-        parts = _load_obj(item) if item.model.lower().endswith(".obj") else _load_glb(Path(item.model))
+        with zipfile.ZipFile(item.archive) if item.archive else nullcontext() as archive:
+            read = partial(_read_file, _folder(item)) if archive is None else partial(read_member, archive)
+            parts = (_parse_obj if item.model.lower().endswith(".obj") else _parse_glb)(item.model, read)
         return _assemble([part for part in parts if len(part.faces)], item)
     except AssetError:
         raise
@@ -91,38 +98,63 @@ def _unit_size(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return (vertices - centre) / radius
 
 
-def _load_obj(item: Item) -> list[RasterMesh]:
-    """One mesh per material of a Wavefront file on disk or in an archive."""
-    if item.archive is None:
-        return _parse_obj(item.model, lambda path: Path(path).read_bytes())
-    with zipfile.ZipFile(item.archive) as archive:
-        return _parse_obj(item.model, archive.read)
+def _folder(item: Item) -> Path:
+    """The folder of an item on disk, in which all its files must be."""
+    return (item.folder or Path(item.model).parent).resolve()
+
+
+def _read_file(folder: Path, path: str) -> bytes:
+    """Content of a file of a library on disk.
+
+    Raises:
+        ValueError: the file is outside `folder`, also by a symbolic link, is no regular file, or is too large.
+    """
+    real = Path(path).resolve()
+    if not real.is_relative_to(folder):
+        raise ValueError(f"{path} is outside of the library {folder}")
+    if not real.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    if real.stat().st_size > LARGEST_FILE:
+        raise ValueError(f"{path} is larger than {LARGEST_FILE >> 20} MiB")
+    return real.read_bytes()
 
 
 def _parse_obj(model: str, read: Callable[[str], bytes]) -> list[RasterMesh]:
+    """One mesh per material of a Wavefront file."""
     text = read(model).decode("latin-1")
-    libraries = re.findall(r"^mtllib[ \t]+(.+?)\s*$", text, re.MULTILINE)
-    text = f"mtllib {_ObjFiles.MATERIALS}\n" + re.sub(r"^mtllib.*$", "", text, flags=re.MULTILINE)
-    files = _ObjFiles(read, posixpath.dirname(model), libraries)
-    geometries = [
-        g for g in load_obj(io.StringIO(text), resolver=files).get("geometry", {}).values() if len(g["faces"])
-    ]
+    libraries = [name.strip() for name in re.findall(r"^mtllib[ \t](.+)$", text, re.MULTILINE)]
+    text = f"mtllib {_ModelFiles.MATERIALS}\n" + re.sub(r"^mtllib.*$", "", text, flags=re.MULTILINE)
+    files = _ModelFiles(read, posixpath.dirname(model), libraries)
+    loaded = load_obj(io.StringIO(text), resolver=files).get("geometry", {}).values()
+    if files.refused is not None:
+        raise files.refused
+    geometries = [g for g in loaded if len(g["faces"])]
     solid = [g for g in geometries if _opacity(g["visual"]) >= MIN_OPACITY]
     return [_obj_part(g) for g in solid or geometries]
 
 
-class _ObjFiles(Resolver):
-    """Resolve the files a Wavefront file refers to: textures, and its materials, appended to the default ones."""
+class _ModelFiles(Resolver):
+    """Resolve the files a model refers to: textures, and a Wavefront file's materials, appended to the default ones.
+
+    Only files that `read` allows; trimesh hides the errors of a texture, so the first refusal is kept in `refused`.
+    """
 
     MATERIALS = "materials"
 
     def __init__(self, read: Callable[[str], bytes], folder: str, libraries: list[str]) -> None:
         self._read, self._folder, self._libraries = read, folder, libraries
+        self.refused: ValueError | None = None
 
     def get(self, key: str) -> bytes:
         if key == self.MATERIALS:
             return b"\n".join([_DEFAULT_MATERIALS.read_bytes(), *(self._beside(name) for name in self._libraries)])
-        return self._beside(key)
+        try:
+            content = self._beside(key)
+            _check_picture(content, key)
+        except ValueError as error:
+            self.refused = self.refused or error
+            raise
+        return content
 
     def _beside(self, name: str) -> bytes:
         """Read the relative path `name`; for absolute paths of the author's machine, the file of that name."""
@@ -139,7 +171,7 @@ class _ObjFiles(Resolver):
         raise NotImplementedError("model libraries are read only")
 
     def namespaced(self, namespace: str) -> Resolver:
-        raise NotImplementedError("a Wavefront file refers to files by path")
+        raise NotImplementedError("a model refers to files by path")
 
 
 def _opacity(visual: TextureVisuals | None) -> float:
@@ -198,9 +230,46 @@ def _texture(image: Image.Image) -> np.ndarray:
     return np.asarray(pixels)
 
 
-def _load_glb(path: Path) -> list[RasterMesh]:
+def _check_picture(content: bytes, name: str) -> None:
+    """Raises: ValueError: a picture has more than MAX_PIXELS; only its header is read."""
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            width, height = picture.size
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"the picture {name} is too large: {error}") from error
+    except UnidentifiedImageError:
+        return  # not a picture; trimesh leaves it out
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"the picture {name} has {width} x {height} pixels; at most {MAX_PIXELS} are allowed")
+
+
+def _check_glb(content: bytes) -> None:
+    """Check what a binary glTF file claims, before arrays and pictures of that size are made (glTF 2.0, 4.4).
+
+    Raises:
+        ValueError: an accessor has too many elements, or a picture in the file too many pixels.
+    """
+    length = int.from_bytes(content[12:16], "little")
+    header = json.loads(content[20 : 20 + length])
+    largest = max((accessor["count"] for accessor in header.get("accessors", [])), default=0)
+    if largest > 3 * MAX_FACES:
+        raise ValueError(f"an accessor has {largest} elements, at most {3 * MAX_FACES} are allowed")
+    for number, image in enumerate(header.get("images", [])):
+        if "bufferView" in image:
+            view = header["bufferViews"][image["bufferView"]]
+            start = 28 + length + view.get("byteOffset", 0)
+            _check_picture(content[start : start + view["byteLength"]], f"{number} of the file")
+        elif image.get("uri", "").startswith("data:"):
+            _check_picture(b64decode(image["uri"].partition(",")[2]), f"{number} of the file")
+
+
+def _parse_glb(model: str, read: Callable[[str], bytes]) -> list[RasterMesh]:
     """One mesh per primitive of a binary glTF file, with node transforms applied."""
-    scene = trimesh.load_scene(path, process=False)
+    content, files = read(model), _ModelFiles(read, posixpath.dirname(model), [])
+    _check_glb(content)
+    scene = trimesh.load_scene(io.BytesIO(content), file_type="glb", resolver=files, process=False)
+    if files.refused is not None:
+        raise files.refused
     return [_glb_part(mesh) for mesh in scene.dump() if isinstance(mesh, trimesh.Trimesh)]
 
 

@@ -20,6 +20,8 @@ Rotation = tuple[tuple[float, float, float], tuple[float, float, float], tuple[f
 _HERE = Path(__file__).parent
 _PROPERTIES = ("PluginFurnitureCatalog.properties", "com/eteks/sweethome3d/io/DefaultFurnitureCatalog.properties")
 _CAPTIONS = "captions.csv"
+LARGEST_FILE = 2**26  # bytes of a model, a texture or a catalogue, unpacked; the libraries of Debian need 2**24
+LONGEST_NAME = 200  # characters
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Item(Subject):
     model: str  # path inside the archive, or on disk
     rotation: Rotation | None = None  # rows; rotates the model to y up, front towards +z
     archive: Path | None = None  # zip file that contains the model
+    folder: Path | None = None  # of a library on disk; a model's other files must be in it as well
 
 
 def read_libraries(paths: Sequence[Path]) -> list[Item]:
@@ -82,15 +85,29 @@ def read_catalog(path: Path) -> list[Item]:
                 raise ValueError(
                     f"model library {path} contains no furniture catalogue ({_PROPERTIES[0]}); is it a .sh3f file?"
                 )
-            text = archive.read(entry).decode("latin-1")  # as Java's properties, with escapes
+            text = read_member(archive, entry).decode("latin-1")  # as Java's properties, with escapes
     except (zipfile.BadZipFile, OSError, EOFError) as error:
         raise ValueError(f"model library {path} is not a readable zip file ({error}); download it again") from error
     return _furniture(text, path)
 
 
+def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Content of a file of a zip archive.
+
+    Raises:
+        KeyError: there is no such file.
+        ValueError: the file is larger than LARGEST_FILE, whatever the archive says about its size.
+    """
+    with archive.open(name) as file:
+        content = file.read(LARGEST_FILE + 1)
+    if len(content) > LARGEST_FILE:
+        raise ValueError(f"{name} in {archive.filename} is larger than {LARGEST_FILE >> 20} MiB")
+    return content
+
+
 def clean_name(name: str) -> str:
     """Lower-case name without sizes, counts and model numbers: "Bed 140x190" -> "bed", "TV 16:9" -> "tv"."""
-    name = re.sub(r"[\s_\-]+", " ", name).strip().lower()
+    name = re.sub(r"[\s_\-]+", " ", name[:LONGEST_NAME]).strip().lower()
     return re.sub(r"(\s+#?\d+([.:x/]\d+)*\s*(cm|mm|m|°|€)?)+$", "", name)
 
 
@@ -130,10 +147,10 @@ def _parse_properties(text: str) -> tuple[dict[str, str], dict[int, dict[str, st
     library: dict[str, str] = {}
     numbered: dict[int, dict[str, str]] = defaultdict(dict)
     for line in text.splitlines():
-        match = re.match(r"\s*(\w+)(?:#(\d+))?\s*[=:]\s*(.*?)\s*$", line)
+        match = re.match(r"\s*(\w+)(?:#(\d+))?\s*[=:](.*)$", line)
         if match is None:
             continue
-        value = re.sub(r"\\u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), match[3])
+        value = re.sub(r"\\u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), match[3].strip())
         if match[2] is None:
             library[match[1]] = value
         else:
@@ -176,6 +193,7 @@ def _read_folder(folder: Path) -> list[Item]:
                 license=row["license"],
                 source=folder.name,
                 model=str(file),
+                folder=folder,
             )
         )
     return items
