@@ -91,6 +91,7 @@ def load_frozen(network: type[Any], folder: Path, part: str, dtype: torch.dtype)
         variant=variant_of(folder / part, dtype),
         low_cpu_mem_usage=is_accelerate_available(),
         local_files_only=True,
+        use_safetensors=True,
     )
     return loaded.eval().requires_grad_(False)
 
@@ -182,11 +183,11 @@ def _layout(parts: Sequence[str]) -> str:
 
 
 def _has_weights(folder: Path) -> bool:
-    return any(path.suffix in (".safetensors", ".bin") for path in folder.glob("*"))
+    return any(path.suffix == ".safetensors" for path in folder.glob("*"))
 
 
 def variant_of(folder: Path, dtype: torch.dtype) -> str | None:
     """ "fp16" if the dtype is float16 and there is such a file, or if there are only such files."""
-    weights = [path.name for path in folder.glob("*") if path.suffix in (".safetensors", ".bin")]
+    weights = [path.name for path in folder.glob("*") if path.suffix == ".safetensors"]
     half = [name for name in weights if ".fp16" in name]
     return "fp16" if half and (dtype == torch.float16 or len(half) == len(weights)) else None

@@ -37,7 +37,7 @@ from dreamfusion.runs.names import relative_to_cwd
 from dreamfusion.runs.preflight import preflight
 from dreamfusion.runs.results import RESULT, SCORES, Result, read_result, write_result
 from dreamfusion.runs.resume import load_weights, usable_checkpoint
-from dreamfusion.runs.settings import run_settings
+from dreamfusion.runs.settings import resolved, run_settings
 from dreamfusion.training.assemble import assemble, check_trainer, lightning_errors, user_errors
 from dreamfusion.training.callbacks import Checkpoints, Previews, StopOnInterrupt, Stopwatch
 from dreamfusion.training.loggers import close
@@ -220,7 +220,7 @@ def _begin(cfg: DictConfig, folder: Path, loggers: Sequence[Logger], new: bool) 
     with replacing(folder / "config.yaml") as draft:
         OmegaConf.save(cfg, draft)
     for logger in loggers:
-        logger.log_hyperparams(dict(OmegaConf.to_container(cfg, resolve=True)))  # type: ignore[arg-type]
+        logger.log_hyperparams(resolved(cfg))
 
 
 @contextmanager

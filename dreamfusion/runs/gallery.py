@@ -26,9 +26,10 @@ def entry_of(folder: Path) -> Entry:
         config = OmegaConf.load(folder / "config.yaml")
         if not isinstance(config, DictConfig):
             raise ValueError(f"{folder / 'config.yaml'} contains no settings")
-        leaves = flat(plain(config))
+        tree = plain(config)
+        leaves = flat(tree)
         settings = {key: str(value) for key, value in leaves.items() if key.split(".")[0] not in EXCLUDED}
-        prompt = str(config.get("prompt") or folder.parent.name)
+        prompt = str(tree.get("prompt") or folder.parent.name)  # unresolved: the file may be foreign
     except (OSError, OmegaConfBaseException, ValueError):  # the settings are missing or unreadable
         settings, prompt = {}, folder.parent.name
     mesh, video, page = (folder / name for name in ("mesh.glb", "turntable.mp4", "index.html"))

@@ -3,8 +3,10 @@
 import csv
 import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from omegaconf import DictConfig
 
@@ -16,6 +18,8 @@ from dreamfusion.runs.study import differing, read_study, unfinished
 from dreamfusion.training.loggers import wandb_mode
 
 log = logging.getLogger(__name__)
+FORMULA = re.compile(r"[\s\"']*[=+\-@＝＋－＠]")  # spreadsheets skip whitespace before it
+MARKDOWN = re.compile(r"[\\`*\[\]|~]|(?<!\w)_|_(?!\w)")
 LONGEST = 40  # characters of a prompt or setting in the Markdown table
 
 
@@ -24,7 +28,7 @@ def report(study: str, studies: Path = STUDIES, logger: DictConfig | None = None
     results, folder = read_study(study, studies), study_folder(study, studies)
     rows = table(results, folder)
     with replacing(folder / "report.csv") as draft, draft.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
+        csv.writer(file).writerows([_inert(cell) for cell in row] for row in rows)
     text = markdown(study, rows, [path.relative_to(folder) for path in unfinished(study, studies)])
     with replacing(folder / "report.md") as draft:
         draft.write_text(text, encoding="utf-8")
@@ -66,13 +70,13 @@ def markdown(study: str, rows: Sequence[Sequence[str]], missing: Sequence[Path])
     """The table in GitHub's Markdown, with right-aligned numbers and linked folders, and the unfinished runs."""
     head, *body = rows
     numeric = [bool(body) and all(isinstance(_number(row[i] or "0"), float) for row in body) for i in range(len(head))]
-    lines = [f"# {study}", "", f"{len(body)} finished runs, {len(missing)} unfinished.", ""]
-    lines.append(f"| {' | '.join(head)} |")
+    lines = [f"# {_cell(study)}", "", f"{len(body)} finished runs, {len(missing)} unfinished.", ""]
+    lines.append(f"| {' | '.join(map(_cell, head))} |")
     lines.append(f"|{'|'.join('--:' if right else '---' for right in numeric)}|")
     for *cells, path in body:
-        lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} | [{path}]({path}/index.html) |")
+        lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} | [{_cell(path)}]({quote(path)}/index.html) |")
     if missing:
-        lines += ["", "Unfinished; repeat the command to resume:", *(f"- {path.as_posix()}" for path in missing)]
+        lines += ["", "Unfinished; repeat the command to resume:", *(f"- {_cell(path.as_posix())}" for path in missing)]
     return "\n".join(lines) + "\n"
 
 
@@ -83,8 +87,15 @@ def _shown(value: object) -> str:
 
 
 def _cell(text: str) -> str:
+    """Shortened text without meaning in Markdown: no HTML, link, picture, code or emphasis, and no new column."""
     short = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
-    return " ".join(short.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())
+    escaped = MARKDOWN.sub(r"\\\g<0>", short).replace("&", "&amp;").replace("<", "&lt;")
+    return " ".join(escaped.split())
+
+
+def _inert(cell: str) -> str:
+    """A cell that no spreadsheet takes for a formula: an apostrophe before one, except before a number."""
+    return f"'{cell}" if FORMULA.match(cell) and isinstance(_number(cell), str) else cell
 
 
 def _number(text: str) -> float | str:

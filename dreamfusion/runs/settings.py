@@ -1,11 +1,16 @@
-"""The settings of a run as plain containers and as dotted names."""
+"""The settings of a run as plain containers and as dotted names.
 
+No file and no logger gets the value of a resolver such as `${oc.env:KEY}`, which may be a secret: it stays as written.
+"""
+
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from dreamfusion.runs.names import IGNORED
+from dreamfusion.untrusted import INTERPOLATION
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -24,5 +29,21 @@ def flat(tree: Mapping[Any, Any], path: str = "") -> dict[str, Any]:
 
 def run_settings(cfg: DictConfig) -> dict[str, Any]:
     """The resolved settings of a run by dotted name, except IGNORED."""
-    tree = dict(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
-    return flat({key: value for key, value in tree.items() if key not in IGNORED})
+    return flat({key: value for key, value in resolved(cfg).items() if key not in IGNORED})
+
+
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """The settings with references to other settings resolved, and with resolvers as written."""
+    tree = OmegaConf.create(_literal(plain(cfg)))
+    return dict(OmegaConf.to_container(tree, resolve=True))  # type: ignore[arg-type]
+
+
+def _literal(value: Any) -> Any:
+    """Escape each text that calls a resolver, so that OmegaConf resolves it to itself."""
+    if isinstance(value, dict):
+        return {key: _literal(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_literal(child) for child in value]
+    if isinstance(value, str) and any(match["path"] is None for match in INTERPOLATION.finditer(value)):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    return value

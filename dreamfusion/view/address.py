@@ -22,7 +22,7 @@ def check_address(host: str, port: int) -> None:
     except OSError as error:
         raise UserError(
             f"mode.host is {host}, which is not an address of this machine; type mode.host=127.0.0.1 (reachable from "
-            "this machine only), or mode.host=0.0.0.0 (reachable from other machines)"
+            "this machine only), or mode.host=0.0.0.0 (reachable from other machines, by a token)"
         ) from error
 
 

@@ -1,15 +1,21 @@
 """viser's server, restricted to requests from its own page, and without its tunnel to a public address.
 
+Where other machines can reach it, a request needs the server's token: in the URL of the first page, which sets a cookie
+that the browser sends with all other requests, also with that for the WebSocket. A stranger gets status 403.
+
 A browser lets any page open a WebSocket to any address, including this machine's loopback address. Only the server can
 refuse, by the header `Origin`, which a page cannot change.
 """
 
 import logging
 import re
+import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
+from http.cookies import CookieError, SimpleCookie
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import viser
 import websockets.asyncio.server
@@ -31,7 +37,8 @@ class LocalServer(viser.ViserServer):
     def __init__(self, host: str, port: int, title: str) -> None:
         """Serve at `host` and `port`, or at the next free port."""
         self._loopback_only, self._warned = is_loopback(host), False
-        with _checking_requests(self._refuse) as patched:
+        self.token = None if self._loopback_only else secrets.token_urlsafe(24)
+        with _checking_requests(self._refuse, self._complete) as patched:
             super().__init__(host, port, label=title, verbose=False)
         if not patched:
             self.stop()
@@ -46,12 +53,37 @@ class LocalServer(viser.ViserServer):
 
     def _refuse(self, connection: ServerConnection, request: Request) -> Answer:
         reason = refusal_reason(request.headers, self._loopback_only)
+        if reason is None and self.token is not None and self.token not in (_url_token(request), self._cookie(request)):
+            reason = "a request without the token of the window's URL"
         if reason is None:
             return None
         if not self._warned:  # once, because a page retries
             self._warned = True
             log.warning("refused %s; only the window's own page may connect", reason)
         return connection.respond(HTTPStatus.FORBIDDEN, f"refused {reason}\n")
+
+    def _complete(self, connection: ServerConnection, request: Request, response: Response) -> None:
+        """Forbid embedding in another page (clickjacking), and keep the token for the page's other requests."""
+        response.headers["X-Frame-Options"] = "DENY"
+        response.headers["Referrer-Policy"] = "no-referrer"  # it would tell other sites the URL
+        if self.token is not None and _url_token(request) == self.token:
+            response.headers["Set-Cookie"] = f"{self._name}={self.token}; HttpOnly; SameSite=Strict; Path=/"
+
+    @property
+    def _name(self) -> str:
+        """Of the cookie; browsers send cookies to all ports of a host, so each window of it has its own."""
+        return f"dreamfusion-{self.get_port()}"
+
+    def _cookie(self, request: Request) -> str | None:
+        try:
+            found = SimpleCookie("; ".join(request.headers.get_all("Cookie"))).get(self._name)
+        except CookieError:
+            return None
+        return None if found is None else found.value
+
+
+def _url_token(request: Request) -> str | None:
+    return next(iter(parse_qs(urlsplit(request.path).query).get("token", [])), None)
 
 
 def refusal_reason(headers: Headers, loopback_only: bool) -> str | None:
@@ -72,8 +104,13 @@ def refusal_reason(headers: Headers, loopback_only: bool) -> str | None:
 
 
 @contextmanager
-def _checking_requests(check: Callable[[ServerConnection, Request], Answer]) -> Iterator[list[str]]:
-    """Call `check` for each request to servers started inside this context; the list is empty if none was started.
+def _checking_requests(
+    check: Callable[[ServerConnection, Request], Answer],
+    complete: Callable[[ServerConnection, Request, Response], None],
+) -> Iterator[list[str]]:
+    """Call `check` for each request to servers started inside this context, and `complete` for its response.
+
+    The list is empty if no server was started.
 
     viser starts its server with `websockets.asyncio.server.serve`, and has no parameter for a request check.
     """
@@ -89,15 +126,10 @@ def _checking_requests(check: Callable[[ServerConnection, Request], Answer]) -> 
             answer: Answer | Awaitable[Answer] = process_request(connection, request)
             return answer
 
-        return serve(*args, process_request=process, **{"process_response": _forbid_framing} | settings)
+        return serve(*args, process_request=process, **{"process_response": complete} | settings)
 
     websockets.asyncio.server.serve = serve_checked  # type: ignore[assignment, misc]
     try:
         yield started
     finally:
         websockets.asyncio.server.serve = serve  # type: ignore[misc]
-
-
-def _forbid_framing(connection: ServerConnection, request: Request, response: Response) -> None:
-    """Forbid embedding in another page (clickjacking)."""
-    response.headers["X-Frame-Options"] = "DENY"

@@ -38,7 +38,7 @@ class Window:
         with _without_output():
             self._server = LocalServer(host, port, title)
         found = self._server.get_port()
-        self.url = url(host, found)
+        self.url = url(host, found) + ("" if self._server.token is None else f"/?token={self._server.token}")
         self._mailbox, self._gui = mailbox, self._server.gui
         self.shading: Shading = ALBEDO
         self.on_export: Callable[[], None] = lambda: None
@@ -53,7 +53,7 @@ class Window:
         moved = "" if port in (0, found) else f" (port {port} is in use)"
         log.info("open %s%s; Ctrl-C closes it", self.url, moved)
         if not is_loopback(host):
-            log.warning("anyone who can reach %s on this machine can view and control the run", host)
+            log.warning("anyone with this URL can view and control the run, from other machines with this one's name")
 
     def close(self) -> None:
         """Stop the server."""
@@ -205,7 +205,9 @@ def view_of(camera: viser.CameraHandle) -> View:
     """Convert a client's camera to a `View`."""
     axes = transforms.SO3(camera.wxyz).as_matrix()  # columns right, down, forward, as in OpenCV
     position, forward, down = (_triple(vector) for vector in (camera.position, axes[:, 2], axes[:, 1]))
-    return View(position, forward, down, float(camera.fov), int(camera.image_height), int(camera.image_width))
+    # A minimised window has 0 x 0 pixels.
+    height, width = (max(1, int(side)) for side in (camera.image_height, camera.image_width))
+    return View(position, forward, down, float(camera.fov), height, width)
 
 
 def _triple(vector: np.ndarray) -> tuple[float, float, float]:

@@ -28,16 +28,20 @@ def serve():
         servers.append(LocalServer(host, 0, "a cat"))
         return servers[-1].get_port()
 
+    start.servers = servers
     yield start
     for server in servers:
         server.stop()
 
 
-def knock(port, host=None, origin=None):
+def knock(port, host=None, origin=None, path="", cookie=None):
     """The status of a WebSocket handshake with the header `Host: host`."""
+    headers = None if cookie is None else {"Cookie": cookie}
     to = socket.create_connection(("127.0.0.1", port))
     try:
-        with connect(f"ws://{host or f'127.0.0.1:{port}'}", sock=to, origin=origin, subprotocols=[PROTOCOL]) as guest:
+        address = f"ws://{host or f'127.0.0.1:{port}'}/{path}"
+        settings = {"origin": origin, "subprotocols": [PROTOCOL], "additional_headers": headers}
+        with connect(address, sock=to, **settings) as guest:
             guest.recv(timeout=60)  # the server sends messages, too
             return guest.response.status_code
     except InvalidStatus as refused:
@@ -96,8 +100,40 @@ def test_the_page_cannot_be_embedded_in_another_page(serve):
 
 def test_a_public_window_accepts_any_host_name(serve):
     port = serve("0.0.0.0")
-    assert knock(port, "lab", "http://lab") == 101
-    assert knock(port, "lab", "http://evil.example") == 403
+    path = f"?token={serve.servers[-1].token}"
+    assert knock(port, "lab", "http://lab", path) == 101
+    assert knock(port, "lab", "http://evil.example", path) == 403
+
+
+def test_a_public_window_needs_the_token_for_its_page_its_files_and_its_controls(serve):
+    port = serve("0.0.0.0")
+    page, token = f"http://127.0.0.1:{port}", serve.servers[-1].token
+    for path in ("/", "/index.html", "/assets/x.js", "/?token=", "/?token=wrong", f"/?Token={token}"):
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(page + path)
+    for cookie in (None, "", "dreamfusion-1=x", f"dreamfusion-{port}=wrong", f"other={token}", "{[=;"):
+        assert knock(port, cookie=cookie) == 403
+    with urllib.request.urlopen(f"{page}/?token={token}") as answer:
+        assert b"<html" in answer.read()
+        kept = answer.headers["Set-Cookie"]
+    assert kept.endswith("; HttpOnly; SameSite=Strict; Path=/")
+    cookie = kept.partition(";")[0]
+    assert knock(port, cookie=cookie) == 101
+    with urllib.request.urlopen(urllib.request.Request(page, headers={"Cookie": f"a=b; {cookie}"})) as answer:
+        assert b"<html" in answer.read()
+
+
+def test_a_browser_with_the_token_connects_and_one_without_it_does_not(serve, browser):
+    port = serve("0.0.0.0")
+    knocking = f"""new Promise(done => {{
+        const socket = new WebSocket("ws://127.0.0.1:{port}", "{PROTOCOL}");
+        socket.onopen = () => done("accepted");
+        socket.onerror = () => done("refused");
+    }})"""
+    for query, answer in (("", "refused"), (f"?token={serve.servers[-1].token}", "accepted")):
+        browser.open(f"http://127.0.0.1:{port}/{query}")
+        browser.wait_for(f"location.port === '{port}' && location.search === '{query}'")
+        assert browser.evaluate(knocking) == answer
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 import urllib.request
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from dreamfusion.scene.nerf.stratified import StratifiedRenderer
 from dreamfusion.types import FieldOutput, Mesh
 from dreamfusion.view.mailbox import Mailbox
 from dreamfusion.view.render_loop import RenderLoop
-from dreamfusion.view.window import Window
+from dreamfusion.view.window import Window, view_of
 
 STEP = 40
 PATIENCE = 300  # seconds; loading viser's page takes two minutes on a busy machine
@@ -145,3 +146,12 @@ def test_the_window_is_served_on_loopback_only(window):
 def test_viser_opens_no_tunnel(window):
     assert window._server.request_share_url() is None
     assert window._server._share_tunnel is None
+
+
+@pytest.mark.parametrize(("height", "width"), [(0, 0), (0, 800), (600, 0)])
+def test_a_minimised_window_has_a_picture_of_a_pixel(height, width):
+    camera = SimpleNamespace(
+        wxyz=np.array([1.0, 0, 0, 0]), position=np.array([0.0, 0, -3]), fov=0.7, image_height=height, image_width=width
+    )
+    cameras = view_of(camera).cameras(80)
+    assert min(cameras.height, cameras.width) == 1

@@ -119,7 +119,7 @@ class PocketModel(nn.Module):
         for part in ("unet/config.json", "scheduler/scheduler_config.json"):
             if not (folder / part).is_file():
                 raise FileNotFoundError(f"no pocket prior in {folder}: {part} is missing; train one with mode=pretrain")
-        options = {"local_files_only": True, "low_cpu_mem_usage": False}
+        options = {"local_files_only": True, "low_cpu_mem_usage": False, "use_safetensors": True}
         unet = UNet2DConditionModel.from_pretrained(str(folder / "unet"), **options).float()
         scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
         if not (folder / VOLUME_FOLDER).is_dir():

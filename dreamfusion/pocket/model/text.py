@@ -35,7 +35,8 @@ class TextEncoder(nn.Module):
         tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
         tokenizer.enable_truncation(TOKENS)
         tokenizer.enable_padding(length=TOKENS)
-        bert = BertModel.from_pretrained(str(folder), add_pooling_layer=False, local_files_only=True)
+        options = {"local_files_only": True, "use_safetensors": True}
+        bert = BertModel.from_pretrained(str(folder), add_pooling_layer=False, **options)
         return cls(bert.float().eval().requires_grad_(False), tokenizer)
 
     @torch.no_grad()
