@@ -5,6 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from dreamfusion.report.gallery import Entry, write_gallery
 from dreamfusion.runs.names import IGNORED
@@ -30,7 +31,7 @@ def entry_of(folder: Path) -> Entry:
         leaves = flat(tree)
         settings = {key: str(value) for key, value in leaves.items() if key.split(".")[0] not in EXCLUDED}
         prompt = str(tree.get("prompt") or folder.parent.name)  # unresolved: the file may be foreign
-    except (OSError, OmegaConfBaseException, ValueError):  # the settings are missing or unreadable
+    except (OSError, OmegaConfBaseException, ValueError, YAMLError):  # the settings are missing or unreadable
         settings, prompt = {}, folder.parent.name
     mesh, video, page = (folder / name for name in ("mesh.glb", "turntable.mp4", "index.html"))
     summary = read_summary(folder)

@@ -1,6 +1,8 @@
 """The pocket adapter on a small random network of the real class, and the vocabulary check on the real text encoder."""
 
 import logging
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -183,3 +185,22 @@ def test_an_unconditional_branch_has_no_camera(prior, batch, make_cameras):
     text, cameras = prior.encode_text(["", ""]), make_cameras([30.0, 30.0])
     with_camera, without = prior.predict(noisy, timestep, [Branch(text, cameras, unconditional=True), Branch(text)])
     torch.testing.assert_close(with_camera, without, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("part", ["unet/diffusion_pytorch_model", "text_encoder/pytorch_model"])
+def test_pickled_weights_are_not_read(part, folder, tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "owned",))
+
+    sent = tmp_path / "sent"
+    shutil.copytree(folder, sent)
+    pickled = sent / f"{part}.bin"
+    if not pickled.parent.is_dir():
+        pytest.skip("the folder has no such part")
+    for weights in pickled.parent.glob("*.safetensors"):
+        weights.unlink()
+    torch.save({"x": Payload()}, pickled)
+    with pytest.raises(Exception, match="safetensors"):
+        pocket_prior(sent)
+    assert not (tmp_path / "owned").exists()
