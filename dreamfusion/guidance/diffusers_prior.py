@@ -194,7 +194,7 @@ class DiffusersPrior(AdaptablePrior):
         """
         dtype, folder = choose_dtype(self._dtype_name, self._device), self._folder / f"text_encoder{number}"
         network = encoder.from_pretrained(
-            str(folder), dtype=dtype, variant=variant_of(folder, dtype), local_files_only=True
+            str(folder), dtype=dtype, variant=variant_of(folder, dtype), local_files_only=True, use_safetensors=True
         )
         words = tokenizer.from_pretrained(str(self._folder / f"tokenizer{number}"), local_files_only=True, **settings)
         tokens = words(list(texts), padding="max_length", truncation=True, return_tensors="pt").to(self._device)
