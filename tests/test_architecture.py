@@ -12,6 +12,8 @@ KERNELS = {"numba", "nerfacc", "tinycudann", "triton"}
 # The one exception: the state of nerfacc's occupancy grid is plain PyTorch and the same on every device.
 NOT_WRITTEN = ("dreamfusion/runs/names.py", "dreamfusion/runs/study.py")  # their JSON is only hashed or compared
 OCCUPANCY = "dreamfusion/scene/nerf/occupancy.py"
+# The standard library's modules that Windows lacks; filelock and psutil know all systems.
+UNIX_ONLY = {"curses", "fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty"}
 
 
 def name(path):
@@ -35,6 +37,11 @@ def test_kernel_libraries_and_is_cuda_appear_under_ops_only(path):
     kernels = KERNELS & set(imported(tree))
     assert kernels <= ({"nerfacc"} if name(path) == OCCUPANCY else set())
     assert not any(isinstance(node, ast.Attribute) and node.attr == "is_cuda" for node in ast.walk(tree))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_no_module_imports_what_only_unix_has(path):
+    assert not UNIX_ONLY & set(imported(ast.parse(path.read_text(encoding="utf-8"))))
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)

@@ -1,13 +1,15 @@
 """A lock on a run's folder, so that two processes never write to one run."""
 
-import fcntl
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from dreamfusion.error import UserError
 from dreamfusion.files import sweep
+
+LOCK = ".lock"  # the file in the run's folder that exists while the run is at work, or was killed
 
 
 class Locked(UserError):
@@ -24,13 +26,16 @@ def locked(folder: Path) -> Iterator[None]:
         Locked: another process holds the lock, such as a worker that outlived its parent.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
+    path = folder.absolute() / LOCK
+    lock = FileLock(path)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise Locked(f"another process is running in {folder}; repeat the command later to resume") from error
-    else:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise Locked(f"another process is running in {folder}; repeat the command later to resume") from None
+    try:
         sweep(folder)
         yield
     finally:
-        os.close(handle)
+        with suppress(OSError):  # Windows removes no open file
+            path.unlink()  # while locked: a process that waits with the old file notices that it has no name any more
+        lock.release()

@@ -1,13 +1,12 @@
 """Log gradient norms by noise level, speed, memory and scores to every logger, and media to Weights & Biases."""
 
-import resource
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import psutil
 import torch
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
@@ -28,7 +27,7 @@ class Metrics(L.Callback):
 
     def __init__(self) -> None:
         self._norms, self._counts = torch.zeros(BUCKETS), torch.zeros(BUCKETS)
-        self._since, self._steps = 0.0, 0
+        self._since, self._steps, self._peak = 0.0, 0, 0.0
 
     def state_dict(self) -> dict[str, Any]:
         return {"norms": self._norms.cpu(), "counts": self._counts.cpu()}
@@ -42,14 +41,14 @@ class Metrics(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._collect(system)
-        self._steps += 1
+        self._steps, self._peak = self._steps + 1, max(self._peak, memory_in_use(system.device))
         if trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
         now = time.monotonic()
         row = {name: float(value) for name, value in trainer.callback_metrics.items()}
         row |= norms_by_timestep(self._norms, self._counts)
         row["speed/steps_per_second"] = self._steps / max(now - self._since, 1e-9)
-        row["memory/peak_gib"] = peak_memory(system.device)
+        row["memory/peak_gib"] = self._peak
         for logger in trainer.loggers:
             logger.log_metrics(row, trainer.global_step - 1)  # counted from 0, as Lightning logs steps
         # Not in place: a checkpoint may share the old tensors.
@@ -73,12 +72,11 @@ def norms_by_timestep(norms: Tensor, counts: Tensor) -> dict[str, float]:
     return {f"gradient_norm_at_t/{edge}": norm / count for edge, norm, count in pairs if count}
 
 
-def peak_memory(device: torch.device) -> float:
-    """Peak memory in GiB: of the GPU if it trains, else of this process."""
+def memory_in_use(device: torch.device) -> float:
+    """Memory in GiB: the peak of the GPU if it trains, else what this process holds now."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / GIB
-    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, bytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
+    return psutil.Process().memory_info().rss / GIB
 
 
 def log_results(

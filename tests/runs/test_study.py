@@ -96,4 +96,4 @@ def test_one_process_at_a_time_locks_a_run_and_a_kill_releases_it(tmp_path):
     process.join()
     with locked(tmp_path), pytest.raises(Locked), locked(tmp_path):
         pass
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir())  # the lock is not left behind
