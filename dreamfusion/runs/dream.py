@@ -32,6 +32,7 @@ from dreamfusion.guidance.prior import check_groups
 from dreamfusion.mesh.density_grid import EmptyFieldError
 from dreamfusion.ops.allocator import keep_large_blocks
 from dreamfusion.prompting.table import check_prompt
+from dreamfusion.ranks import cluster
 from dreamfusion.runs.lock import locked
 from dreamfusion.runs.names import relative_to_cwd
 from dreamfusion.runs.preflight import preflight
@@ -75,6 +76,7 @@ def run_in_study(cfg: DictConfig, folder: Path, outputs: Outputs) -> Path:
         Locked: another process has locked the run.
     """
     check(cfg)
+    cluster(cfg.trainer)
     with _locked_by_first(folder):
         result = read_result(folder) if cfg.resume else None
         if result is not None:
@@ -96,13 +98,14 @@ def dream(
         Locked: another process has locked the run.
         SystemExit: after a signal and a final checkpoint, with status 128 + the signal's number.
     """
+    cluster(cfg.trainer)
     with _locked_by_first(folder):
         return _dream(cfg, folder, outputs, resume, f"to resume:\n  {resume_command(folder)}", callbacks)
 
 
 def _locked_by_first(folder: Path) -> AbstractContextManager[None]:
     """The first process of a distributed run locks the folder for all of them."""
-    return locked(folder) if getattr(rank_zero_only, "rank", 0) == 0 else nullcontext()
+    return locked(folder) if rank_zero_only.rank == 0 else nullcontext()
 
 
 def _dream(
@@ -137,6 +140,7 @@ def _dream(
             callbacks=[*watchdogs, stopwatch, Progress(), stop, previews, Metrics(), checkpoints, *pruners, *others],
             default_root_dir=folder,
             enable_checkpointing=False,
+            **cluster(cfg.trainer),
         )
         cameras = CameraData(orbit, trainer.max_steps, cfg.seed)
     status = "failed"

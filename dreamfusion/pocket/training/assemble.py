@@ -24,6 +24,7 @@ from dreamfusion.pocket.training.averaging import AveragedCheckpoints
 from dreamfusion.pocket.training.card import TRAINING, write_card
 from dreamfusion.pocket.training.naming import fit_names
 from dreamfusion.pocket.training.pretraining import PocketPretraining, Seen, current_keys
+from dreamfusion.ranks import cluster
 
 CODES = "feature_volume.codes"  # (M, ...): one row per model
 log = logging.getLogger(__name__)
@@ -99,6 +100,7 @@ def build_trainer(
         callbacks=[averaging],
         enable_checkpointing=False,
         enable_progress_bar=True,
+        **cluster({"devices": 1}),
     )
 
 

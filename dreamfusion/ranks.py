@@ -1,0 +1,28 @@
+"""Ranks of processes: a scheduler's environment counts only in a run that asks for several processes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.pytorch.utilities import rank_zero_only
+
+ONE_DEVICE = ("auto", "single_device")  # strategies; `auto` is one device for one device
+
+
+def cluster(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """The `plugins` of Lightning's trainer with these settings; makes this process the first of an undistributed run.
+
+    Lightning takes the rank of every process from RANK, SLURM_PROCID and the like, which a shell within `srun` or
+    `torchrun` has too. A run of one process there would be a second rank that writes neither metrics nor results.
+    """
+    if is_distributed(trainer) or "plugins" in trainer:
+        return {}
+    rank_zero_only.rank = 0
+    return {"plugins": LightningEnvironment()}
+
+
+def is_distributed(trainer: Mapping[str, Any]) -> bool:
+    """Whether the trainer's settings ask for several processes, or for as many as there are devices."""
+    devices = trainer.get("devices", "auto")
+    one = str(devices) == "1" or (not isinstance(devices, str | int) and len(devices) == 1)
+    return not one or trainer.get("num_nodes", 1) != 1 or trainer.get("strategy", "auto") not in ONE_DEVICE
