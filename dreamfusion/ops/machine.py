@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
 from dreamfusion.ops.hash_grid.kernels import stream_in
 from dreamfusion.ops.hash_grid.layout import HashGridLayout
 from dreamfusion.ops.hash_grid.reference import corner_entries
+from dreamfusion.ops.kernel_cache import njit
 
-_compiled = njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
+_compiled = njit(nogil=True, fastmath=True, error_model="numpy")
 
 
 class Gather:

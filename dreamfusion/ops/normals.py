@@ -1,7 +1,8 @@
 """Vertex normals for meshes without normals: smooth across flat angles, sharp at creases. Numba."""
 
 import numpy as np
-from numba import njit
+
+from dreamfusion.ops.kernel_cache import njit
 
 
 def crease_normals(vertices: np.ndarray, faces: np.ndarray, angle: float) -> np.ndarray:
@@ -21,7 +22,7 @@ def crease_normals(vertices: np.ndarray, faces: np.ndarray, angle: float) -> np.
     return normals.reshape(-1, 3, 3)
 
 
-@njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
+@njit(nogil=True, fastmath=True, error_model="numpy")
 def _average(
     order: np.ndarray, ends: np.ndarray, area: np.ndarray, unit: np.ndarray, limit: float, normals: np.ndarray
 ) -> None:

@@ -6,10 +6,11 @@ Used by `backend.run_parallel` at the end of each parallel operation.
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numba.types import int64
 
 from dreamfusion.ops.intrinsics import element, emits
+
+from dreamfusion.ops.kernel_cache import njit
 
 _ROUNDS = 1_000_000  # about a millisecond
 
@@ -20,7 +21,7 @@ def _now(ctx: Any, builder: Any, kinds: Any, flags: Any, k: Any) -> Any:
     return builder.load_atomic(element(ctx, builder, kinds[0], flags, k), "acquire", 8)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def all_set(flags: np.ndarray) -> bool:
     """Whether all flags (int64) are set, or become so within about a millisecond."""
     done = 0

@@ -8,15 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from dreamfusion.ops.backend import run_parallel, spans
+from dreamfusion.ops.kernel_cache import njit
 from dreamfusion.types import RaySamples
 
 Array = np.ndarray
-_compiled = njit(nogil=True, error_model="numpy", cache=True)
+_compiled = njit(nogil=True, error_model="numpy")
 
 
 class _Rays(NamedTuple):

@@ -8,11 +8,11 @@ import math
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from dreamfusion.ops.backend import run_parallel, spans
+from dreamfusion.ops.kernel_cache import njit
 
 Array = np.ndarray
 DARK = np.float32(1e-5)
@@ -48,12 +48,12 @@ class _RenderFeatureVolume(torch.autograd.Function):
         return to_volume, None, None
 
 
-@njit(cache=True, nogil=True, fastmath={"contract", "nsz", "arcp"}, inline="always")
+@njit(nogil=True, fastmath={"contract", "nsz", "arcp"}, inline="always")
 def _outside(point: Array) -> bool:
     return not (abs(point[0]) <= 1 and abs(point[1]) <= 1 and abs(point[2]) <= 1)
 
 
-@njit(cache=True, nogil=True, fastmath={"contract", "nsz", "arcp"}, inline="always")
+@njit(nogil=True, fastmath={"contract", "nsz", "arcp"}, inline="always")
 def _between(x: float, n: int) -> tuple[int, int, np.float32]:
     """Neighbouring voxels of a coordinate on one axis, and the weight of the upper one; clamped at the faces."""
     place = min(max((x + 1) * 0.5 * n - 0.5, 0.0), n - 1.0)
@@ -61,7 +61,7 @@ def _between(x: float, n: int) -> tuple[int, int, np.float32]:
     return low, min(low + 1, n - 1), np.float32(place - low)
 
 
-@njit(cache=True, nogil=True, fastmath={"contract", "nsz", "arcp", "reassoc"}, inline="always")
+@njit(nogil=True, fastmath={"contract", "nsz", "arcp", "reassoc"}, inline="always")
 def _read(rows: Array, n: int, point: Array, at: Array, share: Array, values: Array) -> None:
     """Trilinear values (C,) at an inside point, from rows (n^3, C); fills corner indices `at` and weights `share`."""
     x0, x1, fx = _between(point[0], n)
@@ -78,13 +78,13 @@ def _read(rows: Array, n: int, point: Array, at: Array, share: Array, values: Ar
         values[v] = (a * i[v] + b * j[v] + c * k[v] + d * l[v]) + (e * m[v] + f * o[v] + g * p[v] + h * q[v])
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _passed(density: float) -> np.float32:
     """exp(-softplus(density)), the transmittance of a sample."""
     return np.float32(1 / (1 + math.exp(min(density, 80.0))))
 
 
-@njit(cache=True, nogil=True, fastmath={"contract", "nsz", "arcp", "reassoc"})
+@njit(nogil=True, fastmath={"contract", "nsz", "arcp", "reassoc"})
 def _forward(volume: Array, points: Array, seen: Array, heads: int, begin: int, end: int) -> None:
     rays, depths = points.shape[1:3]
     width = volume.shape[4] // heads
@@ -113,7 +113,7 @@ def _forward(volume: Array, points: Array, seen: Array, heads: int, begin: int, 
                 break
 
 
-@njit(cache=True, nogil=True, fastmath={"contract", "nsz", "arcp", "reassoc"})
+@njit(nogil=True, fastmath={"contract", "nsz", "arcp", "reassoc"})
 def _backward(
     volume: Array, points: Array, gradient: Array, to_volume: Array, heads: int, begin: int, end: int
 ) -> None:

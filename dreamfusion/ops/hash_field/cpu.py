@@ -13,7 +13,6 @@ from types import ModuleType
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
@@ -33,8 +32,9 @@ from dreamfusion.ops.hash_grid.cpu import (
     wanted,
 )
 from dreamfusion.ops.hash_grid.layout import HashGridLayout
+from dreamfusion.ops.kernel_cache import njit
 
-_compiled = njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
+_compiled = njit(nogil=True, fastmath=True, error_model="numpy")
 
 NETWORKS = {"float32": network_kernels, "bfloat16": network_kernels_bfloat16}
 

@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import njit
+
+from dreamfusion.ops.kernel_cache import njit
 
 # Sums may be reordered, but NaNs must propagate, so that a diverging run is detected.
-_compiled = njit(nogil=True, fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", cache=True)
+_compiled = njit(nogil=True, fastmath={"reassoc", "contract", "nsz"}, error_model="numpy")
 
 BLOCK = 256  # positions; 64 rows take 64 KB
 TILE = 4  # inputs of a product per iteration, for two rows of its output

@@ -8,15 +8,15 @@ neighbours.
 
 import numpy as np
 import torch
-from numba import njit
 
 from dreamfusion.ops.hash_field import network, tiles
 from dreamfusion.ops.hash_field.network import BLOCK, correlate, gate, load, multiply, padded, signs, store
+from dreamfusion.ops.kernel_cache import njit
 
 Array = np.ndarray
 Weights = network.Weights
 Sums = network.Sums
-_compiled = njit(nogil=True, fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", cache=True)
+_compiled = njit(nogil=True, fastmath={"reassoc", "contract", "nsz"}, error_model="numpy")
 
 FEATURES, UNITS = 16, 8  # features and hidden units are padded to multiples of these
 _PAIRS = BLOCK // 2

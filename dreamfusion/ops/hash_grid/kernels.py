@@ -10,14 +10,14 @@ weights, which the compiler vectorises, then the memory accesses. Positions and 
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from dreamfusion.ops.hash_grid import pairs
 from dreamfusion.ops.hash_grid.layout import PRIMES
 from dreamfusion.ops.hash_grid.trilinear import BLOCK, add_gradient, add_hessian_product, expand, weigh, weigh_jvp
+from dreamfusion.ops.kernel_cache import njit
 
 Array = np.ndarray
-_compiled = njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
+_compiled = njit(nogil=True, fastmath=True, error_model="numpy")
 
 _PRIME_Y, _PRIME_Z = np.uint32(PRIMES[1]), np.uint32(PRIMES[2])
 _FAR = 1 << 18  # numbers in a level: 1 MB

@@ -7,10 +7,11 @@ changes in this file: touch kernels.py after one.
 """
 
 import numpy as np
-from numba import njit
+
+from dreamfusion.ops.kernel_cache import njit
 
 Array = np.ndarray
-_compiled = njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
+_compiled = njit(nogil=True, fastmath=True, error_model="numpy")
 
 BLOCK = 128  # points; their indices, weights and fractions take 10 KB
 _ONE = np.float32(1)

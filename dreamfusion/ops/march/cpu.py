@@ -9,15 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import njit
 from scipy.ndimage import maximum_filter
 from torch import Tensor
 
 from dreamfusion.ops.backend import run_parallel, spans
+from dreamfusion.ops.kernel_cache import njit
 from dreamfusion.types import RayBundle, RaySamples
 
 Array = np.ndarray
-_compiled = njit(nogil=True, error_model="numpy", cache=True)
+_compiled = njit(nogil=True, error_model="numpy")
 
 _SHIFT = 3  # a coarse cell is 2^3 voxels wide
 _STRIDE = 16  # steps that are skipped or tested together

@@ -6,10 +6,9 @@ Inner functions take plain arrays: a named tuple argument would cost a reference
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 Array = np.ndarray
-_compiled = njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
+_compiled = njit(nogil=True, fastmath=True, error_model="numpy")
 
 
 class Surface(NamedTuple):
