@@ -1,10 +1,10 @@
 """Loggers of a run: metrics.csv always, TensorBoard or Weights & Biases in addition."""
 
 import csv as csv_format
-import netrc
-import os
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from dreamfusion.files import appending, replacing
 
+log = logging.getLogger(__name__)
 LONGEST_NAME = 100  # characters of a prompt; W&B refuses names of more than 128
 
 
@@ -71,25 +72,28 @@ def wandb_loggers(loggers: Sequence[Logger]) -> list[WandbLogger]:
 
 
 def wandb_mode() -> Literal["disabled", "offline", "online"]:
-    """The mode that WANDB_MODE sets; otherwise online if logged in, else offline."""
-    if os.environ.get("WANDB_MODE") == "disabled":
-        return "disabled"
-    return "online" if logged_in() else "offline"
+    """The mode that WANDB_MODE or W&B's settings choose, but online only if the service accepts the login."""
+    import wandb  # imported here and below: takes half a second that most runs do not need
+
+    chosen = wandb.setup().settings.mode
+    if chosen in ("online", "run", "shared"):
+        return "online" if logged_in() else "offline"
+    return "disabled" if chosen == "disabled" else "offline"
 
 
+@cache
 def logged_in() -> bool:
-    """Whether W&B has a key (WANDB_API_KEY, or api.wandb.ai in ~/.netrc) and WANDB_MODE is not offline."""
-    if os.environ.get("WANDB_MODE") in ("offline", "dryrun"):
-        return False
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    if not path.is_file():
-        return False
+    """Whether W&B finds a key and its service accepts it within 10 s (WANDB_HTTP_TIMEOUT); else says why, once."""
+    import wandb
+
     try:
-        return netrc.netrc(path).authenticators("api.wandb.ai") is not None
-    except netrc.NetrcParseError:
-        return False
+        if wandb.login(prompt=False, verify=True):
+            return True
+        reason = "there is no login; `wandb login` makes one"
+    except (wandb.Error, OSError, RuntimeError) as error:  # RuntimeError: no home folder
+        reason = " ".join(str(error).split())
+    log.warning("logging to Weights & Biases offline, `wandb sync` uploads it later: %s", reason)
+    return False
 
 
 class MetricsFile(Logger):

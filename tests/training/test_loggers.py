@@ -3,8 +3,9 @@
 import csv
 
 import pytest
+from wandb.errors import AuthenticationError
 
-from dreamfusion.training.loggers import LONGEST_NAME, MetricsFile, close, logged_in, wandb
+from dreamfusion.training.loggers import LONGEST_NAME, MetricsFile, close, logged_in, wandb, wandb_mode
 from dreamfusion.training.loggers import csv as csv_only
 
 
@@ -87,48 +88,102 @@ def test_a_truncated_file_does_not_stop_a_resumed_run(path):
     assert [row["step"] for row in rows(path)] == ["9", "19"]
 
 
+HOST, KEY = "https://wandb.example.org", "k" * 40
+OFFLINE = "logging to Weights & Biases offline, `wandb sync` uploads it later: "
+
+
 @pytest.fixture
-def logged_out(monkeypatch, tmp_path):
-    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+def weights_and_biases(monkeypatch, tmp_path):
+    """W&B as a new process finds it, without a login and without asking its service; returns its settings."""
+    import wandb as library
+    from wandb.sdk.lib.wbauth import unauthenticate_session
+
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    return tmp_path / "netrc"
+    settings = library.setup().settings
+    for name, value in {"base_url": HOST, "mode": "online", "api_key": None}.items():
+        monkeypatch.setattr(settings, name, value)
+    login = library.login
+    monkeypatch.setattr(library, "login", lambda prompt, verify: login(prompt=prompt, verify=False))
+    unauthenticate_session()
+    logged_in.cache_clear()
+    yield settings
+    unauthenticate_session()
+    logged_in.cache_clear()
 
 
-def test_without_a_key_there_is_no_login(logged_out, monkeypatch):
-    assert not logged_in()
-    logged_out.write_text("machine elsewhere.org login a password b")
-    assert not logged_in()
-    logged_out.write_text("not a netrc at all {")
-    assert not logged_in()
-    logged_out.write_text("machine api.wandb.ai login user password key")
-    assert logged_in()
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    assert not logged_in()
+def said(caplog):
+    return [record.getMessage() for record in caplog.records if record.name == "dreamfusion.training.loggers"]
 
 
-def test_a_key_in_the_environment_is_a_login(logged_out, monkeypatch):
-    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
-    assert logged_in()
+def test_without_a_key_a_run_is_offline_and_one_line_says_so_once(weights_and_biases, caplog):
+    assert [wandb_mode(), wandb_mode()] == ["offline", "offline"]
+    assert said(caplog) == [f"{OFFLINE}there is no login; `wandb login` makes one"]
+
+
+@pytest.mark.parametrize(
+    ("content", "mode"),
+    [
+        (f"machine wandb.example.org login user password {KEY}", "online"),
+        (f"machine api.wandb.ai login user password {KEY}", "offline"),
+        ("not a netrc at all {", "offline"),
+    ],
+)
+def test_a_login_counts_at_the_host_that_wandb_uses(weights_and_biases, content, mode, tmp_path):
+    (tmp_path / "netrc").write_text(content)
+    assert wandb_mode() == mode
+
+
+def test_a_key_in_the_environment_is_a_login_and_a_malformed_one_is_one_line(weights_and_biases, monkeypatch, caplog):
+    monkeypatch.setenv("WANDB_API_KEY", "short")
+    assert wandb_mode() == "offline"
+    (line,) = said(caplog)
+    assert line.startswith(OFFLINE)
+    assert "must have 40+ characters, has 5" in line
+    logged_in.cache_clear()
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    assert wandb_mode() == "online"
+
+
+@pytest.mark.parametrize("failure", [AuthenticationError, PermissionError, RuntimeError])
+def test_a_service_that_does_not_answer_is_one_line_and_the_run_is_offline(
+    weights_and_biases, failure, monkeypatch, caplog
+):
+    def fail(**kwargs):
+        raise failure("cannot reach\n  the service")
+
+    monkeypatch.setattr("wandb.login", fail)
+    assert wandb_mode() == "offline"
+    assert said(caplog) == [f"{OFFLINE}cannot reach the service"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"), [("offline", "offline"), ("dryrun", "offline"), ("disabled", "disabled")]
+)
+def test_a_mode_that_the_user_sets_needs_no_login(weights_and_biases, mode, expected, caplog):
+    weights_and_biases.mode = mode
+    assert wandb_mode() == expected
+    assert not said(caplog)
 
 
 def made(tmp_path, name="a cat"):
     return wandb(tmp_path, name, project="p", group=None, tags=[])
 
 
-def test_weights_and_biases_is_offline_without_a_login_and_its_name_is_not_too_long(logged_out, tmp_path):
+def test_weights_and_biases_is_offline_without_a_login_and_its_name_is_not_too_long(weights_and_biases, tmp_path):
     _, logger = made(tmp_path, "x" * 2000)
     assert logger._wandb_init["mode"] == "offline"
     assert len(logger._wandb_init["name"]) == LONGEST_NAME
 
 
-def test_weights_and_biases_can_be_switched_off(logged_out, monkeypatch, tmp_path):
-    monkeypatch.setenv("WANDB_MODE", "disabled")
+def test_weights_and_biases_can_be_switched_off(weights_and_biases, monkeypatch, tmp_path):
+    weights_and_biases.mode = "disabled"
     (only,) = made(tmp_path)
     assert isinstance(only, MetricsFile)
 
 
-def test_closing_a_run_that_never_started_starts_none(logged_out, tmp_path):
+def test_closing_a_run_that_never_started_starts_none(weights_and_biases, tmp_path):
     close(made(tmp_path))
     assert not (tmp_path / "wandb").exists()
 
