@@ -125,6 +125,50 @@ def test_in_a_multirun_commas_separate_runs_unless_quoted():
     assert [job[1] for job in jobs] == ["seed=0", "seed=1"] * 2
 
 
+TEXT_SETTINGS = [
+    "guidance.weights",
+    "logger.project",
+    "hydra.run.dir",
+    "mode.output",
+    "+trainer.x",
+    "study",
+    "objective",
+]
+TEXTS = [
+    "runs/epoch=3-step=10",
+    "très-jolis",
+    "müller",
+    "my runs (2)",
+    "o/données",
+    "a cat's hat",
+    "a, b",
+    "a [1",
+    "x: {",
+]
+
+
+@pytest.mark.parametrize("key", TEXT_SETTINGS)
+@pytest.mark.parametrize("text", TEXTS)
+def test_every_setting_takes_any_text(key, text):
+    assert parsed(f"{key}={text}") == text
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["x=[[0,64],[1,96]]", "seed=0,1", "study=null", "guidance=sd,pocket", "x={a: 1}", "x=1e-3", "x=${seed}", "~x"],
+)
+def test_other_values_stay_as_hydra_reads_them(argument):
+    assert quote_texts([argument]) == [argument]
+
+
+@pytest.mark.parametrize("key", ["prompt", "study", "mode.title"])
+def test_texts_of_a_multirun_are_separated_by_commas_and_quoted_where_hydra_cannot_read_them(key):
+    (argument,) = quote_texts(["-m", f'{key}=a cat\'s hat, ein Bär (🐈),"a dog, oil"'])[1:]
+    (override,) = OverridesParser.create().parse_overrides([argument])
+    (jobs,) = BasicSweeper.split_arguments([override], max_batch_size=None)
+    assert [parsed(job[0]) for job in jobs] == ["a cat's hat", "ein Bär (🐈)", "a dog, oil"]
+
+
 @pytest.mark.parametrize(
     ("prompt", "name"),
     [
