@@ -1,7 +1,6 @@
 # The commands `make dream PROMPT="a cat"`, `make test` and `make trust`. Each makes .venv from requirements.lock first.
 PYTHON ?= python3
 PROMPT ?= a cat
-export PROMPT
 READY := .venv/.ready
 # W&B's sweep engine, for the tests of sweeps/wandb. It asks for numpy 1 and runs with 2, hence apart from the lock.
 SWEEPS := sweeps==0.3.0
@@ -11,7 +10,7 @@ VALIDATOR := gltf-validator@2.0.0-dev.3.10
 .PHONY: dream test trust install pretrain-data
 
 dream: $(READY)
-	.venv/bin/python launch.py "prompt=$$PROMPT"
+	.venv/bin/python launch.py 'prompt=$(subst ','\'',$(value PROMPT))'
 
 test: $(READY)
 	.venv/bin/ruff check .

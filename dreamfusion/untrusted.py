@@ -10,13 +10,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from dreamfusion.error import UserError
 from dreamfusion.paths import CONFIGURATION
 
 TARGET = "_target_"
+LARGEST = 200_000  # characters of a configuration; ours have 4,000. An alias can multiply itself without bound
 SCALARS = (str, int, float, bool, type(None))
 # OmegaConf reads `${` as an interpolation unless an odd number of backslashes precedes it. The path of another setting
 # is harmless; everything else, such as `${oc.env:HOME}`, calls a resolver.
@@ -25,6 +28,26 @@ INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{(?P<path>[A-Za-z_][\w.]*\})?")
 
 class UntrustedError(UserError):
     """A configuration from a file was refused; the message names the file and the setting."""
+
+
+def read_configuration(path: Path) -> dict[str, Any]:
+    """The configuration in a YAML file, checked as `checked_configuration` does.
+
+    Raises:
+        UntrustedError: the file is missing, is not a configuration, or is not safe.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(LARGEST + 1)
+        if len(text) > LARGEST or any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise UntrustedError(f"{path} has more than {LARGEST:,} characters or an alias (*name); it is not read")
+        content = OmegaConf.create(text)  # resolves nothing
+    except (OSError, yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
+        if isinstance(error, UntrustedError):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else type(error).__name__
+        raise UntrustedError(f"{path} cannot be read as the config.yaml of a run: {reason}") from error
+    return checked_configuration(OmegaConf.to_container(content) if OmegaConf.is_config(content) else content, path)
 
 
 def checked_configuration(content: object, source: Path) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 import ast
 import re
 import shlex
+import shutil
+import subprocess
 
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -92,3 +94,11 @@ def test_the_page_for_developers_lists_the_rooms_of_the_architecture_test():
     table = page.split("| rooms | contents |\n|---|---|\n")[1].split("\n\n")[0]
     rows = [set(re.findall(r"`([^`]+)`", row.split("|")[1])) for row in table.splitlines()]
     assert rows[::-1] == [set(row.split()) for row in rooms.strip().splitlines()]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+@pytest.mark.parametrize("prompt", ["a $20 bill", "a cat's $(hat)", 'a "dog" \\ `ls` #1', "$${x}"])
+def test_make_passes_a_prompt_unchanged(prompt):
+    command = ["make", "-n", "dream", f"PROMPT={prompt}"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert shlex.split(shown.stdout.splitlines()[-1])[-1] == f"prompt={prompt}"

@@ -37,6 +37,12 @@ def run_mode(cfg: DictConfig) -> object:
             from dreamfusion.runs.resume import resumed_settings  # imported here: most commands read no checkpoint
 
             cfg = resumed_settings(cfg, HydraConfig.get().overrides.task)
+        elif cfg.config is not None:
+            from dreamfusion.runs.resume import repeated_settings
+
+            if HydraConfig.get().runtime.choices["mode"] != "train":
+                raise UserError(f"config={cfg.config} repeats a training run, which only mode=train does")
+            cfg = repeated_settings(cfg, HydraConfig.get().overrides.task)
         _check_settings(cfg.mode)
         mode = instantiate(cfg.mode)
         resume_gc()

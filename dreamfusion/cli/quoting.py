@@ -17,7 +17,7 @@ from dreamfusion.paths import CONFIGURATION
 # A quoted string in Hydra's grammar, and an item of a list in a multirun.
 _QUOTED = re.compile(r"""(?P<quote>['"])(?:(?!(?P=quote))[^\\]|\\.)*(?P=quote)""", re.DOTALL)
 _ITEM = re.compile(rf"\s*(?:(?P<quoted>{_QUOTED.pattern})|(?P<text>[^,]+?))\s*(?:,|$)", re.DOTALL)
-TEXTS = ("prompt", "checkpoint", "start", "prompts.file", "run", "study")  # null, or free text
+TEXTS = ("prompt", "checkpoint", "start", "config", "prompts.file", "run", "study")  # null, or free text
 
 
 def quote_texts(arguments: Sequence[str]) -> list[str]:

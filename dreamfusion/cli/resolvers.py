@@ -35,7 +35,7 @@ def _run_folder(time: str, *, _root_: DictConfig) -> str:
     mode = _mode(_root_)
     study = study_of(_root_.study, _root_.hydra.mode) if mode == "train" else None
     name = time if study is None else digest(_root_)
-    return run_folder(mode, _root_.prompt, _root_.checkpoint, name, study)
+    return run_folder(mode, _root_.prompt, _root_.checkpoint or _root_.config, name, study)
 
 
 def _sweep_folder(*, _root_: DictConfig) -> str:

@@ -1,5 +1,6 @@
 """`mode=train`: train one run, a run of a study, or a run for each prompt of a file."""
 
+import time
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -7,7 +8,7 @@ from omegaconf import DictConfig
 
 from dreamfusion.checkpoint import run_of
 from dreamfusion.runs.dream import Outputs, check, dream, run_in_study
-from dreamfusion.runs.names import relative_to_cwd, study_of
+from dreamfusion.runs.names import digest, relative_to_cwd, run_folder, study_of
 from dreamfusion.runs.prompt_list import run_list
 from dreamfusion.runs.results import check_objective, objective
 
@@ -18,8 +19,8 @@ class Train(Outputs):
     def __call__(self, cfg: DictConfig) -> Path | float | list[float]:
         """Train, export and summarise; returns the run's folder, or the objective of a search.
 
-        Resumes the run of `checkpoint`, a path. In a study, skips finished runs and resumes unfinished ones. With
-        `prompts.file`, runs the prompts one after the other.
+        Resumes the run of `checkpoint`, a path, or repeats the run of `config`. In a study, skips finished runs and
+        resumes unfinished ones. With `prompts.file`, runs the prompts one after the other.
 
         Raises:
             UserError: a setting is invalid.
@@ -31,9 +32,13 @@ class Train(Outputs):
         check(cfg)
         hydra = HydraConfig.get()
         folder = relative_to_cwd(Path(hydra.runtime.output_dir))
+        study = study_of(cfg.study, hydra.mode)
+        if cfg.config is not None:  # Hydra chose the folder before the prompt was read from that file
+            name = time.strftime("%Y-%m-%d_%H-%M-%S") if study is None else digest(cfg)
+            folder = relative_to_cwd(folder.resolve() / run_folder("train", cfg.prompt, None, name, study))
         if cfg.checkpoint is not None:
             folder = dream(cfg, run_of(Path(cfg.checkpoint)), self, Path(cfg.checkpoint))
-        elif study_of(cfg.study, hydra.mode) is None:
+        elif study is None:
             dream(cfg, folder, self)
         else:
             run_in_study(cfg, folder, self)

@@ -16,6 +16,9 @@ from dreamfusion.runs.names import IGNORED
 from dreamfusion.runs.results import RESULT
 from dreamfusion.runs.settings import flat, plain
 from dreamfusion.system import DreamFusion
+from dreamfusion.untrusted import read_configuration
+
+COMMAND = ("config", "study", "checkpoint", "start", "resume", "prompts", "run")  # of a command, not of its run
 
 log = logging.getLogger(__name__)
 # Groups of settings that a resumed run may change: its length, the files that it writes, and what only accompanies it.
@@ -44,6 +47,18 @@ def resumed_settings(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     if step >= settings.trainer.max_steps and (run_of(path) / RESULT).is_file():
         log.info("%s is already at step %d; to continue training, add trainer.max_steps=%d", path, step, 2 * step)
     return settings
+
+
+def repeated_settings(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The settings in the file `cfg.config`, a run's config.yaml, changed by `overrides`; the study is the command's.
+
+    Raises:
+        UserError: the file is not a run's configuration, or an override does not fit it.
+    """
+    path = Path(str(cfg.config)).expanduser()
+    named = [override for override in overrides if override != "mode=train" and not override.startswith("config=")]
+    settings = resumed(OmegaConf.create(read_configuration(path)), cfg, named)
+    return OmegaConf.merge(settings, {name: cfg[name] for name in COMMAND})  # type: ignore[return-value]
 
 
 def resumed(saved: DictConfig, composed: DictConfig, overrides: Sequence[str]) -> DictConfig:

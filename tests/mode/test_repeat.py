@@ -1,0 +1,52 @@
+"""A run is repeated from its config.yaml, which is foreign data."""
+
+import pytest
+import torch
+
+from dreamfusion.checkpoint import read_checkpoint
+from dreamfusion.untrusted import LARGEST, UntrustedError, read_configuration
+
+
+def test_a_run_is_repeated_bit_for_bit_from_its_configuration(finished, launch, tmp_path):
+    config = finished.run / "config.yaml"
+    ended = launch(tmp_path, f"config={config}")
+    assert ended.status == 0, ended.text
+    (run,) = (tmp_path / "outputs" / "train" / finished.run.parent.name).iterdir()
+    first, second = (read_checkpoint(folder / "checkpoints" / "last.ckpt") for folder in (finished.run, run))
+    assert first["state_dict"].keys() == second["state_dict"].keys()
+    assert all(torch.equal(value, second["state_dict"][name]) for name, value in first["state_dict"].items())
+    kept = [line for line in config.read_text().splitlines() if not line.startswith("config:")]
+    assert [line for line in (run / "config.yaml").read_text().splitlines() if not line.startswith("config:")] == kept
+    assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["train"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (("prompt: ", "prompt: ${oc.env:HOME} #"), "does not refer to a setting"),
+        (("_target_: dreamfusion.camera.orbit.Orbit", "_target_: os.system"), "names os.system at camera"),
+        (("seed: 0", "seed: !!python/object/apply:os.system [x]"), "ConstructorError"),
+        (("seed: 0", "seed: &a [1]\nb: *a"), "an alias"),
+        (("seed: 0", "seed: ["), "cannot be read"),
+    ],
+    ids=["secret", "target", "python", "alias", "broken"],
+)
+def test_a_configuration_that_is_not_plain_data_is_one_line(finished, launch, tmp_path, change, reason):
+    path = tmp_path / "config.yaml"
+    path.write_text((finished.run / "config.yaml").read_text().replace(*change, 1))
+    ended = launch(tmp_path, f"config={path}")
+    assert ended.status == 1
+    assert reason in ended.text
+    assert ended.text.count("\n") == 1, ended.text
+    assert not (tmp_path / "outputs" / "train").exists()
+
+
+def test_aliases_cannot_grow_without_bound_and_a_large_or_missing_file_is_named(tmp_path):
+    path = tmp_path / "config.yaml"
+    lines = ["a0: &a0 [x, x]", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 60))]
+    for content in ("\n".join(lines), "a: " + "x" * LARGEST):
+        path.write_text(content)
+        with pytest.raises(UntrustedError, match="characters or an alias"):
+            read_configuration(path)
+    with pytest.raises(UntrustedError, match="No such file"):
+        read_configuration(tmp_path / "none.yaml")
