@@ -4,6 +4,7 @@ Hydra sends this object to every worker process of a launcher; importing the mod
 """
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -13,7 +14,7 @@ from omegaconf import DictConfig
 
 from dreamfusion.cli.resolvers import register
 from dreamfusion.error import UserError
-from dreamfusion.runs.names import study_of
+from dreamfusion.runs.names import relative_to_cwd, study_of
 
 log = logging.getLogger(__name__)
 register()
@@ -32,6 +33,7 @@ class StudyCallback(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if config.hydra.runtime.choices["mode"] == "train":
-            from dreamfusion.runs.report import report
+            from dreamfusion.runs.report import report_folder
 
-            report(str(study_of(config.study, RunMode.MULTIRUN)), logger=config.logger)
+            folder = relative_to_cwd(Path(config.hydra.sweep.dir).absolute())
+            report_folder(str(study_of(config.study, RunMode.MULTIRUN)), folder, config.logger)

@@ -1,16 +1,21 @@
 """`mode=train`: train one run, a run of a study, or a run for each prompt of a file."""
 
+import logging
 import time
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from dreamfusion.checkpoint import run_of
 from dreamfusion.runs.dream import Outputs, check, dream, run_in_study
+from dreamfusion.runs.lock import Locked
 from dreamfusion.runs.names import digest, relative_to_cwd, run_folder, study_of
 from dreamfusion.runs.prompt_list import run_list
 from dreamfusion.runs.results import check_objective, objective
+
+log = logging.getLogger(__name__)
 
 
 class Train(Outputs):
@@ -41,5 +46,10 @@ class Train(Outputs):
         elif study is None:
             dream(cfg, folder, self)
         else:
-            run_in_study(cfg, folder, self)
+            try:
+                run_in_study(cfg, folder, self)
+            except Locked as error:
+                if hydra.mode != RunMode.MULTIRUN or cfg.objective is not None:
+                    raise
+                log.info("%s", error)  # another process of the study runs it
         return folder if cfg.objective is None else objective(folder, cfg.objective)

@@ -13,6 +13,7 @@ from pathlib import Path
 import av
 from PIL import Image
 
+from dreamfusion.error import UserError
 from dreamfusion.report.template import encode_base64, relative_url, write_html
 
 THUMBNAIL = 320  # largest side in pixels
@@ -76,10 +77,22 @@ def differing(settings: Sequence[Mapping[str, str]]) -> list[str]:
     return [name for name in names if len({one.get(name) for one in settings}) > 1]
 
 
+def check_video(video: Path) -> None:
+    """Raises: UserError: the file has no first frame that can be decoded."""
+    try:
+        _first_frame(video)
+    except (av.error.FFmpegError, OSError, ValueError, LookupError, StopIteration) as error:
+        raise UserError(f"{video} is not a video ({type(error).__name__}); mode=render makes it again") from error
+
+
+def _first_frame(video: Path) -> Image.Image:
+    with av.open(str(video)) as container:
+        return next(container.decode(video=0)).to_image()
+
+
 def _thumbnail(video: Path) -> str:
     """The first frame as a data URL of a JPEG."""
-    with av.open(str(video)) as container:
-        frame: Image.Image = next(container.decode(video=0)).to_image()
+    frame = _first_frame(video)
     frame.thumbnail((THUMBNAIL, THUMBNAIL))
     file = io.BytesIO()
     frame.save(file, "JPEG", quality=QUALITY)

@@ -1,16 +1,17 @@
 """One page over many runs, made from their files without rendering."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
-from dreamfusion.report.gallery import Entry, write_gallery
+from dreamfusion.error import UserError
+from dreamfusion.report.gallery import Entry, check_video, write_gallery
 from dreamfusion.runs.names import IGNORED
-from dreamfusion.runs.settings import flat, plain
+from dreamfusion.runs.settings import flat
 from dreamfusion.runs.summary import read_summary
+from dreamfusion.untrusted import read_configuration
+
+log = logging.getLogger(__name__)
 
 EXCLUDED = {*IGNORED, "mode", "prompt", "export"} - {"study"}  # settings that do not change the pictures
 FIRST = ("prior_score", "silhouette_iou", "color_difference", "seconds")  # figures shown before the others
@@ -18,22 +19,30 @@ FIRST = ("prior_score", "silhouette_iou", "color_difference", "seconds")  # figu
 
 def gallery(runs: Sequence[Path], title: str, path: Path) -> None:
     """Write the page of the runs in these folders."""
-    write_gallery([entry_of(folder) for folder in runs], title, path)
+    entries = []
+    for folder in runs:
+        try:
+            entries.append(entry_of(folder))
+        except UserError as error:
+            log.warning("left out: %s", error)
+    if not entries:
+        raise UserError(f"no run can be shown on {path}")
+    write_gallery(entries, title, path)
 
 
 def entry_of(folder: Path) -> Entry:
-    """The gallery entry of a run's folder, without files that are missing."""
-    try:
-        config = OmegaConf.load(folder / "config.yaml")
-        if not isinstance(config, DictConfig):
-            raise ValueError(f"{folder / 'config.yaml'} contains no settings")
-        tree = plain(config)
-        leaves = flat(tree)
-        settings = {key: str(value) for key, value in leaves.items() if key.split(".")[0] not in EXCLUDED}
-        prompt = str(tree.get("prompt") or folder.parent.name)  # unresolved: the file may be foreign
-    except (OSError, OmegaConfBaseException, ValueError, YAMLError):  # the settings are missing or unreadable
-        settings, prompt = {}, folder.parent.name
+    """The gallery entry of a run's folder, without files that are missing.
+
+    Raises:
+        UserError: a file is broken; the message names it.
+    """
+    path = folder / "config.yaml"
+    config = read_configuration(path) if path.is_file() else {}
+    settings = {key: str(value) for key, value in flat(config).items() if key.split(".")[0] not in EXCLUDED}
+    prompt = str(config.get("prompt") or folder.parent.name)
     mesh, video, page = (folder / name for name in ("mesh.glb", "turntable.mp4", "index.html"))
+    if video.is_file():
+        check_video(video)
     summary = read_summary(folder)
     names = [name for name in FIRST if name in summary] + [name for name in summary if name not in FIRST]
     figures = {name.replace("_", " "): f"{summary[name]:,}" for name in names if isinstance(summary[name], int | float)}

@@ -8,6 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from dreamfusion.error import UserError, check_positive
+from dreamfusion.runs.lock import Locked
 from dreamfusion.runs.names import digest, relative_to_cwd, run_folder, study_of
 from dreamfusion.runs.report import report
 
@@ -39,6 +40,8 @@ def run_list(cfg: DictConfig, run_one: Callable[[DictConfig, Path], object]) -> 
         log.info("\nprompt %d of %d: %s", number, len(prompts), prompt)
         try:
             run_one(one, root / run_folder("train", prompt, None, digest(one), study))
+        except Locked as error:  # another process of the study runs it
+            log.info("%s", error)
         except UserError as error:
             failed.append(prompt)
             log.error("failed: %s: %s", prompt, error)

@@ -12,9 +12,9 @@ from omegaconf import DictConfig
 
 from dreamfusion.files import replacing
 from dreamfusion.runs.gallery import gallery
-from dreamfusion.runs.names import STUDIES, study_folder
+from dreamfusion.runs.names import STUDIES
 from dreamfusion.runs.results import Result
-from dreamfusion.runs.study import differing, read_study, unfinished
+from dreamfusion.runs.study import differing, existing_study, finished, unfinished
 from dreamfusion.training.loggers import wandb_mode
 
 log = logging.getLogger(__name__)
@@ -25,11 +25,16 @@ LONGEST = 40  # characters of a prompt or setting in the Markdown table
 
 def report(study: str, studies: Path = STUDIES, logger: DictConfig | None = None) -> Path:
     """Write the study's three files, and log the table to Weights & Biases if `logger` does; returns the folder."""
-    results, folder = read_study(study, studies), study_folder(study, studies)
+    return report_folder(study, existing_study(study, studies), logger)
+
+
+def report_folder(study: str, folder: Path, logger: DictConfig | None = None) -> Path:
+    """The same for the runs in a folder, which `hydra.sweep.dir` may have placed anywhere."""
+    results = finished(folder)
     rows = table(results, folder)
     with replacing(folder / "report.csv") as draft, draft.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([_inert(cell) for cell in row] for row in rows)
-    text = markdown(study, rows, [path.relative_to(folder) for path in unfinished(study, studies)])
+    text = markdown(study, rows, [path.relative_to(folder) for path in unfinished(folder)])
     with replacing(folder / "report.md") as draft:
         draft.write_text(text, encoding="utf-8")
     files = [folder / "report.md", folder / "report.csv"]

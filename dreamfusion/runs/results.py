@@ -55,8 +55,14 @@ def read_result(folder: Path) -> Result | None:
     if not path.is_file():
         return None
     try:
-        return Result(**json.loads(path.read_text(encoding="utf-8")), path=folder)
-    except (ValueError, TypeError) as error:
+        result = Result(**json.loads(path.read_text(encoding="utf-8")), path=folder)
+        kinds = {"prompt": str, "seed": int, "steps": int, "seconds": int | float, "scores": dict, "settings": dict}
+        if not all(isinstance(getattr(result, name), kind) for name, kind in kinds.items()):
+            raise TypeError("a value of another type")
+        if not all(isinstance(score, int | float) for score in result.scores.values()):
+            raise TypeError("a score that is not a number")
+        return result
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is not the result of a run; remove the file to repeat the run") from error
 
 

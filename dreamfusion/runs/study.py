@@ -1,6 +1,7 @@
 """Studies: groups of runs in outputs/studies/<name>/<prompt>/<digest of the settings>/, read from their results."""
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,9 +9,11 @@ from dreamfusion.error import UserError
 from dreamfusion.runs.names import STUDIES, study_folder
 from dreamfusion.runs.results import RESULT, Result, read_result
 
+log = logging.getLogger(__name__)
 
-def read_study(name: str, studies: Path = STUDIES) -> list[Result]:
-    """The finished runs of a study, sorted by prompt, seed and folder.
+
+def existing_study(name: str, studies: Path = STUDIES) -> Path:
+    """The folder of a study.
 
     Raises:
         UserError: the study does not exist; the message lists the existing ones.
@@ -18,7 +21,17 @@ def read_study(name: str, studies: Path = STUDIES) -> list[Result]:
     folder = study_folder(name, studies)
     if not folder.is_dir():
         raise UserError(f"no study is named {name}; type study=NAME ({known_studies(studies)})")
-    found = [read_result(path.parent) for path in folder.glob(f"*/*/{RESULT}")]
+    return folder
+
+
+def finished(folder: Path) -> list[Result]:
+    """The finished runs in a study's folder, sorted by prompt, seed and folder; names broken ones and omits them."""
+    found = []
+    for path in folder.glob(f"*/*/{RESULT}"):
+        try:
+            found.append(read_result(path.parent))
+        except UserError as error:
+            log.warning("left out: %s", error)
     return sorted((r for r in found if r is not None), key=lambda r: (r.prompt, r.seed, r.path))
 
 
@@ -28,9 +41,9 @@ def known_studies(studies: Path = STUDIES) -> str:
     return f"in {studies}: {', '.join(names) or 'none yet'}"
 
 
-def unfinished(name: str, studies: Path = STUDIES) -> list[Path]:
-    """The folders of the study's runs without a result."""
-    runs = {path.parent for path in study_folder(name, studies).glob("*/*/config.yaml")}
+def unfinished(folder: Path) -> list[Path]:
+    """The folders of the runs without a result in a study's folder."""
+    runs = {path.parent for path in folder.glob("*/*/config.yaml")}
     return sorted(run for run in runs if not (run / RESULT).is_file())
 
 

@@ -164,6 +164,6 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """The whole rows of an existing metrics.csv, else an empty list."""
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:  # a damaged line costs its own values only
         rows = csv_format.DictReader(file)
         return [row for row in rows if (row.get("step") or "").isdigit() and None not in row.values()]

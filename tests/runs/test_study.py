@@ -1,7 +1,8 @@
 """Results of a study are complete or missing, and one process at a time runs a run."""
 
+import json
 import multiprocessing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from dreamfusion.error import UserError
 from dreamfusion.runs.lock import Locked, locked
 from dreamfusion.runs.results import RESULT, read_result, write_result
 from dreamfusion.runs.settings import run_settings
-from dreamfusion.runs.study import differing, read_study, unfinished
+from dreamfusion.runs.study import differing, existing_study, finished, unfinished
 
 
 def test_a_result_survives_a_round_trip_and_a_move_of_its_folder(tmp_path):
@@ -44,17 +45,17 @@ def test_a_study_lists_its_finished_runs_in_order_and_its_unfinished_runs(tmp_pa
     begun = tmp_path / "my-study" / "a-cow" / "2"
     begun.mkdir(parents=True)
     (begun / "config.yaml").touch()
-    found = read_study("My study", tmp_path)
+    found = finished(existing_study("My study", tmp_path))
     assert [(r.prompt, r.seed, r.path.name) for r in found] == [("a cat", 0, "9"), ("a cat", 1, "1"), ("a dog", 0, "1")]
-    assert unfinished("My study", tmp_path) == [begun]
+    assert unfinished(existing_study("My study", tmp_path)) == [begun]
 
 
 def test_an_unknown_study_lists_the_known_ones(tmp_path):
     with pytest.raises(UserError, match=r"no study is named x; type study=NAME \(in .*: none yet\)"):
-        read_study("x", tmp_path / "nowhere")
+        existing_study("x", tmp_path / "nowhere")
     (tmp_path / "gallery").mkdir()
     with pytest.raises(UserError, match=r"no study is named x; type study=NAME \(in .*: gallery\)"):
-        read_study("x", tmp_path)
+        existing_study("x", tmp_path)
 
 
 def test_differing_settings_are_named_once_without_prompt_and_seed():
@@ -97,3 +98,15 @@ def test_one_process_at_a_time_locks_a_run_and_a_kill_releases_it(tmp_path):
     with locked(tmp_path), pytest.raises(Locked), locked(tmp_path):
         pass
     assert not list(tmp_path.iterdir())  # the lock is not left behind
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", "{}", '{"prompt": 1}', json.dumps(asdict(replace(CAT, seconds="x")), default=str), "[" * 100_000],
+)
+def test_a_broken_result_is_named_and_the_others_are_shown(tmp_path, content, caplog):
+    write_result(CAT, tmp_path / "a-cat" / "1")
+    (tmp_path / "a-cat" / "2").mkdir()
+    (tmp_path / "a-cat" / "2" / "result.json").write_text(content)
+    assert [result.path.name for result in finished(tmp_path)] == ["1"]
+    assert str(tmp_path / "a-cat" / "2" / "result.json") in caplog.text
