@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import sys
 import warnings
 
@@ -24,6 +25,17 @@ def filter_messages() -> None:
         logger.propagate = False
     # Lightning's own use of PyTorch's tree functions.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).* is deprecated")
+
+
+class Console(logging.StreamHandler):
+    """Hydra's handler for the standard output, which goes nowhere once its reader is gone, as in `... | head -3`."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exception(), BrokenPipeError):
+            return super().handleError(record)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.stream.fileno())  # for what is still buffered, and for every other writer
+        return os.close(nowhere)
 
 
 class _Relay(logging.Handler):

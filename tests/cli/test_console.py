@@ -1,10 +1,11 @@
 import io
 import logging
+import os
 import warnings
 
 import pytest
 
-from dreamfusion.cli.console import filter_messages
+from dreamfusion.cli.console import Console, filter_messages
 
 
 @pytest.fixture
@@ -56,3 +57,14 @@ def test_characters_that_the_console_cannot_encode_are_escaped(monkeypatch):
     filter_messages()
     print("a 🐈", end="", flush=True)
     assert screen.buffer.getvalue() == rb"a \U0001f408"
+
+
+def test_a_console_whose_reader_is_gone_is_quiet(capfd):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stream:
+        console = Console(stream)
+        for _ in range(3):
+            console.emit(logging.makeLogRecord({"msg": "x"}))
+        stream.write("more")  # flushed where the file is closed
+    assert capfd.readouterr() == ("", "")
