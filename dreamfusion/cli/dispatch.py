@@ -16,6 +16,9 @@ from dreamfusion.cli.startup import resume_gc
 from dreamfusion.cli.validation import check_types
 from dreamfusion.error import UserError, file_error, one_line
 
+MEMORY = (
+    "there is not enough memory; lower camera.size, camera.views, field.log2_table_size, export.resolution or mode.size"
+)
 log = logging.getLogger(__name__)
 
 
@@ -26,8 +29,6 @@ def run_mode(cfg: DictConfig) -> object:
         SystemExit: with the message of an error that the user can fix.
         UserError: the same in a multirun, so that its other runs continue.
     """
-    from torch import OutOfMemoryError
-
     from dreamfusion.guidance.prior import GuidanceError
 
     filter_messages()
@@ -49,16 +50,22 @@ def run_mode(cfg: DictConfig) -> object:
         return mode(cfg)
     except (InstantiationException, UserError, GuidanceError, OSError) as error:
         reason = error.__cause__ if isinstance(error, InstantiationException) else error
+        if reason is not None and is_out_of_memory(reason):  # inside of the assembly
+            raise _run_error(MEMORY) from error
         if not isinstance(reason, ValueError | TypeError | OSError | ImportError | GuidanceError):
             raise
         raise _run_error(file_error(reason) if isinstance(reason, OSError) else one_line(reason)) from error
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError | OutOfMemoryError) and "can't allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
-        raise _run_error(
-            "there is not enough memory; lower camera.size, camera.views, field.log2_table_size, export.resolution or "
-            "mode.size"
-        ) from error
+        raise _run_error(MEMORY) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine or the GPU has no memory left."""
+    from torch import OutOfMemoryError
+
+    return isinstance(error, MemoryError | OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _run_error(message: str) -> Exception | SystemExit:

@@ -174,8 +174,18 @@ def test_an_unknown_option_lists_the_known_ones(option, launch, tmp_path):
     assert "Traceback" not in ended.text
 
 
-def test_too_little_memory_gives_one_line_with_the_settings_to_lower(launch, tmp_path, monkeypatch):
-    monkeypatch.setattr("dreamfusion.runs.dream.assemble", lambda _: torch.empty(2**60))
+def take_too_much(*arguments, **settings):
+    return torch.empty(2**60)
+
+
+def take_too_much_in_python(*arguments, **settings):
+    raise MemoryError
+
+
+@pytest.mark.parametrize("place", ["runs.dream.assemble", "scene.nerf.hashgrid.HashGridField.__init__"])
+@pytest.mark.parametrize("take", [take_too_much, take_too_much_in_python])
+def test_too_little_memory_gives_one_line_with_the_settings_to_lower(place, take, launch, tmp_path, monkeypatch):
+    monkeypatch.setattr(f"dreamfusion.{place}", take)
     ended = launch(tmp_path, "prompt=a cat")
     assert (ended.status, ended.text.count("\n")) == (1, 1)
     assert ended.text.startswith("error: there is not enough memory; lower camera.size")
