@@ -17,7 +17,7 @@ def cluster(trainer: Mapping[str, Any]) -> dict[str, Any]:
     """
     if is_distributed(trainer) or "plugins" in trainer:
         return {}
-    rank_zero_only.rank = 0
+    rank_zero_only.rank = 0  # type: ignore[attr-defined]
     return {"plugins": LightningEnvironment()}
 
 

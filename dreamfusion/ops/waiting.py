@@ -9,7 +9,6 @@ import numpy as np
 from numba.types import int64
 
 from dreamfusion.ops.intrinsics import element, emits
-
 from dreamfusion.ops.kernel_cache import njit
 
 _ROUNDS = 1_000_000  # about a millisecond

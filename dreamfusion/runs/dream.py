@@ -105,7 +105,8 @@ def dream(
 
 def _locked_by_first(folder: Path) -> AbstractContextManager[None]:
     """The first process of a distributed run locks the folder for all of them."""
-    return locked(folder) if rank_zero_only.rank == 0 else nullcontext()
+    first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    return locked(folder) if first else nullcontext()
 
 
 def _dream(

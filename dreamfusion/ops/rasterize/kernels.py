@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dreamfusion.ops.kernel_cache import njit
+
 Array = np.ndarray
 _compiled = njit(nogil=True, fastmath=True, error_model="numpy")
 
