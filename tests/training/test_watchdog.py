@@ -12,7 +12,6 @@ from priors import Bad, GaussianPrior
 from training import assert_same, make_trainer
 
 from dreamfusion.camera.data import CameraData
-from dreamfusion.camera.orbit import Orbit
 from dreamfusion.error import UserError
 from dreamfusion.loss import Regularizer
 from dreamfusion.scene.background.solid import ConstantBackground
@@ -23,7 +22,7 @@ from dreamfusion.training.loggers import MetricsFile
 from dreamfusion.training.metrics import Metrics
 from dreamfusion.training.watchdog import SYMPTOMS, Sick, diagnose, measure, rim_opacity
 
-ORBIT = Orbit([-15, 75], [2.7, 3.3], [1.374, 1.374], 0.0, 0.0, 0.0, 0.0, [3, 3], views=2, size=16)
+ORBIT = option("camera/orbit", size=16)
 HEALTHY = {
     "loss": -30.0, "prediction": 4.0, "guidance": 0.0, "gradient": 15.0, "parameter_gradient": 50.0, "parameter": 1.5,
     "opacity": 0.2, "rim_opacity": 0.0, "gradient_change": 1.0,
