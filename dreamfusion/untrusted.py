@@ -36,18 +36,29 @@ def read_configuration(path: Path) -> dict[str, Any]:
     Raises:
         UntrustedError: the file is missing, is not a configuration, or is not safe.
     """
+    return checked_configuration(read_settings(path), path)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings in a YAML file as plain containers, unresolved: to be shown, not to be composed or instantiated.
+
+    Raises:
+        UntrustedError: the file is missing, too large, or has no settings.
+    """
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(LARGEST + 1)
         if len(text) > LARGEST or any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
             raise UntrustedError(f"{path} has more than {LARGEST:,} characters or an alias (*name); it is not read")
-        content = OmegaConf.create(text)  # resolves nothing
+        content: Any = OmegaConf.to_container(OmegaConf.create(text))  # resolves nothing
+        if type(content) is not dict:
+            raise UntrustedError(f"{path} has a {type(content).__name__} as its configuration; it is not read")
     except (OSError, yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         if isinstance(error, UntrustedError):
             raise
         reason = error.strerror if isinstance(error, OSError) else type(error).__name__
         raise UntrustedError(f"{path} cannot be read as the config.yaml of a run: {reason}") from error
-    return checked_configuration(OmegaConf.to_container(content) if OmegaConf.is_config(content) else content, path)
+    return content
 
 
 def checked_configuration(content: object, source: Path) -> dict[str, Any]:

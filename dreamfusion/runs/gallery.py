@@ -9,7 +9,7 @@ from dreamfusion.report.gallery import Entry, check_video, write_gallery
 from dreamfusion.runs.names import IGNORED
 from dreamfusion.runs.settings import flat
 from dreamfusion.runs.summary import read_summary
-from dreamfusion.untrusted import read_configuration
+from dreamfusion.untrusted import read_settings
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def entry_of(folder: Path) -> Entry:
         UserError: a file is broken; the message names it.
     """
     path = folder / "config.yaml"
-    config = read_configuration(path) if path.is_file() else {}
+    config = read_settings(path) if path.is_file() else {}
     settings = {key: str(value) for key, value in flat(config).items() if key.split(".")[0] not in EXCLUDED}
     prompt = str(config.get("prompt") or folder.parent.name)
     mesh, video, page = (folder / name for name in ("mesh.glb", "turntable.mp4", "index.html"))

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from omegaconf import DictConfig
 
+from dreamfusion.error import UserError
 from dreamfusion.files import replacing
 from dreamfusion.runs.gallery import gallery
 from dreamfusion.runs.names import STUDIES
@@ -39,8 +40,11 @@ def report_folder(study: str, folder: Path, logger: DictConfig | None = None) ->
         draft.write_text(text, encoding="utf-8")
     files = [folder / "report.md", folder / "report.csv"]
     if shown := [result.path for result in results if (result.path / "config.yaml").is_file()]:
-        files.append(folder / "gallery.html")
-        gallery(shown, study, files[-1])
+        try:
+            gallery(shown, study, folder / "gallery.html")
+            files.append(folder / "gallery.html")
+        except UserError as error:
+            log.warning("no gallery: %s", error)
     log.info("\n%s%s", text.rstrip(), "".join(f"\n  {file}" for file in files))
     if logger is not None and logger._target_ == "dreamfusion.training.loggers.wandb" and wandb_mode() != "disabled":
         from dreamfusion.training.metrics import log_study_table  # imported here: slow

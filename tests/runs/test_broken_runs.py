@@ -11,7 +11,6 @@ BOMB = "\n".join(["a0: &a0 [x, x]", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for 
 BROKEN = [
     ("config.yaml", "prompt: ["),
     ("config.yaml", BOMB),
-    ("config.yaml", "prompt: ${oc.env:HOME}"),
     ("config.yaml", "- 1"),
     ("turntable.mp4", ""),
     ("turntable.mp4", "no video"),

@@ -35,6 +35,7 @@ def test_a_foreign_result_is_inert_in_every_column_of_the_report(tmp_path, monke
     first = {"prompt": f" {EVIL}", "scores": {EVIL: 1.0}, "settings": {"@a": html, "b": "${oc.env:SECRET}"}}
     write(tmp_path / "studies" / "s" / "=a" / "1", **first, pruned=EVIL)
     write(tmp_path / "studies" / "s" / "b" / "2", prompt=html, settings={"@a": "[x](javascript:alert(1))"})
+    (tmp_path / "studies" / "s" / "b" / "2" / "config.yaml").write_text(f"prompt: '{html}'")
     folder = report("s", tmp_path / "studies")
     with (folder / "report.csv").open(newline="", encoding="utf-8") as file:
         cells = [cell for row in csv.reader(file) for cell in row]
