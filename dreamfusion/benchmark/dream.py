@@ -72,7 +72,7 @@ def _step(
     render = system.scene.render(cameras, shading, with_normal, generator)
     parts["render"] = lap()
     conditioning = with_appearance(system.prompting.condition(system.text_table, cameras), render, shading)
-    guidance = system.distillation(render, conditioning, 0.0, generator)
+    guidance = system.distillation(render.rgb, conditioning, 0.0, generator)
     parts["prior"] = lap()
     loss = guidance.loss + total(system.regularizer(system.scene, render, 0.0), guidance.loss)
     loss.backward()
