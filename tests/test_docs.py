@@ -99,6 +99,6 @@ def test_the_page_for_developers_lists_the_rooms_of_the_architecture_test():
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
 @pytest.mark.parametrize("prompt", ["a $20 bill", "a cat's $(hat)", 'a "dog" \\ `ls` #1', "$${x}"])
 def test_make_passes_a_prompt_unchanged(prompt):
-    command = ["make", "-n", "dream", f"PROMPT={prompt}"]
+    command = ["make", "--no-print-directory", "-n", "dream", f"PROMPT={prompt}"]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert shlex.split(shown.stdout.splitlines()[-1])[-1] == f"prompt={prompt}"

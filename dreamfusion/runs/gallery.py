@@ -4,12 +4,14 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 from dreamfusion.error import UserError
 from dreamfusion.report.gallery import Entry, check_video, write_gallery
 from dreamfusion.runs.names import IGNORED
 from dreamfusion.runs.settings import flat
 from dreamfusion.runs.summary import read_summary
-from dreamfusion.untrusted import read_settings
+from dreamfusion.untrusted import INTERPOLATION, read_settings
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,8 @@ def entry_of(folder: Path) -> Entry:
     config = read_settings(path) if path.is_file() else {}
     settings = {key: str(value) for key, value in flat(config).items() if key.split(".")[0] not in EXCLUDED}
     prompt = str(config.get("prompt") or folder.parent.name)
+    if not INTERPOLATION.search(prompt):  # else it is shown as written: the file may be foreign
+        prompt = str(OmegaConf.create({"prompt": prompt}).prompt)  # without the backslash of a literal "${"
     mesh, video, page = (folder / name for name in ("mesh.glb", "turntable.mp4", "index.html"))
     if video.is_file():
         check_video(video)

@@ -19,6 +19,7 @@ from dreamfusion.camera.rays import cast_rays
 from dreamfusion.error import UserError, check_positive
 from dreamfusion.guidance.prior import Prior
 from dreamfusion.scene.base import Scene
+from dreamfusion.scene.nerf.scene import NeRF
 from dreamfusion.system import DreamFusion
 from dreamfusion.types import Branch, Cameras
 
@@ -235,7 +236,7 @@ def measure(system: DreamFusion, predictions: Sequence[Tensor], loss: Tensor, ca
     assert system.last_opacity is not None
     parameters = [parameter for parameter in system.parameters() if parameter.requires_grad]
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    nothing = torch.zeros((), device=loss.device)
+    nothing, is_density = torch.zeros((), device=loss.device), isinstance(system.scene, NeRF)
     scale = system.distillation.guidance_scale(system.progress)
     return {
         "loss": loss.detach().float(),
@@ -244,7 +245,8 @@ def measure(system: DreamFusion, predictions: Sequence[Tensor], loss: Tensor, ca
         "parameter_gradient": torch.nn.utils.get_total_norm(gradients),
         "parameter": torch.nn.utils.get_total_norm(parameters, norm_type=math.inf),
         "opacity": system.last_opacity.mean(),
-        "rim_opacity": rim_opacity(system.scene, cameras, system.last_opacity),
+        # Only a density can turn to fog; a surface may be the whole ball.
+        "rim_opacity": rim_opacity(system.scene, cameras, system.last_opacity) if is_density else nothing,
     }
 
 

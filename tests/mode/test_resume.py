@@ -70,6 +70,11 @@ def contents(folder):
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files(folder)}
 
 
+def visible(files):
+    """Without the lock and the drafts of a killed command, which the next one removes."""
+    return {name: value for name, value in files.items() if not Path(name).name.startswith(".")}
+
+
 def test_a_command_killed_at_any_write_ends_as_if_it_had_not_been_killed(launch, compose_config, tmp_path):
     """Copies the files before each write, as a kill would leave them, and resumes each copy with `run_in_study`.
 
@@ -102,7 +107,7 @@ def test_a_command_killed_at_any_write_ends_as_if_it_had_not_been_killed(launch,
         assert {name for name in files(resumed) if not name.startswith(".")} == WHOLE, folder.name
         assert rows(resumed) == table, folder.name
         assert_same(state(resumed / "checkpoints" / "last.ckpt"), expected, folder.name)
-        assert not done or contents(resumed) == before, folder.name  # not rewritten either
+        assert not done or visible(contents(resumed)) == visible(before), folder.name  # not rewritten either
 
 
 def killed(folder, write):
