@@ -12,6 +12,7 @@ from dreamfusion.camera.orbit import Orbit, around
 from dreamfusion.diffusion.parameterization import alpha_sigma
 from dreamfusion.guidance.prior import ImageScorer, Prior, null_branch, text_branch
 from dreamfusion.image import resize
+from dreamfusion.scene.picture import render_views
 from dreamfusion.scene.shading import ALBEDO
 from dreamfusion.system import DreamFusion, with_appearance
 from dreamfusion.types import Conditioning
@@ -31,7 +32,7 @@ def prior_score(system: DreamFusion, orbit: Orbit, views: int) -> float:
     training = system.training
     system.eval()
     try:
-        render = system.scene.render(cameras, ALBEDO)
+        render = render_views(system.scene, cameras)
     finally:
         system.train(training)
     conditioning = system.prompting.condition(system.text_table.to(device), cameras)

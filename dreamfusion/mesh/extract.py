@@ -19,8 +19,9 @@ from dreamfusion.mesh.simplify import is_watertight
 from dreamfusion.mesh.threshold import find_threshold, max_density_per_ray
 from dreamfusion.mesh.visual_hull import Density, intersect_visual_hull, lowered
 from dreamfusion.scene.base import Scene
+from dreamfusion.scene.nerf.renderer import RayRender
 from dreamfusion.scene.nerf.scene import NeRF
-from dreamfusion.scene.picture import render_picture
+from dreamfusion.scene.picture import render_picture, strips
 from dreamfusion.scene.shading import LAMBERTIAN
 from dreamfusion.types import Cameras, FieldOutput, Mesh
 
@@ -115,14 +116,15 @@ def fit_threshold(scene: NeRF, orbit: Orbit) -> Fit:
     """Find the threshold from renders of the scene."""
     cameras = cameras_around(orbit)
     densities, opacities = [], []
-    for view in range(len(cameras)):  # one at a time, to limit memory
-        out = scene.render(cameras.one(view))
+    for out in strips(scene, cameras):
+        assert isinstance(out, RayRender)
         density = scene.field.density(out.samples.positions)
         densities.append(max_density_per_ray(out.samples.ray, density, len(out.directions)))
-        opacities.append(out.opacity)
+        opacities.append(out.opacity.flatten())
     density, opacity = torch.cat(densities), torch.cat(opacities)
-    threshold, iou = find_threshold(density, opacity.reshape(-1))
-    return Fit(threshold, iou, lowered(threshold, density, opacity.reshape(-1)), cameras, opacity)
+    threshold, iou = find_threshold(density, opacity)
+    images = opacity.view(len(cameras), 1, SIZE, SIZE)
+    return Fit(threshold, iou, lowered(threshold, density, opacity), cameras, images)
 
 
 def fit_level(scene: NeRF, fit: Fit, occupancy: np.ndarray) -> float:

@@ -50,6 +50,10 @@ class Scene(nn.Module):
     def parameter_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
         """Parameters by name of their learning rate in `optimizer.learning_rates`."""
 
+    def bytes_per_ray(self, with_normal: bool) -> int:
+        """Upper bound of the memory of one ray in a render without gradient."""
+        return 2**16
+
     def before_step(self, step: int) -> None:
         """Update acceleration structures before training step `step`."""
 

@@ -1,17 +1,18 @@
 """Images of a scene at any size: colour with opacity, depth and normals, rendered in strips of bounded memory."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import nn
 
 from dreamfusion.scene.background.solid import ConstantBackground
 from dreamfusion.scene.base import Scene
 from dreamfusion.scene.shading import ALBEDO, Shading
-from dreamfusion.types import Cameras
+from dreamfusion.types import Cameras, RenderOutput
 
-RAYS = 2**16  # in one strip: at most about 6 million samples of the default renderer
+STRIP = 2**30  # bytes that the render of one strip may take
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,25 +26,17 @@ class Picture:
 
 
 @torch.no_grad()
-def render_picture(
-    scene: Scene, camera: Cameras, shading: Shading = ALBEDO, with_normal: bool = False, rays: int = RAYS
-) -> Picture:
-    """Render one camera in strips of at most `rays` rays, at least one row each.
+def render_picture(scene: Scene, camera: Cameras, shading: Shading = ALBEDO, with_normal: bool = False) -> Picture:
+    """Render one camera.
 
     Raises:
         ValueError: not exactly one camera.
     """
     if len(camera) != 1:
         raise ValueError(f"render_picture takes one camera, got {len(camera)}")
-    black = ConstantBackground([0.0, 0.0, 0.0])
-    step = max(1, rays // camera.width)
-    strips: list[Tensor] = []
-    for top in range(0, camera.height, step):
-        rows = slice(top, min(top + step, camera.height))
-        out = scene.render(camera, shading, with_normal, rows=rows, background=black)
-        parts = [out.rgb, out.opacity, out.depth] + ([out.normal] if with_normal and out.normal is not None else [])
-        strips.append(torch.cat(parts, dim=1)[0].cpu())
-    image = torch.cat(strips, dim=1).permute(1, 2, 0).numpy()
+    out = render_views(scene, camera, shading, with_normal, ConstantBackground([0.0, 0.0, 0.0]))
+    parts = [out.rgb, out.opacity, out.depth] + ([out.normal] if with_normal and out.normal is not None else [])
+    image = torch.cat([part[0].cpu() for part in parts]).permute(1, 2, 0).numpy()
     opacity = image[..., 3]
     share = np.maximum(opacity, 1e-6)[..., None]  # divides the premultiplied sums
     normal = None
@@ -51,3 +44,39 @@ def render_picture(
         length = np.linalg.norm(image[..., 5:8], axis=-1, keepdims=True)
         normal = image[..., 5:8] / np.maximum(length, 1e-12)
     return Picture((image[..., :3] / share).clip(0, 1), opacity, image[..., 4] / share[..., 0], normal)
+
+
+@torch.no_grad()
+def render_views(
+    scene: Scene,
+    cameras: Cameras,
+    shading: Shading = ALBEDO,
+    with_normal: bool = False,
+    background: nn.Module | None = None,
+) -> RenderOutput:
+    """Render B cameras for evaluation, see `Scene.render`, with the memory of one strip."""
+    count, height = len(cameras), cameras.height
+    pieces = list(strips(scene, cameras, shading, with_normal, background))
+    images = {}
+    for name in ("rgb", "opacity", "depth", *(["normal"] if pieces[0].normal is not None else [])):
+        rows = torch.cat([getattr(piece, name)[0] for piece in pieces], dim=1)  # views below each other
+        images[name] = rows.view(len(rows), count, height, -1).transpose(0, 1)
+    weights = torch.tensor([piece.rgb.shape[2] / height for piece in pieces], device=cameras.fov.device)
+    behind = torch.cat([piece.background for piece in pieces]) * weights[:, None]
+    return RenderOutput(background=behind.view(count, -1, 3).sum(1), **{"normal": None} | images)
+
+
+@torch.no_grad()
+def strips(
+    scene: Scene,
+    cameras: Cameras,
+    shading: Shading = ALBEDO,
+    with_normal: bool = False,
+    background: nn.Module | None = None,
+) -> Iterator[RenderOutput]:
+    """Render B cameras, view by view from top to bottom, in strips of rows that take at most STRIP bytes."""
+    rows = max(1, STRIP // (scene.bytes_per_ray(with_normal or shading.needs_normal) * cameras.width))
+    for view in range(len(cameras)):
+        for top in range(0, cameras.height, rows):
+            part = slice(top, min(top + rows, cameras.height))
+            yield scene.render(cameras.one(view), shading, with_normal, rows=part, background=background)

@@ -13,6 +13,7 @@ from dreamfusion.camera.orbit import Orbit
 from dreamfusion.checkpoint_file import CheckpointFiles
 from dreamfusion.error import UserError
 from dreamfusion.image import as_uint8, contact_sheet, write_image
+from dreamfusion.scene.picture import render_views
 from dreamfusion.scene.shading import LAMBERTIAN
 from dreamfusion.signals import Stop
 from dreamfusion.system import DreamFusion
@@ -40,8 +41,8 @@ class Previews(L.Callback):
         """Write the sheet of a step; returns its path."""
         azimuth = torch.tensor([0.0, 90.0, 180.0, 270.0])
         cameras = self.orbit.view(azimuth, 15.0, self.size, self.size).to(system.device)
-        plain = system.scene.render(cameras, with_normal=True)
-        lit = system.scene.render(cameras, LAMBERTIAN)
+        plain = render_views(system.scene, cameras, with_normal=True)
+        lit = render_views(system.scene, cameras, LAMBERTIAN)
         assert plain.normal is not None
         rows = [plain.rgb, lit.rgb, normal_colors(plain.normal, plain.opacity), plain.opacity.expand_as(plain.rgb)]
         if system.last_guidance is not None:

@@ -7,6 +7,7 @@ import lightning as L
 import torch
 
 from dreamfusion.image import as_uint8
+from dreamfusion.scene.picture import render_views
 from dreamfusion.system import DreamFusion
 from dreamfusion.types import Cameras
 
@@ -37,7 +38,7 @@ class LiveFigure(L.Callback):
         view = cameras.one(0).resized(self.size, self.size)
         figure = Figure(figsize=(8, 3), layout="constrained")
         image, curve = figure.subplots(1, 2)
-        image.imshow(as_uint8(system.scene.render(view).rgb)[0])
+        image.imshow(as_uint8(render_views(system.scene, view).rgb)[0])
         image.set_axis_off()
         image.set_title(f"step {self.steps[-1]} of {max_steps}")
         curve.plot(self.steps, self.norms)

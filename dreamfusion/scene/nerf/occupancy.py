@@ -29,7 +29,7 @@ class OccupancyRenderer(Renderer):
             raise ValueError(
                 f"renderer.resolution is {resolution}, renderer.update_every {update_every}; both must be at least 1"
             )
-        self.radius, self.step = radius, 2 * radius / steps
+        self.radius, self.step, self.most_samples = radius, 2 * radius / steps, steps + 1
         self.threshold, self.decay, self.update_every, self.warmup = threshold, decay, update_every, warmup
         box = torch.tensor([-radius] * 3 + [radius] * 3)
         self.grid = OccGridEstimator(box, resolution=resolution, levels=1)

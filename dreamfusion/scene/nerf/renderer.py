@@ -31,6 +31,8 @@ class RayRender(RenderOutput):
 class Renderer(nn.Module):
     """Volume renderer of a field over a background; subclasses define the sampling along rays."""
 
+    most_samples: int  # on one ray
+
     def update(self, field: Field, step: int) -> None:
         """Update acceleration structures from the field; called before every training step."""
 

@@ -15,7 +15,7 @@ class StratifiedRenderer(Renderer):
         check_radius("renderer.radius", radius)
         if steps < 1:
             raise ValueError(f"renderer.steps is {steps}; a ray needs at least 1")
-        self.radius, self.steps = radius, steps
+        self.radius, self.steps, self.most_samples = radius, steps, steps
 
     def sample(self, rays: RayBundle, generator: torch.Generator | None) -> RaySamples:
         """One sample in each interval, random with a generator, else at the middle; none on rays that miss the ball."""
