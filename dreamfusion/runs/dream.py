@@ -4,7 +4,7 @@ import logging
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -161,8 +161,7 @@ def _dream(
             raise SystemExit(stop.request.status)
         if trainer.is_global_zero:
             with _resumable(f"interrupted; the scene of step {trainer.global_step} is saved; {again}"):
-                figures = {} if failed else {"prior_score": score()}
-                _finish(cfg, outputs, trainer, checkpoints.path, figures, stopwatch, pruners, failed)
+                _finish(cfg, outputs, trainer, checkpoints.path, score, stopwatch, pruners, failed)
         status = "success"
     finally:
         close(loggers, status)
@@ -181,23 +180,26 @@ def _finish(
     outputs: Outputs,
     trainer: L.Trainer,
     checkpoint: Path,
-    figures: dict[str, float],
+    score: Callable[[], float],
     stopwatch: Stopwatch,
     pruners: Sequence[Any],
     failed: str | None,
 ) -> None:
     """Write mesh, turntable and page unless the run failed or was pruned, then the result."""
-    check_finite(figures)
+    from dreamfusion.runs.finish import finish, measured  # imported here: takes a second, which would delay training
+
+    figures: dict[str, float] = {}
     step, folder = trainer.global_step, run_of(checkpoint)
     pruned = failed or next((pruner.reason for pruner in pruners if pruner.reason), None)
     if pruned is None:
-        from dreamfusion.runs.finish import finish  # imported here: takes a second, which would delay training
-
-        shown = outputs.turntable_frames, outputs.turntable_size, stopwatch.seconds, figures["prior_score"]
+        shown = outputs.turntable_frames, outputs.turntable_size, stopwatch.seconds, score
         try:
-            figures = finish(load_scene(checkpoint), ExportSettings.of(cfg.export), *shown) | figures
+            figures = finish(load_scene(checkpoint), ExportSettings.of(cfg.export), *shown)
         except EmptyFieldError as error:
             pruned = _reason(error, pruners)
+    elif failed is None:
+        figures = measured(score)
+        check_finite(figures)
     if pruned is not None:
         log.info("%s: ended at step %d: %s\n  %s", cfg.prompt, step, pruned, folder)
     log_results(trainer.loggers, folder, step, figures, pruned)

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -9,6 +10,7 @@ from omegaconf import DictConfig
 from dreamfusion.checkpoint import TrainedScene
 from dreamfusion.checkpoint_file import LAST
 from dreamfusion.export.settings import ExportSettings
+from dreamfusion.files import check_finite
 from dreamfusion.mesh.density_grid import EmptyFieldError
 from dreamfusion.report.page import RunPage, write_page
 from dreamfusion.report.turntable import turntable
@@ -21,20 +23,23 @@ SHEET = re.compile(r"[0-9]{6,}\.png")  # the names of the previews, by step
 
 
 def finish(
-    scene: TrainedScene, export: ExportSettings, frames: int, size: int, seconds: float, prior_score: float
+    scene: TrainedScene, export: ExportSettings, frames: int, size: int, seconds: float, score: Callable[[], float]
 ) -> dict[str, float]:
     """Write turntable, mesh and page into the run's folder; returns the final figures by name.
 
+    The score, which may run out of memory, is measured after the mesh is written.
+
     Raises:
         EmptyFieldError: the scene has no surface; turntable and page are written without the mesh.
+        UserError: the score is not finite: there are no usable weights.
     """
     folder = scene.run
     video = folder / "turntable.mp4"
     write_video(turntable(scene, frames, size), video)
-    figures = {"steps": str(scene.step), "training": f"{seconds:.0f} s", "prior score": f"{prior_score:.3f}"}
+    figures = {"steps": str(scene.step), "training": f"{seconds:.0f} s"}
     mesh: Path | None = None
     empty: EmptyFieldError | None = None
-    found: dict[str, float] = {"steps": scene.step, "seconds": round(seconds, 1), "prior_score": round(prior_score, 4)}
+    found: dict[str, float] = {"steps": scene.step, "seconds": round(seconds, 1)}
     try:
         exported = export_scene(scene, export)
         mesh = exported.path
@@ -43,6 +48,10 @@ def finish(
         figures["silhouette IoU, mesh and renders"] = f"{exported.metrics.iou:.3f}"
     except EmptyFieldError as error:
         empty = error
+    found |= measured(score)
+    check_finite(found)
+    if "prior_score" in found:
+        figures["prior score"] = f"{found['prior_score']:.3f}"
     add_to_summary(folder, found)
     sheets = sorted(path for path in (folder / "previews").glob("*.png") if SHEET.fullmatch(path.name))
     shown = {f"step {int(path.stem)}": path for path in sheets[-4:]}
@@ -66,6 +75,15 @@ def finish(
     if empty is not None:
         raise empty
     return found
+
+
+def measured(score: Callable[[], float]) -> dict[str, float]:
+    """`prior_score` by name; empty, with a warning, if it cannot be measured: a score ends no run."""
+    try:
+        return {"prior_score": round(score(), 4)}
+    except Exception as error:
+        log.warning("no prior score: %s: %s; the results of the run have none", type(error).__name__, error)
+        return {}
 
 
 def shown_settings(cfg: DictConfig) -> dict[str, str]:

@@ -9,6 +9,10 @@ import pytest
 import torch
 from launched import PROMPT, files
 from omegaconf import OmegaConf
+from options import export_settings
+
+from dreamfusion.checkpoint import load_scene
+from dreamfusion.runs.finish import finish
 
 
 def steps_in(path):
@@ -210,3 +214,21 @@ def test_an_unwritable_folder_gives_one_line(launch, tmp_path):
     assert (ended.status, ended.text.count("\n")) == (1, 1)
     assert ended.text.startswith("error: cannot use ")
     assert "outputs" in ended.text
+
+
+def test_the_mesh_is_written_before_the_score_which_ends_no_run(finished, tmp_path, caplog):
+    run = tmp_path / "run"
+    shutil.copytree(finished.run, run)
+    (run / "mesh.glb").unlink()
+
+    def score():
+        assert (run / "mesh.glb").is_file()
+        raise torch.OutOfMemoryError("out of memory")
+
+    figures = finish(
+        load_scene(run / "checkpoints" / "last.ckpt"), export_settings(resolution=24, texture=0), 2, 32, 1.0, score
+    )
+    assert figures["triangles"] > 100
+    assert "prior_score" not in figures
+    assert "no prior score: OutOfMemoryError: out of memory; the results" in caplog.text
+    assert "prior score" not in (run / "index.html").read_text(encoding="utf-8")
