@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from dreamfusion.guidance.pretrained import find_model
+from dreamfusion.guidance.hub import find_model
+from dreamfusion.guidance.pretrained import load_frozen
 from dreamfusion.guidance.prior import GuidanceError
 from dreamfusion.types import Branch, Conditioning, TextEmbedding
 
@@ -88,4 +89,4 @@ class ClipPrior:
     def _load(self) -> Any:
         from transformers import CLIPModel
 
-        return CLIPModel.from_pretrained(str(self._folder), local_files_only=True).eval().requires_grad_(False)
+        return load_frozen(CLIPModel, self._folder, ".", torch.float32)

@@ -5,6 +5,7 @@ Tested with small random networks of the same classes, not with published weight
 
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from dreamfusion.guidance.diffusers_prior import DiffusersPrior
@@ -30,7 +31,10 @@ class DeepFloydPrior(PixelSpace, DiffusersPrior):
             GuidanceError: the weights are not available, or T5's tokenizer cannot be read.
         """
         super().__init__(vae=None, vae_dtype="float32", **settings)
-        if not (self._folder / "tokenizer" / "tokenizer.json").is_file() and find_spec("sentencepiece") is None:
+
+    def _check_folder(self, folder: Path) -> None:
+        super()._check_folder(folder)
+        if not (folder / "tokenizer" / "tokenizer.json").is_file() and find_spec("sentencepiece") is None:
             raise GuidanceError("T5's tokenizer needs sentencepiece; type pip install sentencepiece protobuf")
 
     def encode_text(self, texts: Sequence[str]) -> TextEmbedding:

@@ -1,7 +1,8 @@
 """Base class of priors with published weights in diffusers' folder layout: loading, precision, latents, prediction."""
 
-import json
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -9,10 +10,15 @@ from torch import Tensor
 
 from dreamfusion.diffusion.parameterization import network_input, noise_from_prediction
 from dreamfusion.guidance.adapter import AdaptablePrior
-from dreamfusion.guidance.pretrained import choose_dtype, find_model, load_frozen, noise_schedule, variant_of
+from dreamfusion.guidance.hub import find_model
+from dreamfusion.guidance.pretrained import choose_dtype, load_frozen, load_tokenizer, noise_schedule, read_json
 from dreamfusion.guidance.prior import GuidanceError, concatenate_texts
 from dreamfusion.types import Branch, TextEmbedding
 
+log = logging.getLogger(__name__)
+
+LARGE = 4e9  # bytes of the files of a text encoder; T5-XXL has 4.8 billion parameters, and the largest CLIP 0.7
+ENDING = 16  # tokens of a long prompt's end that are kept, with the words of the view
 AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")  # AutoencoderTiny (TAESD): less memory, coarser
 
 
@@ -51,7 +57,7 @@ class DiffusersPrior(AdaptablePrior):
         Args:
             model: folder in diffusers' layout, or hub id; None tries `models` in order.
             revision: branch, tag or commit on the hub.
-            dtype: of the network and the text encoders: "auto", "float16", "bfloat16" or "float32".
+            dtype: of the network: "auto", "float16", "bfloat16" or "float32".
             guidance_scale, weighting: recommended values for distillation, see `Prior`.
             resolution: pixels a side of the encoded images; None: those of the training.
             channels_last: memory layout of the network.
@@ -71,7 +77,8 @@ class DiffusersPrior(AdaptablePrior):
         # Load in the precision of the expected device, so that `to("cuda")` needs no float32 copy.
         expected = choose_dtype(dtype, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         candidates = (model,) if model else self.models
-        self._folder = find_model(candidates, revision, self.parts, half=expected == torch.float16)
+        half = expected == torch.float16
+        self._folder = find_model(candidates, revision, self.parts, half, check=self._check_folder)
         self.alphas_cumprod, self._prediction = noise_schedule(self._folder)
         self._network = self._load_network(getattr(diffusers, self.architecture), expected)
         self._vae = self._load_autoencoder(vae, choose_dtype(vae_dtype, self._device)) if "vae" in self.parts else None
@@ -145,6 +152,27 @@ class DiffusersPrior(AdaptablePrior):
         """Further arguments of the network for the concatenated branches; cameras and appearance are ignored."""
         return {}
 
+    def _check_folder(self, folder: Path) -> None:
+        """Refuse the configurations of other kinds of model, before weights are downloaded.
+
+        Raises:
+            GuidanceError: the network is not one for text and images of this prior's space alone.
+        """
+        network = read_json(folder / self.parts[0] / "config.json")
+        kind, channels = network.get("_class_name"), network.get("in_channels")
+        if kind != self.architecture:
+            raise GuidanceError(f"{folder} has a {kind}, but guidance={self.name} takes a {self.architecture}")
+        larger = network.get("addition_embed_type") == "text_time"
+        if self.architecture == "UNet2DConditionModel" and larger != ("text_encoder_2" in self.parts):
+            kind, option = ("", "sdxl") if larger else ("not ", "sd")
+            raise GuidanceError(f"{folder} is {kind}Stable Diffusion XL; type guidance={option}")
+        expected = read_json(folder / "vae" / "config.json").get("latent_channels", 4) if "vae" in self.parts else 3
+        if channels != expected:
+            raise GuidanceError(
+                f"the network in {folder} takes {channels} channels, expected {expected}: it is made for inpainting, "
+                "editing or upscaling, not for text alone; type guidance.model=... with a text-to-image model"
+            )
+
     def _load_network(self, network: type[Any], dtype: torch.dtype) -> Any:
         return load_frozen(network, self._folder, self.parts[0], dtype)
 
@@ -153,7 +181,7 @@ class DiffusersPrior(AdaptablePrior):
         import diffusers
 
         folder = self._folder / "vae" if vae is None else find_model((vae,), None, (".",), False, "guidance.vae")
-        config = json.loads((folder / "config.json").read_text())
+        config = read_json(folder / "config.json")
         if config["_class_name"] not in AUTOENCODERS:
             raise GuidanceError(
                 f"the autoencoder in {folder} is a {config['_class_name']}, expected {' or '.join(AUTOENCODERS)}"
@@ -184,24 +212,51 @@ class DiffusersPrior(AdaptablePrior):
     ) -> TextEmbedding:
         """Encode K texts with `tokenizer<number>/` and `text_encoder<number>/`: (K, L, D), padded or cut to L tokens.
 
-        The encoder is loaded for each call and freed afterwards: it is needed once a run and may be larger than the
-        U-Net (T5-XXL: 4.8 billion parameters). `pooled` is the projected vector of an encoder that has one.
+        The encoder runs on the CPU, in float32, or in bfloat16 if it is LARGE (T5-XXL, which overflows in float16), so
+        that the embedding depends neither on `dtype` nor on where the prior is. It is loaded for each call and freed
+        afterwards. `pooled` is the projected vector of an encoder that has one.
 
         Args:
             layer: index into the hidden states, such as -2; None: the last one, after the final normalisation.
             masked: the encoder does not attend to padding, unless its own configuration has `use_attention_mask`.
             settings: of the tokenizer.
         """
-        dtype, folder = choose_dtype(self._dtype_name, self._device), self._folder / f"text_encoder{number}"
-        network = encoder.from_pretrained(
-            str(folder), dtype=dtype, variant=variant_of(folder, dtype), local_files_only=True, use_safetensors=True
+        part = f"text_encoder{number}"
+        large = sum(file.stat().st_size for file in (self._folder / part).glob("*.safetensors")) > LARGE
+        network = load_frozen(encoder, self._folder, part, torch.bfloat16 if large else torch.float32)
+        words = load_tokenizer(tokenizer, self._folder / f"tokenizer{number}", network.config.vocab_size, **settings)
+        length = min(words.model_max_length, getattr(network.config, "max_position_embeddings", words.model_max_length))
+        tokens = words(
+            [shortened(text, words, length) for text in texts],
+            padding="max_length",
+            truncation=True,
+            max_length=length,
+            return_tensors="pt",
         )
-        words = tokenizer.from_pretrained(str(self._folder / f"tokenizer{number}"), local_files_only=True, **settings)
-        tokens = words(list(texts), padding="max_length", truncation=True, return_tensors="pt").to(self._device)
         mask = tokens.attention_mask if getattr(network.config, "use_attention_mask", masked) else None
-        output = network.eval().to(self._device)(
-            tokens.input_ids, attention_mask=mask, output_hidden_states=layer is not None
-        )
+        output = network(tokens.input_ids, attention_mask=mask, output_hidden_states=layer is not None)
         states = output.last_hidden_state if layer is None else output.hidden_states[layer]
         pooled = output.get("text_embeds")
-        return TextEmbedding(states.float(), tokens.attention_mask.bool(), None if pooled is None else pooled.float())
+        pooled = None if pooled is None else pooled.float().to(self._device)
+        return TextEmbedding(states.float().to(self._device), tokens.attention_mask.bool().to(self._device), pooled)
+
+
+def shortened(text: str, tokenizer: Any, length: int) -> str:
+    """The text without a part of its middle if it has more than `length` tokens; its end names the view."""
+    room, places = length - tokenizer.num_special_tokens_to_add(), _places(text, tokenizer)
+    if len(places) <= room:
+        return text
+    ending = min(ENDING, room // 2)
+    for kept in range(room, ending, -1):  # two words that meet at the cut may need one token more
+        start, end = places[kept - ending - 1][1], places[-ending][0]
+        short = f"{text[:start].rstrip()} {text[end:].lstrip()}"
+        if len(_places(short, tokenizer)) <= room:
+            break
+    cut = text[start:end].strip()
+    log.warning("a prompt has %d tokens, more than the %d of the text encoder; cut: %r", len(places), room, cut)
+    return short
+
+
+def _places(text: str, tokenizer: Any) -> list[tuple[int, int]]:
+    """First and last character of each token of a text."""
+    return list(tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamfusion.guidance.pretrained import find_file
+from dreamfusion.guidance.hub import find_file
 from dreamfusion.guidance.prior import GuidanceError
 from dreamfusion.guidance.stable_diffusion import StableDiffusionPrior
 from dreamfusion.types import Branch, Cameras, TextEmbedding

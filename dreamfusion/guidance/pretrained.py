@@ -1,14 +1,7 @@
-"""Locate and load published weights in diffusers' folder layout.
-
-Weights are always loaded from a local folder. A hub id is first resolved to one (by download or from the cache), so a
-missing model fails at once with one error, not after minutes of retries during loading.
-"""
+"""Load networks, tokenizers and noise levels from a folder in diffusers' layout, and refuse what does not fit."""
 
 import json
-import urllib.error
-import urllib.request
-from collections.abc import Sequence
-from functools import cache, partial
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,104 +9,110 @@ import torch
 from torch import Tensor
 
 from dreamfusion.diffusion.parameterization import PREDICTIONS, flow_alphas_cumprod
+from dreamfusion.guidance.hub import weight_files
 from dreamfusion.guidance.prior import GuidanceError
 
-HUB_TIMEOUT = 5.0  # seconds, to test whether the hub is reachable
-LATEST_FLOW = 0.9999  # of the flow time; alpha is then 1e-4, and x0 = (z - sigma eps) / alpha exact to 1e-3 in float32
+# The least alpha is 1e-4, where x0 = (z - sigma eps) / alpha is exact to 1e-3 in float32. In pure noise (zero terminal
+# SNR, or the last time of a flow) eps would have no information on x0.
+LATEST_FLOW, LEAST_ABAR = 0.9999, 1e-8
+LONGEST = 300  # characters of a library's message
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
-
-def find_model(
-    candidates: Sequence[str], revision: str | None, parts: Sequence[str], half: bool, setting: str = "guidance.model"
-) -> Path:
-    """Folder of the first available candidate.
-
-    Args:
-        candidates: folders or hub ids, in order of preference.
-        revision: branch, tag or commit on the hub; None is its main branch.
-        parts: required sub-folders; the first one must have weights. "." is the folder itself.
-        half: prefer the hub's float16 files, which are half the size.
-        setting: that names the model, for the message.
-
-    Raises:
-        GuidanceError: none is available; the message lists each candidate with the reason.
-    """
-    reasons = []
-    for candidate in candidates:
-        try:
-            folder = _local_folder(candidate) or _hub_folder(candidate, revision, parts, half)
-        except (OSError, ValueError) as error:  # the hub's errors are OSErrors, a malformed id is a ValueError
-            # The first line of a hub error has the reason, the rest are links.
-            reasons.append(f"{candidate}: {str(error).strip().splitlines()[0]}")
-            continue
-        missing = [part for part in parts if not (folder / part).is_dir()]
-        if not missing and _has_weights(folder / parts[0]):
-            return folder
-        reasons.append(f"{candidate}: {folder} has no {', '.join(missing) or f'weights in {parts[0]}'}")
-    raise GuidanceError(
-        f"no weights for {setting}; tried\n"
-        + "".join(f"  {reason}\n" for reason in reasons)
-        + f"Give {_layout(parts)} with {setting}=/path/to/folder, or another hub id with {setting}=owner/name; "
-        "guidance=pocket needs no download."
-    )
-
-
-def find_file(name: str, setting: str) -> Path:
-    """A local file, or `owner/name/file` on the hub or in its cache.
-
-    Raises:
-        GuidanceError: there is none; the message names the setting.
-    """
-    from huggingface_hub import hf_hub_download
-
-    path = Path(name).expanduser()
-    if path.is_file():
-        return path
-    owner, *rest = name.split("/", 2)
-    try:
-        if not owner or len(rest) != 2:
-            raise FileNotFoundError("no such file")
-        return Path(hf_hub_download(f"{owner}/{rest[0]}", rest[1], local_files_only=not hub_answers()))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise GuidanceError(
-            f"{setting}={name}: {reason}; type the path of a file, or owner/name/file on the hub"
-        ) from error
+log = logging.getLogger(__name__)
 
 
 def load_frozen(network: type[Any], folder: Path, part: str, dtype: torch.dtype) -> Any:
-    """Load sub-folder `part` with diffusers' `network.from_pretrained`; frozen."""
-    from diffusers.utils import is_accelerate_available
+    """Load sub-folder `part` with the `from_pretrained` of diffusers or transformers; frozen.
 
-    loaded = network.from_pretrained(
-        str(folder / part),
-        torch_dtype=dtype,
-        variant=variant_of(folder / part, dtype),
-        low_cpu_mem_usage=is_accelerate_available(),
-        local_files_only=True,
-        use_safetensors=True,
-    )
+    Raises:
+        GuidanceError: the files cannot be read, or their weights are not exactly those of the network.
+    """
+    from diffusers import ModelMixin
+    from diffusers.utils import is_accelerate_available
+    from safetensors import SafetensorError
+
+    quiet()
+    place = folder / part
+    precision: dict[str, Any] = {"dtype": dtype}
+    if issubclass(network, ModelMixin):
+        precision = {"torch_dtype": dtype, "low_cpu_mem_usage": is_accelerate_available()}
+    try:
+        loaded, report = network.from_pretrained(
+            str(place),
+            variant=variant_of(place, dtype),
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            **precision,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise GuidanceError(f"{place} cannot be read: {one_line(error)}") from error
+    for kind, name in (("missing", "missing_keys"), ("unknown", "unexpected_keys"), ("misshapen", "mismatched_keys")):
+        if keys := sorted(map(str, report[name])):
+            raise GuidanceError(
+                f"the weights in {place} are not those of {network.__name__}: {len(keys)} {kind}, such as {keys[0]}"
+            )
     return loaded.eval().requires_grad_(False)
+
+
+def load_tokenizer(tokenizer: type[Any], folder: Path, vocabulary: int, **settings: Any) -> Any:
+    """Load the tokenizer in `folder`, whose encoder knows `vocabulary` tokens.
+
+    Raises:
+        GuidanceError: its files are missing, or it is not the encoder's.
+    """
+    try:
+        loaded = tokenizer.from_pretrained(str(folder), local_files_only=True, **settings)
+        one, other = (loaded(text).input_ids for text in ("a", "the cat"))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise GuidanceError(f"the tokenizer in {folder} cannot be read: {one_line(error)}") from error
+    if len({*one, *other}) <= loaded.num_special_tokens_to_add() + 1:
+        raise GuidanceError(f"the tokenizer in {folder} has no vocabulary: files are missing, and all texts are alike")
+    if max(*one, *other) >= vocabulary:
+        raise GuidanceError(f"the tokenizer in {folder} knows more tokens than the {vocabulary} of its encoder")
+    return loaded
 
 
 def noise_schedule(folder: Path) -> tuple[Tensor, str]:
     """alphas_cumprod (T,) float32 and the prediction type, from `scheduler/`.
 
-    Flow matching has the folder's own (shifted) times. The last one, pure noise, is bounded: x0 is undefined there.
+    Flow matching has the folder's own (shifted) times.
 
     Raises:
-        GuidanceError: the prediction type is not in PREDICTIONS.
+        GuidanceError: the prediction type is not in PREDICTIONS, or the noise levels are not named.
     """
     from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
-    if "FlowMatch" in json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["_class_name"]:
-        flow = FlowMatchEulerDiscreteScheduler.from_pretrained(str(folder / "scheduler"), local_files_only=True)
+    config = read_json(folder / "scheduler" / "scheduler_config.json")
+    name, place = str(config.get("_class_name", "")), str(folder / "scheduler")
+    if name == "LCMScheduler" or (name == "EulerAncestralDiscreteScheduler" and "trailing" in config.values()):
+        log.warning(
+            "%s is distilled for sampling in few steps (Turbo, LCM): at other timesteps its predictions, and so the "
+            "gradient, were not trained; use the model that it was distilled from",
+            folder,
+        )
+    if "FlowMatch" in name:
+        flow = FlowMatchEulerDiscreteScheduler.from_pretrained(place, local_files_only=True)
         return flow_alphas_cumprod(flow.sigmas.flip(0).clamp(max=LATEST_FLOW)).float(), "flow_prediction"
-    scheduler = DDPMScheduler.from_pretrained(str(folder / "scheduler"), local_files_only=True)
+    if not {"beta_schedule", "trained_betas"} & config.keys():
+        raise GuidanceError(f"{place} is a {name or 'scheduler'} without beta_schedule: its noise levels are unknown")
+    scheduler = DDPMScheduler.from_pretrained(place, local_files_only=True)
     kind = scheduler.config.prediction_type
-    if kind not in PREDICTIONS:
+    if kind not in PREDICTIONS or kind == "flow_prediction":
         raise GuidanceError(f"the network in {folder} predicts {kind!r}, expected one of {', '.join(PREDICTIONS)}")
-    return scheduler.alphas_cumprod.float(), kind
+    return scheduler.alphas_cumprod.float().clamp(min=LEAST_ABAR), kind
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises: GuidanceError: the file is missing, or no JSON object."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise GuidanceError(f"{path} cannot be read: {error}") from error
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:LONGEST]
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -129,65 +128,18 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
-@cache
-def hub_answers() -> bool:
-    """Whether the hub is reachable, tested once a process; huggingface_hub would retry for minutes."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
-    try:
-        urllib.request.urlopen(request, timeout=HUB_TIMEOUT).close()
-    except urllib.error.HTTPError:
-        return True  # an HTTP error is an answer
-    except OSError:
-        return False
-    return True
-
-
-def _local_folder(candidate: str) -> Path | None:
-    """Path of a candidate that is a folder; None for a hub id."""
-    folder = Path(candidate).expanduser()
-    if folder.is_dir():
-        return folder
-    if candidate.startswith(("/", "~", ".")) or candidate.count("/") > 1:
-        raise FileNotFoundError("no such folder")
-    return None
-
-
-def _hub_folder(model: str, revision: str | None, parts: Sequence[str], half: bool) -> Path:
-    """Download the parts of a hub model, or use its cached copy if the hub does not answer."""
-    from huggingface_hub import snapshot_download
-
-    fetch = partial(snapshot_download, model, revision=revision)
-    if not hub_answers():
-        try:
-            return Path(fetch(allow_patterns=f"{parts[0]}/*.json", local_files_only=True))
-        except FileNotFoundError as error:
-            raise FileNotFoundError("not in the cache, and the hub does not answer (or HF_HUB_OFFLINE=1)") from error
-    places = ["" if part == "." else f"{part}/" for part in parts]
-    small = [f"{place}*{ending}" for place in places for ending in (".json", ".txt", ".model")]
-    if half:
-        weights = [f"{place}*.fp16*.safetensors" for place in places]
-        folder = Path(fetch(allow_patterns=small + weights))
-        if _has_weights(folder / parts[0]):
-            return folder
-    weights = [f"{place}*.safetensors" for place in places]
-    return Path(fetch(allow_patterns=small + weights, ignore_patterns=["*.fp16*", "*non_ema*"]))
-
-
-def _layout(parts: Sequence[str]) -> str:
-    folders = ", ".join(f"{part}/" for part in parts)
-    return "a folder with the model's files" if tuple(parts) == (".",) else f"a folder in diffusers' layout ({folders})"
-
-
-def _has_weights(folder: Path) -> bool:
-    return any(path.suffix == ".safetensors" for path in folder.glob("*"))
-
-
 def variant_of(folder: Path, dtype: torch.dtype) -> str | None:
-    """ "fp16" if the dtype is float16 and there is such a file, or if there are only such files."""
-    weights = [path.name for path in folder.glob("*") if path.suffix == ".safetensors"]
-    half = [name for name in weights if ".fp16" in name]
-    return "fp16" if half and (dtype == torch.float16 or len(half) == len(weights)) else None
+    """ "fp16" if the files of that name are read: the dtype is float16, or there are no others."""
+    files = weight_files([path.name for path in folder.glob("*")], half=dtype == torch.float16)
+    return "fp16" if any(".fp16" in name for name in files) else None
+
+
+def quiet() -> None:
+    """Silence what diffusers, transformers and the hub's client report of each file; failures are raised anyway."""
+    import diffusers.utils.logging as diffusers_logging
+    import transformers.utils.logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from dreamfusion.guidance.pretrained import find_model
+from dreamfusion.guidance.hub import find_model
 from dreamfusion.guidance.prior import GuidanceError
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dreamfusion.scene.background.solid import ConstantBackground
 from dreamfusion.scene.base import Scene
@@ -55,15 +55,21 @@ def render_views(
     background: nn.Module | None = None,
 ) -> RenderOutput:
     """Render B cameras for evaluation, see `Scene.render`, with the memory of one strip."""
-    count, height = len(cameras), cameras.height
-    pieces = list(strips(scene, cameras, shading, with_normal, background))
-    images = {}
-    for name in ("rgb", "opacity", "depth", *(["normal"] if pieces[0].normal is not None else [])):
-        rows = torch.cat([getattr(piece, name)[0] for piece in pieces], dim=1)  # views below each other
-        images[name] = rows.view(len(rows), count, height, -1).transpose(0, 1)
-    weights = torch.tensor([piece.rgb.shape[2] / height for piece in pieces], device=cameras.fov.device)
-    behind = torch.cat([piece.background for piece in pieces]) * weights[:, None]
-    return RenderOutput(background=behind.view(count, -1, 3).sum(1), **{"normal": None} | images)
+    count, pieces = len(cameras), list(strips(scene, cameras, shading, with_normal, background))
+
+    def images(strips_of_all: list[Tensor]) -> Tensor:
+        rows = torch.cat([strip[0] for strip in strips_of_all], dim=1)  # the views below each other
+        return rows.view(len(rows), count, cameras.height, cameras.width).transpose(0, 1)
+
+    normals = [piece.normal for piece in pieces if piece.normal is not None]
+    behind = torch.cat([piece.background * piece.rgb.shape[2] / cameras.height for piece in pieces])
+    return RenderOutput(
+        rgb=images([piece.rgb for piece in pieces]),
+        background=behind.view(count, -1, 3).sum(1),
+        opacity=images([piece.opacity for piece in pieces]),
+        depth=images([piece.depth for piece in pieces]),
+        normal=images(normals) if normals else None,
+    )
 
 
 @torch.no_grad()

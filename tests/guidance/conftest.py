@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dreamfusion.guidance import pretrained
+from dreamfusion.guidance import hub
 from dreamfusion.types import Cameras
 
 
@@ -39,6 +39,6 @@ def cached_offline(tmp_path, monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    pretrained.hub_answers.cache_clear()
+    hub.hub_answers.cache_clear()
     yield put
-    pretrained.hub_answers.cache_clear()
+    hub.hub_answers.cache_clear()

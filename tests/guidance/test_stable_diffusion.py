@@ -8,7 +8,7 @@ import torch
 from options import option, predict
 from pipelines import save_sd
 
-from dreamfusion.guidance import pretrained
+from dreamfusion.guidance import hub
 from dreamfusion.guidance.prior import GuidanceError
 from dreamfusion.guidance.stable_diffusion import StableDiffusionPrior
 
@@ -104,9 +104,9 @@ def offline(monkeypatch, tmp_path):
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    pretrained.hub_answers.cache_clear()
+    hub.hub_answers.cache_clear()
     yield
-    pretrained.hub_answers.cache_clear()
+    hub.hub_answers.cache_clear()
 
 
 def test_missing_weights_fail_at_once_with_what_was_tried_and_what_to_type(offline, monkeypatch):
@@ -140,15 +140,15 @@ def test_an_incomplete_folder_names_what_it_lacks(tmp_path):
 def test_an_unresponsive_hub_is_tried_once_with_a_short_timeout(offline, monkeypatch):
     from huggingface_hub import constants
 
-    assert 0 < pretrained.HUB_TIMEOUT <= 10
-    monkeypatch.setattr(pretrained, "HUB_TIMEOUT", 0.2)
+    assert 0 < hub.TIMEOUT <= 10
+    monkeypatch.setattr(hub, "TIMEOUT", 0.2)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("no_proxy", "*")
-    with socket.create_server(("127.0.0.1", 0)) as hub:  # accepts connections and never responds
-        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{hub.getsockname()[1]}")
+    with socket.create_server(("127.0.0.1", 0)) as server:  # accepts connections and never responds
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
         with pytest.raises(GuidanceError, match="the hub does not answer"):
             option("guidance/sd")
-        hub.setblocking(False)
-        hub.accept()[0].close()
+        server.setblocking(False)
+        server.accept()[0].close()
         with pytest.raises(BlockingIOError):  # no second connection
-            hub.accept()
+            server.accept()

