@@ -7,9 +7,9 @@ Axes: x right, y up, z towards the front camera; a camera looks along its own -z
 90 the view from +x.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -35,10 +35,16 @@ class Movable:
     """`.to(device)` for frozen dataclasses of tensors; Lightning moves batches with `.to`."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        return self._with_each(lambda part: part.to(device, non_blocking=non_blocking))
+
+    def rows(self, index: slice) -> Self:
+        """These elements of the batch, where the first axis of every tensor is the batch."""
+        return self._with_each(lambda part: part[index] if isinstance(part, Tensor) else part.rows(index))
+
+    def _with_each(self, change: Callable[[Any], Any]) -> Self:
         parts = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
-        movable = {name: part for name, part in parts.items() if isinstance(part, Tensor | Movable)}
-        moved = {name: part.to(device, non_blocking=non_blocking) for name, part in movable.items()}
-        return replace(self, **moved)  # type: ignore[type-var]
+        changed = {name: change(part) for name, part in parts.items() if isinstance(part, Tensor | Movable)}
+        return replace(self, **changed)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +74,7 @@ class Cameras(Movable):
 
     def one(self, index: int) -> Self:
         """Camera `index` as a batch of one."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
-        return replace(self, **{name: value[index : index + 1] for name, value in tensors.items()})
+        return self.rows(slice(index, index + 1))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,9 +1,13 @@
 """A prior brings its recipe, and whatever the user chooses wins."""
 
 import itertools
+import subprocess
+import sys
 
 import pytest
 from hydra.utils import instantiate
+from launched import ROOT
+from omegaconf import OmegaConf
 
 from dreamfusion.schedule import schedule
 
@@ -85,6 +89,39 @@ def test_clip_alone_composes_its_loss(compose_config):
     assert cfg.distillation._target_.endswith("ClipSimilarity")
 
 
+def test_pixel_space_without_clamping_as_published(compose_config):
+    """x0_hat clamped at the paper's scale of 101 leaves 0.14 to 0.21 of the gradient's norm."""
+    for choice in ("experiment=paper", "guidance=deepfloyd"):
+        assert compose_config("prompt=x", choice).distillation.clip is False
+    assert compose_config("prompt=x").distillation.clip is None
+
+
+def test_a_prior_of_ones_own_has_no_recipe_or_one_of_its_own(compose_config, tmp_path):
+    """In a folder that --config-dir names."""
+
+    def composed():
+        command = [
+            sys.executable,
+            str(ROOT / "launch.py"),
+            "--config-dir",
+            str(tmp_path),
+            "guidance=mine",
+            "--cfg",
+            "job",
+        ]
+        return OmegaConf.create(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    for group, text in {"guidance": "_target_: mine.Prior", "recipe": "defaults: [sd, _self_]\nseed: 3"}.items():
+        (tmp_path / group).mkdir()
+        (tmp_path / group / "mine.yaml").write_text(
+            f"# @package _{'global' if group == 'recipe' else 'group'}_\n{text}\n"
+        )
+        cfg = composed()
+        expected = compose_config("guidance=sd" if group == "recipe" else "guidance=mixture")
+        assert (cfg.camera, cfg.timesteps) == (expected.camera, expected.timesteps)
+    assert cfg.seed == 3
+
+
 @pytest.mark.parametrize("guidance", ["sd", "sdxl", "sd3", "mvdream", "deepfloyd", "clip"])
 def test_the_parts_of_a_recipe_can_be_built(guidance, compose_config):
     cfg = compose_config("prompt=x", f"guidance={guidance}")
@@ -92,4 +129,4 @@ def test_the_parts_of_a_recipe_can_be_built(guidance, compose_config):
     scene = instantiate(cfg.scene, field={"log2_table_size": 12})
     instantiate(cfg.system)
     instantiate(cfg.optimizer)
-    assert (scene.field.radius, orbit.views) == (2.0, orbit.group)
+    assert (scene.field.radius, orbit.views) == (1.0 if guidance == "mvdream" else 2.0, orbit.group)

@@ -19,6 +19,7 @@ from dreamfusion.types import Conditioning
 
 ELEVATION = 15.0  # degrees, of the rendered views
 LEVELS = (0.3, 0.5, 0.7)  # timesteps as fractions of the prior's T: the middle, where the text has the largest effect
+PIXELS = 512**2  # encoded and predicted at once: one image of Stable Diffusion, 64 of the pocket prior
 SEED = 0  # of the noise: the same for all runs, so that scores differ only by the renders
 
 
@@ -54,17 +55,22 @@ def text_score(prior: Prior, rgb: Tensor, conditioning: Conditioning, levels: Se
         conditioning: of the B images.
         levels: timesteps, fractions of T in [0, 1).
     """
-    generator = torch.Generator().manual_seed(SEED)
-    clean = prior.encode_image(resize(rgb.float(), prior.resolution))
+    images = resize(rgb.float(), prior.resolution)
+    batch = prior.views * max(1, PIXELS // (prior.views * prior.resolution**2))
+    parts = [slice(start, start + batch) for start in range(0, len(rgb), batch)]
+    clean = torch.cat([prior.encode_image(images[part]) for part in parts])
     if isinstance(prior, ImageScorer):
         return float(prior.score(clean, conditioning).mean())
-    branches = [text_branch(conditioning), null_branch(conditioning)]
+    generator, branches = torch.Generator().manual_seed(SEED), [text_branch(conditioning), null_branch(conditioning)]
     with_text = without = torch.zeros((), device=clean.device)
     for level in levels:
         timestep = torch.full((len(rgb),), int(level * len(prior.alphas_cumprod)), device=clean.device)
         alpha, sigma = alpha_sigma(prior.alphas_cumprod[timestep])
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
-        noise_text, noise_null = prior.predict(alpha * clean + sigma * noise, timestep, branches)
-        with_text = with_text + (noise_text - noise).square().sum()
-        without = without + (noise_null - noise).square().sum()
+        noisy = alpha * clean + sigma * noise
+        for part in parts:
+            seen = [branch.rows(part) for branch in branches]
+            noise_text, noise_null = prior.predict(noisy[part], timestep[part], seen)
+            with_text = with_text + (noise_text - noise[part]).square().sum()
+            without = without + (noise_null - noise[part]).square().sum()
     return float(1 - with_text / without.clamp(min=1e-12))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dreamfusion.scene.background.solid import ConstantBackground
 from dreamfusion.scene.base import Scene
@@ -55,20 +55,19 @@ def render_views(
     background: nn.Module | None = None,
 ) -> RenderOutput:
     """Render B cameras for evaluation, see `Scene.render`, with the memory of one strip."""
-    count, pieces = len(cameras), list(strips(scene, cameras, shading, with_normal, background))
-
-    def images(strips_of_all: list[Tensor]) -> Tensor:
-        rows = torch.cat([strip[0] for strip in strips_of_all], dim=1)  # the views below each other
-        return rows.view(len(rows), count, cameras.height, cameras.width).transpose(0, 1)
-
-    normals = [piece.normal for piece in pieces if piece.normal is not None]
-    behind = torch.cat([piece.background * piece.rgb.shape[2] / cameras.height for piece in pieces])
+    parts, behind = [], []
+    for strip in strips(scene, cameras, shading, with_normal, background):  # its samples are dropped at once
+        images = [strip.rgb, strip.opacity, strip.depth, *([] if strip.normal is None else [strip.normal])]
+        parts.append(torch.cat(images, dim=1)[0])
+        behind.append(strip.background * strip.rgb.shape[2] / cameras.height)
+    rows = torch.cat(parts, dim=1)  # the views below each other
+    views = rows.view(len(rows), len(cameras), cameras.height, cameras.width).transpose(0, 1)
     return RenderOutput(
-        rgb=images([piece.rgb for piece in pieces]),
-        background=behind.view(count, -1, 3).sum(1),
-        opacity=images([piece.opacity for piece in pieces]),
-        depth=images([piece.depth for piece in pieces]),
-        normal=images(normals) if normals else None,
+        rgb=views[:, :3],
+        background=torch.cat(behind).view(len(cameras), -1, 3).sum(1),
+        opacity=views[:, 3:4],
+        depth=views[:, 4:5],
+        normal=views[:, 5:] if views.shape[1] > 5 else None,
     )
 
 

@@ -55,7 +55,8 @@ class Previews(L.Callback):
     def _prior_view(self, system: DreamFusion, columns: int) -> Tensor:
         """The prior's denoised estimate of the last training views, at the sheet's size."""
         assert system.last_guidance is not None
-        seen = system.distillation.prior.decode(system.last_guidance.denoised)[:columns]
+        shown = system.last_guidance.denoised[:columns].split(1)  # one at a time: an autoencoder takes gigabytes
+        seen = torch.cat([system.distillation.prior.decode(one) for one in shown])
         seen = torch.nn.functional.interpolate(seen.float().clamp(0, 1), (self.size, self.size), mode="nearest")
         blank = torch.ones(columns - len(seen), 3, self.size, self.size, device=seen.device)
         return torch.cat([seen, blank])

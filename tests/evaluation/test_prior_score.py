@@ -43,3 +43,19 @@ def test_a_text_that_says_nothing_scores_zero_and_every_call_is_the_same(gaussia
     assert text_score(prior, images, conditioning(prior, 2, text="")) == 0
     seen = conditioning(prior, 2)
     assert text_score(prior, images, seen) == text_score(prior, images, seen)
+
+
+def test_images_are_scored_in_batches_that_a_gpu_can_hold_and_that_change_nothing(
+    gaussian_prior, conditioning, monkeypatch
+):
+    prior, images, sizes = gaussian_prior(), torch.rand(6, 3, 8, 8), []
+    seen, predict = conditioning(prior, 6), prior.predict
+    whole = text_score(prior, images, seen)
+    monkeypatch.setattr(prior, "predict", lambda z, t, branches: sizes.append(len(z)) or predict(z, t, branches))
+    monkeypatch.setattr("dreamfusion.evaluation.prior_score.PIXELS", 2 * 8**2)
+    assert text_score(prior, images, seen) == pytest.approx(whole, abs=1e-6)
+    assert set(sizes) == {2}
+    monkeypatch.setattr("dreamfusion.evaluation.prior_score.PIXELS", 1)
+    prior.views = 3  # images that one prediction couples
+    text_score(prior, images, seen)
+    assert sizes[-1] == 3

@@ -4,10 +4,10 @@ import weakref
 
 import pytest
 import torch
+from options import option
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dreamfusion.camera.orbit import Orbit
 from dreamfusion.evaluation.prior_score import prior_score
 from dreamfusion.mesh.extract import VIEWS, fit_threshold
 from dreamfusion.scene import picture
@@ -18,7 +18,7 @@ from dreamfusion.scene.nerf.stratified import StratifiedRenderer
 from dreamfusion.scene.shading import LAMBERTIAN
 from dreamfusion.training.callbacks import Previews
 
-ORBIT = Orbit([-15, 75], [2.7, 3.3], [1.374, 1.374], 0.0, 0.0, 0.0, 0.0, [2.7, 3.3], 2, 64)
+ORBIT = option("camera/orbit")
 BOUND = 12_000_000
 
 
@@ -88,6 +88,16 @@ def test_a_ray_needs_no_more_than_its_bytes_in_the_composition_of_operations(
     with torch.no_grad(), Peak() as peak:
         scene.render(cameras, with_normal=with_normal)
     assert peak.peak <= 48 * 48 * scene.bytes_per_ray(with_normal)
+
+
+def test_many_views_take_the_memory_of_one_strip_and_of_the_images(dense, monkeypatch):
+    monkeypatch.setenv("DREAMFUSION_OPS", "torch")
+    monkeypatch.setattr(picture, "STRIP", BOUND)
+    cameras = ORBIT.view(torch.linspace(0, 300, 6), 15.0, 96, 96)
+    with Peak() as peak:
+        picture.render_views(dense, cameras)
+    assert 6 * 96 * 96 * dense.bytes_per_ray(False) > 8 * BOUND
+    assert peak.peak <= BOUND + 2 * 6 * 5 * 96 * 96 * 4  # the images, and their strips before they are joined
 
 
 def test_every_evaluation_render_is_bounded(dense, make_system, rendered, tmp_path):
