@@ -10,8 +10,15 @@ from torch import Tensor
 
 from dreamfusion.diffusion.parameterization import network_input, noise_from_prediction
 from dreamfusion.guidance.adapter import AdaptablePrior
-from dreamfusion.guidance.hub import find_model
-from dreamfusion.guidance.pretrained import choose_dtype, load_frozen, load_tokenizer, noise_schedule, read_json
+from dreamfusion.guidance.hub import find_file, find_model
+from dreamfusion.guidance.pretrained import (
+    add_lora,
+    choose_dtype,
+    load_frozen,
+    load_tokenizer,
+    noise_schedule,
+    read_json,
+)
 from dreamfusion.guidance.prior import GuidanceError, concatenate_texts
 from dreamfusion.types import Branch, TextEmbedding
 
@@ -51,6 +58,7 @@ class DiffusersPrior(AdaptablePrior):
         compile: bool,
         vae: str | None,
         vae_dtype: str,
+        lora: Sequence[Any] | None,
     ) -> None:
         """Find and load the weights, except for the text encoders, which `encode_text` loads.
 
@@ -64,6 +72,7 @@ class DiffusersPrior(AdaptablePrior):
             attention_slicing: less memory, slower.
             compile: `torch.compile` the network; the first step takes minutes.
             vae: another autoencoder of the same latents: folder or hub id; None: the model's own.
+            lora: file or `owner/name/file` on the hub, and the weight, of low-rank changes of the network; None: none.
             vae_dtype: of the autoencoder. Small gradients may underflow in float16 on their way to the image.
 
         Raises:
@@ -81,6 +90,8 @@ class DiffusersPrior(AdaptablePrior):
         self._folder = find_model(candidates, revision, self.parts, half, check=self._check_folder)
         self.alphas_cumprod, self._prediction = noise_schedule(self._folder)
         self._network = self._load_network(getattr(diffusers, self.architecture), expected)
+        if lora is not None:
+            add_lora(self._network, *lora_of(lora))
         self._vae = self._load_autoencoder(vae, choose_dtype(vae_dtype, self._device)) if "vae" in self.parts else None
         factor = 1 if self._vae is None else 2 ** (len(self._vae.config.block_out_channels) - 1)
         self.trained_resolution: int = self._network.config.sample_size * factor
@@ -239,6 +250,18 @@ class DiffusersPrior(AdaptablePrior):
         pooled = output.get("text_embeds")
         pooled = None if pooled is None else pooled.float().to(self._device)
         return TextEmbedding(states.float().to(self._device), tokens.attention_mask.bool().to(self._device), pooled)
+
+
+def lora_of(setting: Sequence[Any]) -> tuple[Path, float]:
+    """The file and the weight of the setting guidance.lora.
+
+    Raises:
+        GuidanceError: there is no such file, or it is not a file and a weight.
+    """
+    match list(setting):
+        case [str(name), int() | float() as weight]:
+            return find_file(name, "guidance.lora"), float(weight)
+    raise GuidanceError(f"guidance.lora={list(setting)}, expected a file and its weight: guidance.lora=[path,0.8]")
 
 
 def shortened(text: str, tokenizer: Any, length: int) -> str:

@@ -38,7 +38,9 @@ class MVDreamPrior(StableDiffusionPrior):
             GuidanceError: there is no such file, or the weights do not fit the U-Net.
         """
         self._checkpoint = checkpoint
-        super().__init__(attention_slicing=False, **settings)  # slicing would replace the attention of all views
+        super().__init__(
+            attention_slicing=False, lora=None, **settings
+        )  # slicing would replace the attention of all views
         self._couple_views()
 
     def _load_network(self, network: type[Any], dtype: torch.dtype) -> Any:

@@ -55,6 +55,39 @@ def load_frozen(network: type[Any], folder: Path, part: str, dtype: torch.dtype)
     return loaded.eval().requires_grad_(False)
 
 
+def add_lora(network: Any, file: Path, weight: float) -> None:
+    """Add `weight` times the low-rank changes in a LoRA file (of diffusers, kohya, ...) to the weights of a U-Net.
+
+    Raises:
+        GuidanceError: the file is not a LoRA of this network, or the package peft is missing.
+    """
+    from diffusers.loaders import StableDiffusionLoraLoaderMixin
+    from diffusers.utils import is_peft_available
+    from safetensors import SafetensorError
+
+    if not is_peft_available():
+        raise GuidanceError("guidance.lora needs the package peft; type pip install peft")
+    quiet()
+    try:
+        state, alphas = StableDiffusionLoraLoaderMixin.lora_state_dict(
+            str(file.parent),
+            weight_name=file.name,
+            unet_config=network.config,
+            use_safetensors=True,
+            local_files_only=True,
+        )
+        parts = {name.partition(".")[0] for name in state}
+        if "unet" not in parts:
+            raise KeyError("it changes no weights of a U-Net")
+        network.load_lora_adapter(state, prefix="unet", network_alphas=alphas)
+        network.fuse_lora(lora_scale=weight, safe_fusing=True)
+        network.unload_lora()
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise GuidanceError(f"{file} is no LoRA of this network: {one_line(error)}") from error
+    if parts - {"unet"}:
+        log.warning("%s also changes the text encoder; that part is not used", file)
+
+
 def load_tokenizer(tokenizer: type[Any], folder: Path, vocabulary: int, **settings: Any) -> Any:
     """Load the tokenizer in `folder`, whose encoder knows `vocabulary` tokens.
 

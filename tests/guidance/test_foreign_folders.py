@@ -298,6 +298,41 @@ def test_what_does_not_suit_is_refused_before_weights_are_downloaded(online, tmp
     assert not [name for name in online["loaded"] if name.endswith(".safetensors")]
 
 
+def test_a_lora_file_changes_the_network_by_its_weight(folder):
+    """W + 0.7 B A in each named layer (Hu et al. 2022, Eq. 3, with alpha equal to the rank)."""
+    plain = option("guidance/sd", model=str(folder))
+    layers = {name: layer for name, layer in plain._network.named_modules() if name.endswith(("to_q", "to_v"))}
+    generator, state = torch.Generator().manual_seed(0), {}
+    for name, layer in layers.items():
+        for matrix, shape in (("A", (2, layer.in_features)), ("B", (layer.out_features, 2))):
+            state[f"unet.{name}.lora_{matrix}.weight"] = torch.randn(shape, generator=generator)
+    save_file(state, folder / "style.safetensors")
+    changed = option("guidance/sd", model=str(folder), lora=[str(folder / "style.safetensors"), 0.7])
+    noisy, timestep, text = torch.randn(1, 4, 16, 16), torch.tensor([500]), plain.encode_text(["a cat"])
+    before, after = (predict(prior, noisy, timestep, text) for prior in (plain, changed))
+    assert (before - after).abs().max() > 1e-3
+    for name, layer in layers.items():
+        b, a = (state[f"unet.{name}.lora_{matrix}.weight"] for matrix in "BA")
+        layer.weight += 0.7 * b @ a
+    torch.testing.assert_close(after, predict(plain, noisy, timestep, text), atol=1e-5, rtol=1e-4)
+    names = [set(dict(prior._network.named_parameters())) for prior in (plain, changed)]
+    assert names[0] == names[1]
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        (["/no/such.safetensors", 1], "guidance.lora=/no/such.safetensors: no such file"),
+        (["x"], r"expected a file and its weight: guidance.lora=\[path,0.8\]"),
+        (["unet/diffusion_pytorch_model.safetensors", 1.0], "is no LoRA of this network"),
+    ],
+)
+def test_a_file_that_is_no_lora_of_the_network_is_named(folder, setting, words, monkeypatch):
+    monkeypatch.chdir(folder)
+    with pytest.raises(GuidanceError, match=words):
+        option("guidance/sd", model=str(folder), lora=setting)
+
+
 def test_libraries_report_nothing_of_what_they_load(folder, capfd, caplog):
     prior = load(folder)
     prior.to("cpu")
