@@ -17,6 +17,8 @@ LEGIBLE = 128  # pixels a side
 def resize(rgb: Tensor, resolution: int) -> Tensor:
     """(B, 3, H, H) -> (B, 3, resolution, resolution), bilinear, antialiased when it shrinks.
 
+    threestudio does not antialias; renders above the prior's size alias there, and its gradient skips pixels.
+
     Raises:
         ValueError: the image is not square.
     """

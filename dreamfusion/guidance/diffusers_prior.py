@@ -20,6 +20,7 @@ from dreamfusion.guidance.pretrained import (
     read_json,
 )
 from dreamfusion.guidance.prior import GuidanceError, concatenate_texts
+from dreamfusion.guidance.single_file import unpacked
 from dreamfusion.types import Branch, TextEmbedding
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class DiffusersPrior(AdaptablePrior):
     models: ClassVar[Sequence[str]]  # hub ids, tried in order
     parts: Sequence[str]  # required sub-folders, the network's first
     architecture: ClassVar[str] = "UNet2DConditionModel"  # class of the network in diffusers
+    pipeline: ClassVar[str] = "StableDiffusionPipeline"  # class of diffusers that reads single files
     views = 1
     pixel_space = False
     adapted_layers = ("to_q", "to_k", "to_v", "to_out.0")
@@ -63,7 +65,7 @@ class DiffusersPrior(AdaptablePrior):
         """Find and load the weights, except for the text encoders, which `encode_text` loads.
 
         Args:
-            model: folder in diffusers' layout, or hub id; None tries `models` in order.
+            model: folder in diffusers' layout, hub id, or one .safetensors or .ckpt file; None tries `models`.
             revision: branch, tag or commit on the hub.
             dtype: of the network: "auto", "float16", "bfloat16" or "float32".
             guidance_scale, weighting: recommended values for distillation, see `Prior`.
@@ -85,6 +87,8 @@ class DiffusersPrior(AdaptablePrior):
         self._dtype_name, self._device = dtype, torch.device("cpu")
         # Load in the precision of the expected device, so that `to("cuda")` needs no float32 copy.
         expected = choose_dtype(dtype, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        if model and Path(model).expanduser().is_file():
+            model = str(unpacked(Path(model).expanduser(), self.pipeline))
         candidates = (model,) if model else self.models
         half = expected == torch.float16
         self._folder = find_model(candidates, revision, self.parts, half, check=self._check_folder)

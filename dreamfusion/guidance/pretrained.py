@@ -29,7 +29,6 @@ def load_frozen(network: type[Any], folder: Path, part: str, dtype: torch.dtype)
     """
     from diffusers import ModelMixin
     from diffusers.utils import is_accelerate_available
-    from safetensors import SafetensorError
 
     quiet()
     place = folder / part
@@ -45,7 +44,7 @@ def load_frozen(network: type[Any], folder: Path, part: str, dtype: torch.dtype)
             output_loading_info=True,
             **precision,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+    except unreadable() as error:
         raise GuidanceError(f"{place} cannot be read: {one_line(error)}") from error
     for kind, name in (("missing", "missing_keys"), ("unknown", "unexpected_keys"), ("misshapen", "mismatched_keys")):
         if keys := sorted(map(str, report[name])):
@@ -63,7 +62,6 @@ def add_lora(network: Any, file: Path, weight: float) -> None:
     """
     from diffusers.loaders import StableDiffusionLoraLoaderMixin
     from diffusers.utils import is_peft_available
-    from safetensors import SafetensorError
 
     if not is_peft_available():
         raise GuidanceError("guidance.lora needs the package peft; type pip install peft")
@@ -82,7 +80,7 @@ def add_lora(network: Any, file: Path, weight: float) -> None:
         network.load_lora_adapter(state, prefix="unet", network_alphas=alphas)
         network.fuse_lora(lora_scale=weight, safe_fusing=True)
         network.unload_lora()
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except unreadable() as error:
         raise GuidanceError(f"{file} is no LoRA of this network: {one_line(error)}") from error
     if parts - {"unet"}:
         log.warning("%s also changes the text encoder; that part is not used", file)
@@ -97,7 +95,7 @@ def load_tokenizer(tokenizer: type[Any], folder: Path, vocabulary: int, **settin
     try:
         loaded = tokenizer.from_pretrained(str(folder), local_files_only=True, **settings)
         one, other = (loaded(text).input_ids for text in ("a", "the cat"))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except unreadable() as error:
         raise GuidanceError(f"the tokenizer in {folder} cannot be read: {one_line(error)}") from error
     if len({*one, *other}) <= loaded.num_special_tokens_to_add() + 1:
         raise GuidanceError(f"the tokenizer in {folder} has no vocabulary: files are missing, and all texts are alike")
@@ -142,6 +140,16 @@ def read_json(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise GuidanceError(f"{path} cannot be read: {error}") from error
+
+
+def unreadable() -> tuple[type[Exception], ...]:
+    """Errors with which the libraries refuse files."""
+    from pickle import PickleError
+
+    from httpx import HTTPError
+    from safetensors import SafetensorError
+
+    return OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError, HTTPError, PickleError
 
 
 def one_line(error: Exception) -> str:

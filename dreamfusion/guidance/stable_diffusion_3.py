@@ -32,6 +32,7 @@ class StableDiffusion3Prior(DiffusersPrior):
     )
     architecture = "SD3Transformer2DModel"
     time_embedding = "time_text_embed.timestep_embedder"
+    pipeline = "StableDiffusion3Pipeline"
     sample_scale = 7.0  # default of diffusers
 
     def __init__(self, t5: bool, **settings: Any) -> None:

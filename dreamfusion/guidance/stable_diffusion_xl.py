@@ -21,6 +21,7 @@ class StableDiffusionXLPrior(DiffusersPrior):
     name = "sdxl"
     models = ("stabilityai/stable-diffusion-xl-base-1.0",)
     parts = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+    pipeline = "StableDiffusionXLPipeline"
     sample_scale = 5.0  # default of diffusers
 
     def encode_text(self, texts: Sequence[str]) -> TextEmbedding:

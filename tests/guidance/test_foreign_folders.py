@@ -333,6 +333,43 @@ def test_a_file_that_is_no_lora_of_the_network_is_named(folder, setting, words, 
         option("guidance/sd", model=str(folder), lora=setting)
 
 
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setattr("dreamfusion.guidance.single_file.hub_answers", lambda: False)
+    return tmp_path / "hub" / "dreamfusion"
+
+
+def test_a_single_file_is_converted_once_and_then_read_as_a_folder(folder, cache, tmp_path, monkeypatch):
+    """diffusers' converter is replaced: it needs the configurations of the published sizes."""
+    from diffusers import StableDiffusionPipeline
+
+    class Converted:
+        def save_pretrained(self, place, safe_serialization):
+            shutil.copytree(folder, place)
+
+    read = []
+    monkeypatch.setattr(StableDiffusionPipeline, "from_single_file", lambda file, **_: read.append(file) or Converted())
+    file = tmp_path / "fine tuned.safetensors"
+    file.write_bytes(b"weights")
+    first, again = load(file), load(file)
+    assert read == [str(file)]
+    assert first._folder == again._folder
+    assert first._folder.parent == cache
+    file.write_bytes(b"other weights")
+    load(file)
+    assert len(read) == 2
+
+
+@pytest.mark.parametrize("name", ["model.ckpt", "model.safetensors"])
+def test_a_single_file_that_is_no_checkpoint_is_named_and_executes_nothing(cache, tmp_path, name):
+    torch.save({"state_dict": Bomb(tmp_path / "executed")}, tmp_path / name)
+    with pytest.raises(GuidanceError, match=rf"{name} cannot be read as a StableDiffusionPipeline: "):
+        load(tmp_path / name)
+    assert not (tmp_path / "executed").exists()
+    assert not [*cache.glob("*")]
+
+
 def test_libraries_report_nothing_of_what_they_load(folder, capfd, caplog):
     prior = load(folder)
     prior.to("cpu")
