@@ -1,4 +1,5 @@
-"""The pocket prior (stage 11, `guidance=pocket`, the default): 64x64 pixels, camera-conditioned, part of the package.
+"""The pocket prior (stage 11, `guidance=pocket`, the default): 64x64 or 128x128 pixels, camera-conditioned, part of
+the package.
 
 It needs no GPU, no download and no login. The network is `pocket/model/denoiser.py`; latents are the image in [-1, 1].
 """
@@ -21,6 +22,7 @@ from dreamfusion.ops.precision import processor_bfloat16
 from dreamfusion.pocket import WEIGHTS
 from dreamfusion.pocket.model.denoiser import (
     CAMERA_FEATURES,
+    SIZES,
     WHITE,
     PocketModel,
     camera_features,
@@ -61,6 +63,7 @@ class PocketPrior(PixelSpace, AdaptablePrior):
         weighting: str,
         variant: int,
         dtype: str,
+        size: int,
     ) -> None:
         """Read the weights.
 
@@ -72,9 +75,10 @@ class PocketPrior(PixelSpace, AdaptablePrior):
             variant: index from 0 of the model among those with the same name, such as several chairs.
             dtype: of the U-Net: "float32", "float16", "bfloat16", or "auto": float16 on CUDA, bfloat16 on processors
                 with bfloat16 products, else float32. Applied by `to`; the weights are loaded as float32.
+            size: pixels a side of the images, one of SIZES.
 
         Raises:
-            GuidanceError: the folder has no complete prior, or the variant is negative.
+            GuidanceError: the folder has no complete prior, the variant is negative, or the size is not in SIZES.
             ValueError: an unknown dtype.
         """
         if dtype != "auto":
@@ -91,10 +95,12 @@ class PocketPrior(PixelSpace, AdaptablePrior):
         self.model = PocketModel.load(self._folder).eval().requires_grad_(False)
         if variant < 0:
             raise GuidanceError(f"guidance.variant={variant}, expected 0 or more: the index among models of one name")
+        if size not in SIZES:
+            raise GuidanceError(f"guidance.size={size}, expected one of {', '.join(map(str, SIZES))} pixels")
         self.variant = variant
         own = self._folder / "text_encoder"
         self.text_encoder = TextEncoder.load(own if own.is_dir() else WEIGHTS / "text_encoder")
-        self.resolution: int = self.model.resolution
+        self.resolution: int = size
         # A separate copy: noise levels stay float32 when the network runs in half precision.
         self.alphas_cumprod = self.model.alphas_cumprod.float().clone()
         self.dtype, self._dtype = dtype, torch.float32

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,36 +30,47 @@ def run(
     appearance: Any,
     emphasis: dict[str, float] | None,
     cameras_each: int,
+    fine: Any,
     module: Any,
 ) -> None:
-    """Render the libraries if `renders` does not exist, then train until `max_steps` or `max_hours`."""
+    """Render the libraries if `renders` does not exist, then train until `max_steps` or `max_hours`.
+
+    With `fine.every`, images of twice the size are mixed in; their renders are made likewise.
+    """
     from torch.utils.data import DataLoader
 
-    from dreamfusion.pocket.data.batches import RenderBatches
+    from dreamfusion.pocket.data.batches import MixedBatches, RenderBatches
     from dreamfusion.pocket.data.names import read_names
+    from dreamfusion.pocket.model.denoiser import SIZES
     from dreamfusion.pocket.training.assemble import build_trainer, load_or_render, prepare
     from dreamfusion.pocket.training.averaging import AveragedCheckpoints
 
-    data = RenderBatches(
-        load_or_render(libraries, Path(renders), views),
-        batch_size,
-        cfg.seed,
-        None if names is None else read_names(Path(names)),
+    batches = partial(
+        RenderBatches,
+        seed=cfg.seed,
+        names=None if names is None else read_names(Path(names)),
         appearance=appearance,
         emphasis=dict(emphasis or {}),
         cameras_each=cameras_each,
     )
+    small, large = SIZES
+    data = batches(load_or_render(libraries, Path(renders), views, small), batch_size)
+    drawn: RenderBatches | MixedBatches = data
+    held_out = [data.validation(validation_size)]
+    if fine.every is not None:
+        close = batches(load_or_render(libraries, Path(fine.renders), fine.views, large), fine.batch_size)
+        drawn = MixedBatches(data, close, fine.every)
+        held_out.append(close.validation(fine.validation_size))
     log.info("%d models under %d names", len(data.models), len(data.names))
     training, target = module(subjects=data.subjects), Path(folder)
     checkpoint = target / "checkpoints" / "last.ckpt"
     resumed = prepare(training, data, target, checkpoint, None if start is None else Path(start))
     averaging = AveragedCheckpoints(ema_decay, training.warmup_steps, checkpoint, checkpoint_minutes)
     trainer = build_trainer(target, averaging, data.start_step, validation_every, max_steps, max_hours, precision)
-    held_out: Any = DataLoader([data.validation(validation_size)], batch_size=None)  # type: ignore[arg-type]
     trainer.fit(
         training,
-        DataLoader(data, batch_size=None),
-        held_out,
+        DataLoader(drawn, batch_size=None),
+        DataLoader(held_out, batch_size=None),  # type: ignore[arg-type]
         ckpt_path=str(checkpoint) if resumed else None,
         weights_only=True,
     )

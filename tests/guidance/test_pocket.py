@@ -175,6 +175,16 @@ def test_auto_is_bfloat16_where_the_processor_supports_it(folder, monkeypatch, h
     assert model.feature_volume.codes.dtype == torch.float32
 
 
+def test_the_size_is_that_of_the_images_it_looks_at(folder, make_cameras):
+    large = pocket_prior(folder, size=128)
+    assert large.resolution == 128 and pocket_prior(folder).resolution == 64
+    text = large.encode_text(["a cat"])
+    noise = predict(large, torch.zeros(1, 3, 128, 128), torch.tensor([500]), text, make_cameras([30.0]))
+    assert noise.shape == (1, 3, 128, 128)
+    with pytest.raises(GuidanceError, match=r"guidance.size=100, expected one of 64, 128"):
+        pocket_prior(folder, size=100)
+
+
 def test_an_unknown_dtype_is_named(folder):
     with pytest.raises(ValueError, match=r"unknown dtype 'half'; type guidance.dtype=auto, or one of float32, "):
         pocket_prior(folder, dtype="half")

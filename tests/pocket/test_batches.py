@@ -1,11 +1,12 @@
 import dataclasses
+from itertools import islice
 
 import numpy as np
 import pytest
 import torch
-from sets import load_set
+from sets import load_set, write_set
 
-from dreamfusion.pocket.data.batches import Appearance, RenderBatches
+from dreamfusion.pocket.data.batches import Appearance, MixedBatches, RenderBatches
 from dreamfusion.pocket.data.captions import COLORS
 from dreamfusion.pocket.data.names import subject_names
 from dreamfusion.pocket.model.denoiser import camera_features
@@ -30,6 +31,18 @@ def test_a_batch_is_a_function_of_seed_and_step(renders):
     assert torch.equal(resumed.images, again.images) and resumed.captions == again.captions
     for other in (RenderBatches(renders, 8, seed=4).draw(5), data.draw(6)):
         assert not torch.equal(other.images, again.images)
+
+
+def test_every_second_batch_is_fine_whatever_the_step_it_begins_from(renders, tmp_path):
+    coarse = RenderBatches(renders, 8, seed=3)
+    fine = RenderBatches(load_set(write_set(tmp_path / "fine", size=128)), 4, seed=3)
+    coarse.start_step = 5
+    drawn = list(islice(MixedBatches(coarse, fine, 2), 3))
+    assert [tuple(batch.images.shape) for batch in drawn] == [(4, 3, 128, 128), (8, 3, 64, 64), (4, 3, 128, 128)]
+    assert torch.equal(drawn[0].images, fine.draw(5).images) and torch.equal(drawn[1].images, coarse.draw(6).images)
+    others = RenderBatches(renders, 4, seed=3, names={"cat": "cat"})
+    with pytest.raises(ValueError, match="other models"):
+        MixedBatches(coarse, others, 2)
 
 
 def test_training_never_samples_held_out_views_and_validation_only_those(renders):

@@ -44,6 +44,15 @@ def test_saved_weights_give_the_same_images_up_to_half_precision(tiny, inputs, t
         torch.testing.assert_close(value, half[name].half().float(), atol=0, rtol=0)
 
 
+def test_the_network_takes_images_of_twice_the_size(tiny, inputs):
+    noisy, *others = inputs
+    large = torch.nn.functional.interpolate(noisy, scale_factor=2)
+    estimate = tiny(large, *others)  # a new network's estimate is the proxy render
+    proxy = tiny.render_proxy(others[1], others[2], others[3], size=128)
+    torch.testing.assert_close(estimate, proxy.over(others[3][:, -2]))
+    assert estimate.shape == large.shape
+
+
 def test_the_packaged_weights_load_and_denoise(inputs):
     model = PocketModel.load(WEIGHTS).eval().requires_grad_(False)
     assert model.feature_volume.variants("horse") == [4, 5]  # config.json has the keys of earlier code

@@ -15,6 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from options import option, predict
 from PIL import Image
+from sets import write_set
 from test_denoiser import SMALL, TINY
 
 from dreamfusion.error import UserError
@@ -33,6 +34,7 @@ pytestmark = [
 ]
 CONF = Path(__file__).parents[2] / "conf"
 PROMPTS = ["a cat", "a red ball"]
+COARSE_ALONE = OmegaConf.create({"every": None})
 
 
 def named(*subjects):
@@ -69,7 +71,7 @@ def train(renders_folder, tmp_path):
             proxy_steps=alone,
             proxy_widths=SMALL,
         )
-        often = {"batch_size": 4, "validation_size": 6, "validation_every": 1000, **changes}
+        often = {"batch_size": 4, "validation_size": 6, "validation_every": 1000, "fine": COARSE_ALONE, **changes}
         pretrain.run(
             OmegaConf.create({"seed": 0}),
             libraries=libraries,
@@ -182,6 +184,17 @@ def test_the_output_folder_is_a_prior_with_vocabulary_and_sample_sheet(train, tm
     assert "3 known objects" in caplog.text
     one = prior.encode_text(["a cat"])
     assert predict(prior, torch.zeros(1, 3, 64, 64), torch.tensor([500]), one, one_camera()).shape == (1, 3, 64, 64)
+
+
+def test_both_sizes_train_together_and_are_validated_apart(train, tmp_path):
+    large = write_set(tmp_path / "large", size=128)
+    fine = OmegaConf.create({"every": 2, "renders": str(large), "views": 24, "batch_size": 4, "validation_size": 4})
+    train(4, validation_every=4, fine=fine)
+    with (tmp_path / "run" / "metrics" / "from_step_0" / "metrics.csv").open() as lines:
+        (row,) = [row for row in csv.DictReader(lines) if row["validation/mse_t700"]]
+    assert all(float(row[f"validation/mse_{name}{size}"]) > 0 for name in ("proxy", "t900") for size in ("", "_128"))
+    with pytest.raises(UserError, match="64 pixels a side, expected 128"):
+        train(4, "other", fine=OmegaConf.merge(fine, {"renders": str(write_set(tmp_path / "small"))}))
 
 
 def test_the_feature_volume_trains_alone_first_and_then_with_the_unet(train, tmp_path):

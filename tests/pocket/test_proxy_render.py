@@ -49,12 +49,28 @@ def test_residuals_of_a_new_volume_are_zero():
     assert not any(r.any() for r in residuals) and not bottom.any()
 
 
+def test_twice_the_rays_give_twice_the_pixels_of_the_same_view():
+    """In a smooth volume; the image layers see half as far, so their weights are made local."""
+    volume = tiny_volume().requires_grad_(False)
+    for layer in (volume.gather, volume.refine.layers[2], volume.refine.layers[4]):
+        layer.weight[:, :, [0, 0, 0, 1, 1, 2, 2, 2], [0, 1, 2, 0, 2, 0, 1, 2]] = 0.0
+    place = (torch.arange(VOXELS) + 0.5) / VOXELS
+    smooth = torch.stack(torch.meshgrid(place, place, place, indexing="ij"), -1).repeat(1, 1, 1, 3)[None, ..., :8]
+    camera = inputs()[4]
+    small, large = (volume(smooth.contiguous(), torch.zeros(2, 2), camera, zoom) for zoom in (1, 2))
+    assert large.rgba.shape == (2, 4, 128, 128) and large.normal.shape == (2, 3, 128, 128)
+    assert large.features.shape == (2, 16, 2 * VOXELS, 2 * VOXELS)
+    coarse, pooled = small.features, torch.nn.functional.avg_pool2d(large.features, 2)
+    assert (pooled - coarse).square().mean() < 0.02 * coarse.var()
+
+
 def test_rays_match_the_camera_of_the_renders():
     """Projected by the render camera, the samples of a ray fall on its image cell."""
     cameras = stratified_cameras(6, 64, np.random.default_rng(0))
     features = camera_features(cameras.azimuth, cameras.elevation, cameras.distance)
     points = ray_points(features, VOXELS)
     assert points.shape == (6, VOXELS**2, VOXELS, 3)
+    assert ray_points(features, VOXELS, 3).shape == (6, 9, VOXELS, 3)
     inside = points[..., 0] != OUTSIDE
     assert inside.any(dim=(1, 2)).all()
     assert (points[inside].norm(dim=-1) <= 1).all()

@@ -170,6 +170,25 @@ class RenderBatches(IterableDataset[Batch]):
         return 1.0 if rng.random() < self.appearance.white_background else float(rng.random())
 
 
+class MixedBatches(IterableDataset[Batch]):
+    """Batches of `coarse`, from its `start_step` on, and every `every`-th step one of `fine` renders instead."""
+
+    def __init__(self, coarse: RenderBatches, fine: RenderBatches, every: int) -> None:
+        """Raises: ValueError: `every` is not positive, or the two learn different models."""
+        if every < 1:
+            raise ValueError(f"every={every}, it must be at least 1")
+        if coarse.subjects != fine.subjects:
+            raise ValueError("the fine renders show other models; render both from the same libraries")
+        self.coarse, self.fine, self.every = coarse, fine, every
+
+    def __iter__(self) -> Iterator[Batch]:
+        return map(self.draw, count(self.coarse.start_step))
+
+    def draw(self, step: int) -> Batch:
+        """The training batch of a step."""
+        return (self.coarse if (step + 1) % self.every else self.fine).draw(step)
+
+
 def _lambertian(rng: np.random.Generator, normal: np.ndarray, azimuth: float, elevation: float) -> np.ndarray:
     """Factor on the albedo (r, r, 1) by Eq. 7, for stored normals (r, r, 3) and a random light around the camera."""
     angles = torch.tensor([azimuth, elevation, 1.0], dtype=torch.float64)

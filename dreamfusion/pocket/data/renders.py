@@ -53,6 +53,11 @@ class RenderSet:
         """V, the number of views per model."""
         return int(self.azimuth.shape[1])
 
+    @property
+    def resolution(self) -> int:
+        """r, pixels a side."""
+        return int(self.alpha.shape[2])
+
     @classmethod
     def load(cls, path: Path) -> Self:
         """Open a folder written by `render_libraries`.

@@ -1,4 +1,5 @@
-"""The pocket prior's network: diffusers' UNet on pixel-unshuffled 64x64 images, conditioned on text and camera.
+"""The pocket prior's network: diffusers' UNet on pixel-unshuffled images of r x r pixels (r: SIZES), conditioned on
+text and camera.
 
 Letters: x0 clean image in [-1, 1], x_t = alpha x0 + sigma noise; B images, G texts. The network predicts x0 ("sample"):
 predicting v would require passing the noise of every pixel through the unshuffled layers.
@@ -22,6 +23,7 @@ CAMERA_FEATURES = 12
 CAMERA_KNOWN = 9  # index of the feature that is 1 where the camera is given
 WHITE = (1.0, 0.0)  # default appearance: white background, plain albedo
 RESOLUTION = 64  # pixels, side of the square image
+SIZES = (RESOLUTION, 2 * RESOLUTION)  # sides the convolutional network takes; twice the side has twice the rays a side
 VOLUME_FOLDER = "sketch"  # of the feature volume in a folder of weights
 
 
@@ -142,9 +144,15 @@ class PocketModel(nn.Module):
         DDIMScheduler.from_config(self.scheduler).save_pretrained(str(folder / "scheduler"))
 
     def render_proxy(
-        self, text_states: Tensor, text_mask: Tensor, camera: Tensor, subject: Tensor | None = None, variant: int = 0
+        self,
+        text_states: Tensor,
+        text_mask: Tensor,
+        camera: Tensor,
+        subject: Tensor | None = None,
+        variant: int = 0,
+        size: int = RESOLUTION,
     ) -> "ProxyRender":
-        """(B,16,384), (B,16), (B,12) -> B proxy renders in plain albedo: the appearance is ignored.
+        """(B,16,384), (B,16), (B,12) -> B proxy renders in plain albedo, `size` pixels a side: no appearance.
 
         `subject` (G,) gives model indices, each for B / G consecutive images; None classifies the texts and takes
         variant number `variant` of each name.
@@ -155,7 +163,9 @@ class PocketModel(nn.Module):
             if (subject == subject[0]).all():  # views of one prompt share one volume
                 subject = subject[:1]
         plain = with_appearance(camera, camera.new_zeros(len(camera), 2))
-        proxy: ProxyRender = self.feature_volume(self.feature_volume.decode(subject), sentence, plain)
+        proxy: ProxyRender = self.feature_volume(
+            self.feature_volume.decode(subject), sentence, plain, size // RESOLUTION
+        )
         return proxy
 
     def forward(
@@ -168,7 +178,7 @@ class PocketModel(nn.Module):
         proxy: "ProxyRender | None" = None,
         variant: int = 0,
     ) -> Tensor:
-        """(B,3,64,64), (B,), (B,16,384), (B,16) bool, (B,12) -> x0 (B,3,64,64), not clipped.
+        """(B,3,r,r), (B,), (B,16,384), (B,16) bool, (B,12) -> x0 (B,3,r,r), not clipped.
 
         `proxy` is the result of `render_proxy` for the same text and camera if already computed, else `variant` chooses
         the model.
@@ -180,7 +190,8 @@ class PocketModel(nn.Module):
         if self.feature_volume is not None:
             known = camera[:, CAMERA_KNOWN]
             if proxy is None:
-                proxy = self._render_proxy_where(known > 0, text_states, text_mask, camera, variant)
+                size = noisy.shape[-1]
+                proxy = self._render_proxy_where(known > 0, text_states, text_mask, camera, variant, size)
             proxy = proxy.masked(known)
             base = proxy.over(camera[:, -2])
             residuals, bottom = self.feature_volume.residuals(proxy.features)
@@ -207,12 +218,12 @@ class PocketModel(nn.Module):
         return clean + base.to(clean.dtype)
 
     def _render_proxy_where(
-        self, known: Tensor, text_states: Tensor, text_mask: Tensor, camera: Tensor, variant: int
+        self, known: Tensor, text_states: Tensor, text_mask: Tensor, camera: Tensor, variant: int, size: int
     ) -> "ProxyRender":
         """`render_proxy` of the images whose camera is known, zeros for the others."""
         if known.all() or not known.any():
-            return self.render_proxy(text_states, text_mask, camera, variant=variant)
-        proxy = self.render_proxy(text_states[known], text_mask[known], camera[known], variant=variant)
+            return self.render_proxy(text_states, text_mask, camera, variant=variant, size=size)
+        proxy = self.render_proxy(text_states[known], text_mask[known], camera[known], variant=variant, size=size)
         parts = (proxy.rgba, proxy.normal, proxy.features)
         return type(proxy)(*(_place(part, known) for part in parts))
 

@@ -133,11 +133,15 @@ class FeatureVolume(ModelMixin, ConfigMixin):
         self._cached = (subject, volume) if frozen else None
         return volume
 
-    def forward(self, volume: Tensor, text: Tensor, camera: Tensor) -> ProxyRender:
-        """(G, N, N, N, C), (B, D), (B, 12) -> B proxy renders; the B / G cameras of each volume are consecutive."""
-        points = ray_points(camera, self.voxels).view(len(volume), -1, self.voxels, 3)
+    def forward(self, volume: Tensor, text: Tensor, camera: Tensor, zoom: int = 1) -> ProxyRender:
+        """(G, N, N, N, C), (B, D), (B, 12) -> B proxy renders; the B / G cameras of each volume are consecutive.
+
+        `zoom`: rays per voxel on a side; the images get `zoom` times as many pixels a side.
+        """
+        rays = zoom * self.voxels
+        points = ray_points(camera, self.voxels, rays).view(len(volume), -1, self.voxels, 3)
         seen = render_feature_volume(volume, points.float(), heads=1).to(camera.dtype)
-        seen = seen.view(len(camera), self.voxels, self.voxels, -1).permute(0, 3, 1, 2)
+        seen = seen.view(len(camera), rays, rays, -1).permute(0, 3, 1, 2)
         # The volume fixes the model; the text modulates its features, above all their colour.
         scale, shift = self.tone(torch.cat([camera, self.embed(text)], dim=1))[..., None, None].chunk(2, dim=1)
         features = self.refine(F.silu(self.gather(seen) * (1 + scale) + shift))
@@ -155,11 +159,12 @@ class FeatureVolume(ModelMixin, ConfigMixin):
         return residuals, self.bottom(F.avg_pool2d(folded, 2 ** (len(levels) - 1)))
 
 
-def ray_points(camera: Tensor, voxels: int) -> Tensor:
-    """Camera features (B, 12) of `denoiser.camera_features` -> sample points (B, N^2 rays, N, 3), N = `voxels`.
+def ray_points(camera: Tensor, samples: int, rays: int | None = None) -> Tensor:
+    """Camera features (B, 12) of `denoiser.camera_features` -> sample points (B, R^2, N, 3), N = `samples`, R = `rays`.
 
     Coordinates are in the volume's [-1, 1]; points outside the unit sphere get an OUTSIDE coordinate. Rays pass through
-    the centres of N x N image cells, rows from the top; samples lie in planes perpendicular to the view.
+    the centres of R x R image cells (by default R = N), rows from the top; samples lie in planes perpendicular to the
+    view.
     """
     sin_az, cos_az, sin_el, cos_el = (camera[:, i] for i in (0, 1, 4, 5))
     distance = camera[:, 8] * 0.3 + 3
@@ -167,12 +172,15 @@ def ray_points(camera: Tensor, voxels: int) -> Tensor:
     back = torch.stack([cos_el * sin_az, sin_el, cos_el * cos_az], dim=-1)
     right = torch.stack([cos_az, zero, -sin_az], dim=-1)
     up = torch.cross(back, right, dim=-1)
-    steps = (torch.arange(voxels, device=camera.device, dtype=camera.dtype) + 0.5) * (2 / voxels) - 1
-    plane = steps * math.tan(math.radians(FOV / 2))  # image coordinates at unit distance
+    depths, cells = (
+        (torch.arange(n, device=camera.device, dtype=camera.dtype) + 0.5) * (2 / n) - 1
+        for n in (samples, rays or samples)
+    )
+    plane = cells * math.tan(math.radians(FOV / 2))  # image coordinates at unit distance
     direction = (
         plane[None, None, :, None] * right[:, None, None] - plane[None, :, None, None] * up[:, None, None]
     ) - back[:, None, None]  # (B, rows, columns, 3), unit length along the view
-    along = distance[:, None] + steps * HALF_EXTENT  # (B, N)
+    along = distance[:, None] + depths * HALF_EXTENT  # (B, N)
     position = distance[:, None] * back
     points = position[:, None, None, None] + direction[:, :, :, None] * along[:, None, None, :, None]
     points = (points / HALF_EXTENT).flatten(1, 2)

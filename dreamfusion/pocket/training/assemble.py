@@ -18,7 +18,7 @@ from dreamfusion.ops.precision import native_bfloat16
 from dreamfusion.pocket import WEIGHTS
 from dreamfusion.pocket.data.batches import RenderBatches
 from dreamfusion.pocket.data.renders import RenderSet, render_libraries
-from dreamfusion.pocket.model.denoiser import PocketModel
+from dreamfusion.pocket.model.denoiser import RESOLUTION, PocketModel
 from dreamfusion.pocket.model.text import TextEncoder
 from dreamfusion.pocket.training.averaging import AveragedCheckpoints
 from dreamfusion.pocket.training.card import TRAINING, write_card
@@ -30,18 +30,24 @@ CODES = "feature_volume.codes"  # (M, ...): one row per model
 log = logging.getLogger(__name__)
 
 
-def load_or_render(libraries: Sequence[str], folder: Path, views: int) -> RenderSet:
+def load_or_render(libraries: Sequence[str], folder: Path, views: int, resolution: int = RESOLUTION) -> RenderSet:
     """The render set in `folder`, rendered from the model libraries if the folder does not exist.
 
     Raises:
-        UserError: a library cannot be read or rendered.
+        UserError: a library cannot be read or rendered, or the folder's renders have another size.
     """
     if not folder.exists():
         try:
-            render_libraries([Path(p) for p in libraries], folder, views=views)
+            render_libraries([Path(p) for p in libraries], folder, views=views, resolution=resolution)
         except (ValueError, OSError) as error:
             raise UserError(str(error)) from error
-    return RenderSet.load(folder)
+    renders = RenderSet.load(folder)
+    if renders.resolution != resolution:
+        raise UserError(
+            f"the renders in {folder} have {renders.resolution} pixels a side, expected {resolution}; "
+            "name another folder"
+        )
+    return renders
 
 
 def prepare(module: PocketPretraining, data: RenderBatches, folder: Path, checkpoint: Path, start: Path | None) -> bool:

@@ -23,7 +23,7 @@ from dreamfusion.diffusion.ddim import ddim_sample
 from dreamfusion.diffusion.parameterization import alpha_sigma
 from dreamfusion.image import contact_sheet, write_image
 from dreamfusion.pocket.data.batches import Batch
-from dreamfusion.pocket.model.denoiser import WHITE, PocketModel, camera_features, with_appearance
+from dreamfusion.pocket.model.denoiser import RESOLUTION, WHITE, PocketModel, camera_features, with_appearance
 from dreamfusion.pocket.model.proxy_render import ProxyRender
 from dreamfusion.pocket.model.text import CaptionCache, TextEncoder
 from dreamfusion.types import TextEmbedding
@@ -92,7 +92,8 @@ class PocketPretraining(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         text = self._encode(batch.proxy_captions)
-        proxy = self.model.render_proxy(text.states, text.mask, batch.camera, batch.subject)
+        size = batch.images.shape[-1]
+        proxy = self.model.render_proxy(text.states, text.mask, batch.camera, batch.subject, size=size)
         rgba, normal = batch.proxy_targets.split([4, 3], dim=1)
         proxy_loss, normal_loss = proxy_error(proxy, rgba).mean(), (proxy.normal - normal).square().mean()
         self.log("proxy_loss", proxy_loss, prog_bar=True)
@@ -122,13 +123,17 @@ class PocketPretraining(L.LightningModule):
         return (error * (snr + 1).clamp(max=6) / 2).mean()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log the loss on held-out views by noise level; write sample sheets and the averaged weights."""
+        """Log the loss on held-out views by noise level; write sample sheets and the averaged weights.
+
+        Batch 0 has RESOLUTION; the names of another size's losses end with that size.
+        """
         text = self._encode(batch.captions)
         errors, proxy = errors_by_level(self.model, text, batch)
-        self.log("validation/mse_proxy", proxy.mean(), prog_bar=True, batch_size=len(proxy))
+        size = "" if batch.images.shape[-1] == RESOLUTION else f"_{batch.images.shape[-1]}"
+        self.log(f"validation/mse_proxy{size}", proxy.mean(), prog_bar=True, batch_size=len(proxy))
         for level, error in errors.items():
-            self.log(f"validation/mse_t{level}", error.mean(), prog_bar=level == 900, batch_size=len(error))
-        if self.trainer.sanity_checking:
+            self.log(f"validation/mse_t{level}{size}", error.mean(), prog_bar=level == 900, batch_size=len(error))
+        if self.trainer.sanity_checking or batch_idx > 0:
             return
         write_image(self.proxy_sheet(), self.folder / "samples" / f"{self.global_step:07d}_proxy.png")
         sheet = self.sample_sheet()
@@ -266,7 +271,8 @@ def errors_by_level(
         proxy = None
         if model.feature_volume is not None:
             states, mask = text[part].states, text[part].mask
-            proxy = model.render_proxy(states, mask, camera, batch.subject[part] if given_subject else None)
+            shown = batch.subject[part] if given_subject else None
+            proxy = model.render_proxy(states, mask, camera, shown, size=clean.shape[-1])
             proxy_errors.append(proxy_error(proxy, batch.proxy_targets[part, :4]))
         for level, found in errors.items():
             generator = torch.Generator().manual_seed(level)
