@@ -136,7 +136,8 @@ class FeatureVolume(ModelMixin, ConfigMixin):
     def forward(self, volume: Tensor, text: Tensor, camera: Tensor, zoom: int = 1) -> ProxyRender:
         """(G, N, N, N, C), (B, D), (B, 12) -> B proxy renders; the B / G cameras of each volume are consecutive.
 
-        `zoom`: rays per voxel on a side; the images get `zoom` times as many pixels a side.
+        `zoom`: rays per voxel on a side; the images get `zoom` times as many pixels a side. The image layers reach as
+        far in the scene as at zoom 1, and the pixels of a ray differ by less, in proportion to the angle between them.
         """
         rays = zoom * self.voxels
         points = ray_points(camera, self.voxels, rays).view(len(volume), -1, self.voxels, 3)
@@ -144,8 +145,11 @@ class FeatureVolume(ModelMixin, ConfigMixin):
         seen = seen.view(len(camera), rays, rays, -1).permute(0, 3, 1, 2)
         # The volume fixes the model; the text modulates its features, above all their colour.
         scale, shift = self.tone(torch.cat([camera, self.embed(text)], dim=1))[..., None, None].chunk(2, dim=1)
-        features = self.refine(F.silu(self.gather(seen) * (1 + scale) + shift))
-        image = F.pixel_shuffle(self.paint(F.silu(features)), math.isqrt(self.paint.out_channels // 7))
+        features = self.refine(F.silu(_dilated(self.gather, seen, zoom) * (1 + scale) + shift), zoom)
+        side = math.isqrt(self.paint.out_channels // 7)
+        image = F.pixel_shuffle(self.paint(F.silu(features)), side)
+        if zoom > 1:
+            image = F.interpolate(F.avg_pool2d(image, side), scale_factor=side).lerp(image, 1 / zoom)
         return ProxyRender(image[:, :4], image[:, 4:], features)
 
     def residuals(self, features: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -202,9 +206,16 @@ class _Refine(nn.Module):
             convolution(width, width, 3, padding=1),
         )
 
-    def forward(self, features: Tensor) -> Tensor:
-        refined: Tensor = features + self.layers(features)
-        return refined
+    def forward(self, features: Tensor, dilation: int = 1) -> Tensor:
+        refined = features
+        for layer in self.layers:
+            refined = _dilated(layer, refined, dilation) if isinstance(layer, nn.Conv2d) else layer(refined)
+        return features + refined
+
+
+def _dilated(layer: nn.Conv2d, features: Tensor, dilation: int) -> Tensor:
+    """A 3x3 convolution whose taps are `dilation` cells apart."""
+    return F.conv2d(features, layer.weight, layer.bias, padding=dilation, dilation=dilation)
 
 
 def _zero_convolution(width: int, channels: int) -> nn.Conv2d:
