@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 
 TINY = [
     "mode=benchmark", "benchmark=quick", "mode.folder=out", "benchmark.rounds=2", "benchmark.baseline_rounds=2",
+    "benchmark.baselines=together",
     "benchmark.points=200", "benchmark.log2_tables=[6]", "benchmark.step_sizes=[8]",
     "benchmark.scaling_points=[50,100]", "benchmark.scaling_sizes=[4,8]", "benchmark.scaling_views=[1,2]",
     "benchmark.threads=[1,2]", "benchmark.dream_steps=1", "field.levels=4", "field.log2_table_size=10",

@@ -19,7 +19,8 @@ from training import assert_same, state
 from dreamfusion.runs.dream import Outputs, run_in_study
 
 COMMAND = ["prompt=a cat", "study=killed", "experiment=smoke", "trainer.max_steps=2", "mode.checkpoint_every=1"]
-COMMAND += ["mode.preview_every=2", "mode.turntable_frames=1", "export.resolution=16", "export.texture=0"]
+COMMAND += ["mode.preview_every=2", "mode.turntable_frames=1", "mode.score_views=1"]
+COMMAND += ["export.resolution=16", "export.texture=0", "export.threshold=5"]
 PATIENCE = 300  # seconds, for a busy machine
 WHOLE = {
     "checkpoints/last.ckpt",

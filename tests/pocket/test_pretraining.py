@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from options import option, predict
@@ -32,7 +31,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
     pytest.mark.filterwarnings("ignore:Your `IterableDataset` has `__len__` defined"),
 ]
-CONF = Path(__file__).parents[2] / "conf"
 PROMPTS = ["a cat", "a red ball"]
 COARSE_ALONE = OmegaConf.create({"every": None})
 
@@ -272,11 +270,10 @@ def one_camera():
     return Cameras(torch.zeros(1, 3, 4), 40 * one, 0 * one, 15 * one, 3 * one, torch.zeros(1, 3), 64, 64)
 
 
-def test_the_configured_network_can_be_saved(tmp_path):
+def test_the_configured_network_can_be_saved(compose_config, tmp_path):
     """diffusers saves the configuration as JSON, which does not support OmegaConf containers."""
     small = ["block_out_channels=[16,16,16]", "attention_head_dim=8", "norm_num_groups=8", "cross_attention_dim=16"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", ["mode=pretrain", *(f"mode.module.unet.{change}" for change in small)])
+    cfg = compose_config("mode=pretrain", *(f"mode.module.unet.{change}" for change in small))
     module = instantiate(cfg.mode.module)(subjects=named("a"))
     module.model.save(tmp_path)
     assert PocketModel.load(tmp_path).unet.config.block_out_channels == [16, 16, 16]
