@@ -7,15 +7,21 @@ SWEEPS := sweeps==0.3.0
 # Khronos' check of GLB files, for a test that is skipped where there is no npm.
 VALIDATOR := gltf-validator@2.0.0-dev.3.10
 
-.PHONY: dream test trust install pretrain-data
+.PHONY: dream test lint tests trust install pretrain-data
 
 dream: $(READY)
 	.venv/bin/python launch.py 'prompt=$(subst ','\'',$(value PROMPT))'
 
+# mypy uses one core for a minute, in which the first tests run.
 test: $(READY)
+	$(MAKE) --no-print-directory --jobs=2 lint tests
+
+lint: $(READY)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+tests: $(READY)
 	.venv/bin/pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal
 
 # Hours: kills, fuzzed commands, a long run, many prompts, identical commands at once (docs/reliability.md).
