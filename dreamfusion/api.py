@@ -97,6 +97,7 @@ def dream(
     Raises:
         UserError: settings that no run can have.
     """
+    from dreamfusion.ops.backend import prefer
     from dreamfusion.runs.dream import Outputs, check
     from dreamfusion.runs.dream import dream as run
     from dreamfusion.training.notebook import LiveFigure
@@ -104,6 +105,7 @@ def dream(
     named = [f"prompt={prompt}", f"seed={seed}", *([] if steps is None else [f"trainer.max_steps={steps}"])]
     cfg = compose([*overrides, *named])
     filter_messages()
+    prefer(cfg.ops)
     check(cfg)
     name = time.strftime("%Y-%m-%d_%H-%M-%S")
     path = OUTPUTS / run_folder("train", prompt, None, name) if folder is None else Path(folder)

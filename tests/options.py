@@ -23,8 +23,7 @@ def option(choice, *arguments, **changes):
 
 def available(op, device):
     """The backends of an operation that can run on `device`, fastest first."""
-    kernel = backend._KERNELS[op].get(device.type)
-    return ("torch",) if kernel is None or backend.missing(kernel) else (kernel, "torch")
+    return tuple(k for k in backend.backends(op, device) if k == "torch" or backend.missing(k, device.type) is None)
 
 
 def export_settings(**changes):

@@ -30,10 +30,12 @@ def run_mode(cfg: DictConfig) -> object:
         UserError: the same in a multirun, so that its other runs continue.
     """
     from dreamfusion.guidance.prior import GuidanceError
+    from dreamfusion.ops.backend import prefer
 
     filter_messages()
     try:
         check_types(cfg)
+        prefer(cfg.ops)
         if HydraConfig.get().runtime.choices["mode"] == "train" and cfg.checkpoint is not None:
             from dreamfusion.runs.resume import resumed_settings  # imported here: most commands read no checkpoint
 

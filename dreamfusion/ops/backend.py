@@ -1,13 +1,13 @@
 """Selects the implementation of each operation, and provides the thread pool of the CPU kernels.
 
-The device decides first, then the installed libraries. Without a kernel the torch reference runs, with one warning.
+The device decides first, then the setting `ops`, then what is installed and passes its check (`probe.py`). Without a
+kernel the torch reference runs, with one warning.
 """
 
 import importlib
 import importlib.util
 import logging
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
@@ -17,40 +17,63 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dreamfusion.error import UserError
+
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
-_KERNELS = {  # operation -> device type -> kernel library; every device has the torch reference
-    "hash_encode": {"cpu": "numba", "cuda": "tinycudann"},
-    "hash_field": {"cpu": "numba"},  # elsewhere: the composition over the device's hash_encode
-    "march": {"cpu": "numba", "cuda": "nerfacc"},
-    "composite": {"cpu": "numba", "cuda": "nerfacc"},
-    "render_feature_volume": {"cpu": "numba"},
+_KERNELS: dict[str, dict[str, tuple[str, ...]]] = {  # operation -> device type -> kernels, the fastest first
+    "hash_encode": {"cpu": ("numba",), "cuda": ("tinycudann",)},
+    "hash_field": {"cpu": ("numba",), "cuda": ("tinycudann",)},  # tinycudann: the composition over its hash_encode
+    "march": {"cpu": ("numba",), "cuda": ("nerfacc",)},
+    "composite": {"cpu": ("numba",), "cuda": ("nerfacc",)},
+    "render_feature_volume": {"cpu": ("numba",)},
 }
-_FILES = {"torch": "reference", "numba": "cpu"}  # the module of a backend in the operation's folder, by default cuda
+# The module of a backend in the operation's folder.
+_FILES = {"torch": "reference", "numba": "cpu", "tinycudann": "cuda", "nerfacc": "cuda"}
 _INSTALL = {
     "numba": "pip install numba",
     "nerfacc": "pip install nerfacc, and a CUDA toolkit whose nvcc is on the PATH",
     "tinycudann": 'pip install --no-build-isolation "git+https://github.com/NVlabs/tiny-cuda-nn#subdirectory=bindings/torch"',
 }
+CHOICES = ("auto", *_FILES)  # of the setting `ops`
+_VARIABLE = "DREAMFUSION_OPS"  # the setting, also for the processes that this one starts
+_GIVEN = os.environ.get(_VARIABLE, "auto")  # by the user
 _PIECES = 4  # spans per thread
 _FEW = 16_384  # points or samples; with fewer, waking other threads costs more than they save (1 ms)
 
 
-def choose(op: str, device: torch.device, requested: str | None = None) -> str:
-    """Return the backend of `op` on `device`: "torch", "numba", "tinycudann" or "nerfacc".
-
-    Order of precedence: `requested`, the environment (DREAMFUSION_OPS=torch forces the reference), the device's kernel.
+def prefer(name: str) -> None:
+    """Apply the setting `ops`: the backend of every operation that has it on its device; "auto" is the fastest.
 
     Raises:
-        ValueError: if the request, or the environment, names no backend of this operation on this device.
-        RuntimeError: if the requested kernel is not installed.
+        UserError: there is no such backend.
     """
-    return _choose(op, device.type, requested, os.environ.get("DREAMFUSION_OPS", "auto"))
+    if name not in CHOICES:
+        raise UserError(f"ops is {name}; type ops={'|'.join(CHOICES)}")
+    os.environ[_VARIABLE] = _GIVEN if name == "auto" else name
+
+
+def choose(op: str, device: torch.device, requested: str | None = None) -> str:
+    """Return the backend of `op` on `device`: "torch" or a kernel library.
+
+    Order of precedence: `requested`, the setting `ops` if the operation has it on the device, the fastest that works.
+
+    Raises:
+        ValueError: if the request names no backend of this operation on this device, or the setting none at all.
+        RuntimeError: if the requested kernel cannot be used.
+        UserError: if that of the setting cannot.
+    """
+    return _choose(op, device.type, requested, os.environ.get(_VARIABLE, "auto"))
+
+
+def backends(op: str, device: torch.device) -> tuple[str, ...]:
+    """The backends that `op` has on `device`, the fastest first, whether or not they can be used."""
+    return (*_KERNELS[op].get(device.type, ()), "torch")
 
 
 def implementation(package: str, op: str, device: torch.device, requested: str | None, *tensors: Tensor) -> Any:
-    """Return the module of the operation's folder `package` that holds the chosen backend: reference, cpu or cuda.
+    """Return the module of the operation's folder `package` that holds the chosen backend.
 
     Raises:
         TypeError: if a kernel is given any of `tensors` that is not float32.
@@ -62,21 +85,27 @@ def implementation(package: str, op: str, device: torch.device, requested: str |
             raise TypeError(
                 f"{op}: backend {chosen!r} takes torch.float32, got {tensor.dtype}; backend='torch' takes any float"
             )
-    return importlib.import_module(f"{package}.{_FILES.get(chosen, 'cuda')}")
+    return importlib.import_module(f"{package}.{_FILES[chosen]}")
 
 
 @cache
-def missing(kernel: str) -> str | None:
-    """Reason why a kernel library cannot be used, or None. Call only for libraries that fit the device."""
+def missing(kernel: str, device: str) -> str | None:
+    """Reason why a kernel library cannot be used on a device of this type, or None.
+
+    On a GPU the kernels are first built, run and compared with the reference in another process, see `probe.failure`.
+    """
     if importlib.util.find_spec(kernel) is None:
         return f"{kernel} is not installed"
+    if device != "cpu":
+        from dreamfusion.ops.probe import failure  # imports this module
+
+        reason = failure(kernel, device)
+        if reason is not None:
+            return reason
     try:
         importlib.import_module(kernel)
-    except (ImportError, OSError) as error:  # tinycudann raises OSError on a GPU that it was not built for
+    except Exception as error:  # tinycudann raises OSError on a GPU that it was not built for
         return f"{kernel} does not import ({error})"
-    # nerfacc's wheel from PyPI has no kernels: it builds them at the first call, in minutes, if there is a compiler.
-    if kernel == "nerfacc" and importlib.util.find_spec("nerfacc.csrc") is None and shutil.which("nvcc") is None:
-        return "nerfacc has no built kernels, and there is no nvcc to build them"
     return None
 
 
@@ -135,22 +164,37 @@ def run_parallel(task: Callable[[_T], object], items: Sequence[_T]) -> None:
 
 
 @cache
-def _choose(op: str, device: str, requested: str | None, environment: str) -> str:
-    kernel = _KERNELS[op].get(device)
-    allowed = ("torch",) if kernel is None else ("torch", kernel)
-    if environment not in ("auto", "torch"):
-        raise ValueError(f"DREAMFUSION_OPS is {environment!r}, allowed are 'auto' and 'torch'")
-    if requested is not None and requested not in allowed:
-        raise ValueError(f"{op} has no backend {requested!r} on {device}, allowed are {', '.join(allowed)}")
-    chosen = requested or ("torch" if environment == "torch" or kernel is None else kernel)
-    reason = None if chosen == "torch" else missing(chosen)
-    if reason is not None and requested is not None:
-        raise RuntimeError(f"{op}: backend {chosen!r} was requested, but {reason}; to install: {_INSTALL[chosen]}")
-    if reason is not None:
-        _log.warning("%s runs on the slow torch reference: %s; to install: %s", op, reason, _INSTALL[chosen])
-        chosen = "torch"
-    _log.info("%s on %s: %s", op, device, chosen)
-    return chosen
+def _choose(op: str, device: str, requested: str | None, preferred: str) -> str:
+    kernels = _KERNELS[op].get(device, ())
+    if preferred not in CHOICES:
+        raise ValueError(f"{_VARIABLE} is {preferred!r}, allowed are {', '.join(CHOICES)}")
+    if requested is not None and requested not in (*kernels, "torch"):
+        raise ValueError(f"{op} has no backend {requested!r} on {device}, allowed are {', '.join(('torch', *kernels))}")
+    wanted = requested or (preferred if preferred in (*kernels, "torch") else None)
+    reasons: dict[str, str] = {}
+    for kernel in kernels if wanted is None else (wanted,):
+        reason = None if kernel == "torch" else missing(kernel, device)
+        if reason is None:
+            break
+        reasons[kernel] = f"{reason}; to install: {_INSTALL[kernel]}" if kernel in _INSTALL else reason
+    else:
+        kernel = "torch"
+    if reasons and requested is not None:
+        raise RuntimeError(f"{op}: backend {requested!r} was requested, but {reasons[requested]}")
+    if reasons and wanted is not None:
+        raise UserError(f"ops={wanted}, but {reasons[wanted]}; type ops=auto for the fastest that works")
+    if reasons and kernel == "torch":
+        _log.warning("%s runs on the slow torch reference: %s", op, "; ".join(reasons.values()))
+    for reason in reasons.values() if kernel != "torch" else ():
+        _say(reason)
+    _log.info("%s on %s: %s", op, device, kernel)
+    return kernel
+
+
+@cache
+def _say(message: str) -> None:
+    """Log once per process."""
+    _log.info("%s", message)
 
 
 @cache

@@ -20,7 +20,19 @@ OWN_FOLDER = {
 }  # in outputs/, by the mode that creates runs
 STUDY = "multirun"  # the study of an unnamed multirun
 # Settings that do not change the result: two runs that differ only in these are the same run.
-IGNORED = ("hydra", "study", "resume", "checkpoint", "config", "logger", "objective", "prompts", "run", "watchdog")
+IGNORED = (
+    "hydra",
+    "ops",
+    "study",
+    "resume",
+    "checkpoint",
+    "config",
+    "logger",
+    "objective",
+    "prompts",
+    "run",
+    "watchdog",
+)
 
 
 def run_folder(mode: str, prompt: object, checkpoint: str | None, name: str, study: str | None = None) -> str:

@@ -18,7 +18,7 @@ from dreamfusion.runs.settings import flat, plain
 from dreamfusion.system import DreamFusion
 from dreamfusion.untrusted import read_configuration
 
-COMMAND = ("config", "study", "checkpoint", "start", "resume", "prompts", "run")  # of a command, not of its run
+COMMAND = ("config", "ops", "study", "checkpoint", "start", "resume", "prompts", "run")  # of a command, not of its run
 
 log = logging.getLogger(__name__)
 # Groups of settings that a resumed run may change: its length, the files that it writes, and what only accompanies it.
@@ -43,7 +43,7 @@ def resumed_settings(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
             f"{path} was made with {changed}; a resumed run keeps these settings: type start={path} instead of "
             f"checkpoint={cfg.checkpoint} to begin a new run from its scene"
         )
-    settings.checkpoint = str(path)
+    settings.checkpoint, settings.ops = str(path), cfg.ops  # any backend continues from any checkpoint
     if step >= settings.trainer.max_steps and (run_of(path) / RESULT).is_file():
         log.info("%s is already at step %d; to continue training, add trainer.max_steps=%d", path, step, 2 * step)
     return settings

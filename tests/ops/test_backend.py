@@ -11,6 +11,7 @@ import pytest
 import torch
 from options import available
 
+from dreamfusion.error import UserError
 from dreamfusion.ops import allocator, backend
 
 CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
@@ -25,7 +26,7 @@ def fresh_choice(monkeypatch):
 
 
 def test_the_device_decides_first(monkeypatch):
-    monkeypatch.setattr(backend, "missing", lambda kernel: None)
+    monkeypatch.setattr(backend, "missing", lambda kernel, device: None)
     assert backend.choose("hash_encode", CPU) == "numba"
     assert backend.choose("hash_encode", CUDA) == "tinycudann"
     assert backend.choose("march", CUDA) == backend.choose("composite", CUDA) == "nerfacc"
@@ -34,7 +35,7 @@ def test_the_device_decides_first(monkeypatch):
 
 
 def test_a_missing_kernel_falls_back_to_the_reference_with_one_warning(monkeypatch, caplog):
-    monkeypatch.setattr(backend, "missing", lambda kernel: f"{kernel} is not installed")
+    monkeypatch.setattr(backend, "missing", lambda kernel, device: f"{kernel} is not installed")
     with caplog.at_level(logging.WARNING):
         assert [backend.choose("hash_encode", CUDA) for _ in range(3)] == ["torch"] * 3
     (record,) = caplog.records
@@ -55,14 +56,45 @@ def test_the_environment_forces_the_reference_but_not_over_a_request(monkeypatch
     assert backend.choose("march", CPU) == "torch"
     assert backend.choose("march", CPU, "numba") == "numba"
     monkeypatch.setenv("DREAMFUSION_OPS", "fast")
-    with pytest.raises(ValueError, match="DREAMFUSION_OPS is 'fast', allowed are 'auto' and 'torch'"):
+    with pytest.raises(ValueError, match="DREAMFUSION_OPS is 'fast', allowed are auto, torch, numba"):
         backend.choose("march", CPU)
+
+
+def test_the_setting_ops_chooses_where_the_operation_has_the_backend(monkeypatch):
+    monkeypatch.setenv("DREAMFUSION_OPS", "auto")  # restored after the test
+    monkeypatch.setattr(backend, "missing", lambda kernel, device: None)
+    backend.prefer("tinycudann")
+    assert backend.choose("hash_encode", CUDA) == "tinycudann"
+    assert backend.choose("march", CUDA) == "nerfacc" and backend.choose("march", CPU) == "numba"
+    backend.prefer("torch")
+    assert backend.choose("hash_encode", CUDA) == backend.choose("march", CPU) == "torch"
+    backend.prefer("auto")
+    assert backend.choose("hash_encode", CUDA) == "tinycudann"
+    with pytest.raises(UserError, match=r"ops is fast; type ops=auto\|torch\|numba"):
+        backend.prefer("fast")
+
+
+def test_a_setting_that_cannot_be_used_is_one_sentence(monkeypatch):
+    monkeypatch.setenv("DREAMFUSION_OPS", "nerfacc")
+    monkeypatch.setattr(backend, "missing", lambda kernel, device: f"{kernel} is not installed")
+    with pytest.raises(UserError, match=r"ops=nerfacc, but nerfacc is not installed.*type ops=auto"):
+        backend.choose("march", CUDA)
+
+
+def test_the_next_kernel_is_used_and_the_reason_said_once(monkeypatch, caplog):
+    monkeypatch.setitem(backend._KERNELS["march"], "cuda", ("nerfacc", "numba"))
+    monkeypatch.setitem(backend._KERNELS["composite"], "cuda", ("nerfacc", "numba"))
+    monkeypatch.setattr(backend, "missing", lambda kernel, device: "no build" if kernel == "nerfacc" else None)
+    backend._say.cache_clear()
+    with caplog.at_level(logging.INFO):
+        assert backend.choose("march", CUDA) == backend.choose("composite", CUDA) == "numba"
+    assert sum("no build" in record.getMessage() for record in caplog.records) == 1
 
 
 def test_an_impossible_request_names_the_reason_and_the_remedy(monkeypatch):
     with pytest.raises(ValueError, match="march has no backend 'nerfacc' on cpu, allowed are torch, numba"):
         backend.choose("march", CPU, "nerfacc")
-    monkeypatch.setattr(backend, "missing", lambda kernel: f"{kernel} is not installed")
+    monkeypatch.setattr(backend, "missing", lambda kernel, device: f"{kernel} is not installed")
     with pytest.raises(RuntimeError, match=r"'numba' was requested, but numba is not installed.*pip install numba"):
         backend.choose("march", CPU, "numba")
 
@@ -70,16 +102,9 @@ def test_an_impossible_request_names_the_reason_and_the_remedy(monkeypatch):
 def test_an_absent_or_broken_library_is_missing(monkeypatch, tmp_path):
     (tmp_path / "broken_kernels.py").write_text("raise OSError('Unknown compute capability')\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert backend.missing("no_such_kernels") == "no_such_kernels is not installed"
-    assert backend.missing("broken_kernels") == "broken_kernels does not import (Unknown compute capability)"
-    assert backend.missing("numba") is None
-
-
-def test_nerfacc_without_kernels_or_compiler_is_missing(monkeypatch):
-    monkeypatch.setattr(backend.shutil, "which", lambda name: None)
-    backend.missing.cache_clear()
-    assert "no nvcc" in backend.missing("nerfacc")
-    backend.missing.cache_clear()
+    assert backend.missing("no_such_kernels", "cpu") == "no_such_kernels is not installed"
+    assert backend.missing("broken_kernels", "cpu") == "broken_kernels does not import (Unknown compute capability)"
+    assert backend.missing("numba", "cpu") is None
 
 
 def test_few_points_run_on_this_thread_and_many_on_all():

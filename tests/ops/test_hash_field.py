@@ -235,3 +235,17 @@ def test_wrong_shapes_are_named():
         hash_field(positions, table[:7], hidden, out, SMALL)
     with pytest.raises(ValueError, match=r"positions has shape \(5, 2\), expected \(any, 3\)"):
         hash_field(positions[:, :2], table, hidden, out, SMALL)
+
+
+@pytest.mark.parametrize("with_input_gradient", [False, True])
+def test_the_composition_gives_float32_in_mixed_precision(with_input_gradient):
+    """`trainer.precision=bf16-mixed` on a device without the fused kernels: compositing takes float32."""
+    positions, parameters, *_ = scene(SMALL, 50)
+    with torch.autocast("cpu", torch.bfloat16):
+        output, gradient = hash_field(positions, *parameters, SMALL, with_input_gradient, "torch")
+    assert output.dtype == torch.float32
+    exact, exact_gradient = hash_field(positions, *parameters, SMALL, with_input_gradient, "torch")
+    assert ((output - exact).abs().max() < 0.05 * exact.abs().max()).all()
+    if with_input_gradient:
+        assert gradient.dtype == torch.float32
+        assert ((gradient - exact_gradient).abs().max() < 0.05 * exact_gradient.abs().max()).all()

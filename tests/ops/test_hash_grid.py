@@ -292,3 +292,15 @@ def test_the_tinycudann_adapter_refuses_another_layout(tinycudann_stand_in):
     table = torch.zeros(WIDE.parameter_count)
     with pytest.raises(RuntimeError, match=f"in {SMALL.parameter_count} parameters.*expected {WIDE.parameter_count}"):
         tinycudann_stand_in.hash_encode(torch.rand(3, 3), table, WIDE)
+
+
+def test_no_positions_stay_connected_on_cuda_to_positions_and_table():
+    """tiny-cuda-nn takes no empty batch; a lit frame of an empty scene needs the gradient of the positions."""
+    from dreamfusion.ops.hash_grid.cuda import hash_encode as on_cuda
+
+    layout = HashGridLayout(levels=2)
+    positions, table = torch.zeros(0, 3, requires_grad=True), torch.zeros(layout.parameter_count, requires_grad=True)
+    encoded = on_cuda(positions, table, layout)
+    assert encoded.shape == (0, layout.width)
+    slope, to_table = torch.autograd.grad(encoded.sum(), (positions, table), create_graph=True)
+    assert slope.shape == (0, 3) and not to_table.any()

@@ -23,7 +23,8 @@ def hash_field(
     """See `dreamfusion.ops.hash_field.hash_field`; `backend` is that of the encoding."""
 
     def network(x: Tensor) -> Tensor:
-        return F.linear(torch.relu(F.linear(hash_encode(x, table, layout, backend), hidden_weight)), output_weight)
+        output = F.linear(torch.relu(F.linear(hash_encode(x, table, layout, backend), hidden_weight)), output_weight)
+        return output.to(x.dtype)  # with torch.autocast the products are in half precision
 
     if not with_input_gradient:
         return network(positions), None

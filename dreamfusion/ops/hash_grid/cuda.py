@@ -14,8 +14,8 @@ from dreamfusion.ops.hash_grid.layout import HashGridLayout
 
 def hash_encode(positions: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
     """(S, 3), (P,) -> (S, layout.width) float32; first derivatives, and the second of the position gradient."""
-    if len(positions) == 0:  # tiny-cuda-nn rejects empty batches; stay connected to the table
-        return table[:0, None].expand(0, layout.width)
+    if len(positions) == 0:  # tiny-cuda-nn rejects empty batches; stay connected to the positions and the table
+        return (positions.sum(-1, keepdim=True) * table[:1]).expand(0, layout.width)
     with torch.cuda.device(positions.device):
         # `Module.forward` reads `self.params`: the functional call substitutes our tensor, with its gradient.
         encoding = _encoding(layout, positions.device)
@@ -50,7 +50,7 @@ def _encoding(layout: HashGridLayout, device: torch.device) -> torch.nn.Module:
     if count != layout.parameter_count:
         raise RuntimeError(
             f"tinycudann lays {layout} out in {count} parameters on {device}, expected {layout.parameter_count}; "
-            "type DREAMFUSION_OPS=torch to run without it"
+            "type ops=torch to run without it"
         )
     encoding.params = torch.nn.Parameter(torch.empty(0, device=device), requires_grad=False)  # replaced by ours
     return encoding

@@ -1,0 +1,147 @@
+"""Build, run and check the kernels of a GPU in another process, with a time limit, before a run uses them.
+
+A build can fail, hang at the lock of an interrupted one, or abort; a kernel can poison the GPU's context. There, all of
+them cost this process one sentence. The verdict is kept, so that only the first run with an installation waits.
+"""
+
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+from filelock import FileLock
+
+LIMIT = 60.0  # seconds of the check before a run; a build goes on from its finished files at the next one
+STALE = 600.0  # seconds after which the lock of a build is that of an interrupted one
+ROOT = Path(__file__).parents[2]
+INSIDE = "DREAMFUSION_PROBE"  # set in the process that checks, which must not start another
+SAID = "verdict: "
+VERDICTS = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "dreamfusion" / "kernels.json"
+
+
+def failure(kernel: str, device: str, limit: float = LIMIT, again: bool = False) -> str | None:
+    """Why the kernels of a library cannot be used on a device of this type, or None.
+
+    Args:
+        kernel: an installed library.
+        device: type of the device, not the CPU.
+        limit: seconds.
+        again: check even if there is a verdict.
+    """
+    reason = unfit(kernel)
+    if reason is not None or INSIDE in os.environ:
+        return reason
+    key = _installation(kernel, device)
+    with suppress(OSError):
+        VERDICTS.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(VERDICTS.with_suffix(".lock"), timeout=2 * limit):  # the ranks of a machine check once
+            verdicts = {} if again else _read()
+            if key not in verdicts:
+                verdicts = _read() | {key: _check(kernel, device, limit)}
+                VERDICTS.write_text(json.dumps(verdicts, indent=1, allow_nan=False), encoding="utf-8")
+            kept: str | None = verdicts[key]
+            return kept
+    return _check(kernel, device, limit)  # no folder to keep the verdict in
+
+
+def unfit(kernel: str) -> str | None:
+    """Why a library has no kernels for this machine, whatever its build gives; None if it may have."""
+    import torch
+
+    if torch.version.hip is not None and kernel in ("tinycudann", "nerfacc"):
+        return f"{kernel} has no kernels for ROCm"
+    # nerfacc's wheel from PyPI has no kernels: it builds them at the first call, in minutes, if there is a compiler.
+    if kernel == "nerfacc" and importlib.util.find_spec("nerfacc.csrc") is None and shutil.which("nvcc") is None:
+        return "nerfacc has no built kernels, and there is no nvcc to build them"
+    return None
+
+
+def main(kernel: str, device: str) -> str | None:
+    """Load the kernels and compare them with the reference; returns why they cannot be used."""
+    try:
+        importlib.import_module(kernel)
+        if kernel == "nerfacc":
+            _remove_lock(lambda made: time.time() - made > STALE)
+            if importlib.import_module("nerfacc.cuda._backend")._C is None:
+                return "nerfacc's kernels were not built"
+    except Exception as error:  # a build raises anything
+        return f"{kernel} does not load ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+    import torch
+
+    from dreamfusion.ops.parity import disagreement, operations
+
+    for op in operations(kernel, torch.device(device)):
+        reason = disagreement(op, kernel, torch.device(device))
+        if reason is not None:
+            return f"{kernel}: {reason}"
+    return None
+
+
+def _check(kernel: str, device: str, limit: float) -> str | None:
+    """`main` in another process; every end but a clean one is a reason."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]), INSIDE: "1"}
+    command = [sys.executable, "-m", "dreamfusion.ops.probe", kernel, device]
+    began = time.time()
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
+    ) as process:
+        try:
+            said, errors = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            for one in (*psutil.Process(process.pid).children(recursive=True), process):  # compilers too
+                with suppress(psutil.Error, OSError):
+                    one.kill()
+            _remove_lock(lambda made: made >= began)
+            return (
+                f"the kernels of {kernel} were not built and checked within {limit:.0f} s; "
+                "type mode=doctor to go on with their build"
+            )
+    verdicts = [line.removeprefix(SAID) for line in said.splitlines() if line.startswith(SAID)]
+    if process.returncode == 0 and verdicts:
+        return verdicts[-1] or None
+    last = (errors.strip().splitlines() or ["no message"])[-1][:300]
+    return f"the check of {kernel} ended with status {process.returncode} ({last})"
+
+
+def _remove_lock(is_left: Callable[[float], bool]) -> None:
+    """Remove the lock of nerfacc's build folder, which torch never does after an interruption, by when it was made."""
+    from torch.utils.cpp_extension import _get_build_directory
+
+    with suppress(OSError):
+        lock = Path(_get_build_directory("nerfacc_cuda", verbose=False), "lock")
+        if is_left(lock.stat().st_mtime):
+            lock.unlink()
+
+
+def _installation(kernel: str, device: str) -> str:
+    """A hash of what a verdict depends on: the library's files, versions, compiler and GPU."""
+    import torch
+
+    spec, nvcc = importlib.util.find_spec(kernel), shutil.which("nvcc")
+    files = [Path(path) for path in (spec.origin if spec else None, nvcc) if path]
+    name = torch.cuda.get_device_name() if device == "cuda" and torch.cuda.is_available() else device
+    parts = [kernel, name, sys.version, torch.__version__, torch.version.cuda, torch.version.hip]
+    parts += [f"{file} {file.stat().st_mtime}" for file in files if file.exists()]
+    parts += [str(max(file.stat().st_mtime for file in Path(__file__).parent.rglob("*.py")))]  # of our own kernels
+    return f"{kernel} {hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"
+
+
+def _read() -> dict[str, str | None]:
+    try:
+        return dict(json.loads(VERDICTS.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+if __name__ == "__main__":
+    print(SAID + (main(*sys.argv[1:]) or ""))
