@@ -24,12 +24,20 @@ def cast_rays(cameras: Cameras, rows: slice = slice(None)) -> RayBundle:
     return RayBundle(origins.reshape(-1, 3), directions.reshape(-1, 3))
 
 
+def to_screen(cameras: Cameras, points: Tensor) -> Tensor:
+    """Points (B, N, 3) -> (B, N, 3): column, row, and 1 / depth along the axis, below 0 behind the camera.
+
+    The centre of the first pixel is (0.5, 0.5).
+    """
+    rotation, position = cameras.camera_to_world[:, :, :3], cameras.camera_to_world[:, :, 3]
+    right, up, back = torch.einsum("bji,bnj->ibn", rotation, points - position[:, None, :])
+    tangent = torch.tan(torch.deg2rad(cameras.fov) / 2)[:, None]
+    inverse_depth = -1 / back
+    x = right * inverse_depth / tangent * (cameras.height / cameras.width)
+    y = up * inverse_depth / tangent
+    return torch.stack([(x + 1) / 2 * cameras.width, (1 - y) / 2 * cameras.height, inverse_depth], dim=-1)
+
+
 def project(cameras: Cameras, points: Tensor) -> Tensor:
     """Points (B, N, 3) -> pixel coordinates (B, N, 2) as (column, row); the centre of the first pixel is (0.5, 0.5)."""
-    rotation, position = cameras.camera_to_world[:, :, :3], cameras.camera_to_world[:, :, 3]
-    in_camera = torch.einsum("bji,bnj->bni", rotation, points - position[:, None, :])
-    tangent = torch.tan(torch.deg2rad(cameras.fov) / 2)[:, None]
-    depth = -in_camera[..., 2]
-    x = in_camera[..., 0] / depth / tangent * (cameras.height / cameras.width)
-    y = in_camera[..., 1] / depth / tangent
-    return torch.stack([(x + 1) / 2 * cameras.width, (1 - y) / 2 * cameras.height], dim=-1)
+    return to_screen(cameras, points)[..., :2]

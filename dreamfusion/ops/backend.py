@@ -28,9 +28,10 @@ _KERNELS: dict[str, dict[str, tuple[str, ...]]] = {  # operation -> device type 
     "march": {"cpu": ("numba",), "cuda": ("nerfacc",)},
     "composite": {"cpu": ("numba",), "cuda": ("nerfacc",)},
     "render_feature_volume": {"cpu": ("numba",)},
+    "rasterize": {"cpu": ("numba",), "cuda": ("nvdiffrast",)},
 }
 # The module of a backend in the operation's folder.
-_FILES = {"torch": "reference", "numba": "cpu", "tinycudann": "cuda", "nerfacc": "cuda"}
+_FILES = {"torch": "reference", "numba": "cpu", "tinycudann": "cuda", "nerfacc": "cuda", "nvdiffrast": "cuda"}
 _INSTALL = {
     "numba": "pip install numba",
     "nerfacc": "pip install nerfacc, and a CUDA toolkit whose nvcc is on the PATH",

@@ -14,6 +14,7 @@ from dreamfusion.ops.hash_field import hash_field
 from dreamfusion.ops.hash_grid import hash_encode
 from dreamfusion.ops.hash_grid.layout import HashGridLayout
 from dreamfusion.ops.march import march
+from dreamfusion.ops.rasterize.differentiable import interpolate, visible
 from dreamfusion.types import RayBundle, RaySamples
 
 LAYOUT = HashGridLayout(levels=6, features=2, log2_table_size=10, base_resolution=4, max_resolution=64)  # dense, hashed
@@ -131,6 +132,21 @@ def _feature_volume(backend: str, device: torch.device, generator: torch.Generat
     return {"value": seen, "gradient": torch.autograd.grad(seen.square().sum(), volume)[0]}
 
 
+def _rasterize(backend: str, device: torch.device, generator: torch.Generator) -> Outputs:
+    """Faces of all sizes, some of them cut by the border, behind the camera or without an area."""
+    points = _leaf(torch.rand(2, 90, 3, generator=generator) * torch.tensor([40.0, 30.0, 1.0]) - 3, device)
+    points = torch.cat(
+        [points[..., :2], points[..., 2:] + 3.3 - 4 * torch.arange(90.0, device=device)[:, None].gt(84)], -1
+    )
+    faces = torch.randint(90, (60, 3), generator=generator).to(device)
+    attributes = _leaf(torch.randn(90, 4, generator=generator), device)
+    seen, nearest = visible(points, faces, 24, 34, backend)
+    along = torch.randn(2, 24, 34, 4, generator=generator).to(device)
+    values = interpolate(points, faces, seen, attributes, backend)
+    gradients = torch.autograd.grad((values * along).sum(), (points, attributes))
+    return {"faces": seen, "1 / depth": nearest, "values": values, "points": gradients[0], "attributes": gradients[1]}
+
+
 def _samples(generator: torch.Generator, device: torch.device, backend: str) -> RaySamples:
     origins = torch.nn.functional.normalize(torch.randn(RAYS, 3, generator=generator), dim=-1) * 3
     towards = torch.randn(RAYS, 3, generator=generator) * 0.6 - origins  # some rays miss the sphere
@@ -160,4 +176,5 @@ _CASES = {
     "march": _march,
     "composite": _composite,
     "render_feature_volume": _feature_volume,
+    "rasterize": _rasterize,
 }

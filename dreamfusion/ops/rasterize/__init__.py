@@ -63,7 +63,7 @@ def rasterize(mesh: RasterMesh, cameras: Cameras, supersample: int = 4) -> Raste
     if supersample < 1:
         raise ValueError(f"supersample is {supersample}, it must be at least 1 (samples along each side of a pixel)")
     b, h, w = len(cameras), cameras.height, cameras.width
-    surface = _pack(mesh)
+    surface = pack(mesh)
     poses = cameras.camera_to_world.detach().cpu().numpy().astype(np.float64)
     fov = np.radians(cameras.fov.detach().cpu().numpy().astype(np.float64))
     focal = 0.5 * h * supersample / np.tan(0.5 * fov)  # in samples
@@ -96,7 +96,7 @@ def texel_faces(uv: np.ndarray, faces: np.ndarray, size: int) -> tuple[np.ndarra
     """
     vertices = np.concatenate([uv, np.zeros((len(uv), 1))], axis=1)
     x, y = uv[:, 0].astype(np.float64) * size, (1.0 - uv[:, 1].astype(np.float64)) * size
-    _, face = visible(Screen(x, y, np.ones(len(uv))), _pack(RasterMesh(vertices, faces)), size, size)
+    _, face = visible(Screen(x, y, np.ones(len(uv))), pack(RasterMesh(vertices, faces)), size, size)
     row, column = np.nonzero(face >= 0)
     corner = faces[face[row, column]]  # (N, 3)
     (x0, x1, x2), (y0, y1, y2) = x[corner].T, y[corner].T
@@ -107,7 +107,8 @@ def texel_faces(uv: np.ndarray, faces: np.ndarray, size: int) -> tuple[np.ndarra
     return face, np.stack([b0, b1, 1.0 - b0 - b1], axis=1)
 
 
-def _pack(mesh: RasterMesh) -> Surface:
+def pack(mesh: RasterMesh) -> Surface:
+    """The arrays that the compiled loops take."""
     textures = [np.zeros((0, 0, 4), np.uint8) if m.texture is None else m.texture for m in mesh.materials]
     if mesh.uv is None:
         textures = [np.zeros((0, 0, 4), np.uint8) for _ in textures]
