@@ -2,7 +2,6 @@
 
 import random
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from dreamfusion.cli.quoting import quote_command_line, quote_texts
+from dreamfusion.cli.quoting import quote_texts
 from dreamfusion.error import UserError
 from dreamfusion.runs.names import digest, run_folder, slug, study_of
 from dreamfusion.runs.resume import resumed
@@ -108,12 +107,6 @@ def test_a_checkpoint_path_is_text_as_well_and_null_is_none():
 
 def test_an_empty_prompt_stays_empty():
     assert parsed("prompt=") == parsed("prompt=  ") == ""
-
-
-def test_the_command_line_is_quoted_in_place(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["launch.py", "prompt=a, b", "seed=1"])
-    quote_command_line()
-    assert sys.argv == ["launch.py", 'prompt="a, b"', "seed=1"]
 
 
 def test_in_a_multirun_commas_separate_runs_unless_quoted():

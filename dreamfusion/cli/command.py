@@ -10,8 +10,10 @@ from typing import NoReturn
 import hydra
 from omegaconf import DictConfig
 
-from dreamfusion.cli.quoting import quote_command_line
+from dreamfusion.cli.arguments import understood
+from dreamfusion.cli.quoting import quote_texts
 from dreamfusion.cli.resolvers import register
+from dreamfusion.cli.spelling import did_you_mean
 from dreamfusion.cli.startup import quick_start
 from dreamfusion.cli.validation import check_groups
 from dreamfusion.error import UserError, one_line_errors
@@ -26,9 +28,9 @@ def run_command() -> None:
         SystemExit: with one line, after an error that the user can put right.
     """
     register()
-    quote_command_line()
-    find_sweeps()
-    with one_line_errors(), _one_line_usage():
+    with one_line_errors(), _one_line_usage(), did_you_mean(typed := understood(sys.argv[1:])):
+        sys.argv[1:] = quote_texts(typed)
+        find_sweeps()
         check_groups(sys.argv[1:])
         run()
 

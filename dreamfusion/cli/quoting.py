@@ -5,7 +5,6 @@ a path with parentheses, or reads several texts outside of a multirun.
 """
 
 import re
-import sys
 from collections.abc import Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -15,8 +14,8 @@ from hydra.errors import HydraException
 from dreamfusion.paths import CONFIGURATION
 
 # A quoted string in Hydra's grammar, and an item of a list in a multirun.
-_QUOTED = re.compile(r"""(?P<quote>['"])(?:(?!(?P=quote))[^\\]|\\.)*(?P=quote)""", re.DOTALL)
-_ITEM = re.compile(rf"\s*(?:(?P<quoted>{_QUOTED.pattern})|(?P<text>[^,]+?))\s*(?:,|$)", re.DOTALL)
+QUOTED = re.compile(r"""(?P<quote>['"])(?:(?!(?P=quote))[^\\]|\\.)*(?P=quote)""", re.DOTALL)
+_ITEM = re.compile(rf"\s*(?:(?P<quoted>{QUOTED.pattern})|(?P<text>[^,]+?))\s*(?:,|$)", re.DOTALL)
 TEXTS = ("prompt", "checkpoint", "start", "config", "prompts.file", "run", "study")  # null, or free text
 
 
@@ -35,7 +34,7 @@ def _quoted(argument: str, several: bool) -> str:
         return argument
     free = key in TEXTS
     if free and not several:
-        whole = (value == "null" and key != "prompt") or _QUOTED.fullmatch(value)
+        whole = (value == "null" and key != "prompt") or QUOTED.fullmatch(value)
         return argument if whole else f"{key}={_literal(value, free)}"
     parsed = _parsed(argument)
     if parsed is not None and (several or not _are_texts(parsed)):
@@ -68,8 +67,3 @@ def _literal(value: str, free: bool) -> str:
     escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
     escaped = re.sub(r"(\\*)\$\{", r"\1\1\\${", escaped) if free else escaped
     return f'"{escaped}"'
-
-
-def quote_command_line() -> None:
-    """Apply `quote_texts` to `sys.argv`."""
-    sys.argv[1:] = quote_texts(sys.argv[1:])
