@@ -98,7 +98,8 @@ def dream(
         UserError: settings that no run can have.
     """
     from dreamfusion.ops.backend import prefer
-    from dreamfusion.runs.dream import Outputs, check
+    from dreamfusion.runs.check import check
+    from dreamfusion.runs.dream import Outputs
     from dreamfusion.runs.dream import dream as run
     from dreamfusion.training.notebook import LiveFigure
 

@@ -10,7 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, InterpolationResolutionError
 
 from dreamfusion.camera.orbit import Orbit
-from dreamfusion.checkpoint_file import CheckpointError, read_verified
+from dreamfusion.checkpoint_file import read_verified
+from dreamfusion.error import CheckpointError
+from dreamfusion.paths import run_of
 from dreamfusion.scene.base import Scene
 from dreamfusion.untrusted import checked_configuration
 
@@ -29,11 +31,6 @@ class TrainedScene:
     def run(self) -> Path:
         """Folder of the run that the checkpoint belongs to."""
         return run_of(self.path)
-
-
-def run_of(checkpoint: Path) -> Path:
-    """Folder of a checkpoint's run: the parent of `checkpoints/`, else the folder that contains the file."""
-    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -18,18 +18,14 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from dreamfusion.error import UserError
+from dreamfusion.error import CheckpointError
 from dreamfusion.files import flush, replacing
+from dreamfusion.paths import PREVIOUS
 
-LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # names in checkpoints/, the second of the checkpoint before the last
 DIGEST = 64  # hexadecimal digits
 LENGTH = DIGEST.to_bytes(2, "little")
 UNREADABLE = (pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, EOFError, OSError)
 UNREADABLE_BY_TORCH = (RuntimeError, LookupError, ValueError, TypeError, AttributeError)
-
-
-class CheckpointError(UserError):
-    """No usable checkpoint; the message names the path and what to type."""
 
 
 def read_verified(path: Path) -> Any:

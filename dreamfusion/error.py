@@ -18,6 +18,14 @@ class UserError(ValueError):
     """An error that the user can fix; the message says how."""
 
 
+class CheckpointError(UserError):
+    """No usable checkpoint; the message names the path and what to type."""
+
+
+class GuidanceError(RuntimeError):
+    """The prior's weights are missing or unusable; the message says what was tried and what to type."""
+
+
 def check_positive(group: str, **counts: int) -> None:
     """Raises: UserError: a count among the settings of `group` is not a whole number of at least 1."""
     for name, value in counts.items():

@@ -1,4 +1,7 @@
-"""Where the configuration files are: a wheel contains the two folders that a checkout has beside the package."""
+"""Where the configuration files and the checkpoints of a run are.
+
+A wheel contains the two folders of configuration that a checkout has beside the package.
+"""
 
 from pathlib import Path
 
@@ -6,3 +9,9 @@ _PACKAGE = Path(__file__).resolve().parent
 CONFIGURATION, SWEEPS = (
     _PACKAGE / name if (_PACKAGE / name).is_dir() else _PACKAGE.parent / name for name in ("conf", "sweeps")
 )
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # names in checkpoints/, the second of the checkpoint before the last
+
+
+def run_of(checkpoint: Path) -> Path:
+    """Folder of a checkpoint's run: the parent of `checkpoints/`, else the folder that contains the file."""
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent

@@ -8,8 +8,9 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from dreamfusion.checkpoint import load_scene, read_checkpoint, run_of
-from dreamfusion.checkpoint_file import CheckpointError
+from dreamfusion.checkpoint import load_scene, read_checkpoint
+from dreamfusion.error import CheckpointError
+from dreamfusion.paths import run_of
 from dreamfusion.runs.find import find_checkpoint
 from dreamfusion.scene.background.solid import ConstantBackground
 

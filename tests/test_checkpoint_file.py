@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dreamfusion.checkpoint_file import CheckpointError, CheckpointFiles, read_verified, write_whole
-from dreamfusion.error import file_error
+from dreamfusion.checkpoint_file import CheckpointFiles, read_verified, write_whole
+from dreamfusion.error import CheckpointError, file_error
 from dreamfusion.files import replacing, sweep
 
 CONTENT = {"state_dict": {"scene.table": torch.arange(3000.0), "scene.bias": torch.ones(3)}, "config": {"prompt": "a"}}

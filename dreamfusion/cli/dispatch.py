@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import logging
+import sys
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -14,7 +15,8 @@ from omegaconf import DictConfig
 from dreamfusion.cli.console import filter_messages
 from dreamfusion.cli.startup import resume_gc
 from dreamfusion.cli.validation import check_types
-from dreamfusion.error import UserError, file_error, one_line
+from dreamfusion.error import GuidanceError, UserError, file_error, one_line
+from dreamfusion.runs.check import check_first
 
 MEMORY = (
     "there is not enough memory; lower camera.size, camera.views, field.log2_table_size, export.resolution or mode.size"
@@ -29,12 +31,12 @@ def run_mode(cfg: DictConfig) -> object:
         SystemExit: with the message of an error that the user can fix.
         UserError: the same in a multirun, so that its other runs continue.
     """
-    from dreamfusion.guidance.prior import GuidanceError
-    from dreamfusion.ops.backend import prefer
-
     filter_messages()
     try:
+        check_first(HydraConfig.get().runtime.choices["mode"] or "", cfg)  # before anything imports torch
         check_types(cfg)
+        from dreamfusion.ops.backend import prefer
+
         prefer(cfg.ops)
         if HydraConfig.get().runtime.choices["mode"] == "train" and cfg.checkpoint is not None:
             from dreamfusion.runs.resume import resumed_settings  # imported here: most commands read no checkpoint
@@ -65,9 +67,9 @@ def run_mode(cfg: DictConfig) -> object:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the machine or the GPU has no memory left."""
-    from torch import OutOfMemoryError
-
-    return isinstance(error, MemoryError | OutOfMemoryError) or "can't allocate memory" in str(error)
+    torch = sys.modules.get("torch")  # else the error is none of a GPU
+    of_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
+    return of_gpu or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 def _run_error(message: str) -> Exception | SystemExit:
@@ -92,9 +94,8 @@ def _check_settings(mode: DictConfig) -> None:
 
 
 def _remove_empty(folder: Path) -> None:
-    """Remove the folder that Hydra made for the run, and its empty parents below outputs/."""
-    if "outputs" in folder.parent.parts:
-        with contextlib.suppress(OSError):  # not empty
-            while folder.name != "outputs":
-                folder.rmdir()
-                folder = folder.parent
+    """Remove the folder that Hydra made for the run, and its empty parents down from outputs/."""
+    with contextlib.suppress(OSError):  # not empty
+        while "outputs" in folder.parts and folder != Path.cwd():
+            folder.rmdir()
+            folder = folder.parent

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from dreamfusion.error import GuidanceError
 from dreamfusion.guidance.hub import find_model
 from dreamfusion.guidance.pretrained import load_frozen
-from dreamfusion.guidance.prior import GuidanceError
 from dreamfusion.types import Branch, Conditioning, TextEmbedding
 
 # Of OpenAI's images and of its successors', transformers' OPENAI_CLIP_MEAN and OPENAI_CLIP_STD.

@@ -8,8 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from dreamfusion.error import GuidanceError
 from dreamfusion.guidance.diffusers_prior import DiffusersPrior
-from dreamfusion.guidance.prior import GuidanceError, PixelSpace
+from dreamfusion.guidance.prior import PixelSpace
 from dreamfusion.types import TextEmbedding
 
 TOKENS = 77  # as in IF's training; T5 accepts more

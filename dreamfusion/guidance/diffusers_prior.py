@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dreamfusion.diffusion.parameterization import network_input, noise_from_prediction
+from dreamfusion.error import GuidanceError
 from dreamfusion.guidance.adapter import AdaptablePrior
 from dreamfusion.guidance.hub import find_file, find_model
 from dreamfusion.guidance.pretrained import (
@@ -19,7 +20,7 @@ from dreamfusion.guidance.pretrained import (
     noise_schedule,
     read_json,
 )
-from dreamfusion.guidance.prior import GuidanceError, concatenate_texts
+from dreamfusion.guidance.prior import concatenate_texts
 from dreamfusion.guidance.single_file import unpacked
 from dreamfusion.types import Branch, TextEmbedding
 

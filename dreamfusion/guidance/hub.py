@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path, PurePosixPath
 
-from dreamfusion.guidance.prior import GuidanceError
+from dreamfusion.error import GuidanceError
 
 TIMEOUT = 5.0  # seconds, to test whether the hub is reachable
 LONGEST = 400  # characters of a hub's reason

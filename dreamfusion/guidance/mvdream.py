@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dreamfusion.error import GuidanceError
 from dreamfusion.guidance.hub import find_file
-from dreamfusion.guidance.prior import GuidanceError
 from dreamfusion.guidance.stable_diffusion import StableDiffusionPrior
 from dreamfusion.types import Branch, Cameras, TextEmbedding
 

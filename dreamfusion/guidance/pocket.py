@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from dreamfusion.diffusion.parameterization import noise_from_prediction
+from dreamfusion.error import GuidanceError
 from dreamfusion.guidance.adapter import AdaptablePrior
 from dreamfusion.guidance.pretrained import choose_dtype
-from dreamfusion.guidance.prior import GuidanceError, PixelSpace, concatenate_texts
+from dreamfusion.guidance.prior import PixelSpace, concatenate_texts
 from dreamfusion.ops.precision import processor_bfloat16
 from dreamfusion.pocket import WEIGHTS
 from dreamfusion.pocket.model.denoiser import (

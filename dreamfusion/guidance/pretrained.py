@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from dreamfusion.diffusion.parameterization import PREDICTIONS, flow_alphas_cumprod
+from dreamfusion.error import GuidanceError
 from dreamfusion.guidance.hub import weight_files
-from dreamfusion.guidance.prior import GuidanceError
 
 # The least alpha is 1e-4, where x0 = (z - sigma eps) / alpha is exact to 1e-3 in float32. In pure noise (zero terminal
 # SNR, or the last time of a flow) eps would have no information on x0.

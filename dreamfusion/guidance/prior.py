@@ -15,10 +15,6 @@ from dreamfusion.error import UserError
 from dreamfusion.types import Branch, Conditioning, TextEmbedding
 
 
-class GuidanceError(RuntimeError):
-    """The prior's weights are missing or unusable; the message says what was tried and what to type."""
-
-
 class Prior(Protocol):
     """A frozen text-to-image diffusion model.
 

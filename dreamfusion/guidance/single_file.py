@@ -6,9 +6,9 @@ import os
 import shutil
 from pathlib import Path
 
+from dreamfusion.error import GuidanceError
 from dreamfusion.guidance.hub import hub_answers
 from dreamfusion.guidance.pretrained import one_line, quiet, unreadable
-from dreamfusion.guidance.prior import GuidanceError
 
 log = logging.getLogger(__name__)
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from dreamfusion.checkpoint import load_scene, run_of
+from dreamfusion.checkpoint import load_scene
 from dreamfusion.error import UserError
 from dreamfusion.export.settings import ExportSettings
 from dreamfusion.mesh.metrics import ENOUGH
+from dreamfusion.paths import run_of
 from dreamfusion.runs.export import describe, export_scene
 from dreamfusion.runs.find import find_checkpoint, find_runs, run_choice
 from dreamfusion.runs.lock import locked

@@ -17,8 +17,9 @@ from dreamfusion.error import UserError, check_positive
 from dreamfusion.files import replacing
 from dreamfusion.guidance.prior import Prior
 from dreamfusion.image import as_uint8, contact_sheet, enlarged, write_image
-from dreamfusion.prompting.table import Prompting, check_prompt
+from dreamfusion.prompting.table import Prompting
 from dreamfusion.randomness import Stream, step_generator
+from dreamfusion.runs.check import check_prompt
 from dreamfusion.training.assemble import user_errors
 
 log = logging.getLogger(__name__)

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig
 
-from dreamfusion.checkpoint import TrainedScene, load_scene, run_of
+from dreamfusion.checkpoint import TrainedScene, load_scene
 from dreamfusion.error import UserError, check_positive
+from dreamfusion.paths import run_of
 from dreamfusion.report.picture import with_transparency, write_depth, write_rgba, write_webp
 from dreamfusion.report.turntable import seen_around, turntable
 from dreamfusion.report.video import write_video

@@ -14,7 +14,8 @@ from dreamfusion.error import check_positive
 from dreamfusion.guidance.prior import Prior
 from dreamfusion.guidance.sampling import sample_images, start_noise
 from dreamfusion.image import as_uint8, contact_sheet, enlarged, write_image
-from dreamfusion.prompting.table import Prompting, check_prompt
+from dreamfusion.prompting.table import Prompting
+from dreamfusion.runs.check import check_prompt
 
 log = logging.getLogger(__name__)
 GAP = 4  # pixels between pictures

@@ -1,4 +1,4 @@
-"""`mode=sheet`: one picture of the newest run of each prompt from eight directions, colour above opacity."""
+"""`mode=sheet`: one picture of several runs from eight directions, colour above opacity."""
 
 import logging
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dreamfusion.checkpoint import TrainedScene, load_scene
 from dreamfusion.image import as_uint8, contact_sheet, write_image
-from dreamfusion.runs.find import find_checkpoint
+from dreamfusion.runs.find import find_checkpoint, find_runs, run_choice
 from dreamfusion.runs.names import RUNS, STUDIES, slug
 
 log = logging.getLogger(__name__)
@@ -19,11 +19,15 @@ LABEL = 22  # pixels, height of the line above each prompt's pictures
 
 
 def run(cfg: DictConfig, prompts: Sequence[str], output: str, directions: int, size: int, elevation: float) -> Path:
-    """Write the sheet to `output`."""
+    """Write the sheet of the newest run of each prompt, or of all runs of `run` or `study`, to `output`."""
+    if (choice := run_choice(cfg)) is None:
+        found = [find_checkpoint("latest", RUNS / slug(p), *STUDIES.glob(f"*/{slug(p)}")) for p in prompts]
+    else:
+        found = [find_checkpoint(str(folder)) for folder in find_runs(choice)]
     rows = []
-    for prompt in prompts:
-        scene = load_scene(find_checkpoint("latest", RUNS / slug(prompt), *STUDIES.glob(f"*/{slug(prompt)}")))
-        rows.append(labelled(prompt, around(scene, directions, size, elevation)))
+    for scene in map(load_scene, found):
+        name = str(scene.config.prompt) if choice is None else f"{scene.config.prompt}, {scene.run.name}"
+        rows.append(labelled(name, around(scene, directions, size, elevation)))
     path = Path(output)
     write_image(np.concatenate(rows), path)
     log.info("%s", path)

@@ -8,8 +8,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from dreamfusion.checkpoint import run_of
-from dreamfusion.runs.dream import Outputs, check, dream, run_in_study
+from dreamfusion.paths import run_of
+from dreamfusion.runs.check import check
+from dreamfusion.runs.dream import Outputs, dream, run_in_study
 from dreamfusion.runs.lock import Locked
 from dreamfusion.runs.names import digest, relative_to_cwd, run_folder, study_of
 from dreamfusion.runs.prompt_list import run_list

@@ -18,7 +18,8 @@ from dreamfusion.checkpoint import TrainedScene, load_scene
 from dreamfusion.error import UserError, check_positive
 from dreamfusion.export.settings import ExportSettings
 from dreamfusion.export.writer import glb_metadata, write_mesh
-from dreamfusion.runs.dream import Outputs, check, dream
+from dreamfusion.runs.check import check
+from dreamfusion.runs.dream import Outputs, dream
 from dreamfusion.runs.export import describe, export_scene
 from dreamfusion.runs.find import find_checkpoint, find_runs
 from dreamfusion.runs.names import relative_to_cwd

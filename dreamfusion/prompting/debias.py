@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import torch
 
+from dreamfusion.error import GuidanceError
 from dreamfusion.guidance.hub import find_model
-from dreamfusion.guidance.prior import GuidanceError
 
 log = logging.getLogger(__name__)
 

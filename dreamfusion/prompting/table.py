@@ -10,11 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dreamfusion.error import UserError
 from dreamfusion.guidance.prior import Prior
 from dreamfusion.types import Cameras, Conditioning, Movable, TextEmbedding
-
-LONGEST_PROMPT = 2000  # characters, far above the limit of the text encoders
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,15 +58,3 @@ class Prompting(ABC):
         index = self.view(cameras).to(table.texts.states.device)
         empty = None if table.empty is None else table.empty[torch.zeros_like(index)]
         return Conditioning(table.texts[index], table.negative[index % len(table.negative)], cameras, empty)
-
-
-def check_prompt(prompt: object) -> None:
-    """Raises: UserError: no prompt, an empty one, one that is too long, or invalid Unicode."""
-    if prompt is None or not str(prompt).strip():
-        raise UserError('there is no prompt; type prompt="a cat"')
-    if len(str(prompt)) > LONGEST_PROMPT:
-        raise UserError(f"the prompt has {len(str(prompt))} characters; at most {LONGEST_PROMPT} are allowed")
-    try:
-        str(prompt).encode()
-    except UnicodeEncodeError as error:
-        raise UserError("the prompt is not valid UTF-8; set the terminal to UTF-8") from error

@@ -22,8 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dreamfusion.camera.data import CameraData
 from dreamfusion.camera.orbit import Orbit
-from dreamfusion.checkpoint import load_scene, run_of
-from dreamfusion.checkpoint_file import LAST, PREVIOUS
+from dreamfusion.checkpoint import load_scene
 from dreamfusion.error import UserError, check_positive
 from dreamfusion.evaluation.prior_score import prior_score
 from dreamfusion.export.settings import ExportSettings
@@ -31,15 +30,17 @@ from dreamfusion.files import check_finite, replacing
 from dreamfusion.guidance.prior import check_groups
 from dreamfusion.mesh.density_grid import EmptyFieldError
 from dreamfusion.ops.allocator import keep_large_blocks
-from dreamfusion.prompting.table import check_prompt
+from dreamfusion.paths import LAST, PREVIOUS, run_of
 from dreamfusion.ranks import cluster
+from dreamfusion.runs.check import check
 from dreamfusion.runs.lock import locked
 from dreamfusion.runs.names import relative_to_cwd
 from dreamfusion.runs.preflight import preflight
 from dreamfusion.runs.results import RESULT, SCORES, Result, read_result, write_result
 from dreamfusion.runs.resume import load_weights, usable_checkpoint
 from dreamfusion.runs.settings import resolved, run_settings
-from dreamfusion.training.assemble import assemble, check_trainer, lightning_errors, user_errors
+from dreamfusion.runs.study import EXPERIMENT
+from dreamfusion.training.assemble import assemble, lightning_errors, user_errors
 from dreamfusion.training.callbacks import Checkpoints, Previews, StopOnInterrupt, Stopwatch
 from dreamfusion.training.loggers import close
 from dreamfusion.training.metrics import Metrics, log_results
@@ -206,17 +207,8 @@ def _finish(
     for logger in trainer.loggers:
         logger.save()  # before the result, which marks the run as finished
     scores = {name: figures[name] for name in SCORES if name in figures}
-    outcome = step, stopwatch.seconds, scores, run_settings(cfg), pruned or early_end(trainer)
+    outcome = step, stopwatch.seconds, scores, experiment() | run_settings(cfg), pruned or early_end(trainer)
     write_result(Result(str(cfg.prompt), cfg.seed, *outcome), folder)
-
-
-def check(cfg: DictConfig) -> None:
-    """Raises: UserError: the prompt, seed, a setting of the trainer or of the mesh is invalid."""
-    check_prompt(cfg.prompt)
-    if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
-        raise UserError(f"seed is {cfg.seed}; it must be a whole number from 0 to {2**32 - 1}")
-    check_trainer(cfg.trainer)
-    ExportSettings.of(cfg.export)
 
 
 def _begin(cfg: DictConfig, folder: Path, loggers: Sequence[Logger], new: bool) -> None:
@@ -238,6 +230,12 @@ def _resumable(message: str) -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit):
         log.info("%s", message)
         raise
+
+
+def experiment() -> dict[str, str]:
+    """The experiment of the command line as a setting of the result; empty if there is none."""
+    chosen = HydraConfig.get().runtime.choices.get(EXPERIMENT) if HydraConfig.initialized() else None
+    return {} if chosen is None else {EXPERIMENT: str(chosen)}
 
 
 def early_end(trainer: L.Trainer) -> str | None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from dreamfusion.checkpoint import run_of
-from dreamfusion.checkpoint_file import LAST, PREVIOUS, CheckpointError
+from dreamfusion.error import CheckpointError
+from dreamfusion.paths import LAST, PREVIOUS, run_of
 from dreamfusion.runs.names import RUNS, STUDIES, study_folder
 
 

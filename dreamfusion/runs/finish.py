@@ -8,10 +8,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from dreamfusion.checkpoint import TrainedScene
-from dreamfusion.checkpoint_file import LAST
 from dreamfusion.export.settings import ExportSettings
 from dreamfusion.files import check_finite
 from dreamfusion.mesh.density_grid import EmptyFieldError
+from dreamfusion.paths import LAST
 from dreamfusion.report.page import RunPage, write_page
 from dreamfusion.report.turntable import turntable
 from dreamfusion.report.video import write_video

@@ -10,7 +10,6 @@ from omegaconf import DictConfig, OmegaConf
 from dreamfusion.error import UserError, check_positive
 from dreamfusion.runs.lock import Locked
 from dreamfusion.runs.names import digest, relative_to_cwd, run_folder, study_of
-from dreamfusion.runs.report import report
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +48,8 @@ def run_list(cfg: DictConfig, run_one: Callable[[DictConfig, Path], object]) -> 
             failed.append(prompt)
             log.exception("failed: %s", prompt)
     if prompts:
+        from dreamfusion.runs.report import report  # imported here: slow, and `read_prompts` is called before all else
+
         report(study, root / "studies", cfg.logger)
     if failed:
         names = ", ".join(failed[:3]) + (", ..." if len(failed) > 3 else "")

@@ -58,7 +58,8 @@ def table(results: Sequence[Result], folder: Path) -> list[list[str]]:
     settings = differing(results)
     scores = list(dict.fromkeys(name for result in results for name in result.scores))
     pruned = ["pruned"] if any(result.pruned for result in results) else []
-    rows = [["prompt", "seed", *settings, "steps", "seconds", *scores, *pruned, "path"]]
+    heads = [name.removesuffix("._target_") for name in settings]
+    rows = [["prompt", "seed", *heads, "steps", "seconds", *scores, *pruned, "path"]]
     for result in results:
         rows.append(
             [

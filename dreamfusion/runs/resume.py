@@ -8,9 +8,9 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from dreamfusion.checkpoint import read_checkpoint, run_of, scene_state
-from dreamfusion.checkpoint_file import LAST, PREVIOUS, CheckpointError
-from dreamfusion.error import UserError
+from dreamfusion.checkpoint import read_checkpoint, scene_state
+from dreamfusion.error import CheckpointError, UserError
+from dreamfusion.paths import LAST, PREVIOUS, run_of
 from dreamfusion.runs.find import find_checkpoint
 from dreamfusion.runs.names import IGNORED
 from dreamfusion.runs.results import RESULT

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from dreamfusion.runs.names import STUDIES, study_folder
 from dreamfusion.runs.results import RESULT, Result, read_result
 
 log = logging.getLogger(__name__)
+EXPERIMENT = "experiment"  # name of the setting in a result that holds the command line's experiment
 
 
 def existing_study(name: str, studies: Path = STUDIES) -> Path:
@@ -25,14 +27,21 @@ def existing_study(name: str, studies: Path = STUDIES) -> Path:
 
 
 def finished(folder: Path) -> list[Result]:
-    """The finished runs in a study's folder, sorted by prompt, seed and folder; names broken ones and omits them."""
+    """The finished runs of a study, sorted by prompt, differing settings and seed; names broken ones and omits them."""
     found = []
     for path in folder.glob(f"*/*/{RESULT}"):
         try:
             found.append(read_result(path.parent))
         except UserError as error:
             log.warning("left out: %s", error)
-    return sorted((r for r in found if r is not None), key=lambda r: (r.prompt, r.seed, r.path))
+    runs = [result for result in found if result is not None]
+    names = differing(runs)
+    return sorted(runs, key=lambda r: (r.prompt, [_rank(r.settings.get(name)) for name in names], r.seed, r.path))
+
+
+def _rank(value: object) -> tuple[float, str]:
+    """Sorts numbers by size, and before texts."""
+    return (value, "") if isinstance(value, int | float) else (math.inf, str(value))
 
 
 def known_studies(studies: Path = STUDIES) -> str:
@@ -51,13 +60,18 @@ def differing(results: Sequence[Result]) -> list[str]:
     """Dotted names of the settings that differ between runs, except prompt and seed, in the order of the settings.
 
     Omits settings that duplicate another one (system.seed), and settings that some runs lack because they chose another
-    option of a group, whose `_target_` differs already.
+    option of a group, whose `_target_` differs already. The name of an experiment stands for what it sets.
     """
     names = list(dict.fromkeys(name for result in results for name in result.settings))
+    experiments = [str(result.settings.get(EXPERIMENT)) for result in results]
     columns: dict[tuple[str, ...], str] = {}
     for name in ("prompt", "seed", *names):
         values = tuple(json.dumps(result.settings.get(name), default=str) for result in results)
         everywhere = all(name in result.settings for result in results)
+        if name not in ("prompt", "seed", EXPERIMENT) and len(set(zip(experiments, values, strict=True))) == len(
+            set(experiments)
+        ):
+            continue  # the same in all runs, or in all runs of an experiment
         if len(set(values)) > 1 and (everywhere or not _chosen(name, results)):
             columns.setdefault(values, name)
     return [name for name in columns.values() if name not in ("prompt", "seed")]

@@ -8,32 +8,9 @@ from hydra.utils import instantiate
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
-from dreamfusion.error import UserError, check_positive
+from dreamfusion.error import UserError
 from dreamfusion.guidance.prior_cache import cached_prior
 from dreamfusion.system import DreamFusion
-
-PRECISIONS = ("32-true", "32", 32, "16-mixed", "16", 16, "bf16-mixed", "bf16")  # of a step: weights stay float32
-
-
-def check_trainer(trainer: DictConfig) -> None:
-    """Raises: UserError: a setting that Lightning allows and a run does not: its end and its step are ours."""
-    check_positive("trainer", max_steps=trainer.max_steps, log_every_n_steps=trainer.log_every_n_steps)
-    if trainer.precision not in PRECISIONS:
-        raise UserError(
-            f"trainer.precision is {trainer.precision}; weights are float32: type trainer.precision=32-true, 16-mixed "
-            "or bf16-mixed"
-        )
-    if trainer.max_epochs != -1:
-        raise UserError(f"trainer.max_epochs is {trainer.max_epochs}; a run ends by steps: type trainer.max_steps=600")
-    batches = trainer.get("accumulate_grad_batches", 1)
-    if batches != 1:
-        raise UserError(
-            f"trainer.accumulate_grad_batches is {batches}; a step is one batch: type camera.views=NUMBER for more "
-            "views a step"
-        )
-    clip = trainer.gradient_clip_val
-    if clip is not None and clip <= 0:
-        raise UserError(f"trainer.gradient_clip_val is {clip}; it must be above 0, or null for no clipping")
 
 
 def assemble(cfg: DictConfig) -> DreamFusion:

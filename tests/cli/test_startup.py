@@ -46,3 +46,46 @@ def test_training_imports_neither_mesh_libraries_nor_wandb_before_the_first_step
         tmp_path,
     )
     assert said == "[]\n"
+
+
+def test_a_mistake_is_answered_before_torch_is_imported(tmp_path):
+    """A command takes about a second without torch, and many with it."""
+    (tmp_path / "empty").mkdir()
+    mistakes = {
+        "promt=a": "did you mean prompt?",
+        "guidance=SD": "did you mean guidance=sd?",
+        "seed=1": 'there is no prompt; type prompt="a cat"',
+        "prompt=a seed=b": "seed is b; it must be a whole number from 0 to",
+        "prompt=a trainer.max_steps=x": "trainer.max_steps is x; it must be a whole number of at least 1",
+        "prompt=a export.resolution=2": "export.resolution is 2; it is 8 to 1024 cells a side",
+        "prompt=a start=nix": "no checkpoint at nix",
+        "prompt=a guidance.weights=nix": "guidance.weights=nix: no such file or folder",
+        "prompt=a guidance=sd guidance.model=./empty": "guidance.model=./empty: no weights in this folder",
+        "prompts.file=nix": "cannot read prompts.file=nix: No such file",
+        "config=nix": "there is no file nix; type config=... with the config.yaml of a run",
+        "checkpoint=nix": "no checkpoint at nix",
+        "mode=export": "has a checkpoint yet",
+        "mode=view run=nix": "no run at nix",
+        "mode=gallery study=nix": "no run at",
+        "mode=sample": "there is no prompt",
+    }
+    code = (
+        "import sys\n"
+        "from hydra.core.global_hydra import GlobalHydra\n"
+        "from dreamfusion.cli.command import run_command\n"
+        f"for words in {list(mistakes)}:\n"
+        "    sys.argv[1:] = words.split()\n"
+        "    GlobalHydra.instance().clear()\n"
+        "    try:\n"
+        "        run_command()\n"
+        "    except SystemExit as end:\n"
+        "        print(end.code, {'torch', 'lightning', 'numpy'} & set(sys.modules), sep='|')\n"
+    )
+    answers = python(code, tmp_path).splitlines()
+    assert len(answers) == len(mistakes)
+    for answer, (words, sentence) in zip(answers, mistakes.items(), strict=True):
+        message, _, heavy = answer.rpartition("|")
+        assert message.startswith("error: "), words
+        assert sentence in message, words
+        assert heavy == "set()", words
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]

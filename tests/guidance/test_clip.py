@@ -6,8 +6,8 @@ from options import make_method, make_sds, option
 from pipelines import save_clip_model
 from priors import GaussianPrior
 
+from dreamfusion.error import GuidanceError
 from dreamfusion.evaluation.prior_score import text_score
-from dreamfusion.guidance.prior import GuidanceError
 from dreamfusion.types import Conditioning
 
 SIDE = 16

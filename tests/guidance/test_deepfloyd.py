@@ -5,8 +5,8 @@ import torch
 from options import make_sds, option, predict
 from pipelines import save_t5
 
+from dreamfusion.error import GuidanceError
 from dreamfusion.guidance.deepfloyd import TOKENS
-from dreamfusion.guidance.prior import GuidanceError
 from dreamfusion.types import Conditioning
 
 SIDE = 16

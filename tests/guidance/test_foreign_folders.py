@@ -11,9 +11,9 @@ from pipelines import save_sd, save_sdxl
 from safetensors.torch import load_file, save_file
 
 from dreamfusion.diffusion.parameterization import clean_from_noise
+from dreamfusion.error import GuidanceError
 from dreamfusion.guidance import hub
 from dreamfusion.guidance.pretrained import LEAST_ABAR
-from dreamfusion.guidance.prior import GuidanceError
 from dreamfusion.guidance.sampling import sample_images, start_noise
 from dreamfusion.types import Conditioning
 

@@ -10,8 +10,8 @@ from pipelines import save_mvdream, save_sd
 from torch import nn
 
 from dreamfusion.camera.orbit import look_from, spherical
+from dreamfusion.error import GuidanceError
 from dreamfusion.guidance.mvdream import camera_code
-from dreamfusion.guidance.prior import GuidanceError
 from dreamfusion.types import Branch
 
 VIEWS = 4

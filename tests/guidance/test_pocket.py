@@ -8,9 +8,9 @@ import pytest
 import torch
 from options import make_sds, option, predict
 
+from dreamfusion.error import GuidanceError
 from dreamfusion.guidance import pocket
 from dreamfusion.guidance.pocket import WEIGHTS
-from dreamfusion.guidance.prior import GuidanceError
 from dreamfusion.pocket.model.denoiser import WHITE, PocketModel, camera_features, with_appearance
 from dreamfusion.types import Branch, Conditioning
 

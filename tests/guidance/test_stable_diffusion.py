@@ -8,8 +8,8 @@ import torch
 from options import option, predict
 from pipelines import save_sd
 
+from dreamfusion.error import GuidanceError
 from dreamfusion.guidance import hub
-from dreamfusion.guidance.prior import GuidanceError
 from dreamfusion.guidance.stable_diffusion import StableDiffusionPrior
 
 

@@ -5,7 +5,7 @@ import torch
 from options import option, predict
 from pipelines import LENGTH, save_autoencoder, save_sdxl
 
-from dreamfusion.guidance.prior import GuidanceError
+from dreamfusion.error import GuidanceError
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from options import option
 
-from dreamfusion.guidance.prior import GuidanceError
+from dreamfusion.error import GuidanceError
 from dreamfusion.prompting import debias
 from dreamfusion.prompting.debias import SENTENCE, debiased, view_probabilities
 from dreamfusion.prompting.view_dependent import VIEWS

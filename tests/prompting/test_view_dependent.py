@@ -6,8 +6,8 @@ from omegaconf import OmegaConf
 from options import option
 
 from dreamfusion.error import UserError
-from dreamfusion.prompting.table import check_prompt
 from dreamfusion.prompting.view_dependent import VIEWS
+from dreamfusion.runs.check import check_prompt
 from dreamfusion.types import Cameras, TextEmbedding
 
 plain, view_dependent = partial(option, "prompting/plain"), partial(option, "prompting/view_dependent")

@@ -50,6 +50,24 @@ def test_a_study_lists_its_finished_runs_in_order_and_its_unfinished_runs(tmp_pa
     assert unfinished(existing_study("My study", tmp_path)) == [begun]
 
 
+def test_the_runs_of_a_study_are_in_the_order_of_what_differs(tmp_path):
+    for name, value in {"1": 100, "2": 1, "3": 20}.items():
+        for seed in (0, 1):
+            run = replace(with_settings(seed=seed, guidance_scale=value), seed=seed)
+            write_result(run, tmp_path / f"cat/{name}{seed}")
+    found = finished(tmp_path)
+    assert [(r.settings["guidance_scale"], r.seed) for r in found] == [(g, s) for g in (1, 20, 100) for s in (0, 1)]
+
+
+def test_the_name_of_an_experiment_stands_for_what_it_sets():
+    runs = [
+        with_settings(**{"experiment": name, "prompting._target_": target, "lit": lit, "scale": scale})
+        for name, target, lit in (("base", "plain", 0), ("views", "dependent", 0), ("light", "dependent", 1))
+        for scale in (1, 2)
+    ]
+    assert differing(runs) == ["experiment", "scale"]
+
+
 def test_an_unknown_study_lists_the_known_ones(tmp_path):
     with pytest.raises(UserError, match=r"no study is named x; type study=NAME \(in .*: none yet\)"):
         existing_study("x", tmp_path / "nowhere")

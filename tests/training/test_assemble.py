@@ -6,7 +6,8 @@ from omegaconf import OmegaConf
 
 from dreamfusion.error import UserError
 from dreamfusion.paths import CONFIGURATION
-from dreamfusion.training.assemble import check_trainer, user_errors
+from dreamfusion.runs.check import check_trainer
+from dreamfusion.training.assemble import user_errors
 
 DEFAULT = OmegaConf.load(CONFIGURATION / "trainer" / "default.yaml")
 

@@ -1,0 +1,100 @@
+"""Check the settings of a command before anything is built. Light: a mistake is answered before torch is imported."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig, ListConfig
+
+from dreamfusion.error import GuidanceError, UserError, check_positive
+from dreamfusion.export.settings import ExportSettings
+from dreamfusion.runs.find import find_checkpoint, find_runs, run_choice
+from dreamfusion.runs.prompt_list import read_prompts
+
+WEIGHTS = (".safetensors", ".ckpt", ".bin")  # the last, pickled, is refused with its own message
+LONGEST_PROMPT = 2000  # characters, far above the limit of the text encoders
+PRECISIONS = ("32-true", "32", 32, "16-mixed", "16", 16, "bf16-mixed", "bf16")  # of a step: weights stay float32
+
+
+def check_first(mode: str, cfg: DictConfig) -> None:
+    """The checks that need no import: files that the command reads, and settings of a run.
+
+    Raises:
+        UserError: a file is missing, or a setting is invalid.
+        GuidanceError: there are no weights.
+    """
+    makes = mode == "train" or (mode == "view" and cfg.prompt is not None)
+    runs = run_choice(cfg) if mode in ("export", "gallery", "sheet") else cfg.run if mode == "view" else None
+    for choice in (cfg.checkpoint, cfg.start if makes else None):
+        if choice is not None:
+            find_checkpoint(str(choice))
+    if runs is not None:
+        find_runs(str(runs))
+    elif cfg.checkpoint is None and (mode in ("export", "render") or (mode == "view" and not makes)):
+        find_checkpoint("latest")
+    if cfg.config is not None and not Path(str(cfg.config)).expanduser().is_file():
+        raise UserError(f"there is no file {cfg.config}; type config=... with the config.yaml of a run")
+    if makes and cfg.prompts.file is not None:
+        read_prompts(Path(str(cfg.prompts.file)).expanduser())
+    elif makes and cfg.checkpoint is None and cfg.config is None:
+        check(cfg)
+    if mode in ("sample", "image"):
+        check_prompt(cfg.prompt)
+    if (makes and cfg.checkpoint is None) or mode in ("sample", "image"):
+        _check_weights(cfg.guidance)
+
+
+def check(cfg: DictConfig) -> None:
+    """Raises: UserError: the prompt, seed, a setting of the trainer or of the mesh is invalid."""
+    check_prompt(cfg.prompt)
+    if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
+        raise UserError(f"seed is {cfg.seed}; it must be a whole number from 0 to {2**32 - 1}")
+    check_trainer(cfg.trainer)
+    ExportSettings.of(cfg.export)
+
+
+def check_prompt(prompt: object) -> None:
+    """Raises: UserError: no prompt, an empty one, one that is too long, or invalid Unicode."""
+    if prompt is None or not str(prompt).strip():
+        raise UserError('there is no prompt; type prompt="a cat"')
+    if len(str(prompt)) > LONGEST_PROMPT:
+        raise UserError(f"the prompt has {len(str(prompt))} characters; at most {LONGEST_PROMPT} are allowed")
+    try:
+        str(prompt).encode()
+    except UnicodeEncodeError as error:
+        raise UserError("the prompt is not valid UTF-8; set the terminal to UTF-8") from error
+
+
+def check_trainer(trainer: DictConfig) -> None:
+    """Raises: UserError: a setting that Lightning allows and a run does not: its end and its step are ours."""
+    check_positive("trainer", max_steps=trainer.max_steps, log_every_n_steps=trainer.log_every_n_steps)
+    if trainer.precision not in PRECISIONS:
+        raise UserError(
+            f"trainer.precision is {trainer.precision}; weights are float32: type trainer.precision=32-true, 16-mixed "
+            "or bf16-mixed"
+        )
+    if trainer.max_epochs != -1:
+        raise UserError(f"trainer.max_epochs is {trainer.max_epochs}; a run ends by steps: type trainer.max_steps=600")
+    batches = trainer.get("accumulate_grad_batches", 1)
+    if batches != 1:
+        raise UserError(
+            f"trainer.accumulate_grad_batches is {batches}; a step is one batch: type camera.views=NUMBER for more "
+            "views a step"
+        )
+    clip = trainer.gradient_clip_val
+    if clip is not None and clip <= 0:
+        raise UserError(f"trainer.gradient_clip_val is {clip}; it must be above 0, or null for no clipping")
+
+
+def _check_weights(guidance: DictConfig) -> None:
+    """Raises: GuidanceError: a folder or a file of this machine that holds weights is missing or empty."""
+    for name in ("weights", "model", "lora"):
+        value = guidance.get(name)
+        first = value[0] if isinstance(value, ListConfig) and value else value
+        if not isinstance(first, str) or not (name == "weights" or first.startswith(("/", "~", "."))):
+            continue  # null, or an id of the hub
+        path = Path(first).expanduser()
+        found = path.is_file() or any(next(path.rglob(f"*{suffix}"), None) for suffix in WEIGHTS)
+        if not found:
+            raise GuidanceError(
+                f"guidance.{name}={first}: {'no weights in this folder' if path.is_dir() else 'no such file or folder'}"
+                f"; type guidance.{name}=/path/to/weights, or leave it out"
+            )
