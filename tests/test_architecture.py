@@ -86,7 +86,7 @@ def test_json_that_is_written_holds_no_nan(path):
 # From the ground floor up: a room imports from its own and the lower ones only. See docs/extending.md.
 ROOMS = """
 error
-types schedule randomness files paths signals ranks
+types schedule randomness files paths signals ranks phases
 image
 ops
 camera

@@ -18,6 +18,7 @@ from dreamfusion.mesh.isosurface import extract_mesh
 from dreamfusion.mesh.simplify import is_watertight
 from dreamfusion.mesh.threshold import find_threshold, max_density_per_ray
 from dreamfusion.mesh.visual_hull import Density, intersect_visual_hull, lowered
+from dreamfusion.phases import phase
 from dreamfusion.scene.base import Scene
 from dreamfusion.scene.nerf.renderer import RayRender
 from dreamfusion.scene.nerf.scene import NeRF
@@ -64,25 +65,29 @@ def extract_surface(scene: Scene, orbit: Orbit, export: ExportSettings) -> Surfa
         return Surface(own, None, None, is_watertight(own.vertices, own.faces))
     if not isinstance(scene, NeRF):
         raise UserError(f"{type(scene).__name__} has no surface() and is no NeRF, whose density has one")
-    fit = None if export.threshold != "auto" else fit_threshold(scene, orbit)
-    threshold = float(export.threshold) if fit is None else fit.threshold
-    density: Density = scene.field.density
-    if fit is not None and export.visual_hull:
-        threshold = fit.lowered
-        density = intersect_visual_hull(density, threshold, fit.cameras, fit.opacity)
-    try:
-        level = (lambda occupancy: SURFACE) if fit is None or export.blur == 0 else partial(fit_level, scene, fit)
-        mesh = extract_mesh(density, scene.field.radius, threshold, export, level)
-    except EmptyFieldError as error:
-        cameras = cameras_around(orbit)
-        seen = np.stack([render_picture(scene, cameras.one(view)).opacity for view in range(len(cameras))])
-        raise EmptyFieldError(f"{error}; the opacity of the renders is {seen.min():.3g} to {seen.max():.3g}") from error
+    with phase("mesh"):
+        fit = None if export.threshold != "auto" else fit_threshold(scene, orbit)
+        threshold = float(export.threshold) if fit is None else fit.threshold
+        density: Density = scene.field.density
+        if fit is not None and export.visual_hull:
+            threshold = fit.lowered
+            density = intersect_visual_hull(density, threshold, fit.cameras, fit.opacity)
+        try:
+            level = (lambda occupancy: SURFACE) if fit is None or export.blur == 0 else partial(fit_level, scene, fit)
+            mesh = extract_mesh(density, scene.field.radius, threshold, export, level)
+        except EmptyFieldError as error:
+            cameras = cameras_around(orbit)
+            seen = np.stack([render_picture(scene, cameras.one(view)).opacity for view in range(len(cameras))])
+            raise EmptyFieldError(
+                f"{error}; the opacity of the renders is {seen.min():.3g} to {seen.max():.3g}"
+            ) from error
     watertight = is_watertight(mesh.vertices, mesh.faces)
     color, chunk = surface_color(scene, orbit, export.color_depth, export.lit), -(-export.chunk // DEPTHS)
-    if export.texture > 0:
-        mesh = bake_texture(mesh, color, export.texture, chunk)
-    else:
-        mesh = bake_vertex_colors(mesh, color, chunk)
+    with phase("texture"):
+        if export.texture > 0:
+            mesh = bake_texture(mesh, color, export.texture, chunk)
+        else:
+            mesh = bake_vertex_colors(mesh, color, chunk)
     return Surface(mesh, threshold, None if fit is None else fit.iou, watertight)
 
 

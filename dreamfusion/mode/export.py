@@ -8,9 +8,8 @@ from omegaconf import DictConfig
 from dreamfusion.checkpoint import load_scene
 from dreamfusion.error import UserError
 from dreamfusion.export.settings import ExportSettings
-from dreamfusion.mesh.metrics import ENOUGH
 from dreamfusion.paths import run_of
-from dreamfusion.runs.export import describe, export_scene
+from dreamfusion.runs.export import describe, export_scene, warn_if_unlike
 from dreamfusion.runs.find import find_checkpoint, find_runs, run_choice
 from dreamfusion.runs.lock import locked
 
@@ -42,12 +41,5 @@ def _export_one(checkpoint: Path, export: ExportSettings) -> Path:
     with locked(run_of(checkpoint)):
         exported = export_scene(load_scene(checkpoint), export)
     log.info("%s: %s", exported.path, ", ".join(describe(exported)))
-    if exported.metrics.iou < ENOUGH:
-        log.warning(
-            "the mesh differs from the renders (silhouette IoU %.3f; at least %.2f is good): see %s; a translucent "
-            "scene has no clear surface: train longer, or type export.threshold=NUMBER",
-            exported.metrics.iou,
-            ENOUGH,
-            exported.path.with_name("mesh_check.png"),
-        )
+    warn_if_unlike(exported)
     return exported.path

@@ -24,6 +24,7 @@ class RunPage:
     figures: Mapping[str, str] = field(default_factory=dict)  # results: steps, seconds, triangles, ...
     settings: Mapping[str, str] = field(default_factory=dict)  # guidance, seed, ...
     files: Sequence[Path] = ()  # linked relative to the page
+    reload: int | None = None  # seconds until an open page loads itself again, while the run is at work
 
 
 def write_page(page: RunPage, path: Path) -> None:
@@ -42,4 +43,5 @@ def write_page(page: RunPage, path: Path) -> None:
         folder=path.parent,
         charts=[draw_curve(curve) for curve in curves],
         has_model=page.mesh is not None,
+        reload=page.reload,
     )

@@ -35,6 +35,7 @@ from dreamfusion.ranks import cluster
 from dreamfusion.runs.check import check
 from dreamfusion.runs.lock import locked
 from dreamfusion.runs.names import relative_to_cwd
+from dreamfusion.runs.page import LivePage
 from dreamfusion.runs.preflight import preflight
 from dreamfusion.runs.results import RESULT, SCORES, Result, read_result, write_result
 from dreamfusion.runs.resume import load_weights, usable_checkpoint
@@ -131,7 +132,8 @@ def _dream(
         check_groups(system.distillation.prior, orbit.group)
         load_weights(system, cfg, resume)
         loggers: list[Logger] = instantiate(cfg.logger)(folder=folder, name=str(cfg.prompt))
-        previews = Previews(orbit, folder / "previews", outputs.preview_every, outputs.preview_size)
+        page = LivePage(folder, cfg)
+        previews = Previews(orbit, folder / "previews", outputs.preview_every, outputs.preview_size, page.show)
         score = partial(prior_score, system, orbit, outputs.score_views)
         pruners = instantiate(cfg.pruning)(folder=folder, measure=score)
         others = [*(instantiate(cfg.callbacks).values() if cfg.callbacks else ()), *callbacks]
@@ -151,6 +153,7 @@ def _dream(
         with stop.request:  # until the last checkpoint is written
             if trainer.is_global_zero:
                 _begin(cfg, folder, loggers, resume is None)
+                log.info("writing to %s; from the first preview on, its index.html shows the run", folder)
             try:
                 with lightning_errors():
                     trainer.fit(system, cameras, ckpt_path=None if resume is None else str(resume), weights_only=True)
@@ -165,6 +168,7 @@ def _dream(
                 _finish(cfg, outputs, trainer, checkpoints.path, score, stopwatch, pruners, failed)
         status = "success"
     finally:
+        page.end()
         close(loggers, status)
     return folder
 

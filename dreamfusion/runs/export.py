@@ -1,5 +1,6 @@
 """Export a trained scene's mesh into its run's folder, and compare it with the renders."""
 
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,11 @@ from dreamfusion.export.settings import ExportSettings
 from dreamfusion.export.writer import Finish, write_mesh
 from dreamfusion.image import write_image
 from dreamfusion.mesh.extract import Surface, extract_surface, longest_side, placed
-from dreamfusion.mesh.metrics import MeshMetrics, compare
+from dreamfusion.mesh.metrics import ENOUGH, MeshMetrics, compare
+from dreamfusion.phases import phase
 from dreamfusion.runs.summary import add_to_summary
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +50,9 @@ def export_scene(scene: TrainedScene, export: ExportSettings) -> Exported:
         EmptyFieldError: the scene is empty.
     """
     started = time.monotonic()
-    surface = extract_surface(scene.scene, scene.camera, export)
-    metrics = compare(scene.scene, scene.camera, surface.mesh)
+    surface = extract_surface(scene.scene, scene.camera, export)  # logs its phases
+    with phase("check"):
+        metrics = compare(scene.scene, scene.camera, surface.mesh)
     path = scene.run / f"mesh.{export.format}"
     metadata = {
         "prompt": str(scene.config.prompt),
@@ -67,6 +72,18 @@ def export_scene(scene: TrainedScene, export: ExportSettings) -> Exported:
     exported = Exported(path, surface, metrics, time.monotonic() - started)
     add_to_summary(scene.run, exported.figures)
     return exported
+
+
+def warn_if_unlike(exported: Exported) -> None:
+    """Log a warning if the mesh is not what the renders show."""
+    if exported.metrics.iou < ENOUGH:
+        log.warning(
+            "the mesh differs from the renders (silhouette IoU %.3f; at least %.2f is good): see %s; a translucent "
+            "scene has no clear surface: train longer, or type export.threshold=NUMBER",
+            exported.metrics.iou,
+            ENOUGH,
+            exported.path.with_name("mesh_check.png"),
+        )
 
 
 def describe(exported: Exported) -> list[str]:

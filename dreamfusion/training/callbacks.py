@@ -2,39 +2,46 @@
 
 import signal
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.checkpoint_file import CheckpointFiles
 from dreamfusion.error import UserError
-from dreamfusion.image import as_uint8, contact_sheet, write_image
+from dreamfusion.image import LEGIBLE, as_uint8, contact_sheet, write_image
 from dreamfusion.scene.picture import render_views
 from dreamfusion.scene.shading import LAMBERTIAN
 from dreamfusion.signals import Stop
 from dreamfusion.system import DreamFusion
-from dreamfusion.training.loggers import wandb_loggers
+from dreamfusion.training.loggers import log_picture
+
+ROWS = ("colour", "lit", "normal", "opacity", "the prior's estimate")
 
 
 class Previews(L.Callback):
-    """Writes a contact sheet, also to Weights & Biases, every `every` steps and at the end; never if `every` is 0.
+    """Writes a contact sheet, also to the loggers, every `every` steps and at the end; never if `every` is 0.
 
-    Columns: four sides. Rows: colour, lit, normal, opacity and the prior's denoised estimate.
+    Columns: four sides. Rows: see ROWS. Then calls `written` with the step.
     """
 
-    def __init__(self, orbit: Orbit, folder: Path, every: int, size: int) -> None:
-        self.orbit, self.folder, self.every, self.size = orbit, folder, every, size
+    def __init__(
+        self, orbit: Orbit, folder: Path, every: int, size: int, written: Callable[[int], None] = lambda step: None
+    ) -> None:
+        self.orbit, self.folder, self.every, self.size, self.written = orbit, folder, every, size, written
 
     def on_train_batch_end(self, trainer: L.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         last = trainer.global_step == trainer.max_steps
         if trainer.is_global_zero and self.every > 0 and (last or trainer.global_step % self.every == 0):
             path = self.write(system, trainer.global_step)
-            for logger in wandb_loggers(trainer.loggers):
-                logger.log_image("preview", [str(path)], step=trainer.global_step)
+            log_picture(trainer.loggers, "preview", path, trainer.global_step)
+            self.written(trainer.global_step)
 
     @torch.no_grad()
     def write(self, system: DreamFusion, step: int) -> Path:
@@ -49,7 +56,7 @@ class Previews(L.Callback):
             rows.append(self._prior_view(system, len(azimuth)))
         sheet = contact_sheet([image for row in rows for image in as_uint8(row)], columns=len(azimuth))
         path = self.folder / f"{step:06d}.png"
-        write_image(sheet, path)
+        write_image(labelled(sheet, ROWS, self.size), path)
         return path
 
     def _prior_view(self, system: DreamFusion, columns: int) -> Tensor:
@@ -131,6 +138,17 @@ class StopOnInterrupt(L.Callback):
         if trainer.strategy.reduce_boolean_decision(self.interrupted, all=False):
             self.request.number = self.request.number or signal.SIGINT
             trainer.should_stop = True
+
+
+def labelled(sheet: np.ndarray, names: Sequence[str], height: int) -> np.ndarray:
+    """Write the names of the rows, which are `height` pixels high, into their corners; not into tiny rows."""
+    if height < LEGIBLE // 2:
+        return sheet
+    picture = Image.fromarray(sheet)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=11)
+    for row, name in enumerate(names[: sheet.shape[0] // height]):
+        draw.text((4, row * height + 2), name, fill="black", font=font, stroke_width=2, stroke_fill="white")
+    return np.asarray(picture)
 
 
 def normal_colors(normal: Tensor, opacity: Tensor) -> Tensor:

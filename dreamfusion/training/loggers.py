@@ -8,8 +8,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
 
 from dreamfusion.files import appending, replacing
 
@@ -69,6 +71,16 @@ def close(loggers: Sequence[Logger], status: str = "success") -> None:
 def wandb_loggers(loggers: Sequence[Logger]) -> list[WandbLogger]:
     """The Weights & Biases loggers among `loggers`."""
     return [logger for logger in loggers if isinstance(logger, WandbLogger)]
+
+
+def log_picture(loggers: Sequence[Logger], name: str, path: Path, step: int) -> None:
+    """Show a PNG in Weights & Biases and in TensorBoard, where these log the run."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(name, [str(path)], step=step)
+        elif isinstance(logger, TensorBoardLogger):
+            with Image.open(path) as image:
+                logger.experiment.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
 
 def wandb_mode() -> Literal["disabled", "offline", "online"]:

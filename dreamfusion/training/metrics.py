@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from dreamfusion.system import DreamFusion
-from dreamfusion.training.loggers import wandb_loggers, wandb_mode
+from dreamfusion.training.loggers import log_picture, wandb_loggers, wandb_mode
 
 BUCKETS = 5  # of noise levels, equally wide in t / T
 GIB = 2**30
@@ -82,9 +82,11 @@ def memory_in_use(device: torch.device) -> float:
 def log_results(
     loggers: Sequence[Logger], folder: Path, step: int, figures: Mapping[str, float], pruned: str | None
 ) -> None:
-    """Log the final figures to every logger, and turntable and mesh of the run in `folder` to Weights & Biases."""
+    """Log the final figures to every logger; and pictures, turntable and mesh of the run to those that show them."""
     for logger in loggers:
         logger.log_metrics(dict(figures), step)
+    if (folder / "mesh_check.png").is_file() and pruned is None:
+        log_picture(loggers, "mesh_check", folder / "mesh_check.png", step)
     for logger in wandb_loggers(loggers):
         import wandb  # imported here and below: takes half a second that most runs do not need
 

@@ -7,14 +7,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from options import make_sds
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.scene.background.solid import ConstantBackground
 from dreamfusion.scene.nerf.scene import NeRF
 from dreamfusion.scene.nerf.stratified import StratifiedRenderer
-from dreamfusion.training.callbacks import Previews, StopOnInterrupt, normal_colors
+from dreamfusion.training.callbacks import Previews, StopOnInterrupt, labelled, normal_colors
 from dreamfusion.types import GuidanceOutput
 
 ORBIT = Orbit([0, 0], [3, 3], False, [1.374, 1.374], 0.0, 0.0, 0.0, 0.0, [3, 3], 1, 1, 64)
@@ -60,6 +62,27 @@ def test_a_sheet_shows_colour_light_normals_opacity_and_the_priors_view(system, 
     assert normal[2][2] < 50
     assert normal[3][0] < 50
     assert prior.tolist() == [[191] * 3] * 2 + [[255] * 3] * 2  # two training views; 0.5 of [-1, 1] is 0.75
+
+
+def test_the_rows_of_a_sheet_are_named_and_tiny_ones_are_not():
+    sheet = np.full((128, 256, 3), 128, np.uint8)
+    named = labelled(sheet, ["colour", "lit", "normal"], 64)
+    assert [(named[row : row + 20] != sheet[row : row + 20]).any() for row in (0, 64)] == [True, True]
+    assert (named[24:64] == sheet[24:64]).all()
+    assert labelled(sheet, ["colour"], 24) is sheet
+
+
+def test_a_picture_goes_to_tensorboard(system, tmp_path):
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    trainer = SimpleNamespace(global_step=5, max_steps=5, is_global_zero=True, loggers=[logger])
+    seen = []
+    Previews(ORBIT, tmp_path / "previews", 5, SIZE, seen.append).on_train_batch_end(trainer, system, None, None, 0)
+    logger.finalize("success")
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    (picture,) = events.Images("preview")
+    assert (picture.step, picture.width, picture.height) == (5, 4 * SIZE, 4 * SIZE)
+    assert seen == [5]
 
 
 def test_before_the_first_guidance_the_priors_row_is_missing(system, tmp_path):
