@@ -84,6 +84,13 @@ def test_mvdream_alone_composes_its_cameras_texts_and_loss(compose_config):
     assert cfg.field.levels == 16
 
 
+def test_stable_diffusion_3_alone_composes_the_published_settings_of_rfds(compose_config):
+    cfg = compose_config("prompt=x", "guidance=sd3")
+    assert (cfg.distillation.weighting, cfg.guidance.guidance_scale) == ("flow", 100.0)
+    assert (cfg.distillation.min_timestep, cfg.distillation.max_timestep) == (0.02, 0.7)
+    assert cfg.camera == compose_config("prompt=x", "guidance=sd").camera
+
+
 def test_clip_alone_composes_its_loss(compose_config):
     cfg = compose_config("prompt=x", "guidance=clip")
     assert cfg.distillation._target_.endswith("ClipSimilarity")

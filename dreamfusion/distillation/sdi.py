@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from dreamfusion.diffusion.ddim import ddim_invert, ddim_step
+from dreamfusion.diffusion.ddim import ddim_step
 from dreamfusion.diffusion.parameterization import alpha_sigma
 from dreamfusion.distillation.base import Distillation, Step
-from dreamfusion.guidance.prior import guided
+from dreamfusion.distillation.inversion import inverted
 from dreamfusion.schedule import ScheduleLike, schedule
 
 
@@ -46,15 +46,9 @@ class SDI(Distillation):
         """z_t by inversion, and the noise that leads from the render to it."""
         own, progress = self.inversion_scale, step.progress
         scale = -self.guidance_scale(progress) if own is None else own(progress)
-        stride = max(round(self.stride * len(self.prior.alphas_cumprod)), 1)
-
-        def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
-            return guided(self.prior, noisy, timestep, step.conditioning, scale)[0]
-
-        latents, abar = step.latents.detach(), self.prior.alphas_cumprod
-        noisy = ddim_invert(predict, latents, step.timestep, abar, stride, self.eta, step.generator)
+        noisy = inverted(self.prior, step, step.timestep, scale, self.stride, self.eta)
         alpha, sigma = alpha_sigma(step.abar)
-        return noisy, (noisy - alpha * latents) / sigma
+        return noisy, (noisy - alpha * step.latents.detach()) / sigma
 
     def direction(self, step: Step, noisy: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """See `Distillation.direction`."""

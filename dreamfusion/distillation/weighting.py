@@ -5,7 +5,7 @@ from torch import Tensor
 
 from dreamfusion.diffusion.parameterization import alpha_sigma
 
-WEIGHTINGS = ("sigma2", "uniform", "alpha_sigma2", "clean", "reconstruction")
+WEIGHTINGS = ("sigma2", "uniform", "alpha_sigma2", "clean", "reconstruction", "flow")
 
 
 def weight(weighting: str, alphas_cumprod_t: Tensor) -> Tensor:
@@ -18,6 +18,8 @@ def weight(weighting: str, alphas_cumprod_t: Tensor) -> Tensor:
                   eps_hat - eps = (alpha / sigma) (x - x0_hat)
     reconstruction: sigma / alpha               the SDS gradient is then x - x0_hat, equally strong at high noise, which
                   determines the shape, and at low noise (Shi et al. 2023, MVDream's loss)
+    flow:         (alpha + sigma) / alpha = 1 / (1 - s), s the time of a rectified flow: the SDS gradient is then
+                  v_hat - v with v = eps - x, the loss on velocities (Yang et al. 2025, RFDS)
     """
     alpha, sigma = alpha_sigma(alphas_cumprod_t)
     match weighting:
@@ -31,4 +33,6 @@ def weight(weighting: str, alphas_cumprod_t: Tensor) -> Tensor:
             return sigma
         case "reconstruction":
             return sigma / alpha
+        case "flow":
+            return (alpha + sigma) / alpha
     raise ValueError(f"unknown weighting {weighting!r}, expected one of {', '.join(WEIGHTINGS)}")

@@ -8,7 +8,7 @@ from options import CONF, make_method
 from test_sds import SIZE, GaussianPrior, T, conditioning, image, seeded
 from torch import nn
 
-from dreamfusion.diffusion.parameterization import PREDICTIONS, noise_from_prediction
+from dreamfusion.diffusion.parameterization import PREDICTIONS, flow_alphas_cumprod, noise_from_prediction
 from dreamfusion.distillation.weighting import weight
 
 # All but the one that is no method of a diffusion model.
@@ -186,6 +186,69 @@ def test_hifa_adds_the_residual_between_the_images():
     torch.testing.assert_close(slopes[1] - slopes[0], expected, atol=1e-6, rtol=1e-4)
 
 
+class Network(AdaptableGaussian):
+    """The same prior by a network of another prediction type."""
+
+    def __init__(self, kind):
+        super().__init__(S)
+        self.kind = kind
+
+    def predict(self, noisy, timestep, branches):
+        abar = self.alphas_cumprod[timestep]
+        alpha, sigma = abar.sqrt()[:, None, None, None], (1 - abar).sqrt()[:, None, None, None]
+        noises = []
+        for noise in super().predict(noisy, timestep, branches):
+            clean = (noisy - sigma * noise) / alpha
+            outputs = {
+                "epsilon": noise,
+                "sample": clean,
+                "v_prediction": alpha * noise - sigma * clean,
+                "flow_prediction": noise - clean,
+            }
+            noises.append(noise_from_prediction(self.kind, outputs[self.kind], noisy, abar))
+        return tuple(noises)
+
+
+class FlowGaussian(Network):
+    """The Gaussian prior as a rectified flow, x_s = (1 - s) x + s eps, with velocity prediction."""
+
+    def __init__(self):
+        super().__init__("flow_prediction")
+        self.alphas_cumprod = flow_alphas_cumprod(torch.linspace(0.001, 0.9999, T, dtype=torch.float64)).float()
+
+
+def velocity(x, noise, s, mean):
+    """E[eps - x | x_s] of the flow prior at x_s = (1 - s) x + s noise, by the linear regression of both on x_s."""
+    variance = (1 - s) ** 2 * S**2 + s**2
+    offset = (1 - s) * x + s * noise - (1 - s) * mean
+    return -mean + (s - (1 - s) * S**2) / variance * offset
+
+
+def test_rfds_is_the_error_of_the_predicted_velocity_on_a_flow():
+    # With random noise the expectation over eps of v_hat - (eps - x); linear in eps, so its value at eps = 0.
+    prior, s = FlowGaussian(), torch.linspace(0.001, 0.9999, T, dtype=torch.float64)[AT].item()
+    slope, _ = gradient("rfds", 20000, prior=prior, guidance_scale=1.0)
+    w = weight("flow", prior.alphas_cumprod[AT : AT + 1]).item()
+    assert w == pytest.approx(1 / (1 - s), rel=1e-4)
+    assert slope * w == pytest.approx(velocity(X, 0.0, s, TEXT) + X, rel=2e-2)
+
+
+def test_flowdreamer_takes_the_noise_at_the_other_end_of_the_images_path():
+    # The exact flow keeps (x_s - (1 - s) mean) / deviation(s), so that x ends in (x - mean) / S.
+    prior, s = FlowGaussian(), torch.linspace(0.001, 0.9999, T, dtype=torch.float64)[AT].item()
+    slope, _ = gradient("flowdreamer", prior=prior, empty=TEXT, stride=0.001, guidance_scale=1.0, progress=0.5)
+    noise = (X - TEXT) / S
+    w = weight("flow", prior.alphas_cumprod[AT : AT + 1]).item()
+    assert slope * w == pytest.approx(velocity(X, noise, s, TEXT) - (noise - X), rel=2e-2)
+
+
+def test_flowdreamer_begins_with_random_noise_as_rfds():
+    early, rfds = (gradient(name, prior=FlowGaussian(), guidance_scale=3.0)[0] for name in ("flowdreamer", "rfds"))
+    assert early == rfds
+    late = [gradient("flowdreamer", views, prior=FlowGaussian(), progress=0.2)[0] for views in (1, 3)]
+    assert late[0] == pytest.approx(late[1], rel=1e-5)  # no random noise
+
+
 def test_vsd_is_the_difference_of_the_prior_and_the_adapter():
     prior = AdaptableGaussian(S)
     alpha, sigma, deviation = levels(prior)
@@ -221,29 +284,6 @@ def test_vsd_refuses_a_prior_without_adapter():
     prior.sample_scale = 1.0
     with pytest.raises(ValueError, match="distillation=vsd trains an adapter, which guidance=gaussian does not have"):
         make_method("vsd", prior)
-
-
-class Network(AdaptableGaussian):
-    """The same prior by a network of another prediction type."""
-
-    def __init__(self, kind):
-        super().__init__(S)
-        self.kind = kind
-
-    def predict(self, noisy, timestep, branches):
-        abar = self.alphas_cumprod[timestep]
-        alpha, sigma = abar.sqrt()[:, None, None, None], (1 - abar).sqrt()[:, None, None, None]
-        noises = []
-        for noise in super().predict(noisy, timestep, branches):
-            clean = (noisy - sigma * noise) / alpha
-            outputs = {
-                "epsilon": noise,
-                "sample": clean,
-                "v_prediction": alpha * noise - sigma * clean,
-                "flow_prediction": noise - clean,
-            }
-            noises.append(noise_from_prediction(self.kind, outputs[self.kind], noisy, abar))
-        return tuple(noises)
 
 
 @pytest.mark.parametrize("name", METHODS)

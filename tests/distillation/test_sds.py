@@ -113,6 +113,7 @@ def test_the_surrogates_gradient_is_the_published_one_through_the_resize(weighti
         "alpha_sigma2": abar.sqrt() * (1 - abar),
         "clean": (1 - abar).sqrt(),
         "reconstruction": ((1 - abar) / abar).sqrt(),
+        "flow": 1 + ((1 - abar) / abar).sqrt(),
     }[weighting]
     latents.backward(w * (eps_hat - eps) / 2)
     torch.testing.assert_close(rgb.grad, other.grad)
