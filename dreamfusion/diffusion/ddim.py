@@ -32,14 +32,16 @@ def ddim_invert(
 ) -> Tensor:
     """The noisy images z_t at `timestep` (B,) whose deterministic samples are about `clean` (B, C, h, w).
 
-    `clean` counts as z at timestep 0. Steps of `stride` timesteps, the last one shorter. `eta` > 0 adds noise of eta
+    `clean` counts as z at timestep 0. Steps of `stride` timesteps, the last one shorter. As in diffusers'
+    DDIMInverseScheduler, which SDI uses, the noise of a step is predicted at the timestep where it ends: at timestep 0,
+    that of a network which predicts the image is its error over sigma, 8 instead of 1 for the pocket prior. `eta` > 0 adds noise of eta
     times the deviation of the DDPM posterior after each step (Lukoianov et al. 2024, SDI).
     """
     noisy, now = clean, torch.zeros_like(timestep)
     for step in range(1, -(-int(timestep.max()) // stride) + 1):
         then = torch.full_like(timestep, step * stride).minimum(timestep)  # images that arrived stay
         abar, abar_next = alphas_cumprod[now], alphas_cumprod[then]
-        noisy = ddim_step(noisy, predict_noise(noisy, now), abar, abar_next)
+        noisy = ddim_step(noisy, predict_noise(noisy, then), abar, abar_next)
         if eta > 0:
             assert generator is not None
             added = torch.randn(clean.shape, generator=generator, device=generator.device).to(clean.device)
