@@ -23,12 +23,12 @@ class VSD(Distillation):
 
     recommended_scale = "sample_scale"
 
-    def __init__(self, rank: int, learning_rate: float, camera_dropout: float, **settings: Any) -> None:
+    def __init__(self, rank: int, learning_rate: float | None, camera_dropout: float, **settings: Any) -> None:
         """Add the adapter to the prior.
 
         Args:
             rank: of the adapter's matrices.
-            learning_rate: of the adapter.
+            learning_rate: of the adapter; None: the prior's recommendation.
             camera_dropout: share of adapter steps without camera.
             settings: see `Distillation`.
 
@@ -40,7 +40,8 @@ class VSD(Distillation):
             raise ValueError(f"distillation=vsd trains an adapter, which guidance={self.prior.name} does not have")
         self.adapted: Adaptable = self.prior
         self.adapter = self.adapted.adapt(rank)
-        self.learning_rate, self.camera_dropout = learning_rate, camera_dropout
+        self.learning_rate = self.adapted.adapter_learning_rate if learning_rate is None else learning_rate
+        self.camera_dropout = camera_dropout
 
     def direction(self, step: Step, noisy: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """See `Distillation.direction`."""

@@ -93,6 +93,7 @@ class AdaptablePrior:
     """Base of priors over a U-Net: `Adaptable` over the `_predict` and `_network` of the subclass."""
 
     adapted_layers: ClassVar[Sequence[str]]  # ends of names, see `Adapter`
+    adapter_learning_rate = 1e-4  # threestudio prolificdreamer
     sees_camera: ClassVar[bool]  # the network is conditioned on the camera without an adapter
     time_embedding: ClassVar[str] = "time_embedding"  # module of the network, see `Adapter`
     _network: Any

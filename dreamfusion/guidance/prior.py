@@ -102,6 +102,8 @@ class PixelSpace:
 class Adaptable(Prior, Protocol):
     """A prior whose network can be fine-tuned on renders by a small adapter, while `predict` stays as it is."""
 
+    adapter_learning_rate: float  # recommended, used where distillation.learning_rate is null
+
     def adapt(self, rank: int) -> nn.Module:
         """Add a new adapter and return the module of its parameters; removes an earlier one."""
         ...

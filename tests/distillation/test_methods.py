@@ -20,7 +20,7 @@ AT = 400  # timestep
 class AdaptableGaussian(GaussianPrior):
     """The adapter's only parameter is the mean of the renders."""
 
-    sample_scale = 1.0
+    sample_scale, adapter_learning_rate = 1.0, 1e-4
 
     def adapt(self, rank):
         self.adapter = nn.Module()
@@ -277,6 +277,11 @@ def test_vsds_adapter_learns_the_mean_of_the_renders_and_its_loss_leaves_the_ima
     step = Step(rgb, latents, t, prior.alphas_cumprod[t], conditioning([TEXT] * 16, [EMPTY] * 16), 0.5, seeded())
     step_losses(step)["adapter"].backward()
     assert latents.grad is None
+
+
+def test_vsds_adapter_learns_at_the_priors_pace_unless_the_user_says_otherwise():
+    rates = [make_method("vsd", AdaptableGaussian(), **changes) for changes in ({}, {"learning_rate": 0.5})]
+    assert [method.parameter_groups()[0]["lr"] for method in rates] == [1e-4, 0.5]
 
 
 def test_vsd_refuses_a_prior_without_adapter():
