@@ -22,6 +22,7 @@ from dreamfusion.guidance.pretrained import (
 )
 from dreamfusion.guidance.prior import concatenate_texts
 from dreamfusion.guidance.single_file import unpacked
+from dreamfusion.guidance.textual_inversion import add_words
 from dreamfusion.types import Branch, TextEmbedding
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class DiffusersPrior(AdaptablePrior):
         vae: str | None,
         vae_dtype: str,
         lora: Sequence[Any] | None,
+        tokens: Sequence[str] | None,
     ) -> None:
         """Find and load the weights, except for the text encoders, which `encode_text` loads.
 
@@ -76,6 +78,7 @@ class DiffusersPrior(AdaptablePrior):
             compile: `torch.compile` the network; the first step takes minutes.
             vae: another autoencoder of the same latents: folder or hub id; None: the model's own.
             lora: file or `owner/name/file` on the hub, and the weight, of low-rank changes of the network; None: none.
+            tokens: files of textual inversion, see `add_words`; None: none.
             vae_dtype: of the autoencoder. Small gradients may underflow in float16 on their way to the image.
 
         Raises:
@@ -85,7 +88,7 @@ class DiffusersPrior(AdaptablePrior):
         import diffusers
 
         self.guidance_scale, self.weighting = guidance_scale, weighting
-        self._dtype_name, self._device = dtype, torch.device("cpu")
+        self._dtype_name, self._device, self._tokens = dtype, torch.device("cpu"), tokens or ()
         # Load in the precision of the expected device, so that `to("cuda")` needs no float32 copy.
         expected = choose_dtype(dtype, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         if model and Path(model).expanduser().is_file():
@@ -241,6 +244,9 @@ class DiffusersPrior(AdaptablePrior):
         large = sum(file.stat().st_size for file in (self._folder / part).glob("*.safetensors")) > LARGE
         network = load_frozen(encoder, self._folder, part, torch.bfloat16 if large else torch.float32)
         words = load_tokenizer(tokenizer, self._folder / f"tokenizer{number}", network.config.vocab_size, **settings)
+        key = ("clip_g" if number else "clip_l") if "text_encoder_2" in self.parts else None
+        for word, spelling in add_words(self._tokens, words, network, key).items():
+            texts = [text.replace(word, spelling) for text in texts]
         length = min(words.model_max_length, getattr(network.config, "max_position_embeddings", words.model_max_length))
         tokens = words(
             [shortened(text, words, length) for text in texts],

@@ -55,34 +55,37 @@ def load_frozen(network: type[Any], folder: Path, part: str, dtype: torch.dtype)
 
 
 def add_lora(network: Any, file: Path, weight: float) -> None:
-    """Add `weight` times the low-rank changes in a LoRA file (of diffusers, kohya, ...) to the weights of a U-Net.
+    """Add `weight` times the low-rank changes in a LoRA file (of diffusers, kohya, ...) to the weights of a network.
 
     Raises:
         GuidanceError: the file is not a LoRA of this network, or the package peft is missing.
     """
-    from diffusers.loaders import StableDiffusionLoraLoaderMixin
+    from diffusers import SD3Transformer2DModel
+    from diffusers.loaders import SD3LoraLoaderMixin, StableDiffusionLoraLoaderMixin
     from diffusers.utils import is_peft_available
 
     if not is_peft_available():
         raise GuidanceError("guidance.lora needs the package peft; type pip install peft")
     quiet()
+    place: dict[str, Any] = {"weight_name": file.name, "use_safetensors": True, "local_files_only": True}
     try:
-        state, alphas = StableDiffusionLoraLoaderMixin.lora_state_dict(
-            str(file.parent),
-            weight_name=file.name,
-            unet_config=network.config,
-            use_safetensors=True,
-            local_files_only=True,
-        )
+        if isinstance(network, SD3Transformer2DModel):
+            prefix, alphas = "transformer", None
+            state = SD3LoraLoaderMixin.lora_state_dict(str(file.parent), **place)
+        else:
+            prefix, config = "unet", network.config
+            state, alphas = StableDiffusionLoraLoaderMixin.lora_state_dict(
+                str(file.parent), unet_config=config, **place
+            )
         parts = {name.partition(".")[0] for name in state}
-        if "unet" not in parts:
-            raise KeyError("it changes no weights of a U-Net")
-        network.load_lora_adapter(state, prefix="unet", network_alphas=alphas)
+        if prefix not in parts:
+            raise KeyError(f"it changes no weights of a {type(network).__name__}")
+        network.load_lora_adapter(state, prefix=prefix, network_alphas=alphas)
         network.fuse_lora(lora_scale=weight, safe_fusing=True)
         network.unload_lora()
     except unreadable() as error:
         raise GuidanceError(f"{file} is no LoRA of this network: {one_line(error)}") from error
-    if parts - {"unet"}:
+    if parts - {prefix}:
         log.warning("%s also changes the text encoder; that part is not used", file)
 
 

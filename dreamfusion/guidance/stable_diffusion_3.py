@@ -44,7 +44,7 @@ class StableDiffusion3Prior(DiffusersPrior):
         self._t5 = t5
         if t5:
             self.parts = (*self.parts, "text_encoder_3", "tokenizer_3")
-        super().__init__(channels_last=False, attention_slicing=False, lora=None, **settings)
+        super().__init__(channels_last=False, attention_slicing=False, tokens=None, **settings)
 
     def encode_text(self, texts: Sequence[str]) -> TextEmbedding:
         """Encode K texts: penultimate states of both CLIPs, padded, then states of T5: (K, 77 + 256, 4096).

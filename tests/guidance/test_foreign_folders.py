@@ -7,7 +7,7 @@ import httpx
 import pytest
 import torch
 from options import option, predict
-from pipelines import save_sd, save_sdxl
+from pipelines import save_sd, save_sd3, save_sdxl
 from safetensors.torch import load_file, save_file
 
 from dreamfusion.diffusion.parameterization import clean_from_noise
@@ -298,21 +298,23 @@ def test_what_does_not_suit_is_refused_before_weights_are_downloaded(online, tmp
     assert not [name for name in online["loaded"] if name.endswith(".safetensors")]
 
 
-def test_a_lora_file_changes_the_network_by_its_weight(folder):
+@pytest.mark.parametrize(("guidance", "part", "channels"), [("sd", "unet", 4), ("sd3", "transformer", 16)])
+def test_a_lora_file_changes_the_network_by_its_weight(tmp_path, guidance, part, channels):
     """W + 0.7 B A in each named layer (Hu et al. 2022, Eq. 3, with alpha equal to the rank)."""
-    plain = option("guidance/sd", model=str(folder))
+    folder = {"sd": save_sd, "sd3": save_sd3}[guidance](tmp_path)
+    plain = option(f"guidance/{guidance}", model=str(folder))
     layers = {name: layer for name, layer in plain._network.named_modules() if name.endswith(("to_q", "to_v"))}
     generator, state = torch.Generator().manual_seed(0), {}
     for name, layer in layers.items():
         for matrix, shape in (("A", (2, layer.in_features)), ("B", (layer.out_features, 2))):
-            state[f"unet.{name}.lora_{matrix}.weight"] = torch.randn(shape, generator=generator)
+            state[f"{part}.{name}.lora_{matrix}.weight"] = torch.randn(shape, generator=generator)
     save_file(state, folder / "style.safetensors")
-    changed = option("guidance/sd", model=str(folder), lora=[str(folder / "style.safetensors"), 0.7])
-    noisy, timestep, text = torch.randn(1, 4, 16, 16), torch.tensor([500]), plain.encode_text(["a cat"])
+    changed = option(f"guidance/{guidance}", model=str(folder), lora=[str(folder / "style.safetensors"), 0.7])
+    noisy, timestep, text = torch.randn(1, channels, 16, 16), torch.tensor([500]), plain.encode_text(["a cat"])
     before, after = (predict(prior, noisy, timestep, text) for prior in (plain, changed))
     assert (before - after).abs().max() > 1e-3
     for name, layer in layers.items():
-        b, a = (state[f"unet.{name}.lora_{matrix}.weight"] for matrix in "BA")
+        b, a = (state[f"{part}.{name}.lora_{matrix}.weight"] for matrix in "BA")
         layer.weight += 0.7 * b @ a
     torch.testing.assert_close(after, predict(plain, noisy, timestep, text), atol=1e-5, rtol=1e-4)
     names = [set(dict(prior._network.named_parameters())) for prior in (plain, changed)]
@@ -331,6 +333,62 @@ def test_a_file_that_is_no_lora_of_the_network_is_named(folder, setting, words, 
     monkeypatch.chdir(folder)
     with pytest.raises(GuidanceError, match=words):
         option("guidance/sd", model=str(folder), lora=setting)
+
+
+def embeddings(file, **state):
+    save_file(state, file)
+    return str(file)
+
+
+def known(folder, word):
+    """The embedding of a word of the folder's own vocabulary."""
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    (token,) = CLIPTokenizer.from_pretrained(folder / "tokenizer")(word, add_special_tokens=False).input_ids
+    return CLIPTextModel.from_pretrained(folder / "text_encoder").get_input_embeddings().weight[token].detach().clone()
+
+
+@pytest.mark.parametrize("unnamed", [False, True], ids=["diffusers", "AUTOMATIC1111"])
+def test_the_word_of_a_textual_inversion_stands_for_its_embeddings(folder, unnamed):
+    """Here the embeddings are those of known words, so that the texts are encoded alike."""
+    vectors = torch.stack([known(folder, letter) for letter in "ab"])
+    word = "wq" if unnamed else "<zz>"
+    file = embeddings(folder / "wq.safetensors", **{"emb_params" if unnamed else word: vectors})
+    prior = option("guidance/sd", model=str(folder), tokens=[file])
+    torch.testing.assert_close(prior.encode_text([f"{word} b"]).states, load(folder).encode_text(["a b b"]).states)
+    assert not torch.equal(load(folder).encode_text([f"{word} b"]).states, prior.encode_text([f"{word} b"]).states)
+
+
+def test_the_two_encoders_of_sdxl_each_take_their_own_embeddings(tmp_path):
+    folder = save_sdxl(tmp_path)
+    first = known(folder, "a")
+    own = option("guidance/sdxl", model=str(folder))
+    width = own.encode_text(["a"]).states.shape[-1]
+    second = torch.ones(width - len(first))
+    file = embeddings(folder / "wq.safetensors", clip_l=first[None], clip_g=second[None])
+    prior = option("guidance/sdxl", model=str(folder), tokens=[file])
+    states, plain = prior.encode_text(["wq"]).states, own.encode_text(["a"]).states
+    torch.testing.assert_close(states[..., : len(first)], plain[..., : len(first)])
+    assert not torch.allclose(states[..., len(first) :], plain[..., len(first) :])
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "words"),
+    [
+        ("wq", {"wq": torch.ones(1, 7)}, "is no textual inversion of this model, in safetensors"),
+        ("wq", {"clip_l": torch.ones(1, 7), "clip_g": torch.ones(1, 9)}, "expected one word, got clip_g, clip_l"),
+    ],
+)
+def test_a_textual_inversion_of_another_model_is_refused(folder, name, state, words):
+    file = embeddings(folder / f"{name}.safetensors", **state)
+    with pytest.raises(GuidanceError, match=words):
+        option("guidance/sd", model=str(folder), tokens=[file]).encode_text(["a cat"])
+    file = embeddings(folder / "twice.safetensors", wq=torch.ones(1, len(known(folder, "a"))))
+    with pytest.raises(GuidanceError, match="the word wq is known already; rename the file"):
+        option("guidance/sd", model=str(folder), tokens=[file, file]).encode_text(["a cat"])
+    (folder / "pickled.pt").write_bytes(b"\x80\x04N.")
+    with pytest.raises(GuidanceError, match="in safetensors: "):
+        option("guidance/sd", model=str(folder), tokens=[str(folder / "pickled.pt")]).encode_text(["a cat"])
 
 
 @pytest.fixture
