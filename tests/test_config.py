@@ -245,9 +245,10 @@ def test_every_option_of_every_group_composes_and_can_be_built_without_weights(c
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_composes_and_only_overrides(experiment, compose_config):
-    plain_keys, keys = (leaves(plain(compose_config(*a))) for a in ((), (f"experiment={experiment}",)))
+    before, after = (plain(compose_config(*a)) for a in ((), (f"experiment={experiment}",)))
+    plain_keys, keys = leaves(before), leaves(after)
     text = (CONF / "experiment" / f"{experiment}.yaml").read_text()
-    chosen = set(re.findall(r"override /(\w+):", text))
+    chosen = {*re.findall(r"override /(\w+):", text), *after.get("recipe", {}).get("groups", {})}
     assert text.startswith("# @package _global_\n")
     assert {key for key in keys - plain_keys if key.split(".")[0] not in {*chosen, "recipe"}} == set()
 

@@ -71,6 +71,14 @@ def test_the_papers_experiment_takes_nothing_from_the_recipe(compose_config):
     assert (cfg.distillation.min_timestep, cfg.distillation.guidance_scale) == (0.02, 101.0)
 
 
+def test_stable_diffusion_on_a_laptop_is_one_view_of_256_pixels_for_some_hundred_steps(compose_config):
+    cfg = compose_config("prompt=x", "experiment=sd_laptop")
+    assert cfg.recipe.name == "threestudio dreamfusion-sd"
+    assert (cfg.guidance.resolution, cfg.camera.views, cfg.trainer.max_steps) == (256, 1, 600)
+    assert schedule(cfg.distillation.max_timestep)(1.0) == 0.5
+    assert (cfg.field.levels, cfg.optimizer.learning_rates.table) == (16, 0.05)
+
+
 def test_a_prior_without_a_recipe_takes_the_defaults(compose_config):
     cfg = compose_config("prompt=x", "guidance=mixture")
     assert cfg.camera == compose_config("prompt=x").camera
