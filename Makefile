@@ -2,8 +2,7 @@
 PYTHON ?= python3
 PROMPT ?= a cat
 READY := .venv/.ready
-# W&B's sweep engine, for the tests of sweeps/wandb. It asks for numpy 1 and runs with 2, hence apart from the lock.
-SWEEPS := sweeps==0.3.0
+PIP := .venv/bin/pip install --quiet --disable-pip-version-check --no-deps
 # Khronos' check of GLB files, for a test that is skipped where there is no npm.
 VALIDATOR := gltf-validator@2.0.0-dev.3.10
 
@@ -30,11 +29,12 @@ trust: $(READY)
 
 install: $(READY)
 
-$(READY): requirements.lock pyproject.toml
+$(READY): requirements.lock requirements-cpu.lock requirements-cuda.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.lock
-	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps -e . $(SWEEPS)
+	$(PIP) --require-hashes -r requirements-cpu.lock || $(PIP) --require-hashes -r requirements-cuda.lock
+	$(PIP) --require-hashes -r requirements.lock
+	$(PIP) --no-build-isolation -e .
 	if command -v npm >/dev/null; then \
 		npm install --silent --no-save --fetch-retries 0 --prefix .venv $(VALIDATOR) || echo "without $(VALIDATOR)"; fi
 	touch $@

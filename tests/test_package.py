@@ -1,12 +1,16 @@
 """The wheel: it has the configuration and the command, works from any folder, and nothing else travels in it."""
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 
 import pytest
 from launched import ROOT
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +55,20 @@ def test_the_wheel_has_what_the_command_needs_and_no_more(wheel):
     assert not {name for name in names - made_by_running if "test" in name or "docs/" in name}
     (entry,) = wheel.glob("*.dist-info/entry_points.txt")
     assert "dreamfusion = dreamfusion.cli.main:main" in entry.read_text()
+
+
+def test_every_locked_file_has_a_hash_and_every_dependency_is_locked():
+    locked = set()
+    for name in ("requirements.lock", "requirements-cpu.lock", "requirements-cuda.lock"):
+        text = (ROOT / name).read_text()
+        packages = re.findall(
+            r"^([\w.-]+)==\S+(?: ;[^\\\n]*)? \\\n    --hash=sha256:[0-9a-f]{64}\b", text, re.MULTILINE
+        )
+        assert len(packages) == len(re.findall(r"^\w", text, re.MULTILINE)), name
+        locked |= {canonicalize_name(package) for package in packages}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = project["project"]["optional-dependencies"]
+    needed = [*project["project"]["dependencies"], *extras["dev"], *project["build-system"]["requires"]]
+    for extra in Requirement(next(one for one in extras["dev"] if one.startswith("dreamfusion["))).extras:
+        needed += extras[extra]
+    assert {canonicalize_name(Requirement(one).name) for one in needed} - locked == {"dreamfusion"}
