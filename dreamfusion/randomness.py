@@ -3,6 +3,7 @@
 from enum import IntEnum
 
 import torch
+from torch import Tensor
 
 
 class Stream(IntEnum):
@@ -18,6 +19,18 @@ def step_seed(seed: int, step: int, stream: Stream, rank: int = 0) -> int:
     return (((rank * 1_000_033) + seed) * 1_000_003 + step) * 16 + stream
 
 
-def step_generator(seed: int, step: int, stream: Stream, rank: int = 0) -> torch.Generator:
-    """CPU generator seeded by `step_seed`."""
-    return torch.Generator().manual_seed(step_seed(seed, step, stream, rank))
+def step_generator(
+    seed: int, step: int, stream: Stream, rank: int = 0, device: torch.device | str = "cpu"
+) -> torch.Generator:
+    """Generator on `device` seeded by `step_seed`; each type of device draws numbers of its own."""
+    return torch.Generator(device).manual_seed(step_seed(seed, step, stream, rank))
+
+
+def uniform(*shape: int, generator: torch.Generator, device: torch.device | None = None) -> Tensor:
+    """Uniform numbers in [0, 1) drawn where the generator is: a transfer to the device would wait for it."""
+    return torch.rand(shape, generator=generator, device=generator.device).to(device or generator.device)
+
+
+def gaussian(*shape: int, generator: torch.Generator, device: torch.device | None = None) -> Tensor:
+    """Standard Gaussian numbers, as `uniform`."""
+    return torch.randn(shape, generator=generator, device=generator.device).to(device or generator.device)

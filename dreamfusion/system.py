@@ -60,7 +60,7 @@ class DreamFusion(L.LightningModule):
 
     def on_train_batch_start(self, batch: Cameras, batch_idx: int) -> None:
         # nerfacc draws from the global generator; a seed a step makes resumed runs exact. All ranks use the same seed,
-        # so that their occupancy grids stay equal.
+        # so that their occupancy grids stay equal. Seeding does not wait for a GPU.
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(step_seed(self.seed, self.global_step, Stream.OCCUPANCY))
@@ -68,8 +68,10 @@ class DreamFusion(L.LightningModule):
 
     def training_step(self, cameras: Cameras, batch_idx: int) -> Tensor:
         progress = self.progress
-        generator = step_generator(self.seed, self.global_step, Stream.TRAINING, self.global_rank)
-        shading = self.lighting.draw(progress, generator)
+        drawn = self.seed, self.global_step, Stream.TRAINING, self.global_rank
+        host = step_generator(*drawn)  # for what Python decides; all other numbers are drawn on the device
+        generator = host if self.device.type == "cpu" else step_generator(*drawn, self.device)
+        shading = self.lighting.draw(progress, host)
         with_normal = self.regularizer.needs_normal(self.scene, progress)
         render = self.scene.render(cameras, shading, with_normal, generator)  # step 2
         conditioning = with_appearance(self.prompting.condition(self.text_table, cameras), render, shading)
@@ -99,7 +101,9 @@ class DreamFusion(L.LightningModule):
         }
         shown = {"gradient_norm": guidance.gradient_norm.mean(), "opacity": render.opacity.mean()}
         self.log_dict(shown, prog_bar=True, logger=False)
-        self.log_dict(values, logger=False)
+        # Lightning would copy a number to the device, and wait for it.
+        tensors = {n: v if isinstance(v, Tensor) else guidance.loss.new_full((), v) for n, v in values.items()}
+        self.log_dict(tensors, logger=False)
 
 
 def with_appearance(conditioning: Conditioning, render: RenderOutput, shading: Shading) -> Conditioning:

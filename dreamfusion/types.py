@@ -76,6 +76,18 @@ class Cameras(Movable):
         """Camera `index` as a batch of one."""
         return self.rows(slice(index, index + 1))
 
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """See `Movable.to`; to another device as one copy of pinned memory, which does not wait for the device."""
+        device = torch.device(device)
+        if device.type == "cpu" or self.fov.device.type != "cpu":
+            return super().to(device, non_blocking)
+        parts = [getattr(self, f.name) for f in fields(self) if f.type is Tensor]
+        packed = torch.cat([part.reshape(-1) for part in parts])
+        if torch.cuda.is_available() and device.type == "cuda":
+            packed = packed.pin_memory()
+        moved = iter(packed.to(device, non_blocking=True).split([part.numel() for part in parts]))
+        return self._with_each(lambda part: next(moved).view(part.shape))
+
 
 @dataclass(frozen=True, eq=False)
 class RayBundle(Movable):

@@ -21,6 +21,7 @@ from dreamfusion.diffusion.parameterization import alpha_sigma, clean_from_noise
 from dreamfusion.distillation.weighting import WEIGHTINGS, weight
 from dreamfusion.guidance.prior import Prior, guided
 from dreamfusion.image import resize
+from dreamfusion.randomness import gaussian
 from dreamfusion.schedule import ScheduleLike, schedule
 from dreamfusion.types import Conditioning, GuidanceOutput
 
@@ -122,7 +123,7 @@ class Distillation(nn.Module):
 
     def perturb(self, step: Step) -> tuple[Tensor, Tensor]:
         """z and eps of each view: Gaussian noise, unless a method inverts the sampler."""
-        noise = gaussian(step.latents, step.generator)
+        noise = gaussian(*step.latents.shape, generator=step.generator, device=step.latents.device)
         alpha, sigma = alpha_sigma(step.abar)
         return alpha * step.latents.detach() + sigma * noise, noise
 
@@ -228,11 +229,6 @@ class Distillation(nn.Module):
                 "see distillation.min_timestep and distillation.max_timestep"
             )
         return low, high
-
-
-def gaussian(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard Gaussian noise of the shape and on the device of `like`."""
-    return torch.randn(like.shape, generator=generator, device=generator.device).to(like.device)
 
 
 def rescale_clean(guided: Tensor, text: Tensor, strength: float) -> Tensor:

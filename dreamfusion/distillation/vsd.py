@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from dreamfusion.diffusion.parameterization import alpha_sigma
-from dreamfusion.distillation.base import Distillation, Step, gaussian
+from dreamfusion.distillation.base import Distillation, Step
 from dreamfusion.guidance.prior import Adaptable, text_branch
+from dreamfusion.randomness import gaussian
 
 SNR_LIMIT = 5.0  # of the weight min(SNR, limit) / SNR on the noise's error, gamma of Hang et al. 2023 (Min-SNR)
 
@@ -58,7 +59,7 @@ class VSD(Distillation):
         timestep = timestep.repeat_interleave(views).to(step.latents.device)
         if torch.rand((), generator=generator, device=generator.device) < self.camera_dropout:
             branch = replace(branch, unconditional=True)
-        noise = gaussian(step.latents, generator)
+        noise = gaussian(*step.latents.shape, generator=generator, device=step.latents.device)
         alpha, sigma = alpha_sigma(abar[timestep])
         noisy = alpha * step.latents.detach() + sigma * noise
         error = self.adapted.predict_adapted(noisy, timestep, branch) - noise

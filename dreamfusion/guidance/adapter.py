@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from dreamfusion.ops.constants import constant
 from dreamfusion.types import Branch
 
 NAME = "distillation"  # of the adapter in the network's layers
@@ -84,7 +85,7 @@ class Adapter(nn.Module):
     def _add_camera(self, module: nn.Module, arguments: tuple[Tensor, ...], embedding: Tensor) -> Tensor:
         if self._matrix is None:
             return embedding
-        last = self._matrix.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(self._matrix), 1, 4)
+        last = constant((0.0, 0.0, 0.0, 1.0), self._matrix.device, self._matrix.dtype).expand(len(self._matrix), 1, 4)
         code = torch.cat([self._matrix, last], dim=1).flatten(1)
         return embedding + self.camera(code).to(embedding.dtype)
 

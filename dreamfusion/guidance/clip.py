@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 from dreamfusion.error import GuidanceError
 from dreamfusion.guidance.hub import find_model
 from dreamfusion.guidance.pretrained import load_frozen
+from dreamfusion.ops.constants import constant
 from dreamfusion.types import Branch, Conditioning, TextEmbedding
 
 # Of OpenAI's images and of its successors', transformers' OPENAI_CLIP_MEAN and OPENAI_CLIP_STD.
@@ -69,7 +70,7 @@ class ClipPrior:
 
     def encode_image(self, rgb: Tensor) -> Tensor:
         """(B, 3, r, r) in [0, 1] -> unit embeddings (B, D, 1, 1), differentiable."""
-        mean, deviation = (rgb.new_tensor(values).view(3, 1, 1) for values in (MEAN, DEVIATION))
+        mean, deviation = (constant(tuple(values), rgb.device, rgb.dtype).view(3, 1, 1) for values in (MEAN, DEVIATION))
         pooled = self._vision((rgb - mean) / deviation).pooler_output
         return normalize(self._projection(pooled), dim=-1)[..., None, None]
 

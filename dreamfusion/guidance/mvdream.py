@@ -14,6 +14,7 @@ from torch import Tensor
 from dreamfusion.error import GuidanceError
 from dreamfusion.guidance.hub import find_file
 from dreamfusion.guidance.stable_diffusion import StableDiffusionPrior
+from dreamfusion.ops.constants import constant
 from dreamfusion.types import Branch, Cameras, TextEmbedding
 
 CAMERA = 16  # numbers of a camera matrix
@@ -97,7 +98,7 @@ def camera_code(cameras: Cameras) -> Tensor:
     """
     rotation, position = cameras.camera_to_world[..., :3], cameras.camera_to_world[..., 3:]
     matrix = torch.cat([rotation, torch.nn.functional.normalize(position, dim=1)], dim=-1)[:, [2, 0, 1]]
-    last = matrix.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(matrix), 1, 4)
+    last = constant((0.0, 0.0, 0.0, 1.0), matrix.device, matrix.dtype).expand(len(matrix), 1, 4)
     return torch.cat([matrix, last], dim=1).flatten(1)
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from dreamfusion.error import GuidanceError
 from dreamfusion.guidance.adapter import AdaptablePrior
 from dreamfusion.guidance.pretrained import choose_dtype
 from dreamfusion.guidance.prior import PixelSpace, concatenate_texts
+from dreamfusion.ops.constants import constant
 from dreamfusion.ops.precision import processor_bfloat16
 from dreamfusion.pocket import WEIGHTS
 from dreamfusion.pocket.model.denoiser import (
@@ -32,6 +33,9 @@ from dreamfusion.pocket.model.denoiser import (
 )
 from dreamfusion.pocket.model.text import TextEncoder
 from dreamfusion.types import Branch, TextEmbedding
+
+if TYPE_CHECKING:
+    from dreamfusion.pocket.model.proxy_render import ProxyRender
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +111,8 @@ class PocketPrior(PixelSpace, AdaptablePrior):
         # A separate copy: noise levels stay float32 when the network runs in half precision.
         self.alphas_cumprod = self.model.alphas_cumprod.float().clone()
         self.dtype, self._dtype = dtype, torch.float32
+        self._subjects: set[int] = set()  # models that the texts encoded so far name
+        self._subject: Tensor | None = None  # the only one of them, (1,), on the device
 
     def to(self, device: torch.device | str) -> Self:
         """Move in place. On CUDA (not yet tested) the whole network has the U-Net's precision; elsewhere all but the
@@ -152,7 +158,13 @@ class PocketPrior(PixelSpace, AdaptablePrior):
 
     def encode_text(self, texts: Sequence[str]) -> TextEmbedding:
         """Encode K texts: states (K, 16, 384), zero at padding."""
-        return self.text_encoder(texts)
+        encoded = self.text_encoder(texts)
+        volume, named = self.model.feature_volume, [index for index, text in enumerate(texts) if text]
+        if volume is not None and named:
+            sentence = sentence_features(encoded.states[named], encoded.mask[named])
+            self._subjects.update(volume.select_subjects(sentence, self.variant).tolist())
+            self._subject = None
+        return encoded
 
     @property
     def _network(self) -> Any:
@@ -162,22 +174,46 @@ class PocketPrior(PixelSpace, AdaptablePrior):
         """See `Prior.predict`; cameras are clamped to the range of the training data."""
         count, text = len(branches), concatenate_texts(branches)
         camera = torch.cat([self._camera_features(branch, noisy) for branch in branches])
+        proxy = self._render_proxy(branches, camera.to(self._dtype), noisy.shape[-1])
         noisy, timestep, dtype = noisy.repeat(count, 1, 1, 1), timestep.repeat(count), self._dtype
-        clean = self.model(
-            noisy.to(dtype), timestep, text.states.to(dtype), text.mask, camera.to(dtype), variant=self.variant
-        )
+        states, mask = text.states.to(dtype), text.mask
+        clean = self.model(noisy.to(dtype), timestep, states, mask, camera.to(dtype), proxy, self.variant)
         return noise_from_prediction("sample", clean.float(), noisy, self.alphas_cumprod[timestep]).chunk(count)
+
+    def _render_proxy(self, branches: Sequence[Branch], camera: Tensor, size: int) -> "ProxyRender | None":
+        """The network's proxy renders, zeros for branches without a camera; None: the network finds out what to render.
+
+        All texts that this prior has encoded name one model: then there is nothing to ask the device for, and to wait.
+        """
+        known = [self._sees_camera(branch) for branch in branches]
+        if len(self._subjects) != 1 or not any(known) or self.model.feature_volume is None:
+            return None
+        if self._subject is None or self._subject.device != camera.device:
+            self._subject = torch.tensor(list(self._subjects), device=camera.device)
+        text = concatenate_texts([branch for branch, seen in zip(branches, known, strict=True) if seen])
+        rows = torch.cat([part for part, seen in zip(camera.chunk(len(known)), known, strict=True) if seen])
+        proxy = self.model.render_proxy(text.states.to(camera.dtype), text.mask, rows, self._subject, size=size)
+
+        def placed(part: Tensor) -> Tensor:
+            rendered = iter(part.chunk(sum(known)))
+            nothing = part.new_zeros(len(part) // sum(known), *part.shape[1:])
+            return torch.cat([next(rendered) if seen else nothing for seen in known])
+
+        return type(proxy)(placed(proxy.rgba), placed(proxy.normal), placed(proxy.features))
+
+    def _sees_camera(self, branch: Branch) -> bool:
+        return branch.cameras is not None and self.camera_conditioning and not branch.unconditional
 
     def _camera_features(self, branch: Branch, noisy: Tensor) -> Tensor:
         """(B, 12): camera (zeros if unknown) and appearance (white background, unlit if unknown)."""
         features, cameras = noisy.new_zeros(len(noisy), CAMERA_FEATURES), branch.cameras
-        if cameras is not None and self.camera_conditioning and not branch.unconditional:
+        if cameras is not None and self._sees_camera(branch):
             features = camera_features(
                 cameras.azimuth, cameras.elevation.clamp(*ELEVATION), cameras.distance.clamp(*DISTANCE)
             )
         if not self.model.takes_sentence:  # early weights have no appearance input
             return features
-        unknown = features.new_tensor(WHITE).expand(len(features), 2)
+        unknown = constant(WHITE, features.device, features.dtype).expand(len(features), 2)
         return with_appearance(features, unknown if branch.appearance is None else branch.appearance)
 
     def _check_variant(self, prompt: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from dreamfusion.guidance.diffusers_prior import DiffusersPrior
+from dreamfusion.ops.constants import constant
 from dreamfusion.types import Branch, TextEmbedding
 
 
@@ -44,6 +45,6 @@ class StableDiffusionXLPrior(DiffusersPrior):
         The original is as large as in training, whatever `resolution` is: a smaller one would ask for a blurred image.
         """
         assert text.pooled is not None
-        sizes = [self.trained_resolution] * 2 + [0, 0] + [self.resolution] * 2
-        time_ids = torch.tensor([sizes], dtype=dtype, device=text.pooled.device).expand(len(text), 6)
+        sizes = (*[self.trained_resolution] * 2, 0, 0, *[self.resolution] * 2)
+        time_ids = constant(sizes, text.pooled.device, dtype).expand(len(text), 6)
         return {"added_cond_kwargs": {"text_embeds": text.pooled.to(dtype), "time_ids": time_ids}}

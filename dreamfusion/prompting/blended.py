@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dreamfusion.ops.constants import constant
 from dreamfusion.prompting.table import TextTable
 from dreamfusion.prompting.view_dependent import BACK, FRONT, OVERHEAD, SIDE, VIEWS, ViewDependentPrompting
 from dreamfusion.types import Cameras, Conditioning, Opposed
@@ -44,18 +45,17 @@ class BlendedPrompting(ViewDependentPrompting):
         conditioning = replace(conditioning, text=table.texts.blend(self.shares(cameras).to(device)))
         if self.perp_neg is None:
             return conditioning
-        both = torch.tensor([FRONT, SIDE], device=device).repeat_interleave(len(cameras))
+        both = constant((FRONT, SIDE), device, torch.int64).repeat_interleave(len(cameras))
         return replace(conditioning, opposed=Opposed(table.texts[both], self.weights(cameras).to(device)))
 
     def shares(self, cameras: Cameras) -> Tensor:
         """Share of each of VIEWS in the text, (B, 4): linear in |azimuth| from front (0) to side (90) to back (180)."""
         turn = self._turn(cameras)
-        shares = turn.new_zeros(len(turn), len(VIEWS))
-        shares[:, FRONT] = (1 - turn).clamp(min=0)
-        shares[:, BACK] = (turn - 1).clamp(min=0)
-        shares[:, SIDE] = 1 - shares[:, FRONT] - shares[:, BACK]
-        shares[self._overhead(cameras)] = torch.eye(len(VIEWS)).to(shares)[OVERHEAD]
-        return shares
+        front, back = (1 - turn).clamp(min=0), (turn - 1).clamp(min=0)
+        by_view = {FRONT: front, SIDE: 1 - front - back, BACK: back, OVERHEAD: torch.zeros_like(turn)}
+        shares = torch.stack([by_view[view] for view in range(len(VIEWS))], dim=1)
+        above = torch.arange(len(VIEWS), device=turn.device) == OVERHEAD
+        return torch.where(self._overhead(cameras)[:, None], above.to(shares), shares)
 
     def weights(self, cameras: Cameras) -> Tensor:
         """Weights of the front and of the side text, (2, B), negative; 0 for overhead views."""

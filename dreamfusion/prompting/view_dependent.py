@@ -68,7 +68,6 @@ class ViewDependentPrompting(Prompting):
         """Index into VIEWS, (B,) int64: overhead above `overhead_elevation`, else by |azimuth|; thresholds are side."""
         azimuth = ((cameras.azimuth + 180) % 360 - 180).abs()  # wrapped: 0 is the front, 180 the back
         view = torch.full_like(azimuth, SIDE, dtype=torch.int64)
-        view[azimuth < self.front] = FRONT
-        view[azimuth > self.back] = BACK
-        view[cameras.elevation > self.overhead_elevation] = OVERHEAD
-        return view
+        view = torch.where(azimuth < self.front, FRONT, view)
+        view = torch.where(azimuth > self.back, BACK, view)
+        return torch.where(cameras.elevation > self.overhead_elevation, OVERHEAD, view)

@@ -5,7 +5,6 @@ import json
 import logging
 import shutil
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest

@@ -23,11 +23,11 @@ def hash_encode(positions: Tensor, table: Tensor, layout: HashGridLayout) -> Ten
         scaled = (clamped * layout.scales[level] + 0.5).to(positions.dtype)
         cell = scaled.detach().floor()
         x, y, z = (scaled - cell).unbind(-1)
-        corner = cell.long()
+        corner = cell.long().unbind(-1)
         value = table.new_zeros(())
         for i, j, k in product((0, 1), repeat=3):
             weight = (x if i else 1 - x) * (y if j else 1 - y) * (z if k else 1 - z)
-            index = _index(corner + corner.new_tensor((i, j, k)), layout, level)
+            index = _index(corner[0] + i, corner[1] + j, corner[2] + k, layout, level)
             value = value + weight[:, None] * entries.index_select(0, index)
         encoded.append(value)
     return torch.cat(encoded, dim=-1)
@@ -37,13 +37,13 @@ def corner_entries(positions: Tensor, layout: HashGridLayout, level: int) -> np.
     """Entries of a level that an encoding of `positions` (S, 3) in [0, 1] reads -> (S, 8) uint32, from 0."""
     corner = (positions.double() * layout.scales[level] + 0.5).to(positions.dtype).floor().long()
     steps = torch.tensor(list(product((0, 1), repeat=3)))
-    entries: np.ndarray = _index((corner[:, None] + steps).view(-1, 3), layout, level).view(-1, 8).numpy()
+    x, y, z = (corner[:, None] + steps).view(-1, 3).unbind(-1)
+    entries: np.ndarray = _index(x, y, z, layout, level).view(-1, 8).numpy()
     return entries.astype(np.uint32)
 
 
-def _index(vertex: Tensor, layout: HashGridLayout, level: int) -> Tensor:
-    """Entries of the vertices (S, 3) int64 -> (S,); the far face of a dense level wraps around (C:883)."""
-    x, y, z = vertex.unbind(-1)
+def _index(x: Tensor, y: Tensor, z: Tensor, layout: HashGridLayout, level: int) -> Tensor:
+    """Entries (S,) of the vertices, (S,) int64 each; the far face of a dense level wraps around (C:883)."""
     if layout.dense[level]:
         index = x + y * layout.resolutions[level] + z * layout.resolutions[level] ** 2
     else:

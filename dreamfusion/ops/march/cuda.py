@@ -5,6 +5,7 @@ Written from nerfacc's source; not run on a GPU by this project.
 
 from torch import Tensor
 
+from dreamfusion.ops.constants import constant
 from dreamfusion.ops.march.reference import pack, sphere_chords
 from dreamfusion.types import RayBundle, RaySamples
 
@@ -19,7 +20,7 @@ def march(rays: RayBundle, occupancy: Tensor, radius: float, step: float, jitter
 
     near, far = sphere_chords(rays.origins, rays.directions, radius)
     first = near + (jitter - 0.5) * step  # where interval 0 starts
-    box = rays.origins.new_tensor([[-radius] * 3 + [radius] * 3])
+    box = constant((*[-radius] * 3, *[radius] * 3), rays.origins.device)[None]
     intervals, samples, _ = nerfacc.traverse_grids(
         rays.origins,
         rays.directions,

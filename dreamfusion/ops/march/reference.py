@@ -45,10 +45,10 @@ def pack(rays: RayBundle, ray: Tensor, index: Tensor, near: Tensor, step: float,
     """Samples at step `index` (S,) of ray `ray` (S,), sorted by both."""
     count = index.to(jitter.dtype) + jitter[ray]
     middle = near[ray] + count * step
-    counts = torch.bincount(ray, minlength=len(rays))
     return RaySamples(
         ray=ray,
-        offsets=torch.cat((counts.new_zeros(1), counts.cumsum(0))),
+        # Unlike bincount, which waits for a GPU: `ray` is ascending.
+        offsets=torch.searchsorted(ray, torch.arange(len(rays) + 1, device=ray.device)),
         t_start=near[ray] + (count - 0.5) * step,
         t_end=near[ray] + (count + 0.5) * step,
         positions=rays.origins[ray] + middle[:, None] * rays.directions[ray],

@@ -118,7 +118,8 @@ class FeatureVolume(ModelMixin, ConfigMixin):
 
     def select_subjects(self, text: Tensor, variant: int) -> Tensor:
         """Sentence vectors (B, D) -> index (B,) of the named model; variant number `variant`, or the last there is."""
-        chosen = [self.variants(self.vocabulary[name]) for name in self.classify(text).argmax(dim=1).tolist()]
+        likeliest = self.classify(text.to(self.classify.weight.dtype)).argmax(dim=1).tolist()
+        chosen = [self.variants(self.vocabulary[name]) for name in likeliest]
         return torch.tensor([models[min(variant, len(models) - 1)] for models in chosen], device=text.device)
 
     def decode(self, subject: Tensor) -> Tensor:
@@ -127,8 +128,10 @@ class FeatureVolume(ModelMixin, ConfigMixin):
         Frozen weights cache the last result: all views of a prompt use the same volume at every step.
         """
         frozen = not self.codes.requires_grad
-        if frozen and self._cached is not None and torch.equal(self._cached[0], subject):
-            return self._cached[1]
+        if frozen and self._cached is not None:
+            last, kept = self._cached
+            if last is subject or torch.equal(last, subject):  # the first does not wait for the device
+                return kept
         volume: Tensor = self.volume(self.codes[subject]).permute(0, 2, 3, 4, 1).float().contiguous()
         self._cached = (subject, volume) if frozen else None
         return volume

@@ -5,6 +5,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from dreamfusion.randomness import uniform
+
 
 class LearnedBackground(nn.Module):
     """Colour from a positionally encoded direction by a small MLP; a random solid colour in some training views."""
@@ -28,6 +30,6 @@ class LearnedBackground(nn.Module):
         if generator is None or self.random_share == 0:
             return color
         rays = directions.shape[0] // views
-        solid = torch.rand(views, 3, generator=generator).to(color).repeat_interleave(rays, dim=0)
-        replaced = (torch.rand(views, generator=generator) < self.random_share).to(color.device)
+        solid = uniform(views, 3, generator=generator, device=color.device).repeat_interleave(rays, dim=0)
+        replaced = uniform(views, generator=generator, device=color.device) < self.random_share
         return torch.where(replaced.repeat_interleave(rays)[:, None], solid, color)

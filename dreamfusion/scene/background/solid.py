@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from dreamfusion.randomness import uniform
+
 
 class ConstantBackground(nn.Module):
     """One fixed colour, sRGB in [0, 1]."""
@@ -33,8 +35,11 @@ class RandomBackground(nn.Module):
         """Ray directions (R, 3) of `views` views -> colours (R, 3)."""
         if generator is None:
             return torch.ones_like(directions)
-        draw = torch.rand(views, 1, generator=generator)
-        grey = torch.rand(views, 1, generator=generator).expand(views, 3)
-        color = torch.where(draw < self.white + self.colored, torch.rand(views, 3, generator=generator), grey)
-        color = torch.where(draw < self.white, torch.ones(views, 3), color).to(directions)
+        device = directions.device
+        draw = uniform(views, 1, generator=generator, device=device)
+        grey = uniform(views, 1, generator=generator, device=device).expand(views, 3)
+        color = torch.where(
+            draw < self.white + self.colored, uniform(views, 3, generator=generator, device=device), grey
+        )
+        color = torch.where(draw < self.white, 1.0, color).to(directions)
         return color.repeat_interleave(directions.shape[0] // views, dim=0)

@@ -5,6 +5,7 @@ from nerfacc import OccGridEstimator
 from torch import Tensor
 
 from dreamfusion.ops.march import march
+from dreamfusion.randomness import uniform
 from dreamfusion.scene.nerf.field import Field, check_radius
 from dreamfusion.scene.nerf.renderer import Renderer
 from dreamfusion.types import RayBundle, RaySamples
@@ -49,5 +50,5 @@ class OccupancyRenderer(Renderer):
 
     def sample(self, rays: RayBundle, generator: torch.Generator | None) -> RaySamples:
         """Steps of equal length in occupied cells, with one random offset a ray if there is a generator."""
-        jitter = None if generator is None else torch.rand(len(rays), generator=generator).to(rays.origins.device)
+        jitter = None if generator is None else uniform(len(rays), generator=generator, device=rays.origins.device)
         return march(rays, self.grid.binaries[0], self.radius, self.step, jitter)

@@ -2,6 +2,7 @@
 
 import torch
 
+from dreamfusion.randomness import uniform
 from dreamfusion.scene.nerf.field import check_radius
 from dreamfusion.scene.nerf.renderer import Renderer
 from dreamfusion.types import RayBundle, RaySamples
@@ -29,7 +30,7 @@ class StratifiedRenderer(Renderer):
         edges = torch.linspace(0, 1, self.steps + 1, device=device)
         t_edges = near[:, None] + (far - near)[:, None] * edges
         t_start, t_end = t_edges[:, :-1].reshape(-1), t_edges[:, 1:].reshape(-1)
-        inside = 0.5 if generator is None else torch.rand(t_start.shape, generator=generator).to(device)
+        inside = 0.5 if generator is None else uniform(*t_start.shape, generator=generator, device=device)
         ray = index.repeat_interleave(self.steps)
         t = t_start + (t_end - t_start) * inside
         offsets = torch.cat([torch.zeros(1, dtype=torch.long, device=device), torch.cumsum(hit.long() * self.steps, 0)])

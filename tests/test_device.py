@@ -1,0 +1,158 @@
+"""A training step on a device that is not there: torch's meta tensors, which stand for a GPU's, and have no values.
+
+Operations check that their tensors are on one device. Reading a value, an output whose size depends on values, and
+copies between devices are what make the host wait.
+"""
+
+import contextlib
+import copy
+from typing import ClassVar
+
+import pytest
+import torch
+from options import option
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import dreamfusion
+from dreamfusion import system as system_module
+from dreamfusion.ops import backend
+from dreamfusion.ops.constants import constant
+from dreamfusion.ops.march import reference
+from dreamfusion.pocket.model.denoiser import WHITE
+from dreamfusion.scene.lighting import Lighting
+from dreamfusion.scene.nerf import occupancy
+from dreamfusion.scene.shading import ALBEDO, LAMBERTIAN
+from dreamfusion.system import DreamFusion
+from dreamfusion.training.assemble import assemble
+
+META = torch.device("meta")
+READS = ("_local_scalar_dense", "nonzero", "bincount", "masked_select", "unique", "equal", "is_nonzero")
+STEPS = 8  # samples on each ray of the stand-in for march
+
+
+class Waits(TorchDispatchMode):
+    """Records the operations that make the host wait for the device."""
+
+    found: ClassVar[list[str]] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name, kwargs = function.overloadpacket.__name__, kwargs or {}
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        sides = {tensor.device.type for tensor in tensors} | {torch.device(kwargs.get("device") or "cpu").type}
+        if "meta" in sides and (name in READS or (name == "_to_copy" and "device" in kwargs and len(sides) > 1)):
+            self.found.append(name)
+        chosen = [index for index in tree_leaves(args[1:2]) if isinstance(index, torch.Tensor)]
+        if name in ("index", "index_put", "index_put_") and any(index.dtype == torch.bool for index in chosen):
+            self.found.append(f"{name} by a mask")
+        return function(*args, **kwargs)
+
+
+class DeviceGenerator:
+    """Stands in for a generator on the device, which torch without META does not have."""
+
+    device = META
+
+
+@pytest.fixture
+def on_meta(monkeypatch):
+    """Fake tensors; random numbers are drawn on the generator's device, and the step is one of the middle of a run."""
+    for name in ("rand", "randn", "randperm"):
+        draw = getattr(torch, name)
+        monkeypatch.setattr(torch, name, lambda *size, generator=None, draw=draw, **options: draw(*size, **options))
+    for owner, name in ((torch, "tensor"), (torch, "as_tensor"), (torch.Tensor, "new_tensor")):
+        monkeypatch.setattr(owner, name, recorded(getattr(owner, name)))
+    host = system_module.step_generator
+    monkeypatch.setattr(
+        system_module, "step_generator", lambda *drawn: DeviceGenerator() if META in drawn else host(*drawn)
+    )
+    for name, value in {"device": META, "global_step": 300, "global_rank": 0, "progress": 0.6}.items():
+        monkeypatch.setattr(DreamFusion, name, value)
+    monkeypatch.setattr(DreamFusion, "log_dict", lambda self, values, **options: self.logged.append(values))
+    monkeypatch.setattr(DreamFusion, "logged", [], raising=False)
+    monkeypatch.setattr(occupancy, "march", all_steps)
+    monkeypatch.setattr(torch, "autocast", lambda *chosen, **options: contextlib.nullcontext())  # not for meta
+    caches = (backend._choose, backend.missing, constant)
+    for cached in caches:
+        cached.cache_clear()
+    yield
+    for cached in caches:
+        cached.cache_clear()
+
+
+def recorded(make):
+    """A function that makes a tensor from Python's numbers; no operation shows the copy to the device."""
+
+    def call(*given, **options):
+        made = make(*given, **options)
+        if made.device == META:
+            Waits.found.append(make.__name__)
+        return made
+
+    return call
+
+
+def on_device(tensor):
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META)
+
+
+def moved(module):
+    """The module with empty parameters and buffers on the device."""
+    for part in module.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                part._parameters[name] = torch.nn.Parameter(on_device(parameter), requires_grad=parameter.requires_grad)
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[name] = on_device(buffer)
+    return module
+
+
+def all_steps(rays, occupancy, radius, step, jitter, backend=None):
+    """STEPS samples on every ray: the number of samples, which `march` reads, is known beforehand."""
+    near, _ = reference.sphere_chords(rays.origins, rays.directions, radius)
+    ray = torch.arange(len(rays), device=near.device).repeat_interleave(STEPS, output_size=len(rays) * STEPS)
+    index = torch.arange(STEPS, device=near.device).repeat(len(rays))
+    return reference.pack(rays, ray, index, near, step, jitter)
+
+
+@pytest.fixture
+def system():
+    """The system of the default command, on the CPU."""
+    return copy.deepcopy(assemble(dreamfusion.compose(["prompt=a cat", "field.levels=4"])))
+
+
+@pytest.mark.parametrize("lit", [False, True], ids=["plain", "lit"])
+def test_a_step_waits_for_the_device_in_march_alone(system, on_meta, monkeypatch, lit):
+    prior = system.distillation.prior
+    cameras = option("camera/orbit", size=64).sample(0.6, torch.Generator())
+    moved(system.scene), moved(prior.model)
+    prior.alphas_cumprod, prior._dtype = on_device(prior.alphas_cumprod), torch.float32
+    system.text_table = system.text_table._with_each(lambda part: part._with_each(on_device))
+    monkeypatch.setattr(Lighting, "draw", lambda self, progress, generator: LAMBERTIAN if lit else ALBEDO)
+    constant(WHITE, META, torch.float32)  # this and the next are copied in the first step
+    prior._subject = torch.zeros(1, dtype=torch.int64, device=META)
+    Waits.found.clear()
+    with Waits():
+        loss = system.training_step(cameras.to(META), 0)
+        loss.backward()
+    assert loss.device == META
+    assert Waits.found == ["_to_copy"]  # the cameras, packed, from pinned memory
+    assert all(value.device == META for values in system.logged for value in values.values())
+
+
+def test_what_waits_for_a_device_is_recorded(on_meta):
+    x = torch.zeros(3, device=META)
+    for wait, name in (
+        (x.sum().item, "_local_scalar_dense"),
+        (x.nonzero, "nonzero"),
+        (x.cpu, "_to_copy"),
+        (lambda: torch.zeros(3).to(META), "_to_copy"),
+        (lambda: x[x > 0], "index by a mask"),
+        (lambda: torch.tensor([1.0], device=META), "tensor"),
+        (lambda: x.new_tensor([1.0]), "new_tensor"),
+    ):
+        Waits.found.clear()
+        with Waits(), contextlib.suppress(RuntimeError, NotImplementedError):  # there are no values
+            wait()
+        assert Waits.found == [name]
