@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from dreamfusion.error import GuidanceError
 from dreamfusion.guidance.hub import find_file
 from dreamfusion.guidance.pretrained import one_line, unreadable
-from dreamfusion.guidance.prior import GuidanceError
 
 PAIR = {"clip_l", "clip_g"}  # keys of the first and the second encoder of Stable Diffusion XL
 UNNAMED = {"emb_params", *PAIR}  # keys that are not the word itself, which then is the file's name
