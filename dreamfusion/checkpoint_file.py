@@ -83,6 +83,7 @@ def _verify(data: bytes) -> None:
 
 def _link(path: Path, second: Path) -> None:
     """Give a file a second name, or a copy where the file system has no links."""
+    second.unlink()  # the empty draft
     try:
         os.link(path, second)
     except OSError:

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -49,6 +50,7 @@ def replacing(path: Path, size: int = 0) -> Iterator[Path]:
     """Temporary file beside `path`, with the same suffix; renamed to `path` on success and removed on failure.
 
     Creates the folder. The temporary file is in the same folder because a rename is atomic within one file system only.
+    Its name cannot be guessed and it is a new file: nobody else who may write to the folder can put a link there first.
     Content and rename are flushed to disk when the block ends, so that after a power failure no later write exists
     without this one.
 
@@ -60,8 +62,9 @@ def replacing(path: Path, size: int = 0) -> Iterator[Path]:
         OSError: the file cannot be written; the error of a full disk names the folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    draft = path.with_name(f".{path.stem}.{secrets.randbelow(10**18)}{path.suffix}")
     try:
+        draft.touch(exist_ok=False)
         yield draft
         flush(draft)
         draft.replace(path)

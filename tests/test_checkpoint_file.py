@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import secrets
 import tempfile
 import zipfile
 from pathlib import Path
@@ -132,6 +133,21 @@ def test_a_full_disk_is_named_with_the_needed_space_and_the_last_checkpoint_stay
     assert " MB are free, last.ckpt needs at least 2.0 MB; free some space" in file_error(error.value)
     assert steps(tmp_path) == {"last.ckpt": 1}
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_draft_is_a_new_file_though_a_link_has_its_name(tmp_path, monkeypatch):
+    """Who may write to the folder could otherwise make a run overwrite any file of its owner."""
+    monkeypatch.setattr(secrets, "randbelow", lambda limit: 4711)
+    (tmp_path / "mine").write_text("kept")
+    (tmp_path / ".report.4711.md").symlink_to(tmp_path / "mine")
+    with pytest.raises(FileExistsError), replacing(tmp_path / "report.md") as draft:
+        draft.write_text("lost")
+    assert (tmp_path / "mine").read_text() == "kept"
+
+
+def test_drafts_have_names_that_cannot_be_guessed(tmp_path):
+    with replacing(tmp_path / "report.md") as one, replacing(tmp_path / "report.md") as other:
+        assert one != other
 
 
 def test_only_the_drafts_of_killed_processes_are_swept(tmp_path):

@@ -86,6 +86,8 @@ def compare(name: str, default: object, given: object, annotation: Any = Any) ->
     if not fits(given, annotation):
         if isinstance(default, dict) and default:
             example = f", such as {name}.{next(iter(default))}=..."
+        elif isinstance(given, bool | int | float) and fits(str(given), annotation):
+            example = f": type '{name}=\"{str(given).lower()}\"'"
         else:
             shown = str(default).lower() if isinstance(default, bool) else default
             example = "" if default in (None, "") else f": type {name}={shown}"

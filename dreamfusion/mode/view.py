@@ -3,7 +3,7 @@
 import copy
 import logging
 import tempfile
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from dreamfusion.runs.check import check
 from dreamfusion.runs.dream import Outputs, dream
 from dreamfusion.runs.export import describe, export_scene
 from dreamfusion.runs.find import find_checkpoint, find_runs
+from dreamfusion.runs.lock import locked
 from dreamfusion.runs.names import relative_to_cwd
 from dreamfusion.signals import Stop
 from dreamfusion.training.assemble import user_errors
@@ -63,17 +64,17 @@ class ViewMode(Outputs):
             export = ExportSettings.of(cfg.export)
             scene = load_scene(_find_single_run(cfg))
             with closing(Window(self.host, self.port, mailbox, str(scene.config.prompt))) as window:
-                _serve_until_interrupt(window, mailbox, scene, _exports(window, mailbox, export))
+                _serve_until_interrupt(window, mailbox, scene, export)
             return scene.run
         check(cfg)
         with user_errors():
             cameras = training_cameras(cfg)
         folder = relative_to_cwd(Path(HydraConfig.get().runtime.output_dir))
         with closing(Window(self.host, self.port, mailbox, str(cfg.prompt))) as window:
-            exports = _exports(window, mailbox, ExportSettings.of(cfg.export))
-            callback = ViewCallback(window, mailbox, cameras, exports)
+            export = ExportSettings.of(cfg.export)
+            callback = ViewCallback(window, mailbox, cameras, _exports(window, mailbox, export, held=True))
             dream(train_settings(cfg), folder, self, callbacks=[callback])
-            _serve_until_interrupt(window, mailbox, load_scene(folder / "checkpoints" / "last.ckpt"), exports)
+            _serve_until_interrupt(window, mailbox, load_scene(folder / "checkpoints" / "last.ckpt"), export)
         return folder
 
 
@@ -89,10 +90,14 @@ def training_cameras(cfg: DictConfig) -> CameraStream:
     return CameraStream(instantiate(cfg.camera), cfg.trainer.max_steps, int(cfg.seed))
 
 
-def export(scene: TrainedScene, settings: ExportSettings, window: Window) -> Action:
-    """Export a scene; returns an action that shows the mesh, or the reason why there is none, in the window."""
+def export(scene: TrainedScene, settings: ExportSettings, window: Window, held: bool) -> Action:
+    """Export a scene; returns an action that shows the mesh, or the reason why there is none, in the window.
+
+    `held`: this process holds the lock of the run already, because it trains the run.
+    """
     try:
-        exported = export_scene(scene, settings)
+        with nullcontext() if held else locked(scene.run):
+            exported = export_scene(scene, settings)
     except (UserError, OSError, ImportError) as error:
         return partial(window.notify, "no mesh", str(error))
     text = f"{exported.path}: {', '.join(describe(exported))}"
@@ -116,12 +121,13 @@ def show_exported(scene: TrainedScene, window: Window) -> None:
         window.show_mesh(path.read_bytes(), 1 / float(metadata["metres_per_unit"]), visible=False)
 
 
-def _exports(window: Window, mailbox: Mailbox, settings: ExportSettings) -> Exports:
-    return Exports(window, mailbox, lambda scene: export(scene, settings, window))
+def _exports(window: Window, mailbox: Mailbox, settings: ExportSettings, held: bool) -> Exports:
+    return Exports(window, mailbox, lambda scene: export(scene, settings, window, held))
 
 
-def _serve_until_interrupt(window: Window, mailbox: Mailbox, scene: TrainedScene, exports: Exports) -> None:
+def _serve_until_interrupt(window: Window, mailbox: Mailbox, scene: TrainedScene, settings: ExportSettings) -> None:
     """Serve a finished scene until Ctrl-C."""
+    exports = _exports(window, mailbox, settings, held=False)
     render_loop = RenderLoop(window, mailbox, scene.scene, training_cameras(scene.config), lambda: scene.step)
     window.on_export = lambda: exports.begin(copy.deepcopy(scene))
     window.set_status(f"step {scene.step}, {scene.run}")

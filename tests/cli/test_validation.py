@@ -51,6 +51,15 @@ def test_a_value_of_another_type_is_refused_with_an_example(default, given, mess
     assert str(refused.value).startswith(message)
 
 
+@pytest.mark.parametrize(("given", "typed"), [(7, "7"), (1e3, "1000.0"), (True, "true")])
+def test_a_number_for_a_text_is_refused_with_the_text_to_type(given, typed):
+    logger = {"_target_": "dreamfusion.training.loggers.wandb", "project": "dreamfusion"}
+    with pytest.raises(
+        UserError, match=f"""^logger.project is .*; it must be text: type 'logger.project="{typed}"'$"""
+    ):
+        compare("logger", logger, logger | {"project": given})
+
+
 @pytest.mark.parametrize("given", [3, ["a"], {"a": "b"}, True])
 @pytest.mark.parametrize("name", ["prompt", "checkpoint", "study", "run", "prompts.file"])
 def test_settings_of_the_run_are_text_or_null(name, given):

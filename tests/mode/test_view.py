@@ -21,8 +21,9 @@ from viewer import Viewer
 from dreamfusion.checkpoint import load_scene, read_checkpoint
 from dreamfusion.export.writer import glb_metadata, write_mesh
 from dreamfusion.mesh.density_grid import EmptyFieldError
-from dreamfusion.mode.view import show_exported
+from dreamfusion.mode.view import export, show_exported
 from dreamfusion.runs.export import export_scene
+from dreamfusion.runs.lock import locked
 from dreamfusion.types import Mesh
 from dreamfusion.view.callback import ViewCallback
 
@@ -332,3 +333,13 @@ def test_bad_settings_give_one_line_and_write_nothing(arguments, message, copied
     assert ended.text.startswith("error: ")
     assert message in ended.text
     assert files(folder) == before
+
+
+def test_a_run_at_work_elsewhere_is_not_exported_from_the_window(tmp_path):
+    notified = []
+    window = SimpleNamespace(notify=lambda *words: notified.append(words))
+    with locked(tmp_path):
+        export(SimpleNamespace(run=tmp_path), settings=None, window=window, held=False)()
+    ((title, reason),) = notified
+    assert (title, list(tmp_path.iterdir())) == ("no mesh", [])
+    assert "another process is running in" in reason
