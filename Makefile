@@ -32,7 +32,9 @@ install: $(READY)
 $(READY): requirements.lock requirements-cpu.lock requirements-cuda.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	$(PIP) --require-hashes -r requirements-cpu.lock || $(PIP) --require-hashes -r requirements-cuda.lock
+	$(PIP) --require-hashes -r requirements-cpu.lock || \
+		{ echo "no CPU build of torch where pip looks: installing PyPI's, see docs/reliability.md"; \
+		$(PIP) --require-hashes -r requirements-cuda.lock; }
 	$(PIP) --require-hashes -r requirements.lock
 	$(PIP) --no-build-isolation -e .
 	if command -v npm >/dev/null; then \
