@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import httpx
 import pytest
@@ -296,6 +298,50 @@ def test_what_does_not_suit_is_refused_before_weights_are_downloaded(online, tmp
     with pytest.raises(GuidanceError, match="pip install sentencepiece"):
         option("guidance/deepfloyd", model="x/none")
     assert not [name for name in online["loaded"] if name.endswith(".safetensors")]
+
+
+def test_a_cache_with_some_of_the_parts_is_refused_by_the_names_of_the_others(folder, tmp_path, cached_offline):
+    for part in ("vae", "tokenizer"):
+        shutil.rmtree(folder / part)
+    cached_offline("x/some", folder)
+    with pytest.raises(GuidanceError, match=r"x/some: .* has no vae, tokenizer"):
+        option("guidance/sd", model="x/some")
+
+
+def test_the_hub_is_the_one_of_hf_endpoint(monkeypatch):
+    """huggingface_hub reads the variable into this constant when it is imported."""
+    asked = []
+
+    class Mirror(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(200)
+            self.end_headers()
+
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(404)
+            self.send_header("X-Error-Code", "RepoNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    hub.hub_answers.cache_clear()
+    try:
+        with pytest.raises(GuidanceError, match="x/none: there is no such repository, or it is private"):
+            option("guidance/sd", model="x/none")
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+        hub.hub_answers.cache_clear()
+    assert any("/x/none" in path for path in asked)
 
 
 @pytest.mark.parametrize(("guidance", "part", "channels"), [("sd", "unet", 4), ("sd3", "transformer", 16)])
