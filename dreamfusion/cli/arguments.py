@@ -53,12 +53,14 @@ def understood(arguments: Sequence[str]) -> list[str]:
 def _add_word(word: str, settings: list[str]) -> None:
     """Add a word without a key to the prompt, if it follows the prompt or there is none.
 
-    Raises: UserError: the word is the name of a mode.
+    Raises: UserError: the word is the name of a mode or of a setting.
     """
-    if word in options_of("mode"):
-        raise UserError(f"{word} is a mode; type mode={word}")
     if settings and settings[-1].startswith("prompt="):
         settings[-1] += f" {word}"
+    elif word in options_of("mode"):
+        raise UserError(f"{word} is a mode; type mode={word}")
+    elif word in settings_of():
+        raise UserError(f"{word} is a setting; type {word}=VALUE")
     elif not any(setting.startswith("prompt=") for setting in settings):
         settings.append(f"prompt={word}")
     else:

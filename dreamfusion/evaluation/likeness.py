@@ -9,7 +9,7 @@ import numpy as np
 from skimage.color import rgb2lab
 from skimage.feature import hog
 
-from dreamfusion.pocket.data.captions import COLORS
+from dreamfusion.pocket.model.words import COLORS
 
 CELL = 8  # pixels a side, for gradients and colours
 LIGHTNESS = 0.3  # weight of CIELAB's L relative to a and b: the light of a sample is unknown

@@ -15,8 +15,8 @@ import torch
 from dreamfusion.camera.orbit import spherical
 from dreamfusion.evaluation.likeness import border_color, color_word, features
 from dreamfusion.pocket.data.batches import RenderBatches
-from dreamfusion.pocket.data.captions import COLORS, with_article
 from dreamfusion.pocket.data.renders import RenderSet
+from dreamfusion.pocket.model.words import COLORS, with_article
 
 GREY = np.full(3, 0.5, dtype=np.float32)
 SOLID = 0.9  # minimum opacity of a pixel that shows the object alone

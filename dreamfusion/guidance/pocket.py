@@ -5,7 +5,6 @@ It needs no GPU, no download and no login. The network is `pocket/model/denoiser
 """
 
 import logging
-import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +31,7 @@ from dreamfusion.pocket.model.denoiser import (
     with_appearance,
 )
 from dreamfusion.pocket.model.text import TextEncoder
+from dreamfusion.pocket.model.words import sorted_words, with_article
 from dreamfusion.types import Branch, TextEmbedding
 
 if TYPE_CHECKING:
@@ -130,10 +130,10 @@ class PocketPrior(PixelSpace, AdaptablePrior):
         return self
 
     def warn_if_unknown(self, prompt: str) -> None:
-        """Log a warning with the nearest known names if the prompt is not close to any of them.
+        """Log which words of the prompt are understood and which are ignored, if some are; a warning if none is.
 
-        A prompt is known if it contains a name of the vocabulary, or if its sentence vector has a cosine of at least
-        KNOWN to "a <name>".
+        Understood are the names of the vocabulary and colours; without a name, words or the prompt whose sentence
+        vector has a cosine of at least KNOWN to a name.
 
         Raises:
             GuidanceError: `variant` is not below the number of models with the prompt's name.
@@ -142,19 +142,36 @@ class PocketPrior(PixelSpace, AdaptablePrior):
         names = self._names
         if not names:
             return
-        if any(re.search(rf"\b{re.escape(name)}\b", prompt, re.IGNORECASE) for name in names):
-            return
-        cosine = self._name_vectors @ self.text_encoder.sentence([prompt])[0].cpu()
-        if cosine.max() >= KNOWN:
-            return
-        nearest = ", ".join(f'"a {names[i]}"' for i in cosine.topk(min(NEAREST, len(names))).indices.tolist())
-        log.warning(
-            'The pocket prior was not trained on anything like "%s" (%d known objects; nearest: %s). '
-            "The shape will not follow the prompt; use guidance=sd for open vocabulary.",
-            prompt,
-            len(names),
-            nearest,
-        )
+        found, colors, others = sorted_words(prompt, names)
+        near = {} if found or not others else self._near(others)
+        if not found and not near:
+            vector = self.text_encoder.sentence([prompt])[0].cpu()
+            cosine, index = (self._name_vectors @ vector).topk(min(NEAREST, len(names)))
+            nearest = [with_article(names[i]) for i in index.tolist()]
+            if cosine[0] < KNOWN:
+                log.warning(
+                    'The pocket prior was not trained on anything like "%s" (%d known objects; nearest: "%s"). '
+                    "The shape will not follow the prompt; use guidance=sd for open vocabulary.",
+                    prompt,
+                    len(names),
+                    '", "'.join(nearest),
+                )
+                return
+            near, others = {prompt: nearest[0]}, []
+        ignored = [word for word in others if word not in near]
+        if ignored or near or len(found) > 1:
+            log.info(
+                "the pocket prior understands %s%s%s",
+                ", ".join([*colors, *found, *(f'{text} as "{name}"' for text, name in near.items())]),
+                f"; it ignores {', '.join(ignored)}" if ignored else "",
+                "; it knows single objects, and mixes several" if len(found) > 1 else "",
+            )
+
+    def _near(self, words: Sequence[str]) -> dict[str, str]:
+        """Word -> the most similar name, with its article, for words whose cosine to it is at least KNOWN."""
+        cosine = self.text_encoder.sentence([with_article(word) for word in words]).cpu() @ self._name_vectors.T
+        best = zip(words, *cosine.max(dim=1), strict=True)
+        return {word: with_article(self._names[int(index)]) for word, value, index in best if value >= KNOWN}
 
     def encode_text(self, texts: Sequence[str]) -> TextEmbedding:
         """Encode K texts: states (K, 16, 384), zero at padding."""

@@ -56,6 +56,13 @@ def compare(scene: Scene, orbit: Orbit, mesh: Mesh) -> MeshMetrics:
     )
 
 
+def unlike(iou: float) -> str:
+    """The sentence about a mesh that is not what the renders show; empty if it is."""
+    if iou >= ENOUGH:
+        return ""
+    return f"the mesh differs from the renders (silhouette IoU {iou:.3f}; at least {ENOUGH:.2f} is good)"
+
+
 def as_raster(mesh: Mesh) -> RasterMesh:
     """Convert to the rasteriser's mesh; the texture becomes a material."""
     texture = None

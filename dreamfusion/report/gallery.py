@@ -31,6 +31,7 @@ class Entry:
     settings: Mapping[str, str] = field(default_factory=dict)  # all settings; the page shows those that differ
     figures: Mapping[str, str] = field(default_factory=dict)  # results: seconds, scores, ...
     page: Path | None = None  # the page of the run, linked
+    warning: str = ""  # shown above the figures
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ class RunPage:
     previews: Mapping[str, Path] = field(default_factory=dict)  # caption -> PNG or JPEG, in the order of training
     metrics: Path | None = None  # CSV with a column `step`; every other numeric column becomes a curve
     figures: Mapping[str, str] = field(default_factory=dict)  # results: steps, seconds, triangles, ...
+    notes: Mapping[str, str] = field(default_factory=dict)  # name of a figure -> its explanation in one line
+    warning: str = ""  # shown above the figures
     settings: Mapping[str, str] = field(default_factory=dict)  # guidance, seed, ...
     files: Sequence[Path] = ()  # linked relative to the page
     reload: int | None = None  # seconds until an open page loads itself again, while the run is at work

@@ -10,7 +10,7 @@ from dreamfusion.export.settings import ExportSettings
 from dreamfusion.export.writer import Finish, write_mesh
 from dreamfusion.image import write_image
 from dreamfusion.mesh.extract import Surface, extract_surface, longest_side, placed
-from dreamfusion.mesh.metrics import ENOUGH, MeshMetrics, compare
+from dreamfusion.mesh.metrics import MeshMetrics, compare, unlike
 from dreamfusion.phases import phase
 from dreamfusion.runs.summary import add_to_summary
 
@@ -76,12 +76,10 @@ def export_scene(scene: TrainedScene, export: ExportSettings) -> Exported:
 
 def warn_if_unlike(exported: Exported) -> None:
     """Log a warning if the mesh is not what the renders show."""
-    if exported.metrics.iou < ENOUGH:
+    if sentence := unlike(exported.metrics.iou):
         log.warning(
-            "the mesh differs from the renders (silhouette IoU %.3f; at least %.2f is good): see %s; a translucent "
-            "scene has no clear surface: train longer, or type export.threshold=NUMBER",
-            exported.metrics.iou,
-            ENOUGH,
+            "%s: see %s; a translucent scene has no clear surface: train longer, or type export.threshold=NUMBER",
+            sentence,
             exported.path.with_name("mesh_check.png"),
         )
 

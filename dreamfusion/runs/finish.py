@@ -11,16 +11,16 @@ from dreamfusion.checkpoint import TrainedScene
 from dreamfusion.export.settings import ExportSettings
 from dreamfusion.files import check_finite
 from dreamfusion.mesh.density_grid import EmptyFieldError
+from dreamfusion.mesh.metrics import unlike
 from dreamfusion.paths import LAST
 from dreamfusion.phases import counted, phase
 from dreamfusion.report.turntable import turntable
 from dreamfusion.report.video import write_video
 from dreamfusion.runs.export import export_scene, warn_if_unlike
-from dreamfusion.runs.page import write_run_page
+from dreamfusion.runs.page import LIKENESS, PRIOR_SCORE, write_run_page
 from dreamfusion.runs.summary import add_to_summary
 
 log = logging.getLogger(__name__)
-IOU_LABEL = "silhouette IoU, mesh and renders"
 
 
 def finish(
@@ -39,6 +39,7 @@ def finish(
     figures = {"steps": str(scene.step), "training": f"{seconds:.0f} s"}
     mesh: Path | None = None
     empty: EmptyFieldError | None = None
+    warning = ""
     found: dict[str, float] = {"steps": scene.step, "seconds": round(seconds, 1)}
     with _beside(partial(_write_turntable, scene, frames, size, video)):
         try:
@@ -46,19 +47,20 @@ def finish(
             mesh = exported.path
             found |= exported.figures
             figures["triangles"] = f"{len(exported.surface.mesh.faces):,}"
-            figures[IOU_LABEL] = f"{exported.metrics.iou:.3f}"
+            figures[LIKENESS] = f"{exported.metrics.iou:.3f}"
             warn_if_unlike(exported)
+            warning = unlike(exported.metrics.iou)
         except EmptyFieldError as error:
             empty = error
     with phase("score"):
         found |= measured(score)
     check_finite(found)
     if "prior_score" in found:
-        figures["prior score"] = f"{found['prior_score']:.3f}"
+        figures[PRIOR_SCORE] = f"{found['prior_score']:.3f}"
     add_to_summary(folder, found)
     files = [p for p in (mesh, video, folder / "checkpoints" / LAST, folder / "config.yaml") if p is not None]
     with phase("page"):
-        write_run_page(folder, scene.config, figures, mesh, video, files)
+        write_run_page(folder, scene.config, figures, mesh, video, files, warning)
     log.info("\n%s: %s", scene.config.prompt, ", ".join(f"{value} {name}" for name, value in figures.items()))
     for path in (mesh, video, folder / "index.html", folder):
         if path is not None:

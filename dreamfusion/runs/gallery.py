@@ -7,6 +7,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from dreamfusion.error import UserError
+from dreamfusion.mesh.metrics import unlike
 from dreamfusion.report.gallery import Entry, check_video, write_gallery
 from dreamfusion.runs.names import IGNORED
 from dreamfusion.runs.settings import flat
@@ -57,4 +58,5 @@ def entry_of(folder: Path) -> Entry:
         page=page if page.is_file() else None,
         settings=settings,
         figures=figures,
+        warning=unlike(iou) if isinstance(iou := summary.get("silhouette_iou"), int | float) else "",
     )

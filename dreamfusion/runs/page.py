@@ -12,6 +12,13 @@ from dreamfusion.report.page import RunPage, write_page
 SHEET = re.compile(r"[0-9]{6,}\.png")  # the names of the previews, by step
 RELOADING = b'<meta http-equiv="refresh"'
 RELOAD = 10  # seconds between two loads of the page of a run at work
+LIKENESS, PRIOR_SCORE = "mesh like renders", "prior score"  # names of figures
+NOTES = {
+    LIKENESS: "overlap of their silhouettes, 0 to 1; it says that the mesh is what the renders show, not that these "
+    "are good: a blob has a high one, too",
+    PRIOR_SCORE: "share of the prior's denoising error that the prompt removes; at most 1, about 0 for a scene that "
+    "the prompt does not describe, negative for one that it contradicts; compare it within one prior only",
+}
 
 
 class LivePage:
@@ -45,6 +52,7 @@ def write_run_page(
     mesh: Path | None = None,
     video: Path | None = None,
     files: Sequence[Path] = (),
+    warning: str = "",
     reload: int | None = None,
 ) -> None:
     """Write index.html into the run's folder; `reload`: seconds until an open page loads itself again."""
@@ -57,6 +65,8 @@ def write_run_page(
         previews={f"step {int(path.stem)}": path for path in sheets[-4:]},
         metrics=metrics if metrics.is_file() else None,
         figures=figures,
+        notes=NOTES,
+        warning=warning,
         settings=shown_settings(cfg),
         files=files,
         reload=reload,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dreamfusion.evaluation.likeness import border_color, color_word, features
-from dreamfusion.pocket.data.captions import COLORS
+from dreamfusion.pocket.model.words import COLORS
 
 
 def picture(x, color=(0.8, 0.2, 0.2), background=0.5):

@@ -15,7 +15,8 @@ from dreamfusion.error import UserError
 from dreamfusion.evaluation.pocket_prior import Evaluation, Views, plain_picture, views_of
 from dreamfusion.pocket import WEIGHTS
 from dreamfusion.pocket.data.batches import Appearance, RenderBatches
-from dreamfusion.pocket.data.captions import COLORS, recolor
+from dreamfusion.pocket.data.captions import recolor
+from dreamfusion.pocket.model.words import COLORS
 from dreamfusion.pocket.training.card import CARD_FILE, add_evidence
 
 CONF = Path(__file__).parents[2] / "conf"

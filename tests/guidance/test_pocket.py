@@ -134,7 +134,30 @@ def test_an_unrelated_prompt_gives_one_warning_with_the_nearest_names_and_an_alt
     message = record.getMessage()
     assert prompt in message
     assert "guidance=sd" in message
-    assert message.count('"a ') >= 4
+    assert len(message.split("nearest: ")[1].split(", ")) == 4
+
+
+@pytest.mark.parametrize(
+    ("prompt", "sentence"),
+    [
+        ("a cat wearing a top hat", "understands cat; it ignores wearing, top, hat"),
+        ("a golden teapot", "understands teapot; it ignores golden"),
+        ("a red and striped armchair", "understands red, armchair; it ignores striped"),
+        ("two apples on a plate", "understands apples, plate; it ignores two; it knows single objects, and mixes"),
+        ("a kitten", 'understands kitten as "a cat"'),
+    ],
+)
+def test_the_words_of_a_prompt_that_are_ignored_are_named(prior, caplog, prompt, sentence):
+    with caplog.at_level(logging.INFO):
+        prior.warn_if_unknown(prompt)
+    assert sentence in caplog.messages[-1]
+
+
+@pytest.mark.parametrize("prompt", ["a cat", "an escalator", "a red armchair, front view"])
+def test_a_prompt_of_known_words_needs_no_line(prior, caplog, prompt):
+    with caplog.at_level(logging.INFO):
+        prior.warn_if_unknown(prompt)
+    assert caplog.records == []
 
 
 def test_a_folder_without_a_prior_names_what_is_missing(tmp_path):

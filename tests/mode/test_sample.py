@@ -99,7 +99,7 @@ def test_views_and_prompts_change_the_pictures(views):
     [
         (["prompt=null"], 'there is no prompt; type prompt="a cat"'),
         (["prompt=a cat", "mode.steps=0"], "mode.steps is 0; it must be a whole number of at least 1"),
-        (["prompt=a cat", "guidance.weights=/nowhere"], "no pocket prior in /nowhere: unet is missing"),
+        (["prompt=a cat", "guidance.weights=/nowhere"], "guidance.weights=/nowhere: no such file or folder"),
     ],
 )
 def test_bad_settings_give_one_sentence(configure, overrides, message):

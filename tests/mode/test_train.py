@@ -134,7 +134,7 @@ def test_resuming_a_finished_run_only_writes_its_summary_again(copied, launch):
             ["prompt=a cat", "mode.preview_every=-1"],
             "mode.preview_every is -1; it must be a number of steps, or 0 for never",
         ),
-        (["prompt=a cat", "experiment=foo"], "Could not find 'experiment/foo'"),
+        (["prompt=a cat", "experiment=foo"], "there is no option experiment=foo"),
         (["prompt=a cat", "camera.distance=[3,2]"], "camera.distance is [3, 2]"),
         (["prompt=a cat", "trainer.accelerator=abacus"], "abacus"),
         (["prompt=a cat", "distillation.weighting=heavy"], "unknown weighting 'heavy'; type distillation.weighting="),
@@ -151,9 +151,9 @@ def test_resuming_a_finished_run_only_writes_its_summary_again(copied, launch):
         (["checkpoint=latest"], "no run under outputs/train has a checkpoint yet"),
         (["mode=export"], "no run under outputs/train has a checkpoint yet"),
         (["mode=render"], "no run under outputs/train has a checkpoint yet"),
-        (["a cat"], "cannot read 'a cat': settings are key=value"),
-        (["seed"], "cannot read 'seed'"),
-        (["sed=1"], "Could not override 'sed'"),
+        (["prompt=a cat", "seed=1", "dog"], "cannot read 'dog': settings are key=value"),
+        (["seed"], "seed is a setting; type seed=VALUE"),
+        (["sed=1"], "there is no setting sed; did you mean seed? Type seed=1"),
     ],
     ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",
 )
@@ -174,7 +174,7 @@ def test_an_unknown_option_lists_the_known_ones(option, launch, tmp_path):
     group = option.removesuffix("=foo")
     assert ended.status == 1
     assert ended.text.startswith("error: ")
-    assert f"Available options in '{group}'" in ended.text
+    assert f"there is no option {option}; type {group}=NAME, one of " in ended.text
     assert "Traceback" not in ended.text
 
 

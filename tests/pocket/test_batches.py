@@ -7,9 +7,9 @@ import torch
 from sets import load_set, write_set
 
 from dreamfusion.pocket.data.batches import Appearance, MixedBatches, RenderBatches
-from dreamfusion.pocket.data.captions import COLORS
 from dreamfusion.pocket.data.names import subject_names
 from dreamfusion.pocket.model.denoiser import camera_features
+from dreamfusion.pocket.model.words import COLORS
 
 PLAIN = Appearance(recolored=0, textureless=0, lambertian=0, white_background=1)
 

@@ -3,7 +3,8 @@ import pytest
 from options import option
 from skimage.color import rgb2lab
 
-from dreamfusion.pocket.data.captions import COLORS, caption, recolor, view_words, with_article
+from dreamfusion.pocket.data.captions import caption, recolor, view_words
+from dreamfusion.pocket.model.words import COLORS, with_article
 
 LUMINANCE = np.array([0.299, 0.587, 0.114])
 

@@ -1,9 +1,10 @@
 from torch import nn
 
 from dreamfusion.pocket import WEIGHTS
-from dreamfusion.pocket.data.captions import COLORS, captions_of
+from dreamfusion.pocket.data.captions import captions_of
 from dreamfusion.pocket.model.denoiser import sentence_features
 from dreamfusion.pocket.model.text import WIDTH, TextEncoder
+from dreamfusion.pocket.model.words import COLORS
 from dreamfusion.pocket.training.naming import fit_names
 
 

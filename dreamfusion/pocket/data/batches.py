@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from dreamfusion.camera.orbit import spherical
-from dreamfusion.pocket.data.captions import COLORS, caption, recolor, view_words
+from dreamfusion.pocket.data.captions import caption, recolor, view_words
 from dreamfusion.pocket.data.names import select_models, subject_names
 from dreamfusion.pocket.data.renders import RenderSet
 from dreamfusion.pocket.model.denoiser import camera_features, with_appearance
+from dreamfusion.pocket.model.words import COLORS
 from dreamfusion.types import Movable
 
 LIBRARY_NAME = 0.25  # share of captions with the library's name instead of the learned one

@@ -2,35 +2,7 @@
 
 import numpy as np
 
-# sRGB; also the mean colour of a recoloured render.
-COLORS: dict[str, tuple[float, float, float]] = {
-    "red": (0.85, 0.10, 0.10),
-    "green": (0.15, 0.60, 0.20),
-    "blue": (0.15, 0.30, 0.85),
-    "yellow": (0.95, 0.85, 0.15),
-    "orange": (0.95, 0.50, 0.10),
-    "purple": (0.55, 0.15, 0.70),
-    "pink": (0.95, 0.55, 0.75),
-    "brown": (0.45, 0.27, 0.12),
-    "black": (0.09, 0.09, 0.10),
-    "white": (0.95, 0.95, 0.95),
-    "gray": (0.50, 0.50, 0.50),
-    "turquoise": (0.15, 0.75, 0.75),
-}
-
-# Names without an article: plurals and mass nouns.
-_NO_ARTICLE = frozenset(
-    {"bread", "french fries", "butter", "milk", "sugar", "soap", "headphones", "sunglasses", "glasses"}
-)
-_SINGULAR_S = ("ss", "us", "is")
-
-
-def with_article(name: str) -> str:
-    """ "cat" -> "a cat", "armchair" -> "an armchair", "tulips" -> "tulips"."""
-    last = name.split()[-1]
-    if name in _NO_ARTICLE or (last.endswith("s") and not last.endswith(_SINGULAR_S)):
-        return name
-    return ("an " if name[0] in "aeio" else "a ") + name
+from dreamfusion.pocket.model.words import COLORS, with_article
 
 
 def view_words(azimuth: float, elevation: float) -> str:
