@@ -6,6 +6,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from dreamfusion.cli.spelling import studies
 from dreamfusion.error import UserError
 from dreamfusion.runs.names import digest, run_folder, slug, study_of
 
@@ -13,6 +14,7 @@ from dreamfusion.runs.names import digest, run_folder, slug, study_of
 def register() -> None:
     """Register the resolvers; call before Hydra composes."""
     OmegaConf.register_new_resolver("suits", _suits, replace=True)
+    OmegaConf.register_new_resolver("studies", lambda: ", ".join(studies()), replace=True)
     OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
     OmegaConf.register_new_resolver("sweep_folder", _sweep_folder, replace=True)
     OmegaConf.register_new_resolver("run_folder_in_sweep", _run_folder_in_sweep, replace=True)

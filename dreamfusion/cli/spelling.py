@@ -59,8 +59,7 @@ def no_option(path: str) -> str:
     if option:
         known, typed, what = options_of(group), f"{group}=", f"option {path.replace('/', '=', 1)}"
     else:
-        known = [name for name in files_in(SWEEPS) if "/" not in name]  # without those of `wandb sweep`
-        typed, what = "-cd sweeps -cn ", f"study file {path}"
+        known, typed, what = studies(), "-cd sweeps -cn ", f"study file {path}"
     meant = nearest(option or path, known)
     hint = f"did you mean {typed}{' or '.join(meant)}? Type" if meant else "type"
     return f"there is no {what}; {hint} {typed}NAME, one of {', '.join(known)}"
@@ -111,6 +110,11 @@ def _likeness(one: str, other: str) -> float:
 def options_of(group: str) -> list[str]:
     """The options of a group of the command line, such as `experiment`: paper, smoke, ablation/base, ..."""
     return files_in(CONFIGURATION / group) if group else []
+
+
+def studies() -> list[str]:
+    """The studies in sweeps/, without those of `wandb sweep`."""
+    return [name for name in files_in(SWEEPS) if "/" not in name]
 
 
 def files_in(folder: Path) -> list[str]:
