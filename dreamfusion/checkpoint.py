@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -53,8 +54,8 @@ def scene_state(content: dict[str, Any]) -> dict[str, Any]:
     return {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
 
 
-def load_scene(path: Path) -> TrainedScene:
-    """Build the scene from the checkpoint's own configuration and load its weights.
+def load_scene(path: Path, device: torch.device | str = "cpu") -> TrainedScene:
+    """Build the scene from the checkpoint's own configuration and load its weights, on `device`.
 
     Raises:
         CheckpointError: the file is damaged, not a checkpoint of this project, or from an incompatible version.
@@ -68,5 +69,5 @@ def load_scene(path: Path) -> TrainedScene:
     except (InstantiationException, ConfigAttributeError, InterpolationResolutionError, RuntimeError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise CheckpointError(f"{path} does not fit this version of dreamfusion: {reason}") from error
-    scene.eval().requires_grad_(False)
+    scene.to(device).eval().requires_grad_(False)
     return TrainedScene(scene, camera, config, content["global_step"], path)

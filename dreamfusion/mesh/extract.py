@@ -68,10 +68,14 @@ def extract_surface(scene: Scene, orbit: Orbit, export: ExportSettings) -> Surfa
     with phase("mesh"):
         fit = None if export.threshold != "auto" else fit_threshold(scene, orbit)
         threshold = float(export.threshold) if fit is None else fit.threshold
-        density: Density = scene.field.density
+        inner: Density = scene.field.density
         if fit is not None and export.visual_hull:
             threshold = fit.lowered
-            density = intersect_visual_hull(density, threshold, fit.cameras, fit.opacity)
+            inner = intersect_visual_hull(inner, threshold, fit.cameras, fit.opacity)
+
+        def density(positions: Tensor) -> Tensor:  # the grid is on the CPU, the scene perhaps on a GPU
+            return inner(positions.to(scene.device)).cpu()
+
         try:
             level = (lambda occupancy: SURFACE) if fit is None or export.blur == 0 else partial(fit_level, scene, fit)
             mesh = extract_mesh(density, scene.field.radius, threshold, export, level)
@@ -97,11 +101,12 @@ def surface_color(scene: NeRF, orbit: Orbit, depth: float, lit: bool) -> Color:
 
     The albedo at a single point is unreliable: renders constrain only the composited colour.
     """
-    light = orbit.view(torch.zeros(1), 15.0, 1, 1).light
+    light = orbit.view(torch.zeros(1), 15.0, 1, 1).light.to(scene.device)
     step = (1 + OUTSIDE) * depth / DEPTHS
-    below = (torch.arange(DEPTHS) + 0.5) * step - OUTSIDE * depth
+    below = (torch.arange(DEPTHS, device=scene.device) + 0.5) * step - OUTSIDE * depth
 
     def color(positions: Tensor, normals: Tensor) -> Tensor:
+        positions, normals = positions.to(scene.device), normals.to(scene.device)
         points = positions[:, None] - below[:, None] * normals[:, None]
         out = scene.field(points.view(-1, 3))
         optical = out.density.view(-1, DEPTHS) * step
@@ -119,7 +124,7 @@ def surface_color(scene: NeRF, orbit: Orbit, depth: float, lit: bool) -> Color:
 @torch.no_grad()
 def fit_threshold(scene: NeRF, orbit: Orbit) -> Fit:
     """Find the threshold from renders of the scene."""
-    cameras = cameras_around(orbit)
+    cameras = cameras_around(orbit).to(scene.device)
     densities, opacities = [], []
     for out in strips(scene, cameras):
         assert isinstance(out, RayRender)
@@ -134,7 +139,7 @@ def fit_threshold(scene: NeRF, orbit: Orbit) -> Fit:
 
 def fit_level(scene: NeRF, fit: Fit, occupancy: np.ndarray) -> float:
     """The level of a blurred occupancy grid whose silhouette matches the renders; blurring lowers edges."""
-    grid, largest = torch.from_numpy(occupancy)[None, None], []
+    grid, largest = torch.from_numpy(occupancy)[None, None].to(scene.device), []
     for view in range(len(fit.cameras)):
         rays = cast_rays(fit.cameras.one(view))
         samples = scene.renderer.sample(rays, None)

@@ -13,6 +13,7 @@ from torch.nn.functional import grid_sample
 
 from dreamfusion.camera.rays import project
 from dreamfusion.mesh.threshold import VISIBLE
+from dreamfusion.ops.constants import constant
 from dreamfusion.types import Cameras
 
 Density = Callable[[Tensor], Tensor]
@@ -34,10 +35,11 @@ def intersect_visual_hull(density: Density, threshold: float, cameras: Cameras, 
     """
 
     def limited(positions: Tensor) -> Tensor:
-        least = torch.ones(len(positions))
+        least = positions.new_ones(len(positions))
+        size = constant((cameras.width, cameras.height), positions.device)
         for view in range(len(cameras)):
             points = project(cameras.one(view), positions[None])[0]  # (N, 2) pixels
-            place = points / points.new_tensor([cameras.width, cameras.height]) * 2 - 1
+            place = points / size * 2 - 1
             seen = grid_sample(opacity[view : view + 1], place[None, :, None], align_corners=False)[0, 0, :, 0]
             least = torch.minimum(least, torch.where((place.abs() < 1).all(-1), seen, 1.0))
         least = (least + 0.5 - VISIBLE).clamp(EDGE, 1 - EDGE)

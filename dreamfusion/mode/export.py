@@ -3,11 +3,13 @@
 import logging
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig
 
 from dreamfusion.checkpoint import load_scene
 from dreamfusion.error import UserError
 from dreamfusion.export.settings import ExportSettings
+from dreamfusion.ops.memory import chosen_device
 from dreamfusion.paths import run_of
 from dreamfusion.runs.export import describe, export_scene, warn_if_unlike
 from dreamfusion.runs.find import find_checkpoint, find_runs, run_choice
@@ -21,14 +23,14 @@ def run(cfg: DictConfig) -> list[Path]:
 
     Skips runs that fail, with a warning, unless there is only one.
     """
-    settings = ExportSettings.of(cfg.export)
+    settings, device = ExportSettings.of(cfg.export), chosen_device(cfg.trainer.accelerator)
     choice = run_choice(cfg)
     if choice is None:
-        return [_export_one(find_checkpoint(cfg.checkpoint or "latest"), settings)]
+        return [_export_one(find_checkpoint(cfg.checkpoint or "latest"), settings, device)]
     runs, written = find_runs(choice), []
     for number, folder in enumerate(runs, 1):
         try:
-            written.append(_export_one(find_checkpoint(str(folder)), settings))
+            written.append(_export_one(find_checkpoint(str(folder)), settings, device))
         except UserError as error:
             if len(runs) == 1:
                 raise
@@ -37,9 +39,9 @@ def run(cfg: DictConfig) -> list[Path]:
     return written
 
 
-def _export_one(checkpoint: Path, export: ExportSettings) -> Path:
+def _export_one(checkpoint: Path, export: ExportSettings, device: torch.device) -> Path:
     with locked(run_of(checkpoint)):
-        exported = export_scene(load_scene(checkpoint), export)
+        exported = export_scene(load_scene(checkpoint, device), export)
     log.info("%s: %s", exported.path, ", ".join(describe(exported)))
     warn_if_unlike(exported)
     return exported.path

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from dreamfusion.checkpoint import TrainedScene, load_scene
 from dreamfusion.error import UserError, check_positive
+from dreamfusion.ops.memory import chosen_device
 from dreamfusion.paths import run_of
 from dreamfusion.report.picture import with_transparency, write_depth, write_rgba, write_webp
 from dreamfusion.report.turntable import seen_around, turntable
@@ -30,7 +31,7 @@ def run(
         raise UserError(f"mode.pictures is {list(pictures)}; type some of {', '.join(PICTURES)}: mode.pictures=[webp]")
     checkpoint = find_checkpoint(cfg.checkpoint or "latest")
     with locked(run_of(checkpoint)):
-        scene = load_scene(checkpoint)
+        scene = load_scene(checkpoint, chosen_device(cfg.trainer.accelerator))
         written = []
         if "video" in pictures:
             written.append(scene.run / f"turntable_{size}.mp4")

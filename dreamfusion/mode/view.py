@@ -15,9 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from dreamfusion.camera.data import CameraStream
 from dreamfusion.checkpoint import TrainedScene, load_scene
+from dreamfusion.checkpoint_file import LAST
 from dreamfusion.error import UserError, check_positive
 from dreamfusion.export.settings import ExportSettings
 from dreamfusion.export.writer import glb_metadata, write_mesh
+from dreamfusion.ops.memory import chosen_device
 from dreamfusion.runs.check import check
 from dreamfusion.runs.dream import Outputs, dream
 from dreamfusion.runs.export import describe, export_scene
@@ -62,7 +64,7 @@ class ViewMode(Outputs):
         mailbox = Mailbox(STILL, self.every, self.coarse, self.sharp)
         if cfg.prompt is None:
             export = ExportSettings.of(cfg.export)
-            scene = load_scene(_find_single_run(cfg))
+            scene = load_scene(_find_single_run(cfg), chosen_device(cfg.trainer.accelerator))
             with closing(Window(self.host, self.port, mailbox, str(scene.config.prompt))) as window:
                 _serve_until_interrupt(window, mailbox, scene, export)
             return scene.run
@@ -74,7 +76,8 @@ class ViewMode(Outputs):
             export = ExportSettings.of(cfg.export)
             callback = ViewCallback(window, mailbox, cameras, _exports(window, mailbox, export, held=True))
             dream(train_settings(cfg), folder, self, callbacks=[callback])
-            _serve_until_interrupt(window, mailbox, load_scene(folder / "checkpoints" / "last.ckpt"), export)
+            last = folder / "checkpoints" / LAST
+            _serve_until_interrupt(window, mailbox, load_scene(last, chosen_device(cfg.trainer.accelerator)), export)
         return folder
 
 
@@ -128,7 +131,8 @@ def _exports(window: Window, mailbox: Mailbox, settings: ExportSettings, held: b
 def _serve_until_interrupt(window: Window, mailbox: Mailbox, scene: TrainedScene, settings: ExportSettings) -> None:
     """Serve a finished scene until Ctrl-C."""
     exports = _exports(window, mailbox, settings, held=False)
-    render_loop = RenderLoop(window, mailbox, scene.scene, training_cameras(scene.config), lambda: scene.step)
+    cameras, device = training_cameras(scene.config), scene.scene.device
+    render_loop = RenderLoop(window, mailbox, scene.scene, cameras, lambda: scene.step, device)
     window.on_export = lambda: exports.begin(copy.deepcopy(scene))
     window.set_status(f"step {scene.step}, {scene.run}")
     show_exported(scene, window)

@@ -1,4 +1,4 @@
-"""Free memory of a device, as far as the system reports it."""
+"""The device that a command uses, and its free memory, as far as the system reports it."""
 
 from pathlib import Path
 
@@ -9,6 +9,15 @@ LIMITS = (  # (limit, use) of a container, version 2 and 1 of cgroups
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
+
+
+def chosen_device(accelerator: str) -> torch.device:
+    """The device that Lightning's trainer takes for `trainer.accelerator`: a GPU for "auto", if there is one."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
 
 
 def free_memory(device: torch.device | str = "cpu") -> int:

@@ -30,7 +30,8 @@ def turntable(
         torch.linspace(0, 360, frames + 1)[:-1], seen_around(scene, frames, size, elevation, lit), strict=True
     ):
         camera = scene.camera.view(azimuth[None], elevation, size, size)
-        behind = scene.scene.background(cast_rays(camera).directions, 1, None).view(size, size, 3).numpy()
+        directions = cast_rays(camera.to(scene.scene.device)).directions
+        behind = scene.scene.background(directions, 1, None).view(size, size, 3).cpu().numpy()
         opacity = seen.opacity[..., None]
         frame = torch.from_numpy(seen.color * opacity + behind * (1 - opacity)).permute(2, 0, 1)
         yield as_uint8(frame[None])[0]

@@ -199,7 +199,8 @@ def _finish(
     if pruned is None:
         shown = outputs.turntable_frames, outputs.turntable_size, stopwatch.seconds, score
         try:
-            figures = finish(load_scene(checkpoint), ExportSettings.of(cfg.export), *shown)
+            scene = load_scene(checkpoint, trainer.strategy.root_device)
+            figures = finish(scene, ExportSettings.of(cfg.export), *shown)
         except EmptyFieldError as error:
             pruned = _reason(error, pruners)
     elif failed is None:

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,12 @@ class Scene(nn.Module):
 
     radius: float
     background: nn.Module  # directions (R, 3), number of views, generator or None -> colours (R, 3)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the scene is; cameras and points must be there too."""
+        tensors = chain(self.parameters(), self.buffers())
+        return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
     @abstractmethod
     def render(

@@ -7,12 +7,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from dreamfusion.ops.memory import free_memory
 from dreamfusion.scene.background.solid import ConstantBackground
 from dreamfusion.scene.base import Scene
 from dreamfusion.scene.shading import ALBEDO, Shading
 from dreamfusion.types import Cameras, RenderOutput
 
 STRIP = 2**30  # bytes that the render of one strip may take
+SHARE = 4  # a strip on a GPU may take this part of its free memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +36,8 @@ def render_picture(scene: Scene, camera: Cameras, shading: Shading = ALBEDO, wit
     """
     if len(camera) != 1:
         raise ValueError(f"render_picture takes one camera, got {len(camera)}")
-    out = render_views(scene, camera, shading, with_normal, ConstantBackground([0.0, 0.0, 0.0]))
+    black = ConstantBackground([0.0, 0.0, 0.0]).to(scene.device)
+    out = render_views(scene, camera, shading, with_normal, black)
     parts = [out.rgb, out.opacity, out.depth] + ([out.normal] if with_normal and out.normal is not None else [])
     image = torch.cat([part[0].cpu() for part in parts]).permute(1, 2, 0).numpy()
     opacity = image[..., 3]
@@ -79,9 +82,20 @@ def strips(
     with_normal: bool = False,
     background: nn.Module | None = None,
 ) -> Iterator[RenderOutput]:
-    """Render B cameras, view by view from top to bottom, in strips of rows that take at most STRIP bytes."""
-    rows = max(1, STRIP // (scene.bytes_per_ray(with_normal or shading.needs_normal) * cameras.width))
+    """Render B cameras, view by view from top to bottom, in strips of rows that take at most `strip_bytes`.
+
+    The cameras may be on the CPU, wherever the scene is.
+    """
+    cameras = cameras.to(scene.device)
+    rows = max(
+        1, strip_bytes(scene.device) // (scene.bytes_per_ray(with_normal or shading.needs_normal) * cameras.width)
+    )
     for view in range(len(cameras)):
         for top in range(0, cameras.height, rows):
             part = slice(top, min(top + rows, cameras.height))
             yield scene.render(cameras.one(view), shading, with_normal, rows=part, background=background)
+
+
+def strip_bytes(device: torch.device) -> int:
+    """Bytes for one strip: a GPU needs large ones to be busy."""
+    return STRIP if device.type != "cuda" else max(STRIP, free_memory(device) // SHARE)

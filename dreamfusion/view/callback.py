@@ -83,7 +83,7 @@ class ViewCallback(L.Callback):
             return
         self.window.notify("saved", f"step {trainer.global_step}: {checkpoints.path}")
         if then is not None:
-            then(load_scene(checkpoints.path))
+            then(load_scene(checkpoints.path, trainer.strategy.root_device))
 
 
 def set_guidance_scale(system: DreamFusion, value: float) -> None:
