@@ -15,11 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from dreamfusion.camera.data import CameraStream
 from dreamfusion.checkpoint import TrainedScene, load_scene
-from dreamfusion.checkpoint_file import LAST
 from dreamfusion.error import UserError, check_positive
 from dreamfusion.export.settings import ExportSettings
 from dreamfusion.export.writer import glb_metadata, write_mesh
 from dreamfusion.ops.memory import chosen_device
+from dreamfusion.paths import LAST
 from dreamfusion.runs.check import check
 from dreamfusion.runs.dream import Outputs, dream
 from dreamfusion.runs.export import describe, export_scene

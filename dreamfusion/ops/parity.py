@@ -178,3 +178,4 @@ _CASES = {
     "render_feature_volume": _feature_volume,
     "rasterize": _rasterize,
 }
+OPERATIONS = tuple(_CASES)

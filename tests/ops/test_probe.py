@@ -85,7 +85,7 @@ def test_a_lock_of_an_interrupted_build_is_removed_and_that_of_a_running_one_is_
     assert not lock.exists()
 
 
-@pytest.mark.parametrize("op", list(backend._KERNELS))
+@pytest.mark.parametrize("op", list(parity._CASES))
 def test_the_kernels_of_this_machine_agree_with_the_reference(op):
     for name in backend.backends(op, CPU):
         assert parity.deviation(op, name, CPU) < 1e-4
