@@ -66,10 +66,14 @@ def run_mode(cfg: DictConfig) -> object:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the machine or the GPU has no memory left."""
+    """Whether the machine or the GPU has no memory left; tiny-cuda-nn says so by a plain RuntimeError."""
     torch = sys.modules.get("torch")  # else the error is none of a GPU
     of_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
-    return of_gpu or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+    return (
+        of_gpu
+        or isinstance(error, MemoryError)
+        or any(words in str(error) for words in ("can't allocate memory", "out of memory"))
+    )
 
 
 def _run_error(message: str) -> Exception | SystemExit:

@@ -166,6 +166,9 @@ class Distillation(nn.Module):
             step = Step(rgb, latents, timestep, abar, conditioning, progress, generator)
             noisy, noise = self.perturb(step)
             direction, denoised = self.direction(step, noisy, noise)
+            # One overflow of a half-precision network costs one view, not the run; the watchdog sees the prediction.
+            finite = direction.isfinite().flatten(1).all(1)[:, None, None, None]
+            direction = torch.where(finite, direction, 0.0)
             gradient = weight(self.weighting, abar) * direction
             if self.clip_gradient is not None:
                 limit = self.clip_gradient(progress)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from dreamfusion.diffusion.parameterization import network_input, noise_from_prediction
 from dreamfusion.error import GuidanceError
@@ -62,6 +63,7 @@ class DiffusersPrior(AdaptablePrior):
         compile: bool,
         vae: str | None,
         vae_dtype: str,
+        view_chunk: int,
         lora: Sequence[Any] | None,
         tokens: Sequence[str] | None,
     ) -> None:
@@ -80,6 +82,7 @@ class DiffusersPrior(AdaptablePrior):
             lora: file or `owner/name/file` on the hub, and the weight, of low-rank changes of the network; None: none.
             tokens: files of textual inversion, see `add_words`; None: none.
             vae_dtype: of the autoencoder. Small gradients may underflow in float16 on their way to the image.
+            view_chunk: images encoded at once; more are encoded again in the backward pass, chunk by chunk.
 
         Raises:
             GuidanceError: the weights are not available, or the resolution or the precision does not suit them.
@@ -87,6 +90,9 @@ class DiffusersPrior(AdaptablePrior):
         """
         import diffusers
 
+        if view_chunk < 1:
+            raise GuidanceError(f"guidance.view_chunk is {view_chunk}; type guidance.view_chunk=1 for the least memory")
+        self._view_chunk = view_chunk
         self.guidance_scale, self.weighting = guidance_scale, weighting
         self._dtype_name, self._device, self._tokens = dtype, torch.device("cpu"), tokens or ()
         # Load in the precision of the expected device, so that `to("cuda")` needs no float32 copy.
@@ -111,7 +117,8 @@ class DiffusersPrior(AdaptablePrior):
                 f"type guidance.resolution={self.trained_resolution}, which {self.name} was trained at"
             )
         if channels_last:
-            self._network.to(memory_format=torch.channels_last)
+            for network in (self._network, *([] if self._vae is None else [self._vae])):
+                network.to(memory_format=torch.channels_last)
         if attention_slicing:
             self._network.set_attention_slice("auto")
         if compile:
@@ -134,6 +141,12 @@ class DiffusersPrior(AdaptablePrior):
 
         The posterior's mean, not a sample, so that the distillation's generator is the only source of randomness.
         """
+        if len(rgb) <= self._view_chunk:
+            return self._encode_views(rgb)
+        parts = rgb.split(self._view_chunk)
+        return torch.cat([checkpoint(self._encode_views, part, use_reentrant=False) for part in parts])
+
+    def _encode_views(self, rgb: Tensor) -> Tensor:
         assert self._vae is not None
         encoded = self._vae.encode((rgb * 2 - 1).to(self._vae.dtype))
         latents = encoded.latent_dist.mean if "latent_dist" in encoded else encoded.latents

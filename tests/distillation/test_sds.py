@@ -304,3 +304,21 @@ def test_views_that_a_prior_couples_share_their_timestep():
 
 def test_the_prior_is_not_part_of_the_state():
     assert list(make_sds(GaussianPrior()).state_dict()) == []
+
+
+def test_a_view_whose_prediction_overflows_is_left_out_of_the_step(gaussian_prior):
+    """One overflow of a half-precision network: the other views keep their gradients."""
+    prior = gaussian_prior()
+    right = prior.predict
+    text, cameras = prior.encode_text(["a cat", "a cat"]), conditioning([0.0, 0.0], [0.0, 0.0]).cameras
+    of_both = Conditioning(text, prior.encode_text(["", ""]), cameras)
+    rgb, gradients = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)), []
+    for factor in (1.0, float("inf")):
+        scale = torch.tensor([1.0, factor])[:, None, None, None]
+        prior.predict = lambda *given, scale=scale: tuple(one * scale for one in right(*given))
+        image = rgb.clone().requires_grad_()
+        out = make_sds(prior)(image, of_both, 0.5, torch.Generator().manual_seed(0))
+        assert out.loss.isfinite()
+        gradients += torch.autograd.grad(out.loss, image)
+    torch.testing.assert_close(gradients[1][0], gradients[0][0])
+    assert gradients[0][1].any() and not gradients[1][1].any()

@@ -152,3 +152,19 @@ def test_an_unresponsive_hub_is_tried_once_with_a_short_timeout(offline, monkeyp
         server.accept()[0].close()
         with pytest.raises(BlockingIOError):  # no second connection
             server.accept()
+
+
+def test_views_encoded_one_by_one_have_the_latents_and_the_gradient_of_all_at_once(folder, prior):
+    single = option("guidance/sd", model=str(folder), view_chunk=1)
+    results = []
+    for one in (prior, single):
+        rgb = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        latents = one.encode_image(rgb)
+        results.append((latents, *torch.autograd.grad(latents.square().sum(), rgb)))
+    for whole, parts in zip(*results, strict=True):
+        torch.testing.assert_close(parts, whole, atol=1e-4, rtol=1e-4)
+
+
+def test_a_chunk_of_no_views_is_refused(folder):
+    with pytest.raises(GuidanceError, match=r"guidance.view_chunk is 0; type guidance.view_chunk=1"):
+        option("guidance/sd", model=str(folder), view_chunk=0)
