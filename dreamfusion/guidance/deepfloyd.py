@@ -31,7 +31,7 @@ class DeepFloydPrior(PixelSpace, DiffusersPrior):
         Raises:
             GuidanceError: the weights are not available, or T5's tokenizer cannot be read.
         """
-        super().__init__(vae=None, vae_dtype="float32", view_chunk=1, lora=None, tokens=None, **settings)
+        super().__init__(vae=None, vae_dtype="float32", view_chunk=None, lora=None, tokens=None, **settings)
 
     def _check_folder(self, folder: Path) -> None:
         super()._check_folder(folder)

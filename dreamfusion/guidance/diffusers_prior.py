@@ -63,7 +63,7 @@ class DiffusersPrior(AdaptablePrior):
         compile: bool,
         vae: str | None,
         vae_dtype: str,
-        view_chunk: int,
+        view_chunk: int | None,
         lora: Sequence[Any] | None,
         tokens: Sequence[str] | None,
     ) -> None:
@@ -82,7 +82,8 @@ class DiffusersPrior(AdaptablePrior):
             lora: file or `owner/name/file` on the hub, and the weight, of low-rank changes of the network; None: none.
             tokens: files of textual inversion, see `add_words`; None: none.
             vae_dtype: of the autoencoder. Small gradients may underflow in float16 on their way to the image.
-            view_chunk: images encoded at once; more are encoded again in the backward pass, chunk by chunk.
+            view_chunk: images encoded at once, and again in the backward pass, so that no activations are kept while
+                the network runs; None: all at once, with their activations.
 
         Raises:
             GuidanceError: the weights are not available, or the resolution or the precision does not suit them.
@@ -90,7 +91,7 @@ class DiffusersPrior(AdaptablePrior):
         """
         import diffusers
 
-        if view_chunk < 1:
+        if view_chunk is not None and view_chunk < 1:
             raise GuidanceError(f"guidance.view_chunk is {view_chunk}; type guidance.view_chunk=1 for the least memory")
         self._view_chunk = view_chunk
         self.guidance_scale, self.weighting = guidance_scale, weighting
@@ -141,7 +142,7 @@ class DiffusersPrior(AdaptablePrior):
 
         The posterior's mean, not a sample, so that the distillation's generator is the only source of randomness.
         """
-        if len(rgb) <= self._view_chunk:
+        if self._view_chunk is None:
             return self._encode_views(rgb)
         parts = rgb.split(self._view_chunk)
         return torch.cat([checkpoint(self._encode_views, part, use_reentrant=False) for part in parts])
