@@ -87,7 +87,7 @@ def test_json_that_is_written_holds_no_nan(path):
 ROOMS = """
 error
 types schedule randomness files paths signals ranks phases
-image
+image truth
 ops
 camera
 scene

@@ -11,7 +11,7 @@ import torch
 
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.image import contact_sheet
-from dreamfusion.ops.rasterize import Material, RasterMesh, rasterize
+from dreamfusion.ops.rasterize import as_raster, rasterize
 from dreamfusion.scene.base import Scene
 from dreamfusion.scene.picture import render_picture
 from dreamfusion.types import Mesh
@@ -61,13 +61,3 @@ def unlike(iou: float) -> str:
     if iou >= ENOUGH:
         return ""
     return f"the mesh differs from the renders (silhouette IoU {iou:.3f}; at least {ENOUGH:.2f} is good)"
-
-
-def as_raster(mesh: Mesh) -> RasterMesh:
-    """Convert to the rasteriser's mesh; the texture becomes a material."""
-    texture = None
-    if mesh.texture is not None:
-        texture = np.concatenate([mesh.texture, np.full((*mesh.texture.shape[:2], 1), 255, np.uint8)], axis=2)
-    return RasterMesh(
-        mesh.vertices, mesh.faces, mesh.normals, mesh.colors, mesh.uv, materials=(Material(texture=texture),)
-    )

@@ -4,8 +4,7 @@ import torch
 import trimesh
 
 from dreamfusion.mesh.bake_texture import bake_texture, bake_vertex_colors, unwrap
-from dreamfusion.mesh.metrics import as_raster
-from dreamfusion.ops.rasterize import rasterize
+from dreamfusion.ops.rasterize import as_raster, rasterize
 from dreamfusion.types import Mesh
 
 SIZE, CHUNK = 128, 2**18

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dreamfusion.ops.rasterize.kernels import Screen, Surface, shade, visible
-from dreamfusion.types import Cameras, check_shapes
+from dreamfusion.types import Cameras, Mesh, check_shapes
 
 NEAR = 0.01  # scene units; triangles nearer than this to the camera plane are not drawn
 
@@ -79,6 +79,16 @@ def rasterize(mesh: RasterMesh, cameras: Cameras, supersample: int = 4) -> Raste
         normal=sums[..., 3:6] / np.maximum(length, 1e-12)[..., None],
         alpha=count / supersample**2,
         depth=sums[..., 6] / covered,
+    )
+
+
+def as_raster(mesh: Mesh) -> RasterMesh:
+    """Convert to the rasteriser's mesh; the texture becomes a material."""
+    texture = None
+    if mesh.texture is not None:
+        texture = np.concatenate([mesh.texture, np.full((*mesh.texture.shape[:2], 1), 255, np.uint8)], axis=2)
+    return RasterMesh(
+        mesh.vertices, mesh.faces, mesh.normals, mesh.colors, mesh.uv, materials=(Material(texture=texture),)
     )
 
 

@@ -12,7 +12,7 @@ CARD_FILE = "README.md"  # the name that model hubs expect
 TRAINING = "training.json"  # counts of training images, read by mode.start
 HEADING = "\n## Held-out evidence\n"
 EVIDENCE = f"""{HEADING}
-By `python launch.py mode=evaluate`. "Nearest" is by oriented gradients and coarse CIELAB colours, neither of them
+By `python launch.py mode=evaluate_prior`. "Nearest" is by oriented gradients and coarse CIELAB colours, neither of them
 learned; "real renders" are held-out renders in place of samples.
 
 """
@@ -98,12 +98,12 @@ def add_evidence(folder: Path, table: str) -> None:
         draft.write_text(f"{card.rstrip()}\n{EVIDENCE}{table}\n", encoding="utf-8")
 
 
-def attribution(subjects: Sequence[Subject]) -> str:
+def attribution(subjects: Sequence[Subject], title: str = "The 3D models that the pocket prior was trained on") -> str:
     """Authors of the models, by library and licence, in Markdown."""
     by_source: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for subject in subjects:
         by_source[subject.source, subject.license][subject.creator or "author not named"].append(subject.name)
-    lines = ["# The 3D models that the pocket prior was trained on", ""]
+    lines = [f"# {title}", ""]
     for (source, license_), creators in sorted(by_source.items()):
         lines += [f"## {source}", "", license_ or "licence: see the library", ""]
         lines += [f"- {creator}: {', '.join(sorted(made))}" for creator, made in sorted(creators.items())]
