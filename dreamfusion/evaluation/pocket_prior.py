@@ -1,4 +1,4 @@
-"""Scores of the pocket prior's samples (`mode=evaluate`).
+"""Scores of the pocket prior's samples (`mode=evaluate_prior`).
 
 Whether a sample shows the model named in the prompt (among N), the colour in the prompt, and the side facing the
 camera. Images are compared in the feature space of `likeness.py`, which is independent of any prior; each score has a

@@ -1,4 +1,4 @@
-"""Evaluation report of the pocket prior (`mode=evaluate`): measure, tabulate, write JSON and a contact sheet."""
+"""Evaluation report of the pocket prior (`mode=evaluate_prior`): measure, tabulate, write JSON and a contact sheet."""
 
 import logging
 from collections.abc import Sequence

@@ -101,7 +101,7 @@ def evaluate(folder, renders, *overrides):
     register()
     choices = [f"mode.folder={folder}", f"mode.renders={renders}", "mode.names=null", "mode.validation_size=4"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", ["mode=evaluate", *choices, *overrides])
+        cfg = compose("config", ["mode=evaluate_prior", *choices, *overrides])
     return instantiate(cfg.mode)(cfg)
 
 

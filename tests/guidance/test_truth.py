@@ -1,0 +1,65 @@
+"""The prior that knows the answer: every method that follows it fits the scene to the truth."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from options import make_method, option
+
+from dreamfusion.diffusion.parameterization import clean_from_noise
+from dreamfusion.error import UserError
+from dreamfusion.guidance.prior import text_branch
+from dreamfusion.ops.rasterize import as_raster, rasterize
+from dreamfusion.truth.store import truth_of
+from dreamfusion.types import Conditioning
+
+WHITE = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+
+
+@pytest.fixture
+def prior():
+    return option("guidance/truth", resolution=32, ambient=0.3)
+
+
+@pytest.fixture
+def seen(prior, cameras_at):
+    texts = prior.encode_text(["a cat, front view", "a cat, back view", "", ""])
+    index = torch.tensor([0, 1])
+    return Conditioning(texts[index], texts[index + 2], cameras_at([0.0, 180.0]), appearance=WHITE)
+
+
+def pictures(cameras):
+    drawn = rasterize(as_raster(truth_of("a cat").mesh), cameras.resized(32, 32))
+    alpha = drawn.alpha[..., None]
+    return torch.from_numpy(np.moveaxis(drawn.albedo * alpha + 1 - alpha, 3, 1).copy())
+
+
+@pytest.mark.parametrize("name", ["sds", "denoise_fit"])
+def test_the_gradient_is_render_minus_picture_at_every_timestep(prior, seen, name):
+    rgb = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    limits = {} if name == "denoise_fit" else {"min_timestep": 0.1, "max_timestep": 0.9}
+    method = make_method(name, prior, **limits) if limits else option(f"distillation/{name}", prior=prior)
+    method(rgb, seen, 0.5, torch.Generator().manual_seed(1)).loss.backward()
+    # x = 2 rgb - 1, and a mean over two views
+    torch.testing.assert_close(rgb.grad, 2 * 2 * (rgb.detach() - pictures(seen.cameras)) / 2, atol=2e-3, rtol=1e-3)
+
+
+def test_lit_and_textureless_views_are_compared_with_lit_pictures(prior, seen):
+    def clean(code):
+        appearance = torch.tensor([[1.0, code]] * 2)
+        noise = torch.zeros(2, 3, 32, 32)
+        timestep = torch.tensor([500, 500])
+        (noise_hat,) = prior.predict(noise, timestep, [text_branch(replace(seen, appearance=appearance))])
+        return clean_from_noise(noise_hat, noise, prior.alphas_cumprod[timestep])
+
+    plain, lit, white = clean(0.0), clean(1.0), clean(-1.0)
+    assert (lit <= plain + 1e-4).all() and (lit < plain - 0.1).any()
+    torch.testing.assert_close(white.std(dim=1), torch.zeros(2, 32, 32), atol=1e-4, rtol=0)  # grey
+
+
+def test_a_prompt_without_a_truth_is_refused(prior):
+    with pytest.raises(UserError, match='no truth for "a zebra"'):
+        prior.encode_text(["a zebra, side view"])
+    with pytest.raises(UserError, match='no truth for "a red cat"'):
+        prior.warn_if_unknown("a red cat")
