@@ -1,62 +1,95 @@
-"""`mode=evaluate`: score the pocket prior's weights; writes evaluation.json, a Markdown table and a contact sheet."""
+"""`mode=evaluate`: score the scenes of one or many runs; needs neither guidance nor prompt."""
 
 import logging
-import time
 from pathlib import Path
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from dreamfusion.error import UserError, check_positive
-from dreamfusion.evaluation.pocket_prior import Evaluation
-from dreamfusion.evaluation.pocket_report import PocketReport, PriorSampler, held_out_losses
-from dreamfusion.guidance.pocket import PocketPrior
-from dreamfusion.pocket import WEIGHTS
-from dreamfusion.pocket.data.batches import RenderBatches
-from dreamfusion.pocket.data.names import read_names
-from dreamfusion.pocket.data.renders import RenderSet
-from dreamfusion.pocket.training.card import CARD_FILE, add_evidence
+from dreamfusion.checkpoint import TrainedScene, load_scene, run_of
+from dreamfusion.error import UserError
+from dreamfusion.evaluation.clip_scores import clip_scores
+from dreamfusion.evaluation.image_reward import ImageReward
+from dreamfusion.evaluation.t3bench import quality
+from dreamfusion.export.settings import ExportSettings
+from dreamfusion.guidance.clip import ClipPrior
+from dreamfusion.mesh.extract import extract_surface
+from dreamfusion.pocket.data.captions import with_article
+from dreamfusion.runs.evaluate import Judge, evaluate_run
+from dreamfusion.runs.find import find_checkpoint, find_runs, run_choice
+from dreamfusion.runs.lock import locked
+from dreamfusion.truth.store import names
 
 log = logging.getLogger(__name__)
 
 
-def run(
-    cfg: DictConfig,
-    renders: str,
-    names: str | None,
-    folder: str,
-    validation_size: int,
-    nouns: int,
-    colors: int,
-    sides: int,
-    steps: int,
-    guidance_scale: float | None,
-    batch_size: int,
-    card: bool,
-) -> Path:
-    """Evaluate the weights in `guidance.weights`; returns the path of evaluation.json."""
-    check_positive("mode", nouns=nouns, colors=colors, sides=sides, steps=steps)
-    prior = instantiate(cfg.guidance)
-    if not isinstance(prior, PocketPrior):
-        raise UserError(f"mode=evaluate measures the pocket prior, not {prior.name}; type guidance=pocket")
-    prior.to("cuda" if torch.cuda.is_available() else "cpu")
-    weights = WEIGHTS if cfg.guidance.weights is None else Path(cfg.guidance.weights)
-    if card and not (weights / CARD_FILE).is_file():
-        raise UserError(f"mode.card=true, but there is no model card {weights / CARD_FILE}; mode=pretrain writes one")
-    selected = None if names is None else read_names(Path(names))
-    data = RenderBatches(RenderSet.load(Path(renders)), batch_size, cfg.seed, selected)
-    scale = prior.sample_scale if guidance_scale is None else guidance_scale
-    settings = {"weights": str(cfg.guidance.weights or "package"), "seed": cfg.seed, "steps": steps}
-    settings |= {"guidance_scale": scale, "models": len(data.models), "names": len(data.names)}
-    started = time.monotonic()
-    losses = held_out_losses(prior, data, validation_size)
-    evaluation = Evaluation(data, PriorSampler(prior, scale, steps, batch_size, cfg.seed), cfg.seed)
-    scores = evaluation.retrieval(nouns), evaluation.colors(colors), evaluation.azimuth(sides)
-    report = PocketReport(settings, losses, *scores, round(time.monotonic() - started))
-    path = Path(folder) / "evaluation.json"
-    report.write(path)
-    if card:
-        add_evidence(weights, report.table())
-    log.info("\n%s\n%s", report.table(), path)
-    return path
+def run(cfg: DictConfig, clip: str | None, captions: str | None, image_reward: str | None) -> list[Path]:
+    """Write evaluation.json into the folder of the run, or of all runs that `run` or `study` names.
+
+    Skips runs that fail, with a warning, unless there is only one.
+    """
+    settings, choice = ExportSettings.of(cfg.export), run_choice(cfg)
+    judges = [] if clip is None else [_clip_judge(clip, _captions(captions))]
+    judges += [] if image_reward is None else [_t3bench_judge(image_reward, settings)]
+    runs = [None] if choice is None else find_runs(choice)
+    written = []
+    for number, folder in enumerate(runs, 1):
+        checkpoint = find_checkpoint(cfg.checkpoint or "latest" if folder is None else str(folder))
+        try:
+            with locked(run_of(checkpoint)):
+                scores = evaluate_run(load_scene(checkpoint), settings, judges)
+        except UserError as error:
+            if len(runs) == 1:
+                raise
+            log.warning("%s: not evaluated: %s", folder, error)
+            continue
+        written.append(run_of(checkpoint) / "evaluation.json")
+        shown = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in scores.items())
+        log.info("%d of %d: %s\n  %s", number, len(runs), shown, written[-1])
+    return written
+
+
+def _captions(path: str | None) -> list[str]:
+    """Raises: UserError: the file has no two captions."""
+    if path is None:
+        return [with_article(name) for name in names()]
+    lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    found = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
+    if len(found) < 2:
+        raise UserError(
+            f"mode.captions={path} has {len(found)} captions; R-Precision tells apart two or more, one a line"
+        )
+    return found
+
+
+def _clip_judge(model: str, captions: list[str]) -> Judge:
+    """CLIP's scores; the prompt joins the captions if it is none of them."""
+    clip = ClipPrior(model, None, 1.0, "uniform")
+    clip.to("cuda" if torch.cuda.is_available() else "cpu")
+    known = clip.encode_text(captions).pooled
+    assert known is not None
+
+    def judge(scene: TrainedScene) -> dict[str, float]:
+        prompt, texts, rows = str(scene.config.prompt), list(captions), known
+        if prompt not in texts:
+            texts.append(prompt)
+            own = clip.encode_text([prompt]).pooled
+            assert own is not None
+            rows = torch.cat([known, own])
+        return clip_scores(clip, scene.scene, scene.camera, prompt, texts, rows)
+
+    return judge
+
+
+def _t3bench_judge(model: str, export: ExportSettings) -> Judge:
+    """T3Bench's quality of the exported mesh, by ImageReward."""
+    reward = ImageReward.load(model)
+    reward.to("cuda" if torch.cuda.is_available() else "cpu")
+    device = next(reward.parameters()).device
+
+    def judge(scene: TrainedScene) -> dict[str, float]:
+        mesh = extract_surface(scene.scene, scene.camera, export).mesh
+        prompt = str(scene.config.prompt)
+        return {"t3bench_quality": quality(mesh, lambda rgb: reward(prompt, rgb.to(device)).cpu())}
+
+    return judge

@@ -32,7 +32,7 @@ class Train(Outputs):
             UserError: a setting is invalid.
             SystemExit: with status 130, after Ctrl-C and a final checkpoint.
         """
-        check_objective(cfg.objective)
+        check_objective(cfg.objective, self.evaluate)
         if cfg.prompts.file is not None:
             return run_list(cfg, lambda one, folder: run_in_study(one, folder, self))
         check(cfg)

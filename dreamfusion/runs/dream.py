@@ -37,7 +37,7 @@ from dreamfusion.runs.lock import locked
 from dreamfusion.runs.names import relative_to_cwd
 from dreamfusion.runs.page import LivePage
 from dreamfusion.runs.preflight import preflight
-from dreamfusion.runs.results import RESULT, SCORES, Result, read_result, write_result
+from dreamfusion.runs.results import COMPARED, RESULT, Result, read_result, write_result
 from dreamfusion.runs.resume import load_weights, usable_checkpoint
 from dreamfusion.runs.settings import resolved, run_settings
 from dreamfusion.runs.study import EXPERIMENT
@@ -61,6 +61,7 @@ class Outputs:
     turntable_frames: int
     turntable_size: int  # pixels a side
     score_views: int
+    evaluate: bool  # score the scene as mode=evaluate does, against the laboratory's truth
 
     def __post_init__(self) -> None:
         counts = ("preview_size", "turntable_frames", "turntable_size", "score_views")
@@ -200,7 +201,12 @@ def _finish(
         shown = outputs.turntable_frames, outputs.turntable_size, stopwatch.seconds, score
         try:
             scene = load_scene(checkpoint, trainer.strategy.root_device)
-            figures = finish(scene, ExportSettings.of(cfg.export), *shown)
+            export = ExportSettings.of(cfg.export)
+            figures = finish(scene, export, *shown)
+            if outputs.evaluate:
+                from dreamfusion.runs.evaluate import evaluate_run
+
+                figures |= evaluate_run(scene, export)
         except EmptyFieldError as error:
             pruned = _reason(error, pruners)
     elif failed is None:
@@ -211,7 +217,7 @@ def _finish(
     log_results(trainer.loggers, folder, step, figures, pruned)
     for logger in trainer.loggers:
         logger.save()  # before the result, which marks the run as finished
-    scores = {name: figures[name] for name in SCORES if name in figures}
+    scores = {name: figures[name] for name in COMPARED if name in figures}
     outcome = step, stopwatch.seconds, scores, experiment() | run_settings(cfg), pruned or early_end(trainer)
     write_result(Result(str(cfg.prompt), cfg.seed, *outcome), folder)
 

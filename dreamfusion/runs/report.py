@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from dreamfusion.error import UserError
 from dreamfusion.files import replacing
 from dreamfusion.runs.gallery import gallery
+from dreamfusion.runs.leaderboard import leaderboard
 from dreamfusion.runs.names import STUDIES
 from dreamfusion.runs.results import Result
 from dreamfusion.runs.study import differing, existing_study, finished, unfinished
@@ -38,7 +39,7 @@ def report_folder(study: str, folder: Path, logger: DictConfig | None = None) ->
     text = markdown(study, rows, [path.relative_to(folder) for path in unfinished(folder)])
     with replacing(folder / "report.md") as draft:
         draft.write_text(text, encoding="utf-8")
-    files = [folder / "report.md", folder / "report.csv"]
+    files = [folder / "report.md", folder / "report.csv", *leaderboard(study, results, folder)]
     if shown := [result.path for result in results if (result.path / "config.yaml").is_file()]:
         try:
             gallery(shown, study, folder / "gallery.html")

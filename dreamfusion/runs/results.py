@@ -15,7 +15,13 @@ from dreamfusion.files import write_json
 
 RESULT = "result.json"
 SCORES = ("prior_score", "silhouette_iou", "color_difference")  # the figures that compare runs
-WORST = {"prior_score": 0.0, "silhouette_iou": 0.0}  # scores of a run that failed during a search
+# The higher, the better, and the lower: against the laboratory's truth, see evaluation/scene.py.
+TRUE_HIGH = (
+    "volume_iou", "volume_iou_aligned", "fscore_1", "fscore_2", "truth_silhouette_iou", "truth_psnr", "truth_ssim",
+)  # fmt: skip
+TRUE_LOW = ("chamfer", "truth_color_error", "azimuth_error", "second_face_rate")
+COMPARED = (*SCORES, *TRUE_HIGH, *TRUE_LOW, "clip_score", "r_precision", "r_precision_geometry", "t3bench_quality")
+WORST = dict.fromkeys(("prior_score", "silhouette_iou", *TRUE_HIGH), 0.0)  # scores of a run that failed during a search
 
 
 @dataclass(frozen=True)
@@ -66,11 +72,16 @@ def read_result(folder: Path) -> Result | None:
         raise UserError(f"{path} is not the result of a run; remove the file to repeat the run") from error
 
 
-def check_objective(names: str | Sequence[str] | None) -> None:
-    """Raises: UserError: a score does not exist; checked before a run trains for it."""
+def check_objective(names: str | Sequence[str] | None, evaluate: bool = False) -> None:
+    """Raises: UserError: a score does not exist, or is not measured; checked before a run trains for it."""
     for name in [names] if isinstance(names, str) else names or []:
-        if name not in SCORES:
-            raise UserError(f"objective is {name}; the scores of a run are {', '.join(sorted(SCORES))}")
+        if name in (*TRUE_HIGH, *TRUE_LOW) and not evaluate:
+            raise UserError(f"objective is {name}, which needs mode.evaluate=true")
+        if name not in (*SCORES, *TRUE_HIGH, *TRUE_LOW):
+            known = ", ".join(sorted(SCORES)), ", ".join(sorted((*TRUE_HIGH, *TRUE_LOW)))
+            raise UserError(
+                f"objective is {name}; the scores of a run are {known[0]}, and with mode.evaluate=true {known[1]}"
+            )
 
 
 def objective(folder: Path, names: str | Sequence[str]) -> float | list[float]:

@@ -1,0 +1,69 @@
+"""Score a trained scene into its run's folder: evaluation.json and truth_check.png, the summary and the result."""
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from dreamfusion import __version__
+from dreamfusion.checkpoint import TrainedScene
+from dreamfusion.evaluation.scene import evaluate_scene, held_out_cameras, ring_cameras
+from dreamfusion.export.settings import ExportSettings
+from dreamfusion.files import write_json
+from dreamfusion.image import write_image
+from dreamfusion.runs.results import COMPARED, read_result, write_result
+from dreamfusion.runs.summary import add_to_summary, read_summary
+from dreamfusion.truth.store import find_truth
+from dreamfusion.types import Cameras
+
+PACKAGES = ("torch", "numpy", "scipy", "scikit-image")  # whose versions may change a score
+Judge = Callable[[TrainedScene], dict[str, float]]
+
+
+def evaluate_run(scene: TrainedScene, export: ExportSettings, judges: Sequence[Judge] = ()) -> dict[str, float]:
+    """Score the scene of a run; returns the scores by name. `judges` add those of encoders.
+
+    Raises:
+        EmptyFieldError: the scene has no surface.
+    """
+    started = time.monotonic()
+    prompt, folder = str(scene.config.prompt), scene.run
+    truth = find_truth(prompt)
+    found = evaluate_scene(scene.scene, scene.camera, export, truth)
+    earlier = read_summary(folder)
+    scores = {name: earlier[name] for name in ("prior_score",) if name in earlier} | found.scores
+    for judge in judges:
+        scores |= judge(scene)
+    seconds = round(time.monotonic() - started, 1)
+    about = {} if truth is None else {"name": truth.name, **truth.about}
+    write_json(
+        folder / "evaluation.json", {"prompt": prompt, "scores": scores, "truth": about, **_protocol(scene, seconds)}
+    )
+    write_image(found.sheet, folder / "truth_check.png")
+    add_to_summary(folder, scores)
+    result = read_result(folder)
+    if result is not None:
+        shown = {name: value for name, value in scores.items() if name in COMPARED}
+        write_result(replace(result, scores={**result.scores, **shown}), folder)
+    return scores
+
+
+def _protocol(scene: TrainedScene, seconds: float) -> dict[str, Any]:
+    """What another machine needs to get the same numbers."""
+    return {
+        "step": scene.step,
+        "seed": scene.config.seed,
+        "surface_samples_seeds": [0, 1],
+        "cameras": {"held_out": _poses(held_out_cameras(scene.camera)), "ring": _poses(ring_cameras(scene.camera))},
+        "versions": {"dreamfusion": __version__, **{name: importlib.metadata.version(name) for name in PACKAGES}},
+        "machine": platform.processor() or platform.machine(),
+        "seconds": seconds,
+    }
+
+
+def _poses(cameras: Cameras) -> list[list[float]]:
+    """Azimuth, elevation (degrees), distance (scene units) and field of view (degrees) of each camera."""
+    columns = (cameras.azimuth, cameras.elevation, cameras.distance, cameras.fov)
+    return [[round(value, 3) for value in pose] for pose in zip(*(column.tolist() for column in columns), strict=True)]

@@ -1,0 +1,94 @@
+"""The leaderboard of a study whose runs were scored against the laboratory's truth: leaderboard.html and .md."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dreamfusion.files import replacing
+from dreamfusion.report.leaderboard import Score, Shown, Standing, as_jpeg, write_leaderboard
+from dreamfusion.runs.results import TRUE_HIGH, TRUE_LOW, Result
+from dreamfusion.runs.study import differing
+
+COLUMNS = ("seconds", *TRUE_HIGH, *TRUE_LOW)
+RESAMPLES, LEVEL = 1000, 0.9  # of the bootstrap, and the share of its medians that an interval contains
+
+
+def leaderboard(study: str, results: Sequence[Result], folder: Path) -> list[Path]:
+    """Write both files into `folder`, the best volume IoU first; returns them, none if no run has a true score."""
+    scored = [result for result in results if not result.pruned and set(result.scores) & {*TRUE_HIGH, *TRUE_LOW}]
+    if not scored:
+        return []
+    by_method: dict[str, list[Result]] = defaultdict(list)
+    names = differing(scored)
+    for result in scored:
+        by_method[", ".join(f"{_short(name)} {_value(result, name)}" for name in names) or "default"].append(result)
+    standings = [_standing(method, runs, folder) for method, runs in by_method.items()]
+    standings.sort(key=lambda s: -s.scores["volume_iou"].median if "volume_iou" in s.scores else np.inf)
+    columns = [name for name in COLUMNS if any(name in standing.scores for standing in standings)]
+    prompts, seeds = len({result.prompt for result in scored}), len({result.seed for result in scored})
+    note = (
+        f"Medians over {prompts} names and {seeds} seeds, {len(scored)} runs; intervals: {LEVEL:.0%} of the medians of "
+        f"{RESAMPLES} resamples of names, and of the seeds of each."
+    )
+    page, text = folder / "leaderboard.html", folder / "leaderboard.md"
+    write_leaderboard(standings, columns, f"{study}: leaderboard", note, page)
+    with replacing(text) as draft:
+        draft.write_text(_markdown(study, standings, columns, note), encoding="utf-8")
+    return [page, text]
+
+
+def bootstrap(runs: Sequence[Result], score: str, seed: int = 0) -> Score | None:
+    """The median of a score over the runs, and its interval; None if no run has the score.
+
+    Resamples names with replacement, then the runs of each: names differ more than seeds do.
+    """
+    by_name: dict[str, list[float]] = defaultdict(list)
+    for run in runs:
+        value = run.seconds if score == "seconds" else run.scores.get(score)
+        if value is not None:
+            by_name[run.prompt].append(value)
+    if not by_name:
+        return None
+    values, rng = list(by_name.values()), np.random.default_rng(seed)
+    medians = []
+    for _ in range(RESAMPLES):
+        drawn = (values[i] for i in rng.integers(0, len(values), len(values)))
+        medians.append(np.median(np.concatenate([rng.choice(one, len(one)) for one in drawn])))
+    low, high = np.quantile(medians, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Score(float(np.median(np.concatenate(values))), float(low), float(high))
+
+
+def _standing(method: str, runs: Sequence[Result], folder: Path) -> Standing:
+    scores = {name: score for name in COLUMNS if (score := bootstrap(runs, name)) is not None}
+    shown = []
+    for run in runs:
+        picture = run.path / "truth_check.png"
+        if picture.is_file():
+            figures = ", ".join(
+                f"{name.replace('_', ' ')} {run.scores[name]:.3g}" for name in TRUE_HIGH if name in run.scores
+            )
+            shown.append(Shown(as_jpeg(picture), f"{run.prompt}, seed {run.seed}: {figures}"))
+    return Standing(method, scores, shown)
+
+
+def _short(name: str) -> str:
+    """The name of a setting without what every method has."""
+    return name.removesuffix("._target_")
+
+
+def _value(result: Result, name: str) -> str:
+    return (
+        str(result.settings.get(name)).rsplit(".", 1)[-1]
+        if name.endswith("_target_")
+        else str(result.settings.get(name))
+    )
+
+
+def _markdown(study: str, standings: Sequence[Standing], columns: Sequence[str], note: str) -> str:
+    lines = [f"# {study}", "", note, "", f"| method | {' | '.join(columns)} |", f"|---|{'--:|' * len(columns)}"]
+    for standing in standings:
+        cells = [f"{s.text} ({s.interval})" if (s := standing.scores.get(name)) else "" for name in columns]
+        lines.append(f"| {standing.method.replace('|', '/')} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"

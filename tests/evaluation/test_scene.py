@@ -1,0 +1,96 @@
+"""Scores of a scene against a truth that is a box with a red front."""
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from options import export_settings, option
+from pipelines import save_clip_model
+
+from dreamfusion.evaluation import clip_scores as judging
+from dreamfusion.evaluation import scene as scoring
+from dreamfusion.guidance.clip import ClipPrior
+from dreamfusion.truth.store import Truth
+from dreamfusion.types import Mesh
+
+
+def figure(front=(0.9, 0.1, 0.1), back=(0.1, 0.1, 0.8), turned=0):
+    """A box of four colours, by vertex of its unshared faces, turned by quarter turns around the vertical axis."""
+    box = trimesh.creation.box((1.0, 1.2, 0.7))
+    vertices, normals = box.vertices[box.faces.reshape(-1)], np.repeat(box.face_normals, 3, axis=0)
+    colors = np.full((36, 3), 0.6)
+    colors[normals[:, 2] > 0.5], colors[normals[:, 2] < -0.5], colors[normals[:, 0] > 0.5] = front, back, 0.2
+    for _ in range(turned):
+        vertices, normals = (np.stack([a[:, 2], a[:, 1], -a[:, 0]], axis=1) for a in (vertices, normals))
+    faces = np.arange(36).reshape(-1, 3)
+    return Mesh(
+        *(a.astype(np.float32) for a in (vertices,)), faces, normals.astype(np.float32), colors.astype(np.float32)
+    )
+
+
+@pytest.fixture(scope="module")
+def rings():
+    ring = scoring.ring_cameras(option("camera/orbit"))
+    return lambda mesh: scoring.mesh_pictures(mesh, ring)
+
+
+def test_a_scene_that_is_the_truth_faces_the_right_way_and_has_one_face(rings):
+    assert scoring.side_scores(rings(figure()), rings(figure())) == {"azimuth_error": 0.0, "second_face_rate": 0.0}
+
+
+@pytest.mark.parametrize(("turns", "degrees"), [(1, 90.0), (2, 180.0), (3, 90.0)])
+def test_a_turned_scene_has_that_azimuth_error_and_still_one_face(rings, turns, degrees):
+    found = scoring.side_scores(rings(figure(turned=turns)), rings(figure()))
+    assert found == {"azimuth_error": degrees, "second_face_rate": 0.0}
+
+
+def test_a_front_that_is_seen_again_from_behind_is_a_second_face(rings):
+    janus = scoring.side_scores(rings(figure(back=(0.9, 0.1, 0.1))), rings(figure()))
+    assert janus["second_face_rate"] > 0.7
+
+
+def test_what_has_no_front_has_no_rate_of_second_faces(rings):
+    same = rings(figure(back=(0.9, 0.1, 0.1)))
+    assert "second_face_rate" not in scoring.side_scores(same, same)
+
+
+def test_equal_pictures_score_best_and_a_grey_offset_has_its_psnr():
+    real = np.random.default_rng(0).random((2, 32, 32, 4)).astype(np.float32) * 0.8
+    real[..., 3] = 1.0
+    best = scoring.picture_scores(real, real)
+    assert best["truth_silhouette_iou"] == 1 and best["truth_psnr"] == 100 and best["truth_color_error"] == 0
+    off = scoring.picture_scores(real + np.array([0.1, 0.1, 0.1, 0], np.float32), real)
+    assert off["truth_psnr"] == pytest.approx(20.0, abs=0.01)
+    assert 0 < off["truth_ssim"] < 1 and off["truth_color_error"] > 1
+
+
+def test_a_ball_scores_as_the_ball_it_is_and_without_a_truth_has_no_true_scores(ball, make_scene, monkeypatch):
+    for name, value in {"SIZE": 32, "HELD_OUT": 8, "RING": 8}.items():
+        monkeypatch.setattr(scoring, name, value)
+    scene, orbit = make_scene(ball(density=60.0, size=0.6)).eval(), option("camera/orbit")
+    sphere = trimesh.creation.icosphere(subdivisions=3, radius=0.6)
+    color = np.tile(np.array([0.8, 0.3, 0.1], np.float32), (len(sphere.vertices), 1))
+    truth = Mesh(sphere.vertices.astype(np.float32), sphere.faces.astype(np.int64), colors=color)
+    export = export_settings(resolution=32, blur=0.0, faces=0)
+    found = scoring.evaluate_scene(scene, orbit, export, Truth("ball", truth, np.zeros((24, 8, 8, 4), np.uint8), {}))
+    assert found.scores["volume_iou"] > 0.9 and found.scores["fscore_2"] > 0.9
+    assert found.scores["truth_psnr"] > 25 and found.scores["truth_silhouette_iou"] > 0.95
+    assert "azimuth_error" not in found.scores and "second_face_rate" not in found.scores
+    assert found.sheet.shape == (2 * 32, scoring.SHOWN * 32, 3)
+    alone = scoring.evaluate_scene(scene, orbit, export, None)
+    assert alone.scores["watertight"] == 1 and "volume_iou" not in alone.scores
+
+
+def test_clip_tells_captions_apart_by_the_largest_cosine(ball, make_scene, tmp_path, monkeypatch):
+    clip = ClipPrior(str(save_clip_model(tmp_path, 16)), None, 1.0, "uniform")
+    captions = ["a cat", "a dog", "a bus"]
+    texts = clip.encode_text(captions).pooled
+    scene, orbit = make_scene(ball(density=60.0)).eval(), option("camera/orbit")
+    monkeypatch.setattr(judging, "VIEWS", 2)
+    found = [judging.clip_scores(clip, scene, orbit, text, captions, texts) for text in captions]
+    assert sum(one["r_precision"] for one in found) == pytest.approx(1)  # each view suits one caption best
+    assert sum(one["r_precision_geometry"] for one in found) == pytest.approx(1)
+    best = max(found, key=lambda one: one["clip_score"])
+    assert best["r_precision"] == max(one["r_precision"] for one in found)
+    assert all(-100 <= one["clip_score"] <= 100 for one in found)
+    assert torch.isfinite(texts).all()

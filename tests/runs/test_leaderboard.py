@@ -1,0 +1,69 @@
+"""The leaderboard: medians and intervals of known numbers, and the page that shows them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from results import with_settings
+
+from dreamfusion.error import UserError
+from dreamfusion.runs.leaderboard import bootstrap
+from dreamfusion.runs.report import report
+from dreamfusion.runs.results import check_objective, write_result
+
+
+def runs(method, values, seconds=10.0):
+    """A run for each (name, seed) of `values`."""
+    return [
+        replace(
+            with_settings(distillation=method, prompt=name, seed=seed),
+            prompt=name,
+            seed=seed,
+            seconds=seconds,
+            scores={"volume_iou": value},
+        )
+        for (name, seed), value in values.items()
+    ]
+
+
+def test_the_interval_is_that_of_the_medians_over_names_and_seeds():
+    values = np.linspace(0, 1, 101)
+    score = bootstrap(runs("sds", {(f"a {i}", 0): v for i, v in enumerate(values)}), "volume_iou")
+    assert score.median == 0.5
+    # The median of 101 uniform draws has deviation 1 / (2 sqrt(101)): 90 % of them lie within 1.64 of it.
+    assert score.low == pytest.approx(0.5 - 1.64 * 0.0498, abs=0.02)
+    assert score.high == pytest.approx(0.5 + 1.64 * 0.0498, abs=0.02)
+    assert bootstrap(runs("sds", {("a", 0): 0.3, ("a", 1): 0.3}), "volume_iou").low == 0.3
+    assert bootstrap(runs("sds", {("a", 0): 0.3}), "fscore_1") is None
+
+
+def test_the_report_of_a_scored_study_ranks_methods_and_shows_their_runs(tmp_path):
+    two = {("a cat", 0): 0.5, ("a dog", 0): 0.7}
+    for method, better in (("sds", 0.0), ("csd", 0.2)):
+        for number, run in enumerate(runs(method, {key: value + better for key, value in two.items()})):
+            folder = tmp_path / "lab" / f"{run.prompt.replace(' ', '-')}" / f"{method}{number}"
+            write_result(run, folder)
+            Image.new("RGB", (8, 4), "red").save(folder / "truth_check.png")
+    report("lab", tmp_path)
+    rows = [line for line in (tmp_path / "lab" / "leaderboard.md").read_text().splitlines() if line.startswith("|")]
+    assert rows[0] == "| method | seconds | volume_iou |"
+    assert [row.split(" | ")[0] for row in rows[2:]] == ["| distillation csd", "| distillation sds"]
+    assert "| 0.8 (0.7 to 0.9) |" in rows[2] and "| 0.6 (0.5 to 0.7) |" in rows[3]
+    page = (tmp_path / "lab" / "leaderboard.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 4
+    assert "a dog, seed 0: volume iou 0.9" in page and "http" not in page.split("<body>")[1]
+
+
+def test_a_study_without_true_scores_has_no_leaderboard(tmp_path):
+    write_result(with_settings(), tmp_path / "plain" / "a-cat" / "1")
+    report("plain", tmp_path)
+    assert not list(tmp_path.glob("plain/leaderboard*"))
+
+
+def test_a_search_for_a_true_score_needs_the_evaluation():
+    check_objective(["fscore_1", "prior_score"], evaluate=True)
+    with pytest.raises(UserError, match=r"objective is fscore_1, which needs mode.evaluate=true"):
+        check_objective("fscore_1")
+    with pytest.raises(UserError, match=r"objective is fscore; .* with mode.evaluate=true azimuth_error, chamfer"):
+        check_objective("fscore", evaluate=True)
