@@ -12,7 +12,8 @@ from torch import Tensor
 
 from dreamfusion.camera.rays import cast_rays
 from dreamfusion.diffusion.parameterization import noise_from_prediction
-from dreamfusion.guidance.prior import GuidanceError, PixelSpace
+from dreamfusion.error import GuidanceError
+from dreamfusion.guidance.prior import PixelSpace
 from dreamfusion.ops.rasterize import as_raster, rasterize
 from dreamfusion.scene.shading import Shading
 from dreamfusion.truth.store import names, truth_of

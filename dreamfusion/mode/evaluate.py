@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from dreamfusion.checkpoint import TrainedScene, load_scene, run_of
+from dreamfusion.checkpoint import TrainedScene, load_scene
 from dreamfusion.error import UserError
 from dreamfusion.evaluation.clip_scores import clip_scores
 from dreamfusion.evaluation.image_reward import ImageReward
@@ -14,6 +14,7 @@ from dreamfusion.evaluation.t3bench import quality
 from dreamfusion.export.settings import ExportSettings
 from dreamfusion.guidance.clip import ClipPrior
 from dreamfusion.mesh.extract import extract_surface
+from dreamfusion.paths import run_of
 from dreamfusion.pocket.data.captions import with_article
 from dreamfusion.runs.evaluate import Judge, evaluate_run
 from dreamfusion.runs.find import find_checkpoint, find_runs, run_choice
