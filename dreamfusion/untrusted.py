@@ -75,8 +75,10 @@ def checked_configuration(content: object, source: Path) -> dict[str, Any]:
         raise UntrustedError(f"{source} has a {type(content).__name__} as its configuration; it is not loaded")
     for path, value in _nodes(content, ""):
         _check_plain(path, value, source)
-    for group, value in content.items():
-        for path, node in _nodes(value, group):
+    # `refine` holds the settings of a second stage, which replace those of the first.
+    second = content.get("refine")
+    for group, value in [*content.items(), *(second.items() if type(second) is dict else ())]:
+        for path, node in _nodes(value, group) if value is not second else [(group, value)]:
             if type(node) is dict:
                 _check_target(path, node, group, source)
     return content
@@ -137,7 +139,10 @@ def _targets(folder: Path, group: str) -> dict[str, frozenset[str]]:
     """Dotted path -> the `_target_`s at that path in the options of a group, with interpolations unresolved."""
     found: dict[str, set[str]] = {}
     for file in sorted((folder / group).glob("**/*.yaml")):
-        for path, node in _nodes(OmegaConf.to_container(OmegaConf.load(file)), group):
+        content = OmegaConf.to_container(OmegaConf.load(file))
+        if file.read_text(encoding="utf-8").startswith("# @package _global_"):
+            content = content.get(group) if isinstance(content, dict) else None
+        for path, node in _nodes(content, group):
             if type(node) is dict and TARGET in node:
                 found.setdefault(path, set()).add(node[TARGET])
     return {path: frozenset(targets) for path, targets in found.items()}

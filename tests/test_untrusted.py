@@ -75,7 +75,17 @@ def test_every_option_of_every_group_is_accepted():
             continue
         option = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
         option.pop("defaults", None)
+        if file.read_text().startswith("# @package _global_"):  # as scene/mesh.yaml, which changes other groups too
+            option = option[group]
         assert checked_configuration({group: copy.deepcopy(option)}, SOURCE) == {group: option}
+
+
+def test_a_second_stage_may_name_what_its_groups_may():
+    mesh = {"_target_": "dreamfusion.scene.mesh.scene.MeshScene"}
+    assert checked_configuration({"refine": {"scene": mesh}}, SOURCE) == {"refine": {"scene": mesh}}
+    for refused in ({"scene": {"_target_": "os.system"}}, {"camera": mesh}, {"refine": {"scene": mesh}}, mesh):
+        with pytest.raises(UntrustedError):
+            checked_configuration({"refine": refused}, SOURCE)
 
 
 def test_an_option_of_the_users_own_folder_is_accepted(tmp_path, monkeypatch):

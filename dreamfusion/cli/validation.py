@@ -60,7 +60,7 @@ def file_defaults(choices: Mapping[str, str | None]) -> DictConfig:
     groups = [
         f"{group}={option}"
         for group, option in choices.items()
-        if option is not None and group != "experiment" and not group.startswith("hydra")
+        if option is not None and group != "experiment" and not group.startswith("hydra") and "@" not in group
     ]
     cfg = GlobalHydra.instance().config_loader().load_configuration("config", groups, run_mode=RunMode.RUN)
     with open_dict(cfg):

@@ -14,7 +14,7 @@ from dreamfusion.error import UserError
 from dreamfusion.export.settings import ExportSettings
 from dreamfusion.mesh.bake_texture import Color, bake_texture, bake_vertex_colors
 from dreamfusion.mesh.density_grid import SURFACE, EmptyFieldError
-from dreamfusion.mesh.isosurface import extract_mesh
+from dreamfusion.mesh.isosurface import extract_mesh, finish_mesh
 from dreamfusion.mesh.simplify import is_watertight
 from dreamfusion.mesh.threshold import find_threshold, max_density_per_ray
 from dreamfusion.mesh.visual_hull import Density, intersect_visual_hull, lowered
@@ -62,7 +62,7 @@ def extract_surface(scene: Scene, orbit: Orbit, export: ExportSettings) -> Surfa
     """
     own = scene.surface()
     if own is not None:
-        return Surface(own, None, None, is_watertight(own.vertices, own.faces))
+        return _finished(scene, own, orbit, export)
     if not isinstance(scene, NeRF):
         raise UserError(f"{type(scene).__name__} has no surface() and is no NeRF, whose density has one")
     with phase("mesh"):
@@ -86,37 +86,67 @@ def extract_surface(scene: Scene, orbit: Orbit, export: ExportSettings) -> Surfa
                 f"{error}; the opacity of the renders is {seen.min():.3g} to {seen.max():.3g}"
             ) from error
     watertight = is_watertight(mesh.vertices, mesh.faces)
-    color, chunk = surface_color(scene, orbit, export.color_depth, export.lit), -(-export.chunk // DEPTHS)
-    with phase("texture"):
-        if export.texture > 0:
-            mesh = bake_texture(mesh, color, export.texture, chunk)
-        else:
-            mesh = bake_vertex_colors(mesh, color, chunk)
+    mesh = _painted(scene, mesh, surface_color(scene, export.color_depth), orbit, export, DEPTHS)
     return Surface(mesh, threshold, None if fit is None else fit.iou, watertight)
 
 
-def surface_color(scene: NeRF, orbit: Orbit, depth: float, lit: bool) -> Color:
+def _finished(scene: Scene, mesh: Mesh, orbit: Orbit, export: ExportSettings) -> Surface:
+    """The surface of a scene that has one; without colours, of the export's size and with its texture.
+
+    Raises:
+        EmptyFieldError: it has no faces.
+    """
+    if len(mesh.faces) == 0:
+        raise EmptyFieldError("the surface of the scene has vanished; begin again with smaller learning rates")
+    if mesh.colors is not None:
+        return Surface(mesh, None, None, is_watertight(mesh.vertices, mesh.faces))
+    mesh = finish_mesh(mesh.vertices, mesh.faces, export)
+    watertight = is_watertight(mesh.vertices, mesh.faces)
+    colored = _painted(scene, mesh, lambda positions, _: scene.surface_albedo(positions), orbit, export, 1)
+    return Surface(colored, None, None, watertight)
+
+
+def _painted(
+    scene: Scene, mesh: Mesh, color: Color, orbit: Orbit, export: ExportSettings, samples: int
+) -> Mesh:
+    """The mesh with a texture or vertex colours; with `lit` shaded by the preview's light (Poole et al. 2022, Eq. 7).
+
+    The light is at the front, above and to the right. `samples` of the field are evaluated for each colour.
+    """
+    light = orbit.view(torch.zeros(1), 15.0, 1, 1).light.to(scene.device)
+
+    def plain(positions: Tensor, normals: Tensor) -> Tensor:  # the mesh is on the CPU, the scene perhaps on a GPU
+        return color(positions.to(scene.device), normals.to(scene.device))
+
+    def lit(positions: Tensor, normals: Tensor) -> Tensor:
+        positions, normals = positions.to(scene.device), normals.to(scene.device)
+        albedo = color(positions, normals)
+        return LAMBERTIAN(FieldOutput(albedo[:, 0], albedo, normals), positions, light.expand_as(positions))
+
+    chosen, chunk = lit if export.lit else plain, -(-export.chunk // samples)
+    with phase("texture"):
+        if export.texture > 0:
+            return bake_texture(mesh, chosen, export.texture, chunk)
+        return bake_vertex_colors(mesh, chosen, chunk)
+
+
+def surface_color(scene: NeRF, depth: float) -> Color:
     """The scene's colour at a surface: albedo composited along the inward normal (Poole et al. 2022, Eq. 5), down to
-    `depth` scene units; with `lit` shaded by the preview's light (Eq. 7), at the front, above and to the right.
+    `depth` scene units.
 
     The albedo at a single point is unreliable: renders constrain only the composited colour.
     """
-    light = orbit.view(torch.zeros(1), 15.0, 1, 1).light.to(scene.device)
     step = (1 + OUTSIDE) * depth / DEPTHS
     below = (torch.arange(DEPTHS, device=scene.device) + 0.5) * step - OUTSIDE * depth
 
     def color(positions: Tensor, normals: Tensor) -> Tensor:
-        positions, normals = positions.to(scene.device), normals.to(scene.device)
         points = positions[:, None] - below[:, None] * normals[:, None]
         out = scene.field(points.view(-1, 3))
         optical = out.density.view(-1, DEPTHS) * step
         passed = torch.exp(-(optical.cumsum(1) - optical))
         # 1e-6: empty space gets the unweighted mean instead of 0 / 0.
         weight = passed * (1 - torch.exp(-optical)) + 1e-6
-        albedo = (weight[..., None] * out.albedo.view(-1, DEPTHS, 3)).sum(1) / weight.sum(1, keepdim=True)
-        if not lit:
-            return albedo
-        return LAMBERTIAN(FieldOutput(weight.sum(1), albedo, normals), positions, light.expand_as(positions))
+        return (weight[..., None] * out.albedo.view(-1, DEPTHS, 3)).sum(1) / weight.sum(1, keepdim=True)
 
     return color
 

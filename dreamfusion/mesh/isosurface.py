@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dreamfusion.export.settings import ExportSettings
 from dreamfusion.mesh.density_grid import SURFACE, EmptyFieldError, sample_occupancy
-from dreamfusion.mesh.simplify import simplify
+from dreamfusion.mesh.simplify import repair, simplify
 from dreamfusion.types import Mesh
 
 TAUBIN_SHRINK, TAUBIN_INFLATE = 0.5, 0.53  # lambda and |mu| of Taubin 1995, Sec. 3.1; |mu| is slightly larger
@@ -59,6 +59,16 @@ def extract_mesh(
     vertices, triangles = _keep_large_pieces(vertices, triangles.astype(np.int64), export.min_piece)
     if export.smoothing > 0:
         vertices = _smooth(vertices, triangles, export.smoothing)
+    vertices, triangles = simplify(vertices, triangles, export.faces)
+    return Mesh(vertices, triangles, _vertex_normals(vertices, triangles))
+
+
+def finish_mesh(vertices: np.ndarray, triangles: np.ndarray, export: ExportSettings) -> Mesh:
+    """A trained surface (V, 3), (F, 3) as a mesh for export: without small pieces, repaired, of at most as many faces.
+
+    Not smoothed: its roughness was trained away, or is wanted.
+    """
+    vertices, triangles = repair(*_keep_large_pieces(vertices, triangles, export.min_piece))
     vertices, triangles = simplify(vertices, triangles, export.faces)
     return Mesh(vertices, triangles, _vertex_normals(vertices, triangles))
 

@@ -14,6 +14,7 @@ from dreamfusion.runs.dream import Outputs, dream, run_in_study
 from dreamfusion.runs.lock import Locked
 from dreamfusion.runs.names import digest, relative_to_cwd, run_folder, study_of
 from dreamfusion.runs.prompt_list import run_list
+from dreamfusion.runs.refine import refine
 from dreamfusion.runs.results import check_objective, objective
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class Train(Outputs):
         """
         check_objective(cfg.objective, self.evaluate)
         if cfg.prompts.file is not None:
-            return run_list(cfg, lambda one, folder: run_in_study(one, folder, self))
+            return run_list(cfg, self._in_study)
         check(cfg)
         hydra = HydraConfig.get()
         folder = relative_to_cwd(Path(hydra.runtime.output_dir))
@@ -44,13 +45,20 @@ class Train(Outputs):
             folder = relative_to_cwd(folder.resolve() / run_folder("train", cfg.prompt, None, name, study))
         if cfg.checkpoint is not None:
             folder = dream(cfg, run_of(Path(cfg.checkpoint)), self, Path(cfg.checkpoint))
+            refine(cfg, folder, self)
         elif study is None:
             dream(cfg, folder, self)
+            refine(cfg, folder, self)
         else:
             try:
-                run_in_study(cfg, folder, self)
+                self._in_study(cfg, folder)
             except Locked as error:
                 if hydra.mode != RunMode.MULTIRUN or cfg.objective is not None:
                     raise
                 log.info("%s", error)  # another process of the study runs it
         return folder if cfg.objective is None else objective(folder, cfg.objective)
+
+    def _in_study(self, cfg: DictConfig, folder: Path) -> Path:
+        run_in_study(cfg, folder, self)
+        refine(cfg, folder, self)
+        return folder

@@ -8,13 +8,16 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from dreamfusion.checkpoint import read_checkpoint, scene_state
+from dreamfusion.checkpoint import load_scene, read_checkpoint, scene_state
 from dreamfusion.error import CheckpointError, UserError
+from dreamfusion.export.settings import ExportSettings
 from dreamfusion.paths import LAST, PREVIOUS, run_of
 from dreamfusion.runs.find import find_checkpoint
 from dreamfusion.runs.names import IGNORED
 from dreamfusion.runs.results import RESULT
 from dreamfusion.runs.settings import flat, plain
+from dreamfusion.runs.start import MESHES, mesh_of, read_mesh
+from dreamfusion.scene.base import Scene
 from dreamfusion.system import DreamFusion
 from dreamfusion.untrusted import read_configuration
 
@@ -108,20 +111,28 @@ def usable_checkpoint(run: Path) -> Path | None:
 
 
 def load_weights(system: DreamFusion, cfg: DictConfig, resume: Path | None) -> None:
-    """Load the state of the checkpoint `resume`, or only the scene of the checkpoint that `cfg.start` names.
+    """Load the state of the checkpoint `resume`, or only the scene that `cfg.start` names, a checkpoint or a mesh file.
 
     Raises:
         CheckpointError: the checkpoint is missing, damaged, or does not fit the system.
+        UserError: the mesh file cannot be the start.
     """
     if resume is None and cfg.get("start") is None:
         return
+    if resume is None and str(cfg.start).lower().endswith(MESHES):
+        system.scene.start_from(read_mesh(Path(str(cfg.start)).expanduser(), system.scene.radius))
+        return
     path = resume or find_checkpoint(str(cfg.start))
     content = read_checkpoint(path)
+    state, own = scene_state(content), system.scene.state_dict()
+    fits = {name: value.shape for name, value in state.items()} == {name: value.shape for name, value in own.items()}
     try:
         if resume is not None:
             system.load_state_dict(content["state_dict"])
+        elif fits or type(system.scene).start_from is Scene.start_from:
+            system.scene.load_state_dict(state)
         else:
-            system.scene.load_state_dict(scene_state(content))
+            system.scene.start_from(mesh_of(load_scene(path), ExportSettings.of(cfg.export)))
     except RuntimeError as error:
         scene = {key: content["config"].get(key) for key in ("scene", "field", "background", "renderer")}
         made = differences(scene, plain(cfg))

@@ -4,12 +4,17 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from dreamfusion.error import UserError
 from dreamfusion.scene.shading import ALBEDO, Shading
 from dreamfusion.types import Cameras, Mesh, RenderOutput
+
+if TYPE_CHECKING:
+    from dreamfusion.ops.rasterize import RasterMesh  # imports numba
 
 
 @dataclass(frozen=True)
@@ -76,5 +81,20 @@ class Scene(nn.Module):
         return {}
 
     def surface(self) -> Mesh | None:
-        """Triangle mesh of a scene that has one; None for a NeRF, whose surface is extracted from its density."""
+        """Triangle mesh of a scene that has one; None for a NeRF, whose surface is extracted from its density.
+
+        One without colours gets a texture from `surface_albedo`.
+        """
         return None
+
+    def surface_albedo(self, positions: Tensor) -> Tensor:
+        """Albedo (N, 3) at points (N, 3) of a surface without colours."""
+        raise NotImplementedError
+
+    def start_from(self, mesh: "RasterMesh") -> None:
+        """Take shape and colours of a mesh in scene units.
+
+        Raises:
+            UserError: this kind of scene cannot.
+        """
+        raise UserError(f"{type(self).__name__} cannot begin from a mesh; type scene=mesh")

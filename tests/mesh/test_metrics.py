@@ -117,7 +117,7 @@ def test_a_color_is_what_a_ray_from_outside_sees_of_the_layers_below(scene):
             return FieldOutput(50.0 * (distance < 0.6), red.clamp(0, 1) * torch.tensor([1.0, 0.0, 1.0]), None)
 
     normal = torch.nn.functional.normalize(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), dim=1)
-    seen = surface_color(with_field(Layers()), ORBIT, 0.048, lit=False)(0.6 * normal, normal)
+    seen = surface_color(with_field(Layers()), 0.048)(0.6 * normal, normal)
     through = np.exp(-50 * 0.02)
     end = np.exp(-50 * 0.05)
     expected = [(1 - through) / (1 - end), 0, (through - end) / (1 - end)]

@@ -1,0 +1,69 @@
+"""`experiment=refine`: a second stage that begins from the scene of a run, inside its folder, and their comparison."""
+
+import logging
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from dreamfusion.runs.dream import Outputs, run_in_study
+from dreamfusion.runs.find import find_checkpoint
+from dreamfusion.runs.gallery import gallery
+from dreamfusion.runs.results import read_result
+from dreamfusion.runs.settings import plain
+
+log = logging.getLogger(__name__)
+STAGE, PAGE = "refined", "refine.html"  # folder and page inside the folder of the first stage
+CHOICES = ("scene",)  # groups of another option than the first stage's: replaced, not merged
+ENDED = ("checkpoint", "config", "refine")  # settings of the first stage only
+
+
+def refine(cfg: DictConfig, folder: Path, outputs: Outputs) -> None:
+    """Train or resume the second stage of the finished run in `folder`, if it has one, and compare both.
+
+    `folder` may be that of the second stage, which was resumed. A finished second stage is not repeated.
+
+    Raises:
+        UserError, Locked, SystemExit: as `runs.dream.dream`.
+    """
+    if folder.name == STAGE and read_result(folder.parent) is not None:
+        compare(folder.parent)
+        return
+    first = read_result(folder)
+    if cfg.get("refine") is None or first is None:
+        return
+    if first.pruned is not None and not first.scores:
+        log.info("not refined: %s", first.pruned)
+        return
+    run_in_study(second_stage(cfg, find_checkpoint(str(folder))), folder / STAGE, outputs)
+    compare(folder)
+
+
+def second_stage(cfg: DictConfig, start: Path) -> DictConfig:
+    """The settings of the second stage: those of the first, changed by `refine`."""
+    settings = plain(cfg) | dict.fromkeys(ENDED) | {"start": str(start), "resume": True}
+    second = plain(cfg.refine)
+    kept = {name: value for name, value in settings.items() if name not in CHOICES or name not in second}
+    merged = OmegaConf.merge(kept, second)
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def compare(folder: Path) -> None:
+    """Write the page of both stages, and log which one the prior prefers; neither is removed."""
+    stages = [folder, folder / STAGE]
+    gallery(stages, f"{folder.parent.name}: start and refined", folder / PAGE)
+    results = [read_result(stage) for stage in stages]
+    scores = [result.scores["prior_score"] for result in results if result and "prior_score" in result.scores]
+    if len(scores) < len(stages):
+        return
+    before, after = scores
+    if after < before:
+        log.warning(
+            "the refined scene scores lower than its start (prior score %.3f, before %.3f): use the mesh in %s",
+            after,
+            before,
+            folder,
+        )
+    else:
+        log.info("refined: prior score %.3f, before %.3f", after, before)
+    log.info("  %s", folder / PAGE)

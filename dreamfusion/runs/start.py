@@ -1,0 +1,45 @@
+"""Begin a new scene from a mesh file, or from the surface of another kind of scene."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dreamfusion.checkpoint import TrainedScene
+from dreamfusion.error import UserError
+from dreamfusion.export.settings import ExportSettings
+
+if TYPE_CHECKING:
+    from dreamfusion.ops.rasterize import RasterMesh
+
+MESHES = (".glb", ".obj")
+RESOLUTION = 128  # of the surface of another scene: its details are for the training that follows
+FILLED = 0.95  # of the scene's radius: farthest vertex of a mesh file
+
+
+def read_mesh(path: Path, radius: float) -> "RasterMesh":
+    """The mesh in a .glb or .obj file, centred and scaled to the scene.
+
+    Raises:
+        UserError: it cannot be read, or has no faces or too many.
+    """
+    from dreamfusion.pocket.data.assets import AssetError, load_asset  # imported here and below: takes a second
+    from dreamfusion.pocket.data.catalog import Item
+
+    try:
+        mesh = load_asset(Item(path.stem, (), "", "", "", path.name, model=str(path)))
+    except AssetError as error:
+        raise UserError(f"start={path} cannot be read: {error}; it must be a .glb or .obj file with faces") from error
+    return replace(mesh, vertices=mesh.vertices * (FILLED * radius))
+
+
+def mesh_of(trained: TrainedScene, export: ExportSettings) -> "RasterMesh":
+    """The surface of a scene with its colours at the vertices.
+
+    Raises:
+        EmptyFieldError: it has none.
+    """
+    from dreamfusion.mesh.extract import extract_surface
+    from dreamfusion.mesh.metrics import as_raster
+
+    plain = replace(export, resolution=RESOLUTION, faces=0, texture=0, lit=False)
+    return as_raster(extract_surface(trained.scene, trained.camera, plain).mesh)
