@@ -250,7 +250,7 @@ def test_every_experiment_composes_and_only_overrides(experiment, compose_config
     text = (CONF / "experiment" / f"{experiment}.yaml").read_text()
     chosen = {*re.findall(r"override /(\w+):", text), *after.get("recipe", {}).get("groups", {})}
     assert text.startswith("# @package _global_\n")
-    assert {key for key in keys - plain_keys if key.split(".")[0] not in {*chosen, "recipe"}} == set()
+    assert {key for key in keys - plain_keys if key.split(".")[0] not in {*chosen, "recipe", "refine"}} == set()
 
 
 @pytest.mark.parametrize("sweep", SWEEPS)

@@ -1,0 +1,48 @@
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from results import CAT
+from training import assert_same, state
+
+from dreamfusion.runs.refine import ENDED, STAGE, compare, second_stage
+from dreamfusion.runs.results import write_result
+from dreamfusion.runs.settings import plain
+
+
+def test_the_second_stage_is_what_scene_mesh_composes_from_the_first_ones_checkpoint(compose_config):
+    stage = plain(second_stage(compose_config("experiment=refine", "seed=3"), Path("run/last.ckpt")))
+    wanted = plain(compose_config("scene=mesh", "seed=3", "start=run/last.ckpt"))
+    assert stage == wanted
+    assert all(stage[name] is None for name in ENDED)
+
+
+def test_a_refined_scene_that_scores_lower_is_said_and_both_are_kept(tmp_path, caplog):
+    caplog.set_level("INFO")
+    for score, said in ((0.9, "refined: prior score 0.900, before 0.500"), (0.4, "scores lower than its start")):
+        for folder, value in ((tmp_path, 0.5), (tmp_path / STAGE, score)):
+            folder.mkdir(exist_ok=True)
+            write_result(replace(CAT, scores={"prior_score": value}), folder)
+        compare(tmp_path)
+        assert said in caplog.text
+        assert (tmp_path / "refine.html").is_file()
+    assert f"use the mesh in {tmp_path}" in caplog.text
+
+
+def test_one_command_runs_both_stages_and_the_second_resumes_bit_for_bit(launch, tmp_path):
+    small = "refine.camera.size=16", "refine.scene.resolution=8", "refine.trainer.max_steps=2"
+    ended = launch(
+        tmp_path, "prompt=a cat", "experiment=[refine,smoke]", *small, "mode.checkpoint_every=1", "hydra.run.dir=run"
+    )
+    assert ended.status == 0, ended.text
+    assert "refine.html" in ended.text
+    checkpoints = tmp_path / "run" / STAGE / "checkpoints"
+    first = state(checkpoints / "last.ckpt")
+    shutil.copy(checkpoints / "previous.ckpt", checkpoints / "last.ckpt")
+    (tmp_path / "run" / STAGE / "result.json").unlink()
+    (tmp_path / "run" / "refine.html").unlink()
+    ended = launch(tmp_path, f"checkpoint=run/{STAGE}")
+    assert ended.status == 0, ended.text
+    again = state(checkpoints / "last.ckpt")
+    assert_same(again | {"config": None}, first | {"config": None})  # its settings name the checkpoint
+    assert (tmp_path / "run" / "refine.html").is_file()
