@@ -169,7 +169,7 @@ def test_the_slider_changes_the_scale_of_later_steps_and_of_the_checkpoint(train
 
 def test_export_saves_a_checkpoint_and_uses_its_scene(train_with_window, window, monkeypatch):
     saved = []
-    monkeypatch.setattr("dreamfusion.view.callback.load_scene", lambda path: state(path)["global_step"])
+    monkeypatch.setattr("dreamfusion.view.callback.load_scene", lambda path, *_: state(path)["global_step"])
 
     def visit(step, trainer, system):
         if step == 2:
