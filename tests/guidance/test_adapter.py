@@ -103,5 +103,5 @@ def test_vsd_with_a_real_network_has_a_gradient_and_trains_its_adapter(case, mak
     assert rgb.grad.abs().max() > 0
     (group,) = method.parameter_groups()
     assert any(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in group["params"])
-    assert group["lr"] == method.learning_rate if hasattr(method, "learning_rate") else group["lr"] > 0
+    assert group["lr"] > 0  # each prior has its own
     assert text_branch(said).cameras is branch.cameras
