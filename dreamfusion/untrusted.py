@@ -77,10 +77,13 @@ def checked_configuration(content: object, source: Path) -> dict[str, Any]:
         _check_plain(path, value, source)
     # `refine` holds the settings of a second stage, which replace those of the first.
     second = content.get("refine")
+    refused = []
     for group, value in [*content.items(), *(second.items() if type(second) is dict else ())]:
         for path, node in _nodes(value, group) if value is not second else [(group, value)]:
-            if type(node) is dict:
-                _check_target(path, node, group, source)
+            if type(node) is dict and (refusal := _refusal(path, node, group)):
+                refused.append(refusal)
+    if refused:
+        raise UntrustedError(f"{source} names {'; '.join(refused)}; the file is not loaded")
     return content
 
 
@@ -113,16 +116,18 @@ def _check_plain(path: str, value: object, source: Path) -> None:
         )
 
 
-def _check_target(path: str, node: Mapping[str, object], group: str, source: Path) -> None:
+def _refusal(path: str, node: Mapping[str, object], group: str) -> str | None:
+    """Why the `_target_` of a node at `path` is not allowed there; None if it has none, or one that is."""
     if TARGET not in node:
-        return
+        return None
     known: set[str] = set().union(
         *(_targets(folder, group).get(path, frozenset()) for folder in configuration_folders())
     )
     target = node[TARGET]
-    if type(target) is not str or target not in known:
-        allowed = f"allowed there: {', '.join(sorted(known))}" if known else "no _target_ is allowed there"
-        raise UntrustedError(f"{source} names {target} at {path}; {allowed}; the file is not loaded")
+    if type(target) is str and target in known:
+        return None
+    allowed = f"allowed there: {', '.join(sorted(known))}" if known else "no _target_ is allowed there"
+    return f"{target} at {path}; {allowed}"
 
 
 def configuration_folders() -> list[Path]:

@@ -1,8 +1,11 @@
 """OmegaConf resolvers for the recipe of a prior and the output folder of a run. Does not import torch."""
 
 import os
+from collections.abc import Iterator
+from textwrap import fill
 
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -10,14 +13,30 @@ from dreamfusion.cli.spelling import studies
 from dreamfusion.error import UserError
 from dreamfusion.runs.names import digest, run_folder, slug, study_of
 
+WIDTH = 120  # characters of a line of --help
+
 
 def register() -> None:
     """Register the resolvers; call before Hydra composes."""
     OmegaConf.register_new_resolver("suits", _suits, replace=True)
+    OmegaConf.register_new_resolver("choices", lambda: "\n".join(_choices()), replace=True)
     OmegaConf.register_new_resolver("studies", lambda: ", ".join(studies()), replace=True)
     OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
     OmegaConf.register_new_resolver("sweep_folder", _sweep_folder, replace=True)
     OmegaConf.register_new_resolver("run_folder_in_sweep", _run_folder_in_sweep, replace=True)
+
+
+def _choices(parent: str = "") -> Iterator[str]:
+    """The groups of conf/ and of the user's folders with their options, as lines of `--help`."""
+    loader = GlobalHydra.instance().config_loader()
+    for name in sorted(loader.list_groups(parent)):
+        group = f"{parent}/{name}" if parent else name
+        if group == "hydra":
+            continue
+        options = loader.get_group_options(group, ObjectType.CONFIG)
+        if options:
+            yield fill(f"{group}: {', '.join(sorted(options))}", WIDTH, subsequent_indent="    ")
+        yield from _choices(group)
 
 
 def _suits(group: str, default: str, guidance: str) -> str:

@@ -6,7 +6,7 @@ from options import make_method, option, predict
 from pipelines import save_mvdream, save_sd, save_sd3
 from test_pocket import SMALL, TINY
 
-from dreamfusion.guidance.pocket import WEIGHTS
+from dreamfusion.guidance.pocket import WEIGHTS, PocketPrior
 from dreamfusion.guidance.prior import text_branch
 from dreamfusion.pocket.model.denoiser import PocketModel
 from dreamfusion.types import Branch, Conditioning
@@ -103,5 +103,5 @@ def test_vsd_with_a_real_network_has_a_gradient_and_trains_its_adapter(case, mak
     assert rgb.grad.abs().max() > 0
     (group,) = method.parameter_groups()
     assert any(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in group["params"])
-    assert group["lr"] > 0  # each prior has its own
+    assert group["lr"] == (0.01 if isinstance(prior, PocketPrior) else 1e-4)
     assert text_branch(said).cameras is branch.cameras
