@@ -1,6 +1,7 @@
 """OmegaConf resolvers for the recipe of a prior and the output folder of a run. Does not import torch."""
 
 import os
+import sys
 from collections.abc import Iterator
 from textwrap import fill
 
@@ -19,11 +20,16 @@ WIDTH = 120  # characters of a line of --help
 def register() -> None:
     """Register the resolvers; call before Hydra composes."""
     OmegaConf.register_new_resolver("suits", _suits, replace=True)
-    OmegaConf.register_new_resolver("choices", lambda: "\n".join(_choices()), replace=True)
+    OmegaConf.register_new_resolver("choices", _choices_for_help, replace=True)
     OmegaConf.register_new_resolver("studies", lambda: ", ".join(studies()), replace=True)
     OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
     OmegaConf.register_new_resolver("sweep_folder", _sweep_folder, replace=True)
     OmegaConf.register_new_resolver("run_folder_in_sweep", _run_folder_in_sweep, replace=True)
+
+
+def _choices_for_help() -> str:
+    """The lines of `_choices` for `--help`; else nothing: Hydra resolves this whenever it composes, and it takes 0.5 s."""
+    return "\n".join(_choices()) if {"--help", "-h"} & set(sys.argv) else ""
 
 
 def _choices(parent: str = "") -> Iterator[str]:
