@@ -6,6 +6,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from dreamfusion.diffusion.parameterization import noise_from_clean
 from dreamfusion.export.settings import ExportSettings
 from dreamfusion.ops import backend
 from dreamfusion.types import Branch
@@ -49,6 +50,11 @@ def make_method(name, prior, **changes):
 
 
 def predict(prior, noisy, timestep, text, cameras=None, appearance=None):
-    """The prediction of one branch."""
-    (noise,) = prior.predict(noisy, timestep, [Branch(text, cameras, appearance)])
-    return noise
+    """The noise that is predicted for one branch."""
+    return noises(prior, noisy, timestep, [Branch(text, cameras, appearance)])[0]
+
+
+def noises(prior, noisy, timestep, branches):
+    """The noise that is predicted for each branch."""
+    abar = prior.alphas_cumprod[timestep]
+    return [noise_from_clean(clean, noisy, abar) for clean in prior.denoise(noisy, timestep, branches)]

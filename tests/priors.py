@@ -8,7 +8,7 @@ from dreamfusion.types import TextEmbedding
 class GaussianPrior:
     """The exact prior N(mu, s^2) of every pixel, with mu = 0.5 for any text and 0 for the empty one.
 
-    eps*(z, t) = sigma (z - alpha mu) / (alpha^2 s^2 + sigma^2).
+    x0*(z, t) = (alpha s^2 z + sigma^2 mu) / (alpha^2 s^2 + sigma^2).
     """
 
     views = 1
@@ -31,21 +31,23 @@ class GaussianPrior:
     def encode_image(self, rgb):
         return rgb * 2 - 1
 
-    def predict(self, noisy, timestep, branches):
+    def denoise(self, noisy, timestep, branches):
         abar = self.alphas_cumprod[timestep][:, None, None, None]
         means = [branch.text.states[:, :1, :, None] for branch in branches]
-        return tuple((1 - abar).sqrt() * (noisy - abar.sqrt() * mu) / (abar * self.s**2 + 1 - abar) for mu in means)
+        return tuple(
+            (abar.sqrt() * self.s**2 * noisy + (1 - abar) * mu) / (abar * self.s**2 + 1 - abar) for mu in means
+        )
 
     def decode(self, latents):
         return latents / 2 + 0.5
 
 
 class Bad(GaussianPrior):
-    """A prior whose prediction is `change`d."""
+    """A prior whose estimate is `change`d."""
 
     def __init__(self, change):
         super().__init__()
         self.change = change
 
-    def predict(self, noisy, timestep, branches):
-        return tuple(self.change(one) for one in super().predict(noisy, timestep, branches))
+    def denoise(self, noisy, timestep, branches):
+        return tuple(self.change(one) for one in super().denoise(noisy, timestep, branches))

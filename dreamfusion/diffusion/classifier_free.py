@@ -3,12 +3,12 @@
 from torch import Tensor
 
 
-def guide(noise_text: Tensor, noise_null: Tensor, scale: float) -> Tensor:
-    """eps_hat = eps_null + scale (eps_text - eps_null).
+def guide(text: Tensor, null: Tensor, scale: float) -> Tensor:
+    """null + scale (text - null), for estimates of the noise as for those of the clean image: they are affine in it.
 
     Scale 1 is the conditional prediction, 0 the unconditional one. The omega of Poole et al. 2022 is scale - 1.
     """
-    return noise_null + scale * (noise_text - noise_null)
+    return null + scale * (text - null)
 
 
 def perpendicular(vector: Tensor, direction: Tensor) -> Tensor:

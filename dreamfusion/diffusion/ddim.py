@@ -11,13 +11,13 @@ from torch import Tensor
 from dreamfusion.diffusion.parameterization import alpha_sigma, clean_from_noise
 
 
-def ddim_step(noisy: Tensor, noise: Tensor, abar: Tensor, abar_next: Tensor) -> Tensor:
-    """Move z (B, C, h, w) from the level `abar` (B,) to `abar_next` (B,): alpha' x0_hat + sigma' eps (Eq. 12, eta = 0).
+def ddim_step(clean: Tensor, noise: Tensor, abar_next: Tensor) -> Tensor:
+    """z (B, C, h, w) at the level `abar_next` (B,): alpha' x0_hat + sigma' eps (Eq. 12, eta = 0).
 
-    It denoises where abar_next > abar, and inverts where abar_next < abar.
+    It denoises where abar_next is above the level of x0_hat and eps, and inverts where it is below.
     """
     alpha, sigma = alpha_sigma(abar_next)
-    return alpha * clean_from_noise(noise, noisy, abar) + sigma * noise
+    return alpha * clean + sigma * noise
 
 
 @torch.no_grad()
@@ -41,7 +41,8 @@ def ddim_invert(
     for step in range(1, -(-int(timestep.max()) // stride) + 1):
         then = torch.full_like(timestep, step * stride).minimum(timestep)  # images that arrived stay
         abar, abar_next = alphas_cumprod[now], alphas_cumprod[then]
-        noisy = ddim_step(noisy, predict_noise(noisy, then), abar, abar_next)
+        noise = predict_noise(noisy, then)
+        noisy = ddim_step(clean_from_noise(noise, noisy, abar), noise, abar_next)
         if eta > 0:
             assert generator is not None
             added = torch.randn(clean.shape, generator=generator, device=generator.device).to(clean.device)

@@ -9,12 +9,14 @@ variance preserving: alpha = (1 - s) / c, sigma = s / c, z = x_s / c, and theref
 
 from torch import Tensor
 
+# Zero terminal SNR has alpha = 0. 1e-6 in its place is below the rounding of z and keeps weights over alpha finite.
+LEAST_ABAR = 1e-12
 PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow_prediction")  # diffusers' names of the prediction types
 
 
 def alpha_sigma(alphas_cumprod_t: Tensor) -> tuple[Tensor, Tensor]:
-    """abar (B,) -> alpha, sigma, each (B, 1, 1, 1)."""
-    abar = alphas_cumprod_t[:, None, None, None]
+    """abar (B,) -> alpha, sigma, each (B, 1, 1, 1); alpha is at least 1e-6, see LEAST_ABAR."""
+    abar = alphas_cumprod_t.clamp(min=LEAST_ABAR)[:, None, None, None]
     return abar.sqrt(), (1 - abar).sqrt()
 
 
@@ -34,18 +36,18 @@ def network_input(kind: str, noisy: Tensor, timestep: Tensor, alphas_cumprod: Te
     return noisy / (alpha + sigma), len(alphas_cumprod) * (sigma / (alpha + sigma)).flatten()
 
 
-def noise_from_prediction(kind: str, prediction: Tensor, noisy: Tensor, alphas_cumprod_t: Tensor) -> Tensor:
-    """Noise eps from the output of a network.
+def clean_from_prediction(kind: str, prediction: Tensor, noisy: Tensor, alphas_cumprod_t: Tensor) -> Tensor:
+    """Clean image x from the output of a network; for v and flows without a division by alpha.
 
-    epsilon:      eps = prediction                                                      (Ho et al. 2020)
-    v_prediction: v = alpha eps - sigma x, so eps = sigma z + alpha v                    (Salimans & Ho 2022, App. D)
-    sample:       x = prediction, so eps = (z - alpha x) / sigma
-    flow_prediction: v = eps - x, so eps = x_s + (1 - s) v = (z + alpha v) / (alpha + sigma)
+    epsilon:      eps = prediction, so x = (z - sigma eps) / alpha                       (Ho et al. 2020)
+    v_prediction: v = alpha eps - sigma x, so x = alpha z - sigma v                      (Salimans & Ho 2022, App. D)
+    sample:       x = prediction
+    flow_prediction: v = eps - x, so x = x_s - s v = (z - sigma v) / (alpha + sigma)
 
     Args:
         kind: one of PREDICTIONS.
         prediction, noisy: (B, C, h, w).
-        alphas_cumprod_t: abar at the timestep of each image, (B,), below 1.
+        alphas_cumprod_t: abar at the timestep of each image, (B,).
 
     Raises:
         ValueError: an unknown kind; the message lists the known ones.
@@ -53,13 +55,13 @@ def noise_from_prediction(kind: str, prediction: Tensor, noisy: Tensor, alphas_c
     alpha, sigma = alpha_sigma(alphas_cumprod_t)
     match kind:
         case "epsilon":
-            return prediction
+            return clean_from_noise(prediction, noisy, alphas_cumprod_t)
         case "v_prediction":
-            return sigma * noisy + alpha * prediction
+            return alpha * noisy - sigma * prediction
         case "sample":
-            return (noisy - alpha * prediction) / sigma
+            return prediction
         case "flow_prediction":
-            return (noisy + alpha * prediction) / (alpha + sigma)
+            return (noisy - sigma * prediction) / (alpha + sigma)
     raise ValueError(f"unknown prediction type {kind!r}, expected one of {', '.join(PREDICTIONS)}")
 
 
@@ -67,3 +69,18 @@ def clean_from_noise(noise: Tensor, noisy: Tensor, alphas_cumprod_t: Tensor) -> 
     """Clean image x = (z - sigma eps) / alpha."""
     alpha, sigma = alpha_sigma(alphas_cumprod_t)
     return (noisy - sigma * noise) / alpha
+
+
+def noise_from_clean(clean: Tensor, noisy: Tensor, alphas_cumprod_t: Tensor) -> Tensor:
+    """Noise eps = (z - alpha x) / sigma; abar is below 1."""
+    alpha, sigma = alpha_sigma(alphas_cumprod_t)
+    return (noisy - alpha * clean) / sigma
+
+
+def noise_difference(clean: Tensor, other: Tensor, alphas_cumprod_t: Tensor) -> Tensor:
+    """eps of `clean` minus eps of `other`, for the same z: (alpha / sigma) (other - clean).
+
+    Unlike the difference of two noises, exact where alpha is small and a weight divides by it.
+    """
+    alpha, sigma = alpha_sigma(alphas_cumprod_t)
+    return alpha / sigma * (other - clean)

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dreamfusion.diffusion.parameterization import alpha_sigma, clean_from_noise
+from dreamfusion.diffusion.parameterization import alpha_sigma
 from dreamfusion.distillation.weighting import WEIGHTINGS, weight
 from dreamfusion.guidance.prior import Prior, guided
 from dreamfusion.image import resize
@@ -113,19 +113,20 @@ class Distillation(nn.Module):
             self._timestep_range(progress)  # both bounds are linear between these points
 
     @abstractmethod
-    def direction(self, step: Step, noisy: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def direction(self, step: Step, noisy: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
         """Unweighted gradient direction in the prior's space, and x0_hat for previews and `image_gradient`.
 
         Args:
             step: the current step.
-            noisy, noise: z and eps, (B, C, h, w), detached: the result of `perturb`.
+            noisy, clean: z and x, (B, C, h, w), detached: the result of `perturb`.
         """
 
     def perturb(self, step: Step) -> tuple[Tensor, Tensor]:
-        """z and eps of each view: Gaussian noise, unless a method inverts the sampler."""
-        noise = gaussian(*step.latents.shape, generator=step.generator, device=step.latents.device)
+        """z = alpha x + sigma eps of each view, and x: the render with Gaussian noise, unless a method inverts it."""
+        clean = step.latents.detach()
+        noise = gaussian(*clean.shape, generator=step.generator, device=clean.device)
         alpha, sigma = alpha_sigma(step.abar)
-        return alpha * step.latents.detach() + sigma * noise, noise
+        return alpha * clean + sigma * noise, clean
 
     def image_gradient(self, step: Step, denoised: Tensor) -> Tensor | None:
         """Additional gradient d loss / d rgb (B, 3, H, W), divided by B, for methods with an image-space term."""
@@ -161,11 +162,11 @@ class Distillation(nn.Module):
             rgb = self._with_clipped_gradient(rgb.float(), progress)
             if latents is None:
                 latents = self.prior.encode_image(resize(rgb, self.prior.resolution))
-            timestep = self._draw_timestep(len(rgb), progress, generator).to(rgb.device)
+            low, high = self._timestep_range(progress**0.5 if self.annealing == "sqrt" else progress)
+            timestep = self.draw_timestep(len(rgb), low, high, generator)
             abar = self.prior.alphas_cumprod[timestep]
             step = Step(rgb, latents, timestep, abar, conditioning, progress, generator)
-            noisy, noise = self.perturb(step)
-            direction, denoised = self.direction(step, noisy, noise)
+            direction, denoised = self.direction(step, *self.perturb(step))
             # One overflow of a half-precision network costs one view, not the run; the watchdog sees the prediction.
             finite = direction.isfinite().flatten(1).all(1)[:, None, None, None]
             direction = torch.where(finite, direction, 0.0)
@@ -188,23 +189,16 @@ class Distillation(nn.Module):
                 denoised=denoised,
             )
 
-    def guided(self, step: Step, noisy: Tensor) -> tuple[Tensor, Tensor]:
-        """eps_hat of classifier-free guidance, and x0_hat, both after `rescale` and `clip`."""
+    def guided(self, step: Step, noisy: Tensor) -> Tensor:
+        """x0_hat of classifier-free guidance, after `rescale` and `clip`."""
         scale = self.guidance_scale(step.progress)
-        noise_hat, noise_text = guided(self.prior, noisy, step.timestep, step.conditioning, scale)
-        denoised = clean_from_noise(noise_hat, noisy, step.abar)
+        denoised, text = guided(self.prior, noisy, step.timestep, step.conditioning, scale)
         if self.rescale > 0:
-            denoised = rescale_clean(denoised, clean_from_noise(noise_text, noisy, step.abar), self.rescale)
-        if self.clip:
-            denoised = denoised.clamp(-1, 1)
-        if self.rescale > 0 or self.clip:
-            alpha, sigma = alpha_sigma(step.abar)
-            noise_hat = (noisy - alpha * denoised) / sigma
-        return noise_hat, denoised
+            denoised = rescale_clean(denoised, text, self.rescale)
+        return denoised.clamp(-1, 1) if self.clip else denoised
 
-    def _draw_timestep(self, count: int, progress: float, generator: torch.Generator) -> Tensor:
-        """Timesteps (count,) int64 in [min, max) of T at `progress`; one for all views that are coupled."""
-        low, high = self._timestep_range(progress**0.5 if self.annealing == "sqrt" else progress)
+    def draw_timestep(self, count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+        """Timesteps (count,) int64 in [low, high) of T, on the prior's device; one for all views that are coupled."""
         total, views = len(self.prior.alphas_cumprod), self.prior.views
         if count % views:
             raise ValueError(f"camera.views is {count}, not a multiple of {views}; type camera.views={views}")
@@ -212,7 +206,8 @@ class Distillation(nn.Module):
         if self.sampling == "stratified":
             place = (torch.randperm(len(place), generator=generator, device=generator.device) + place) / len(place)
         fraction = low + (high - low) * place
-        return (fraction * total).long().clamp(max=total - 1).repeat_interleave(views)
+        timestep = (fraction * total).long().clamp(max=total - 1).repeat_interleave(views)
+        return timestep.to(self.prior.alphas_cumprod.device)
 
     def _with_clipped_gradient(self, rgb: Tensor, progress: float) -> Tensor:
         """The same images; their gradient is limited by `clip_pixels` in the backward pass."""

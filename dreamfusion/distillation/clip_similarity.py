@@ -24,7 +24,7 @@ class ClipSimilarity(Distillation):
             raise ValueError(f"guidance {prior.name} has no embedding of images; type guidance=clip")
         super().__init__(prior, **settings)
 
-    def direction(self, step: Step, noisy: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def direction(self, step: Step, noisy: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
         """See `Distillation.direction`."""
         text = step.conditioning.text.pooled
         assert text is not None

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from dreamfusion.diffusion.parameterization import clean_from_noise
+from dreamfusion.diffusion.parameterization import noise_difference
 from dreamfusion.distillation.base import Distillation, Step
-from dreamfusion.guidance.prior import empty_branch, null_branch, predict_steered, text_branch
+from dreamfusion.guidance.prior import denoise_steered, empty_branch, null_branch, text_branch
 from dreamfusion.schedule import ScheduleLike, schedule
 
 
@@ -21,14 +21,14 @@ class CSD(Distillation):
         super().__init__(**settings)
         self.negative = schedule(negative)
 
-    def direction(self, step: Step, noisy: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def direction(self, step: Step, noisy: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
         """See `Distillation.direction`."""
         omega, conditioning = self.negative(step.progress), step.conditioning
         branches = [text_branch(conditioning), empty_branch(conditioning)]
         if omega > 0:
             branches.append(null_branch(conditioning))
-        text, empty, *rest = predict_steered(self.prior, noisy, step.timestep, conditioning, branches)
-        direction = text - empty
+        text, empty, *rest = denoise_steered(self.prior, noisy, step.timestep, conditioning, branches)
+        direction = noise_difference(text, empty, step.abar)
         for negative in rest:
-            direction = direction + omega * (empty - negative)
-        return direction, clean_from_noise(text, noisy, step.abar)
+            direction = direction + omega * noise_difference(empty, negative, step.abar)
+        return direction, text

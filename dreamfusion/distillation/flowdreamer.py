@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamfusion.diffusion.parameterization import alpha_sigma
+from dreamfusion.diffusion.parameterization import alpha_sigma, noise_from_clean
 from dreamfusion.distillation.base import Step
 from dreamfusion.distillation.inversion import inverted
 from dreamfusion.distillation.sds import SDS
@@ -32,13 +32,12 @@ class FlowDreamer(SDS):
         self.inversion_scale, self.stride, self.random_until = schedule(inversion_scale), stride, random_until
 
     def perturb(self, step: Step) -> tuple[Tensor, Tensor]:
-        """z between the render and its noise, and that noise."""
+        """z between the render and its noise, and the render."""
         if step.progress < self.random_until:
             return super().perturb(step)
         abar, latents = self.prior.alphas_cumprod, step.latents.detach()
         last = torch.full_like(step.timestep, len(abar) - 1)
-        alpha, sigma = alpha_sigma(abar[last])
-        end = inverted(self.prior, step, last, self.inversion_scale(step.progress), self.stride)
-        noise = (end - alpha * latents) / sigma
+        end = inverted(self.prior, step, last, self.inversion_scale(step.progress), self.stride, 0.0)
+        noise = noise_from_clean(latents, end, abar[last])
         alpha, sigma = alpha_sigma(step.abar)
-        return alpha * latents + sigma * noise, noise
+        return alpha * latents + sigma * noise, latents

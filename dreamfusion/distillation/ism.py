@@ -1,20 +1,24 @@
 """Interval score matching (Liang et al. 2024, LucidDreamer, arXiv 2311.11284, Eq. 16 and Alg. 1).
 
 direction = eps_hat(z_t; y, t) - eps(z_s; empty, s) with s = t - interval: z_s comes from the render by DDIM inversion
-with the empty text, and z_t from z_s by one more step, so that the direction has no random noise.
+with the empty text, and z_t from z_s by one more step, so that the direction has no random noise. As that step keeps
+x0_hat(z_s) and eps(z_s), the direction is that of `SDS` with x0_hat(z_s) in place of the render.
 """
 
 from typing import Any
 
 from torch import Tensor
 
-from dreamfusion.diffusion.ddim import ddim_invert, ddim_step
-from dreamfusion.distillation.base import Distillation, Step
+from dreamfusion.diffusion.ddim import ddim_step
+from dreamfusion.diffusion.parameterization import noise_from_clean
+from dreamfusion.distillation.base import Step
+from dreamfusion.distillation.inversion import inverted
+from dreamfusion.distillation.sds import SDS
 from dreamfusion.guidance.prior import empty_branch
 from dreamfusion.schedule import ScheduleLike, schedule
 
 
-class ISM(Distillation):
+class ISM(SDS):
     """The difference between the predictions at both ends of an interval of the sampler."""
 
     recommended_scale = "sample_scale"
@@ -25,19 +29,9 @@ class ISM(Distillation):
         self.interval, self.stride = schedule(interval), stride
 
     def perturb(self, step: Step) -> tuple[Tensor, Tensor]:
-        """z_t, and eps(z_s; empty, s) in place of the noise."""
-        abar, empty = self.prior.alphas_cumprod, [empty_branch(step.conditioning)]
-
-        def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
-            return self.prior.predict(noisy, timestep, empty)[0]
-
+        """z_t, and x0_hat(z_s; empty, s)."""
+        abar = self.prior.alphas_cumprod
         start = (step.timestep - round(self.interval(step.progress) * len(abar))).clamp(min=0)
-        stride = max(round(self.stride * len(abar)), 1)
-        noisy = ddim_invert(predict, step.latents.detach(), start, abar, stride)
-        noise = predict(noisy, start)
-        return ddim_step(noisy, noise, abar[start], step.abar), noise
-
-    def direction(self, step: Step, noisy: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Distillation.direction`."""
-        noise_hat, denoised = self.guided(step, noisy)
-        return noise_hat - noise, denoised
+        noisy = inverted(self.prior, step, start, None, self.stride, 0.0)
+        (clean,) = self.prior.denoise(noisy, start, [empty_branch(step.conditioning)])
+        return ddim_step(clean, noise_from_clean(clean, noisy, abar[start]), step.abar), clean

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamfusion.diffusion.parameterization import clean_from_noise
+from dreamfusion.diffusion.classifier_free import guide
+from dreamfusion.diffusion.parameterization import noise_difference, noise_from_clean
 from dreamfusion.distillation.base import Distillation, Step
-from dreamfusion.guidance.prior import empty_branch, null_branch, predict_steered, text_branch
+from dreamfusion.guidance.prior import denoise_steered, empty_branch, null_branch, text_branch
 
 
 class NFSD(Distillation):
@@ -24,12 +25,13 @@ class NFSD(Distillation):
         super().__init__(**settings)
         self.low_noise = low_noise
 
-    def direction(self, step: Step, noisy: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def direction(self, step: Step, noisy: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
         """See `Distillation.direction`."""
         make = (text_branch, empty_branch, null_branch)
         branches = [branch(step.conditioning) for branch in make]
-        text, empty, negative = predict_steered(self.prior, noisy, step.timestep, step.conditioning, branches)
+        text, empty, negative = denoise_steered(self.prior, noisy, step.timestep, step.conditioning, branches)
         low = (step.timestep < self.low_noise * len(self.prior.alphas_cumprod))[:, None, None, None]
-        condition = self.guidance_scale(step.progress) * (text - empty)
-        domain = torch.where(low, empty, empty - negative)
-        return domain + condition, clean_from_noise(empty + condition, noisy, step.abar)
+        without = noise_from_clean(empty, noisy, step.abar)
+        domain = torch.where(low, without, noise_difference(empty, negative, step.abar))
+        scale = self.guidance_scale(step.progress)
+        return domain + scale * noise_difference(text, empty, step.abar), guide(text, empty, scale)

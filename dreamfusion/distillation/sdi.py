@@ -1,7 +1,7 @@
 """Score distillation via inversion (Lukoianov et al. 2024, arXiv 2405.15891, Eq. 13 and Alg. 1).
 
 The noise is the one that DDIM would turn into the render: z_t comes from the render by inversion, with a negative
-guidance scale. direction = (alpha / sigma) (x - x0_hat), which is eps_hat - eps for a single step of denoising.
+guidance scale. The direction is that of `SDS`, (alpha / sigma) (x - x0_hat), where x0_hat may take several steps.
 """
 
 from dataclasses import replace
@@ -10,14 +10,15 @@ from typing import Any
 from torch import Tensor
 
 from dreamfusion.diffusion.ddim import ddim_step
-from dreamfusion.diffusion.parameterization import alpha_sigma
-from dreamfusion.distillation.base import Distillation, Step
+from dreamfusion.diffusion.parameterization import noise_from_clean
+from dreamfusion.distillation.base import Step
 from dreamfusion.distillation.inversion import inverted
+from dreamfusion.distillation.sds import SDS
 from dreamfusion.schedule import ScheduleLike, schedule
 
 
-class SDI(Distillation):
-    """A deterministic denoised estimate of the render; with `steps` > 1 by a multi-step sampler."""
+class SDI(SDS):
+    """`SDS` whose noise is the render's own, with a deterministic estimate of the clean image."""
 
     recommended_scale = "sample_scale"
 
@@ -31,7 +32,6 @@ class SDI(Distillation):
             stride: of the inversion, fraction of T.
             eta: share of random noise in the inversion, 0 to 1.
             steps: of the sampler that gives x0_hat, 1 as in the paper.
-            settings: see `Distillation`.
 
         Raises:
             ValueError: `steps` is below 1.
@@ -43,22 +43,18 @@ class SDI(Distillation):
         self.stride, self.eta, self.steps = stride, eta, steps
 
     def perturb(self, step: Step) -> tuple[Tensor, Tensor]:
-        """z_t by inversion, and the noise that leads from the render to it."""
+        """z_t by inversion, and the render."""
         own, progress = self.inversion_scale, step.progress
         scale = -self.guidance_scale(progress) if own is None else own(progress)
         noisy = inverted(self.prior, step, step.timestep, scale, self.stride, self.eta)
-        alpha, sigma = alpha_sigma(step.abar)
-        return noisy, (noisy - alpha * step.latents.detach()) / sigma
+        return noisy, step.latents.detach()
 
-    def direction(self, step: Step, noisy: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Distillation.direction`."""
-        at = step
+    def guided(self, step: Step, noisy: Tensor) -> Tensor:
+        """x0_hat at the end of the sampler."""
         for left in range(self.steps, 1, -1):
-            noise_hat, _ = self.guided(at, noisy)
-            then = at.timestep * (left - 1) // left
-            abar = self.prior.alphas_cumprod[then]
-            noisy = ddim_step(noisy, noise_hat, at.abar, abar)
-            at = replace(at, timestep=then, abar=abar)
-        _, denoised = self.guided(at, noisy)
-        alpha, sigma = alpha_sigma(step.abar)
-        return (alpha / sigma) * (step.latents.detach() - denoised), denoised
+            clean = super().guided(step, noisy)
+            noise = noise_from_clean(clean, noisy, step.abar)
+            timestep = step.timestep * (left - 1) // left
+            step = replace(step, timestep=timestep, abar=self.prior.alphas_cumprod[timestep])
+            noisy = ddim_step(clean, noise, step.abar)
+        return super().guided(step, noisy)

@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamfusion.diffusion.parameterization import alpha_sigma
+from dreamfusion.diffusion.parameterization import alpha_sigma, noise_difference
 from dreamfusion.distillation.base import Distillation, Step
 from dreamfusion.guidance.prior import Adaptable, text_branch
-from dreamfusion.randomness import gaussian
 
-SNR_LIMIT = 5.0  # of the weight min(SNR, limit) / SNR on the noise's error, gamma of Hang et al. 2023 (Min-SNR)
+SNR_LIMIT = 5.0  # of the weight min(SNR, limit) on the error of x0_hat, gamma of Hang et al. 2023 (Min-SNR)
 
 
 class VSD(Distillation):
@@ -31,7 +30,6 @@ class VSD(Distillation):
             rank: of the adapter's matrices.
             learning_rate: of the adapter; None: the prior's recommendation.
             camera_dropout: share of adapter steps without camera.
-            settings: see `Distillation`.
 
         Raises:
             ValueError: the prior cannot be adapted.
@@ -44,27 +42,24 @@ class VSD(Distillation):
         self.learning_rate = self.adapted.adapter_learning_rate if learning_rate is None else learning_rate
         self.camera_dropout = camera_dropout
 
-    def direction(self, step: Step, noisy: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def direction(self, step: Step, noisy: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
         """See `Distillation.direction`."""
-        noise_hat, denoised = self.guided(step, noisy)
+        denoised = self.guided(step, noisy)
         with torch.no_grad():
-            noise_render = self.adapted.predict_adapted(noisy, step.timestep, text_branch(step.conditioning))
-        return noise_hat - noise_render, denoised
+            rendered = self.adapted.denoise_adapted(noisy, step.timestep, text_branch(step.conditioning))
+        return noise_difference(denoised, rendered, step.abar), denoised
 
     def auxiliary_losses(self, step: Step) -> Mapping[str, Tensor]:
         """The adapter's loss on the renders at a timestep from all of [0, T)."""
-        abar, views, branch = self.prior.alphas_cumprod, self.prior.views, text_branch(step.conditioning)
-        generator, count = step.generator, len(step.latents) // views
-        timestep = torch.randint(len(abar), (count,), generator=generator, device=generator.device)
-        timestep = timestep.repeat_interleave(views).to(step.latents.device)
+        generator, branch = step.generator, text_branch(step.conditioning)
+        timestep = self.draw_timestep(len(step.latents), 0.0, 1.0, generator)
         if torch.rand((), generator=generator, device=generator.device) < self.camera_dropout:
             branch = replace(branch, unconditional=True)
-        noise = gaussian(*step.latents.shape, generator=generator, device=step.latents.device)
-        alpha, sigma = alpha_sigma(abar[timestep])
-        noisy = alpha * step.latents.detach() + sigma * noise
-        error = self.adapted.predict_adapted(noisy, timestep, branch) - noise
-        weight = (SNR_LIMIT * sigma**2 / alpha**2).clamp(max=1)
-        return {"adapter": (weight * error**2).mean()}
+        step = replace(step, timestep=timestep, abar=self.prior.alphas_cumprod[timestep])
+        noisy, clean = self.perturb(step)
+        error = self.adapted.denoise_adapted(noisy, timestep, branch) - clean
+        alpha, sigma = alpha_sigma(step.abar)
+        return {"adapter": ((alpha / sigma).square().clamp(max=SNR_LIMIT) * error**2).mean()}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """See `Distillation.parameter_groups`."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dreamfusion.camera.orbit import Orbit, around
-from dreamfusion.diffusion.parameterization import alpha_sigma
+from dreamfusion.diffusion.parameterization import alpha_sigma, noise_difference
 from dreamfusion.guidance.prior import ImageScorer, Prior, null_branch, text_branch
 from dreamfusion.image import resize
 from dreamfusion.scene.picture import render_views
@@ -45,7 +45,8 @@ def prior_score(system: DreamFusion, orbit: Orbit, views: int) -> float:
 def text_score(prior: Prior, rgb: Tensor, conditioning: Conditioning, levels: Sequence[float] = LEVELS) -> float:
     """The relative reduction of the unconditional prediction error by the text, over B images and noise levels.
 
-    score = 1 - sum ||eps_text - eps||^2 / sum ||eps_null - eps||^2. 1: the text explains the images fully; 0: not at
+    score = 1 - sum ||eps_text - eps||^2 / sum ||eps_null - eps||^2, with ||eps_hat - eps|| = (alpha / sigma)
+    ||x0_hat - x||. 1: the text explains the images fully; 0: not at
     all; negative: the text increases the error. The difference of the two errors estimates log p(x | text) - log p(x)
     (Li et al. 2023, "Your Diffusion Model is Secretly a Zero-Shot Classifier", Eq. 6). CLIP's score is its mean cosine.
 
@@ -65,12 +66,13 @@ def text_score(prior: Prior, rgb: Tensor, conditioning: Conditioning, levels: Se
     with_text = without = torch.zeros((), device=clean.device)
     for level in levels:
         timestep = torch.full((len(rgb),), int(level * len(prior.alphas_cumprod)), device=clean.device)
-        alpha, sigma = alpha_sigma(prior.alphas_cumprod[timestep])
+        abar = prior.alphas_cumprod[timestep]
+        alpha, sigma = alpha_sigma(abar)
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
         noisy = alpha * clean + sigma * noise
         for part in parts:
             seen = [branch.rows(part) for branch in branches]
-            noise_text, noise_null = prior.predict(noisy[part], timestep[part], seen)
-            with_text = with_text + (noise_text - noise[part]).square().sum()
-            without = without + (noise_null - noise[part]).square().sum()
+            text, null = prior.denoise(noisy[part], timestep[part], seen)
+            with_text = with_text + noise_difference(text, clean[part], abar[part]).square().sum()
+            without = without + noise_difference(null, clean[part], abar[part]).square().sum()
     return float(1 - with_text / without.clamp(min=1e-12))

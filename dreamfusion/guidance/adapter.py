@@ -91,7 +91,7 @@ class Adapter(nn.Module):
 
 
 class AdaptablePrior:
-    """Base of priors over a U-Net: `Adaptable` over the `_predict` and `_network` of the subclass."""
+    """Base of priors over a U-Net: `Adaptable` over the `_denoise` and `_network` of the subclass."""
 
     adapted_layers: ClassVar[Sequence[str]]  # ends of names, see `Adapter`
     adapter_learning_rate = 1e-4  # threestudio prolificdreamer
@@ -101,15 +101,15 @@ class AdaptablePrior:
     _adapter: Adapter | None = None
 
     @abstractmethod
-    def _predict(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
-        """`Prior.predict` with gradient."""
+    def _denoise(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
+        """`Prior.denoise` with gradient."""
 
     @torch.no_grad()
-    def predict(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
-        """See `Prior.predict`."""
+    def denoise(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
+        """See `Prior.denoise`."""
         if self._adapter is not None:
             self._adapter.enable(False)
-        return self._predict(noisy, timestep, branches)
+        return self._denoise(noisy, timestep, branches)
 
     def adapt(self, rank: int) -> Adapter:
         """See `Adaptable`."""
@@ -120,10 +120,10 @@ class AdaptablePrior:
         self._adapter = Adapter(self._network, rank, self.adapted_layers, camera_at)
         return self._adapter
 
-    def predict_adapted(self, noisy: Tensor, timestep: Tensor, branch: Branch) -> Tensor:
-        """See `Adaptable`; the adapter is conditioned on the camera, even if `predict` ignores it."""
+    def denoise_adapted(self, noisy: Tensor, timestep: Tensor, branch: Branch) -> Tensor:
+        """See `Adaptable`; the adapter is conditioned on the camera, even if `denoise` ignores it."""
         assert self._adapter is not None
         known = None if branch.unconditional else branch.cameras
         self._adapter.to(noisy.device, torch.float32)  # `to` of the prior changes it with the network
         self._adapter.enable(True, None if known is None else known.camera_to_world)
-        return self._predict(noisy, timestep, [branch])[0]
+        return self._denoise(noisy, timestep, [branch])[0]

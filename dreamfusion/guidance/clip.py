@@ -79,9 +79,9 @@ class ClipPrior:
         assert conditioning.text.pooled is not None
         return (latents.flatten(1) * conditioning.text.pooled).sum(1)
 
-    def predict(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
+    def denoise(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
         """Raises: GuidanceError: always."""
-        raise GuidanceError("guidance=clip predicts no noise; type distillation=clip_similarity, or guidance=sd")
+        raise GuidanceError("guidance=clip denoises nothing; type distillation=clip_similarity, or guidance=sd")
 
     def decode(self, latents: Tensor) -> Tensor:
         """Mid-grey (B, 3, r, r): an embedding has no image."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from dreamfusion.diffusion.parameterization import network_input, noise_from_prediction
+from dreamfusion.diffusion.parameterization import clean_from_prediction, network_input
 from dreamfusion.error import GuidanceError
 from dreamfusion.guidance.adapter import AdaptablePrior
 from dreamfusion.guidance.hub import find_file, find_model
@@ -162,8 +162,8 @@ class DiffusersPrior(AdaptablePrior):
         image = self._vae.decode((latents / scale + shift).to(self._vae.dtype)).sample.float()
         return (image / 2 + 0.5).clamp(0, 1)
 
-    def _predict(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
-        """See `Prior.predict`.
+    def _denoise(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
+        """See `Prior.denoise`.
 
         Output channels beyond those of `noisy` are a learned variance (DeepFloyd IF) and are dropped. The text mask is
         not used because the networks were trained with visible padding.
@@ -178,8 +178,8 @@ class DiffusersPrior(AdaptablePrior):
             **self._conditions(text, branches, dtype),
         ).sample
         prediction = prediction[:, : noisy.shape[1]].float()
-        noise = noise_from_prediction(self._prediction, prediction, noisy, self.alphas_cumprod[timestep])
-        return noise.chunk(count)
+        clean = clean_from_prediction(self._prediction, prediction, noisy, self.alphas_cumprod[timestep])
+        return clean.chunk(count)
 
     def _conditions(self, text: TextEmbedding, branches: Sequence[Branch], dtype: torch.dtype) -> dict[str, Any]:
         """Further arguments of the network for the concatenated branches; cameras and appearance are ignored."""

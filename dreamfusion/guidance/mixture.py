@@ -3,7 +3,7 @@
 p(x | text) is a mixture of Gaussians N(mu_k, s^2 I) over whole images, with equal shares of the colours that the text
 names, or of all colours if it names none. The optimal prediction has a closed form:
 
-    eps*(z, t) = sigma (z - alpha sum_k r_k mu_k) / v,   r_k proportional to exp(-|z - alpha mu_k|^2 / 2v),
+    x0*(z, t) = (alpha s^2 z + sigma^2 sum_k r_k mu_k) / v,   r_k proportional to exp(-|z - alpha mu_k|^2 / 2v),
     v = alpha^2 s^2 + sigma^2
 
 so a method's gradient, its bias to single modes and its diversity can be compared with the truth.
@@ -18,15 +18,16 @@ import torch
 from torch import Tensor
 
 from dreamfusion.diffusion.parameterization import alpha_sigma
+from dreamfusion.guidance.prior import PixelSpace
 from dreamfusion.types import Branch, TextEmbedding
 
 log = logging.getLogger(__name__)
 
 
-class MixturePrior:
+class MixturePrior(PixelSpace):
     """Images (3, r, r) in [-1, 1] of one colour with independent noise in each pixel."""
 
-    name, views, pixel_space, sample_scale = "mixture", 1, True, 1.0
+    name, views, sample_scale = "mixture", 1, 1.0
 
     def __init__(
         self,
@@ -74,27 +75,19 @@ class MixturePrior:
         shares = [[float(color in names) / len(names) for color in self.colors] for names in named]
         return TextEmbedding(torch.tensor(shares)[:, None], torch.ones(len(texts), 1, dtype=torch.bool))
 
-    def encode_image(self, rgb: Tensor) -> Tensor:
-        """[0, 1] -> [-1, 1]."""
-        return rgb * 2 - 1
-
-    def predict(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
-        """See `Prior.predict`; cameras and appearance are ignored."""
+    def denoise(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
+        """See `Prior.denoise`; cameras and appearance are ignored."""
         alpha, sigma = alpha_sigma(self.alphas_cumprod[timestep])
         variance = alpha**2 * self.deviation**2 + sigma**2
         centers = alpha[:, None] * self.means[None, :, :, None, None]  # (B, K, 3, 1, 1)
         distance = (noisy[:, None] - centers).square().flatten(2).sum(dim=2)  # (B, K)
         likelihood = -distance / (2 * variance.flatten(1))
-        noises = []
+        estimates = []
         for branch in branches:
             shares = (branch.text.states[:, 0].log() + likelihood).softmax(dim=1)
             mean = (shares @ self.means)[:, :, None, None]
-            noises.append(sigma * (noisy - alpha * mean) / variance)
-        return tuple(noises)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """[-1, 1] -> [0, 1], clamped."""
-        return (latents.detach() / 2 + 0.5).clamp(0, 1)
+            estimates.append((alpha * self.deviation**2 * noisy + sigma**2 * mean) / variance)
+        return tuple(estimates)
 
     def _named(self, text: str) -> list[str]:
         return [color for color in self.colors if re.search(rf"\b{re.escape(color)}\b", text, re.IGNORECASE)]

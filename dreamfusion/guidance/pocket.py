@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
-from dreamfusion.diffusion.parameterization import noise_from_prediction
 from dreamfusion.error import GuidanceError
 from dreamfusion.guidance.adapter import AdaptablePrior
 from dreamfusion.guidance.pretrained import choose_dtype
@@ -187,15 +186,15 @@ class PocketPrior(PixelSpace, AdaptablePrior):
     def _network(self) -> Any:
         return self.model.unet
 
-    def _predict(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
-        """See `Prior.predict`; cameras are clamped to the range of the training data."""
+    def _denoise(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
+        """See `Prior.denoise`; cameras are clamped to the range of the training data."""
         count, text = len(branches), concatenate_texts(branches)
         camera = torch.cat([self._camera_features(branch, noisy) for branch in branches])
         proxy = self._render_proxy(branches, camera.to(self._dtype), noisy.shape[-1])
         noisy, timestep, dtype = noisy.repeat(count, 1, 1, 1), timestep.repeat(count), self._dtype
         states, mask = text.states.to(dtype), text.mask
         clean = self.model(noisy.to(dtype), timestep, states, mask, camera.to(dtype), proxy, self.variant)
-        return noise_from_prediction("sample", clean.float(), noisy, self.alphas_cumprod[timestep]).chunk(count)
+        return clean.float().chunk(count)
 
     def _render_proxy(self, branches: Sequence[Branch], camera: Tensor, size: int) -> "ProxyRender | None":
         """The network's proxy renders, zeros for branches without a camera; None: the network finds out what to render.

@@ -12,9 +12,6 @@ from dreamfusion.diffusion.parameterization import PREDICTIONS, flow_alphas_cump
 from dreamfusion.error import GuidanceError
 from dreamfusion.guidance.hub import weight_files
 
-# The least alpha is 1e-4, where x0 = (z - sigma eps) / alpha is exact to 1e-3 in float32. In pure noise (zero terminal
-# SNR, or the last time of a flow) eps would have no information on x0.
-LATEST_FLOW, LEAST_ABAR = 0.9999, 1e-8
 LONGEST = 300  # characters of a library's message
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -127,14 +124,14 @@ def noise_schedule(folder: Path) -> tuple[Tensor, str]:
         )
     if "FlowMatch" in name:
         flow = FlowMatchEulerDiscreteScheduler.from_pretrained(place, local_files_only=True)
-        return flow_alphas_cumprod(flow.sigmas.flip(0).clamp(max=LATEST_FLOW)).float(), "flow_prediction"
+        return flow_alphas_cumprod(flow.sigmas.flip(0)).float(), "flow_prediction"
     if not {"beta_schedule", "trained_betas"} & config.keys():
         raise GuidanceError(f"{place} is a {name or 'scheduler'} without beta_schedule: its noise levels are unknown")
     scheduler = DDPMScheduler.from_pretrained(place, local_files_only=True)
     kind = scheduler.config.prediction_type
     if kind not in PREDICTIONS or kind == "flow_prediction":
         raise GuidanceError(f"the network in {folder} predicts {kind!r}, expected one of {', '.join(PREDICTIONS)}")
-    return scheduler.alphas_cumprod.float().clamp(min=LEAST_ABAR), kind
+    return scheduler.alphas_cumprod.float(), kind
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -47,8 +47,8 @@ class Prior(Protocol):
         """(B, 3, r, r) in [0, 1] -> latents (B, C, h, w), differentiable."""
         ...
 
-    def predict(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
-        """Predict the noise in `noisy` under each condition, in one batch, without gradient.
+    def denoise(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
+        """Estimate the clean image of `noisy` under each condition, in one batch, without gradient.
 
         Args:
             noisy: z, (B, C, h, w).
@@ -57,7 +57,8 @@ class Prior(Protocol):
                 those with it ignore the cameras of an unconditional branch if they were trained so.
 
         Returns:
-            eps for each branch: float32, the shape of `noisy`, whatever the network's prediction type.
+            x0_hat for each branch: float32, the shape of `noisy`, whatever the network's prediction type, see
+            `clean_from_prediction`.
         """
         ...
 
@@ -100,7 +101,7 @@ class PixelSpace:
 
 @runtime_checkable
 class Adaptable(Prior, Protocol):
-    """A prior whose network can be fine-tuned on renders by a small adapter, while `predict` stays as it is."""
+    """A prior whose network can be fine-tuned on renders by a small adapter, while `denoise` stays as it is."""
 
     adapter_learning_rate: float  # recommended, used where distillation.learning_rate is null
 
@@ -108,8 +109,8 @@ class Adaptable(Prior, Protocol):
         """Add a new adapter and return the module of its parameters; removes an earlier one."""
         ...
 
-    def predict_adapted(self, noisy: Tensor, timestep: Tensor, branch: Branch) -> Tensor:
-        """`predict` of one branch with the adapter; differentiable with respect to the adapter's parameters."""
+    def denoise_adapted(self, noisy: Tensor, timestep: Tensor, branch: Branch) -> Tensor:
+        """`denoise` of one branch with the adapter; differentiable with respect to the adapter's parameters."""
         ...
 
 
@@ -133,22 +134,23 @@ def opposed_branches(conditioning: Conditioning) -> list[Branch]:
     return [Branch(text, conditioning.cameras, conditioning.appearance) for text in texts]
 
 
-def predict_steered(
+def denoise_steered(
     prior: Prior, noisy: Tensor, timestep: Tensor, conditioning: Conditioning, branches: Sequence[Branch]
 ) -> tuple[Tensor, ...]:
-    """`Prior.predict` of `branches`, the text's first and the unconditional one second; perp-neg changes the first.
+    """`Prior.denoise` of `branches`, the text's first and the unconditional one second; perp-neg changes the first.
 
-    With d = eps_text - eps_null, perp-neg (Armandpour et al. 2023, Sec. 4) adds to eps_text the sum over the opposed
-    texts of w_i times the component of eps_i - eps_null that is perpendicular to d.
+    With d = x_text - x_null, perp-neg (Armandpour et al. 2023, Sec. 4) adds to x_text the sum over the opposed texts of
+    w_i times the component of x_i - x_null that is perpendicular to d. The paper has eps in place of x0_hat: for the
+    same z, differences of both are proportional.
     """
     if conditioning.opposed is None:
-        return prior.predict(noisy, timestep, branches)
-    predictions = prior.predict(noisy, timestep, [*branches, *opposed_branches(conditioning)])
-    text, null, count = predictions[0], predictions[1], len(branches)
+        return prior.denoise(noisy, timestep, branches)
+    estimates = prior.denoise(noisy, timestep, [*branches, *opposed_branches(conditioning)])
+    text, null, count = estimates[0], estimates[1], len(branches)
     steered = text
-    for weight, noise in zip(conditioning.opposed.weights, predictions[count:], strict=True):
-        steered = steered + weight[:, None, None, None] * perpendicular(noise - null, text - null)
-    return (steered, *predictions[1:count])
+    for weight, clean in zip(conditioning.opposed.weights, estimates[count:], strict=True):
+        steered = steered + weight[:, None, None, None] * perpendicular(clean - null, text - null)
+    return (steered, *estimates[1:count])
 
 
 def empty_branch(conditioning: Conditioning) -> Branch:
@@ -160,16 +162,16 @@ def empty_branch(conditioning: Conditioning) -> Branch:
 def guided(
     prior: Prior, noisy: Tensor, timestep: Tensor, conditioning: Conditioning, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """eps_hat of `guide`, and eps of the text branch, after perp-neg.
+    """x0_hat of `guide`, and x0_hat of the text branch, after perp-neg.
 
     At scale 1 both are equal; without perp-neg, only that branch is predicted then.
     """
     branches = [text_branch(conditioning), null_branch(conditioning)]
     if scale == 1 and conditioning.opposed is None:
-        (noise_text,) = prior.predict(noisy, timestep, branches[:1])
-        return noise_text, noise_text
-    noise_text, noise_null = predict_steered(prior, noisy, timestep, conditioning, branches)
-    return guide(noise_text, noise_null, scale), noise_text
+        (text,) = prior.denoise(noisy, timestep, branches[:1])
+        return text, text
+    text, null = denoise_steered(prior, noisy, timestep, conditioning, branches)
+    return guide(text, null, scale), text
 
 
 def concatenate_texts(branches: Sequence[Branch]) -> TextEmbedding:

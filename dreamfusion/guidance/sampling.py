@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from dreamfusion.diffusion.ddim import ddim_sample
-from dreamfusion.diffusion.parameterization import clean_from_noise
 from dreamfusion.guidance.prior import Prior, guided
 from dreamfusion.types import Conditioning
 
@@ -22,8 +21,7 @@ def sample_images(prior: Prior, conditioning: Conditioning, start: Tensor, scale
     """
 
     def predict_clean(noisy: Tensor, timestep: Tensor) -> Tensor:
-        noise_hat, _ = guided(prior, noisy, timestep, conditioning, scale)
-        return clean_from_noise(noise_hat, noisy, prior.alphas_cumprod[timestep])
+        return guided(prior, noisy, timestep, conditioning, scale)[0]
 
     return prior.decode(ddim_sample(predict_clean, start, prior.alphas_cumprod, steps, clip=prior.pixel_space))
 

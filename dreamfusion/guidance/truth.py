@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from dreamfusion.camera.rays import cast_rays
-from dreamfusion.diffusion.parameterization import noise_from_prediction
 from dreamfusion.error import GuidanceError
 from dreamfusion.guidance.prior import PixelSpace
 from dreamfusion.ops.rasterize import as_raster, rasterize
@@ -56,14 +55,13 @@ class TruthPrior(PixelSpace):
         index = [known.index(truth_of(text.split(",")[0]).name) if text else -1 for text in texts]
         return TextEmbedding(torch.tensor(index).float().view(-1, 1, 1), torch.ones(len(texts), 1, dtype=torch.bool))
 
-    def predict(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
-        """See `Prior.predict`; the estimate of the empty text is grey.
+    def denoise(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
+        """See `Prior.denoise`; the estimate of the empty text is grey.
 
         Raises:
             GuidanceError: the cameras of a text are unknown.
         """
-        abar = self.alphas_cumprod[timestep]
-        return tuple(noise_from_prediction("sample", self._clean(branch, noisy), noisy, abar) for branch in branches)
+        return tuple(self._clean(branch, noisy) for branch in branches)
 
     def _clean(self, branch: Branch, noisy: Tensor) -> Tensor:
         """Pictures (B, 3, r, r) in [-1, 1]."""

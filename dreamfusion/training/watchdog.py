@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dreamfusion.camera.rays import cast_rays
+from dreamfusion.diffusion.parameterization import noise_from_clean
 from dreamfusion.error import UserError, check_positive
 from dreamfusion.guidance.prior import Prior
 from dreamfusion.scene.base import Scene
@@ -85,19 +86,27 @@ class Sick(UserError):
 
 
 class WatchedPrior:
-    """A prior that keeps its last predictions; everything else is the prior's."""
+    """A prior that keeps its last prediction; everything else is the prior's."""
 
     def __init__(self, prior: Prior) -> None:
         self.prior = prior
-        self.last: tuple[Tensor, ...] = ()
+        self._last: tuple[Tensor, Tensor, tuple[Tensor, ...]] | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.prior, name)
 
-    def predict(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
-        """See `Prior.predict`."""
-        self.last = self.prior.predict(noisy, timestep, branches)
-        return self.last
+    def denoise(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
+        """See `Prior.denoise`."""
+        estimates = self.prior.denoise(noisy, timestep, branches)
+        self._last = noisy, self.prior.alphas_cumprod[timestep], estimates
+        return estimates
+
+    def last_noises(self) -> tuple[Tensor, ...]:
+        """The noise of each branch of the last prediction; empty before the first."""
+        if self._last is None:
+            return ()
+        noisy, abar, estimates = self._last
+        return tuple(noise_from_clean(clean, noisy, abar) for clean in estimates)
 
 
 class Watchdog(L.Callback):
@@ -161,7 +170,7 @@ class Watchdog(L.Callback):
         if step % self.every and step != trainer.max_steps:
             return
         assert self._prior is not None
-        measured = measure(pl_module, self._prior.last, outputs["loss"], batch)
+        measured = measure(pl_module, self._prior.last_noises(), outputs["loss"], batch)
         measured["gradient"], self._norms = self._norms[0] / self._norms[1], torch.zeros_like(self._norms)
         # Processes of a distributed run see different views; all must answer alike.
         values: Tensor = trainer.strategy.reduce(torch.stack(list(measured.values())), reduce_op="mean")

@@ -3,10 +3,13 @@ import torch
 
 from dreamfusion.diffusion.parameterization import (
     PREDICTIONS,
+    alpha_sigma,
     clean_from_noise,
+    clean_from_prediction,
     flow_alphas_cumprod,
     network_input,
-    noise_from_prediction,
+    noise_difference,
+    noise_from_clean,
 )
 
 
@@ -20,7 +23,7 @@ def noised():
 
 
 @pytest.mark.parametrize("kind", PREDICTIONS)
-def test_a_perfect_prediction_of_each_kind_is_the_noise_that_was_added(kind, noised):
+def test_a_perfect_prediction_of_each_kind_is_the_clean_image(kind, noised):
     x, eps, abar, alpha, sigma = noised
     predictions = {
         "epsilon": eps,
@@ -29,7 +32,7 @@ def test_a_perfect_prediction_of_each_kind_is_the_noise_that_was_added(kind, noi
         "flow_prediction": eps - x,
     }
     prediction = predictions[kind]
-    torch.testing.assert_close(noise_from_prediction(kind, prediction, alpha * x + sigma * eps, abar), eps)
+    torch.testing.assert_close(clean_from_prediction(kind, prediction, alpha * x + sigma * eps, abar), x)
 
 
 def test_a_flow_network_gets_the_interpolation_at_its_own_time(noised):
@@ -46,11 +49,25 @@ def test_a_flow_network_gets_the_interpolation_at_its_own_time(noised):
     assert timestep.tolist() == [0, 1, 2, 3]
 
 
-def test_the_noise_gives_back_the_clean_image(noised):
+def test_noise_and_clean_image_give_each_other(noised):
     x, eps, abar, alpha, sigma = noised
-    torch.testing.assert_close(clean_from_noise(eps, alpha * x + sigma * eps, abar), x)
+    noisy = alpha * x + sigma * eps
+    torch.testing.assert_close(clean_from_noise(eps, noisy, abar), x)
+    torch.testing.assert_close(noise_from_clean(x, noisy, abar), eps)
+    other = noise_from_clean(x + 1, noisy, abar)
+    torch.testing.assert_close(noise_difference(x + 1, x, abar), other - eps)
+
+
+def test_pure_noise_has_an_image_by_v_and_by_a_flow_and_weights_over_alpha_are_finite(noised):
+    """There v = -x, and the velocity of a flow is eps - x."""
+    x, eps, *_ = (one.float() for one in noised)
+    abar = torch.zeros(4)
+    for kind, prediction in {"v_prediction": -x, "flow_prediction": eps - x}.items():
+        torch.testing.assert_close(clean_from_prediction(kind, prediction, eps, abar), x, atol=1e-5, rtol=1e-5)
+    alpha, sigma = alpha_sigma(abar)
+    torch.testing.assert_close(sigma / alpha * noise_difference(x, x + 1, abar), torch.ones_like(x))
 
 
 def test_an_unknown_prediction_type_lists_the_known_ones():
     with pytest.raises(ValueError, match="'flow', expected one of epsilon, v_prediction, sample"):
-        noise_from_prediction("flow", torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 2), torch.tensor([0.5]))
+        clean_from_prediction("flow", torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 2), torch.tensor([0.5]))

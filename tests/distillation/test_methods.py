@@ -8,7 +8,13 @@ from options import CONF, make_method
 from test_sds import SIZE, GaussianPrior, T, conditioning, image, seeded
 from torch import nn
 
-from dreamfusion.diffusion.parameterization import PREDICTIONS, flow_alphas_cumprod, noise_from_prediction
+from dreamfusion.diffusion.parameterization import (
+    PREDICTIONS,
+    alpha_sigma,
+    clean_from_prediction,
+    flow_alphas_cumprod,
+    noise_from_clean,
+)
 from dreamfusion.distillation.weighting import weight
 
 # All but the one that is no method of a diffusion model.
@@ -27,9 +33,8 @@ class AdaptableGaussian(GaussianPrior):
         self.adapter.mean = nn.Parameter(torch.tensor(0.7))
         return self.adapter
 
-    def predict_adapted(self, noisy, timestep, branch):
-        abar = self.alphas_cumprod[timestep][:, None, None, None]
-        return (1 - abar).sqrt() * (noisy - abar.sqrt() * self.adapter.mean) / (abar * self.s**2 + 1 - abar)
+    def denoise_adapted(self, noisy, timestep, branch):
+        return self.posterior(noisy, timestep, self.adapter.mean)
 
     def warn_if_unknown(self, prompt):
         pass
@@ -193,20 +198,50 @@ class Network(AdaptableGaussian):
         super().__init__(S)
         self.kind = kind
 
-    def predict(self, noisy, timestep, branches):
+    def denoise(self, noisy, timestep, branches):
         abar = self.alphas_cumprod[timestep]
-        alpha, sigma = abar.sqrt()[:, None, None, None], (1 - abar).sqrt()[:, None, None, None]
-        noises = []
-        for noise in super().predict(noisy, timestep, branches):
-            clean = (noisy - sigma * noise) / alpha
+        alpha, sigma = alpha_sigma(abar)
+        estimates = []
+        for clean in super().denoise(noisy, timestep, branches):
+            noise = noise_from_clean(clean, noisy, abar)
             outputs = {
                 "epsilon": noise,
                 "sample": clean,
                 "v_prediction": alpha * noise - sigma * clean,
                 "flow_prediction": noise - clean,
             }
-            noises.append(noise_from_prediction(self.kind, outputs[self.kind], noisy, abar))
-        return tuple(noises)
+            estimates.append(clean_from_prediction(self.kind, outputs[self.kind], noisy, abar))
+        return tuple(estimates)
+
+
+def zero_terminal(kind):
+    """Schedule that ends in pure noise, alpha = 0."""
+    prior = Network(kind)
+    prior.alphas_cumprod = torch.cat([prior.alphas_cumprod[:-1], torch.zeros(1)])
+    return prior
+
+
+@pytest.mark.parametrize("kind", ["v_prediction", "flow_prediction"])
+@pytest.mark.parametrize("name", METHODS)
+def test_in_pure_noise_each_method_has_its_closed_form_in_units_of_the_clean_image(name, kind):
+    """There x0_hat is the texts' mean. By w = sigma / alpha = 1 / 0 the gradient is a difference of clean images."""
+    prior, scale, interval = zero_terminal(kind), 3.0, 0.1
+    text = EMPTY + scale * (TEXT - EMPTY)
+    alpha, _, deviation = levels(prior, T - 1 - round(interval * T))
+    expected = {
+        "csd": EMPTY - TEXT,
+        "nfsd": scale * (EMPTY - TEXT),  # the empty text is the negative prompt too
+        "vsd": 0.7 - text,
+        "ism": EMPTY + alpha * S / deviation * (X - EMPTY) - text,  # x0_hat(z_s) along the exact flow
+    }
+    changes = {"interval": interval, "stride": 0.001} if name == "ism" else {}
+    changes |= {"guidance_scale": scale, "weighting": "reconstruction", "rescale": 0.0}  # a constant has no contrast
+    slope, out = gradient(name, prior=prior, t=T - 1, progress=0.5, **changes)
+    w = weight("reconstruction", prior.alphas_cumprod[-1:]).item()
+    assert slope * w == pytest.approx(expected.get(name, X - text), rel=2e-2 if name == "ism" else 1e-4)
+    assert out.loss.isfinite() and out.denoised.isfinite().all()
+    own, _ = gradient(name, prior=prior, t=T - 1, progress=0.5)
+    assert math.isfinite(own)
 
 
 class FlowGaussian(Network):
@@ -261,7 +296,8 @@ def test_vsds_adapter_learns_the_mean_of_the_renders_and_its_loss_leaves_the_ima
     method = make_method("vsd", prior)
     optimizer = torch.optim.Adam([{**group, "lr": 0.05} for group in method.parameter_groups()])
     rgb, generator = torch.full((16, 3, SIZE, SIZE), (X + 1) / 2, requires_grad=True), seeded()
-    for _ in range(200):
+    for step in range(200):
+        optimizer.param_groups[0]["lr"] = 0.05 if step < 150 else 0.005  # the noise of its steps is averaged at last
         optimizer.zero_grad()
         out = method(rgb, conditioning([TEXT] * 16, [EMPTY] * 16), 0.5, generator)
         out.loss.backward()

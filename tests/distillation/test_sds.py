@@ -18,7 +18,7 @@ SIZE = 4
 class GaussianPrior:
     """The exact prior N(mu, s^2) of every pixel; the text's only state is mu.
 
-    eps*(z, t) = sigma (z - alpha mu) / (alpha^2 s^2 + sigma^2).
+    x0*(z, t) = (alpha s^2 z + sigma^2 mu) / (alpha^2 s^2 + sigma^2).
     """
 
     name, resolution, guidance_scale, weighting = "gaussian", SIZE, 1.0, "sigma2"
@@ -39,11 +39,14 @@ class GaussianPrior:
     def encode_image(self, rgb):
         return rgb * 2 - 1
 
-    def predict(self, noisy, timestep, branches):
+    def denoise(self, noisy, timestep, branches):
         self.calls.append((noisy, timestep, branches))
-        abar = self.alphas_cumprod[timestep][:, None, None, None]
         means = [branch.text.states[:, 0, 0][:, None, None, None] for branch in branches]
-        return tuple((1 - abar).sqrt() * (noisy - abar.sqrt() * mu) / (abar * self.s**2 + 1 - abar) for mu in means)
+        return tuple(self.posterior(noisy, timestep, mu) for mu in means)
+
+    def posterior(self, noisy, timestep, mu):
+        abar = self.alphas_cumprod[timestep][:, None, None, None]
+        return (abar.sqrt() * self.s**2 * noisy + (1 - abar) * mu) / (abar * self.s**2 + 1 - abar)
 
 
 def embedding(*mu):
@@ -309,13 +312,13 @@ def test_the_prior_is_not_part_of_the_state():
 def test_a_view_whose_prediction_overflows_is_left_out_of_the_step(gaussian_prior):
     """One overflow of a half-precision network: the other views keep their gradients."""
     prior = gaussian_prior()
-    right = prior.predict
+    right = prior.denoise
     text, cameras = prior.encode_text(["a cat", "a cat"]), conditioning([0.0, 0.0], [0.0, 0.0]).cameras
     of_both = Conditioning(text, prior.encode_text(["", ""]), cameras)
     rgb, gradients = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)), []
     for factor in (1.0, float("inf")):
         scale = torch.tensor([1.0, factor])[:, None, None, None]
-        prior.predict = lambda *given, scale=scale: tuple(one * scale for one in right(*given))
+        prior.denoise = lambda *given, scale=scale: tuple(one * scale for one in right(*given))
         image = rgb.clone().requires_grad_()
         out = make_sds(prior)(image, of_both, 0.5, torch.Generator().manual_seed(0))
         assert out.loss.isfinite()

@@ -49,9 +49,9 @@ def test_images_are_scored_in_batches_that_a_gpu_can_hold_and_that_change_nothin
     gaussian_prior, conditioning, monkeypatch
 ):
     prior, images, sizes = gaussian_prior(), torch.rand(6, 3, 8, 8), []
-    seen, predict = conditioning(prior, 6), prior.predict
+    seen, denoise = conditioning(prior, 6), prior.denoise
     whole = text_score(prior, images, seen)
-    monkeypatch.setattr(prior, "predict", lambda z, t, branches: sizes.append(len(z)) or predict(z, t, branches))
+    monkeypatch.setattr(prior, "denoise", lambda z, t, branches: sizes.append(len(z)) or denoise(z, t, branches))
     monkeypatch.setattr("dreamfusion.evaluation.prior_score.PIXELS", 2 * 8**2)
     assert text_score(prior, images, seen) == pytest.approx(whole, abs=1e-6)
     assert set(sizes) == {2}

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from options import make_method, option, predict
+from options import make_method, option
 from pipelines import save_mvdream, save_sd, save_sd3
 from test_pocket import SMALL, TINY
 
@@ -44,29 +44,29 @@ def case(request, priors, make_cameras):
 
 def test_an_untrained_adapter_changes_nothing(case):
     prior, noisy, timestep, branch = case
-    before = predict(prior, noisy, timestep, branch.text, branch.cameras)
+    (before,) = prior.denoise(noisy, timestep, [branch])
     prior.adapt(2)
-    torch.testing.assert_close(prior.predict_adapted(noisy, timestep, branch), before)
+    torch.testing.assert_close(prior.denoise_adapted(noisy, timestep, branch), before)
 
 
 def test_training_the_adapter_leaves_the_prior_as_it_is_bit_for_bit(case):
     prior, noisy, timestep, branch = case
-    before = predict(prior, noisy, timestep, branch.text, branch.cameras)
+    (before,) = prior.denoise(noisy, timestep, [branch])
     adapter = prior.adapt(2)
     optimizer = torch.optim.Adam(adapter.parameters(), 0.1)
     for _ in range(2):  # the first step moves the second matrices only, which begin at zero
         optimizer.zero_grad()
-        prior.predict_adapted(noisy, timestep, branch).square().mean().backward()
+        prior.denoise_adapted(noisy, timestep, branch).square().mean().backward()
         optimizer.step()
     assert all(parameter.grad is not None for parameter in adapter.parameters())
-    assert not torch.allclose(prior.predict_adapted(noisy, timestep, branch), before, atol=1e-3)
-    assert torch.equal(predict(prior, noisy, timestep, branch.text, branch.cameras), before)
+    assert not torch.allclose(prior.denoise_adapted(noisy, timestep, branch), before, atol=1e-3)
+    assert torch.equal(prior.denoise(noisy, timestep, [branch])[0], before)
     state = {name: value.clone() for name, value in adapter.state_dict().items()}
-    trained = prior.predict_adapted(noisy, timestep, branch)
+    trained = prior.denoise_adapted(noisy, timestep, branch)
     again = prior.adapt(2)  # replaces the first
-    torch.testing.assert_close(prior.predict_adapted(noisy, timestep, branch), before)
+    torch.testing.assert_close(prior.denoise_adapted(noisy, timestep, branch), before)
     again.load_state_dict(state)
-    torch.testing.assert_close(prior.predict_adapted(noisy, timestep, branch), trained)
+    torch.testing.assert_close(prior.denoise_adapted(noisy, timestep, branch), trained)
 
 
 def test_the_camera_reaches_the_adapter_of_a_prior_without_camera(priors, make_cameras):
@@ -79,7 +79,7 @@ def test_the_camera_reaches_the_adapter_of_a_prior_without_camera(priors, make_c
     moved.camera_to_world[:] = 1.0
     text = prior.encode_text(["a"])
     one, two, unknown = (
-        prior.predict_adapted(noisy, timestep, Branch(text, camera)) for camera in (cameras, moved, None)
+        prior.denoise_adapted(noisy, timestep, Branch(text, camera)) for camera in (cameras, moved, None)
     )
     assert not torch.allclose(one, two, atol=1e-4)
     assert not torch.allclose(one, unknown, atol=1e-4)

@@ -58,7 +58,7 @@ def test_the_score_of_renders_is_their_mean_cosine(prior, folder, conditioning):
 
 def test_a_diffusion_method_without_a_diffusion_model_is_refused_and_the_reverse(prior, conditioning):
     rgb = torch.rand(2, 3, SIDE, SIDE)
-    with pytest.raises(GuidanceError, match="guidance=clip predicts no noise; type distillation=clip_similarity"):
+    with pytest.raises(GuidanceError, match="guidance=clip denoises nothing; type distillation=clip_similarity"):
         make_sds(prior)(rgb, conditioning, 0.0, torch.Generator())
     with pytest.raises(ValueError, match="guidance gaussian has no embedding of images; type guidance=clip"):
         make_method("clip_similarity", GaussianPrior())

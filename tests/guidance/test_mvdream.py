@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from options import option
+from options import noises, option
 from pipelines import save_mvdream, save_sd
 from torch import nn
 
@@ -86,7 +86,7 @@ def test_the_noise_is_that_of_joint_attention_and_a_camera_embedding_written_out
     from diffusers.models.attention import BasicTransformerBlock
 
     noisy, timestep, branch = batch
-    (noise,) = prior.predict(noisy, timestep, [branch])
+    (noise,) = noises(prior, noisy, timestep, [branch])
     network = copy.deepcopy(prior._network)
     first, second = network.class_embedding.linear_1, network.class_embedding.linear_2
     cameras = second(nn.functional.silu(first(camera_code(branch.cameras))))
@@ -102,7 +102,7 @@ def test_views_of_a_group_depend_on_each_other_and_not_on_another_group(prior, b
     noisy, timestep, branch = batch
     changed = noisy.clone()
     changed[3] += 1
-    (before,), (after,) = (prior.predict(z, timestep, [branch]) for z in (noisy, changed))
+    (before,), (after,) = (prior.denoise(z, timestep, [branch]) for z in (noisy, changed))
     difference = (after - before).flatten(1).abs().amax(1)
     assert (difference[:3] > 1e-6).all()
     torch.testing.assert_close(after[4:], before[4:])
@@ -111,11 +111,11 @@ def test_views_of_a_group_depend_on_each_other_and_not_on_another_group(prior, b
 def test_branches_of_one_batch_are_independent_and_the_unconditional_one_has_the_cameras(prior, batch):
     noisy, timestep, branch = batch
     null = Branch(prior.encode_text([""] * 8), branch.cameras, unconditional=True)
-    both = prior.predict(noisy, timestep, [branch, null])
-    alone = [prior.predict(noisy, timestep, [one])[0] for one in (branch, null)]
+    both = prior.denoise(noisy, timestep, [branch, null])
+    alone = [prior.denoise(noisy, timestep, [one])[0] for one in (branch, null)]
     torch.testing.assert_close(torch.stack(both), torch.stack(alone), atol=1e-5, rtol=1e-4)
     turned = Branch(null.text, views_at([0.0] * 8, [0.0] * 8), unconditional=True)
-    assert (prior.predict(noisy, timestep, [turned])[0] - both[1]).abs().max() > 1e-5
+    assert (prior.denoise(noisy, timestep, [turned])[0] - both[1]).abs().max() > 1e-5
 
 
 def test_views_without_cameras_or_an_incomplete_group_are_refused(prior, batch):
@@ -123,7 +123,7 @@ def test_views_without_cameras_or_an_incomplete_group_are_refused(prior, batch):
     three = Branch(prior.encode_text(["a cat"] * 3), views_at([0.0, 90.0, 180.0], [0.0] * 3))
     for count, one in ((8, Branch(branch.text)), (3, three)):
         with pytest.raises(ValueError, match="mvdream predicts groups of 4 views, each with its camera"):
-            prior.predict(noisy[:count], timestep[:count], [one])
+            prior.denoise(noisy[:count], timestep[:count], [one])
 
 
 def original_names(state):
@@ -161,7 +161,7 @@ def test_an_original_checkpoint_replaces_the_u_net_of_stable_diffusion(prior, ba
     base = save_sd(tmp_path / "sd")
     settings = {"model": str(base), "resolution": 32}
     loaded = option("guidance/mvdream", checkpoint=str(tmp_path / "4view.pt"), **settings)
-    torch.testing.assert_close(loaded.predict(*batch[:2], [batch[2]]), prior.predict(*batch[:2], [batch[2]]))
+    torch.testing.assert_close(loaded.denoise(*batch[:2], [batch[2]]), prior.denoise(*batch[:2], [batch[2]]))
     with pytest.raises(GuidanceError, match=r"has no camera embedding; type guidance.checkpoint=MVDream/MVDream/sd-v2"):
         option("guidance/mvdream", checkpoint=None, **settings)
     with pytest.raises(GuidanceError, match=r"guidance.checkpoint=/no/such.pt: no such file; type the path of"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from options import make_sds, option, predict
+from options import make_sds, noises, option, predict
 
 from dreamfusion.error import GuidanceError
 from dreamfusion.guidance import pocket
@@ -67,7 +67,7 @@ def test_the_noise_and_the_networks_clean_image_add_up_to_the_noisy_one(prior, b
 def test_branches_of_one_batch_are_independent_and_the_camera_matters(prior, batch, make_cameras):
     noisy, timestep = batch
     text, cameras = prior.encode_text(["a cat", "a cat"]), make_cameras([30.0, 30.0])
-    known, unknown = prior.predict(noisy, timestep, [Branch(text, cameras), Branch(text)])
+    known, unknown = noises(prior, noisy, timestep, [Branch(text, cameras), Branch(text)])
     torch.testing.assert_close(unknown, predict(prior, noisy, timestep, text), atol=1e-4, rtol=1e-4)
     assert (known - unknown).abs().max() > 1e-4
 
@@ -216,7 +216,7 @@ def test_an_unknown_dtype_is_named(folder):
 def test_an_unconditional_branch_has_no_camera(prior, batch, make_cameras):
     noisy, timestep = batch
     text, cameras = prior.encode_text(["", ""]), make_cameras([30.0, 30.0])
-    with_camera, without = prior.predict(noisy, timestep, [Branch(text, cameras, unconditional=True), Branch(text)])
+    with_camera, without = prior.denoise(noisy, timestep, [Branch(text, cameras, unconditional=True), Branch(text)])
     torch.testing.assert_close(with_camera, without, atol=1e-5, rtol=1e-5)
 
 

@@ -22,15 +22,15 @@ def test_branches_are_concatenated_in_order():
 
 
 class RecordedPrior:
-    """Predicts fixed random noise for each text, by the number that stands for it."""
+    """Estimates a fixed random image for each text, by the number that stands for it."""
 
     def __init__(self):
-        self.noise = torch.randn(5, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+        self.clean = torch.randn(5, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
         self.branches = []
 
-    def predict(self, noisy, timestep, branches):
+    def denoise(self, noisy, timestep, branches):
         self.branches = branches
-        return tuple(self.noise[int(branch.text.states[0])] for branch in branches)
+        return tuple(self.clean[int(branch.text.states[0])] for branch in branches)
 
 
 def texts(*numbers):
@@ -39,21 +39,21 @@ def texts(*numbers):
 
 @pytest.mark.parametrize("scale", [1.0, 7.5])
 def test_perp_neg_adds_what_is_perpendicular_to_the_text_direction(make_cameras, scale):
-    """eps_null + s (d + sum_i w_i (e_i - (e_i . d / d . d) d)) with e_i = eps_i - eps_null (Armandpour et al. 2023)."""
+    """x_null + s (d + sum_i w_i (e_i - (e_i . d / d . d) d)) with e_i = x_i - x_null (perp-neg)."""
     prior, weights = RecordedPrior(), torch.tensor([[-0.5, -2.0], [0.0, -1.0]])
     conditioning = Conditioning(
         texts(1, 1), texts(0, 0), make_cameras([0.0, 90.0]), opposed=Opposed(texts(2, 2, 3, 3), weights)
     )
-    result, noise_text = guided(prior, torch.zeros(2, 3, 4, 4), torch.tensor([1, 1]), conditioning, scale)
+    result, of_text = guided(prior, torch.zeros(2, 3, 4, 4), torch.tensor([1, 1]), conditioning, scale)
     assert len(prior.branches) == 4
     for view in range(2):
-        null, direction = prior.noise[0, view], prior.noise[1, view] - prior.noise[0, view]
+        null, direction = prior.clean[0, view], prior.clean[1, view] - prior.clean[0, view]
         total = direction.clone()
         for number, weight in ((2, weights[0, view]), (3, weights[1, view])):
-            other = prior.noise[number, view] - null
+            other = prior.clean[number, view] - null
             total += weight * (other - (other * direction).sum() / (direction * direction).sum() * direction)
         torch.testing.assert_close(result[view], null + scale * total, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(noise_text[view], null + total, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(of_text[view], null + total, atol=1e-4, rtol=1e-4)
 
 
 def test_perp_neg_with_weights_of_zero_is_plain_guidance(make_cameras):

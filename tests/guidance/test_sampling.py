@@ -23,11 +23,12 @@ class GaussianPrior:
     def encode_image(self, rgb):
         return rgb[:, :2, ::2, ::2]
 
-    def predict(self, noisy, timestep, branches):
-        """eps* = sigma (z - alpha mu) / (alpha^2 s^2 + sigma^2)."""
+    def denoise(self, noisy, timestep, branches):
+        """x0* = (alpha s^2 z + sigma^2 mu) / (alpha^2 s^2 + sigma^2)."""
         alpha, sigma = alpha_sigma(self.alphas_cumprod[timestep])
         means = [MEAN * branch.text.mask[:, :1, None, None] for branch in branches]
-        return tuple(sigma * (noisy - alpha * mean) / (alpha**2 * DEVIATION**2 + sigma**2) for mean in means)
+        variance = alpha**2 * DEVIATION**2 + sigma**2
+        return tuple((alpha * DEVIATION**2 * noisy + sigma**2 * mean) / variance for mean in means)
 
     def decode(self, latents):
         return latents
@@ -47,9 +48,11 @@ def test_samples_of_a_gaussian_prior_have_its_mean_and_deviation(make_cameras, s
     assert images.std().item() == pytest.approx(DEVIATION, rel=0.1 if steps == 30 else 0.03)
 
 
-def test_the_flow_of_a_gaussian_prior_is_the_straight_map_from_noise_to_data(make_cameras):
+@pytest.mark.parametrize("last", [1e-6, 0.0], ids=["a little signal", "zero terminal SNR"])
+def test_the_flow_of_a_gaussian_prior_is_the_straight_map_from_noise_to_data(make_cameras, last):
     """eta = 0 is the probability-flow ODE (Song et al. 2021, Sec. 4.3), which maps N(0, 1) to N(mu, s^2) linearly."""
     prior = GaussianPrior()
+    prior.alphas_cumprod = torch.cat([prior.alphas_cumprod[:-1], torch.tensor([last])])
     start = start_noise(prior, 4, torch.Generator().manual_seed(0))
     images = sample_images(prior, conditioning(make_cameras, 4), start, 1.0, 500)
     torch.testing.assert_close(images, MEAN + DEVIATION * start, atol=0.03, rtol=0.03)
