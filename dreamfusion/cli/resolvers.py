@@ -28,7 +28,7 @@ def register() -> None:
 
 
 def _choices_for_help() -> str:
-    """The lines of `_choices` for `--help`; else nothing: Hydra resolves this whenever it composes, and it takes 0.5 s."""
+    """The lines of `_choices` for `--help`, else nothing: Hydra resolves this at each composition; it takes 0.5 s."""
     return "\n".join(_choices()) if {"--help", "-h"} & set(sys.argv) else ""
 
 
