@@ -10,6 +10,7 @@ from scipy.sparse.csgraph import connected_components
 
 log = logging.getLogger(__name__)
 ROUNDS = 4  # of repair: a closed hole can touch another part of the surface
+APART = 0.01  # of the way from a vertex to the centre of its faces
 
 
 def simplify(vertices: np.ndarray, faces: np.ndarray, target: int) -> tuple[np.ndarray, np.ndarray]:
@@ -32,14 +33,15 @@ def repair(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndar
     """Repair the surface so that, where possible, exactly two faces share each edge.
 
     Remove flat flaps (two faces on the same three vertices), separate sheets that only touch, and close holes with a
-    fan of triangles around their centre.
+    fan of triangles around their centre. Sheets that touched are moved apart by 1 % of a triangle: tools that merge
+    vertices by position, such as slicers, would join them again.
     """
     for _ in range(ROUNDS):
         vertices, faces = _separate_sheets(vertices, _remove_flaps(faces))
         vertices, faces = _close_holes(vertices, faces)
         if is_watertight(vertices, faces):
             break
-    return vertices, faces
+    return _move_apart(vertices, faces), faces
 
 
 def is_watertight(vertices: np.ndarray, faces: np.ndarray) -> bool:
@@ -68,6 +70,16 @@ def _separate_sheets(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarra
     separate = np.empty((count, 3), vertices.dtype)
     separate[label] = vertices[faces.reshape(-1)]
     return separate, label.reshape(faces.shape).astype(np.int64)
+
+
+def _move_apart(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Move vertices that have the position of another one APART of the way to the centre of their own faces."""
+    _, place, count = np.unique(vertices, axis=0, return_inverse=True, return_counts=True)
+    touching = count[place.reshape(-1)] > 1
+    centre, corners = np.zeros_like(vertices), np.bincount(faces.reshape(-1), minlength=len(vertices))
+    np.add.at(centre, faces.reshape(-1), np.repeat(vertices[faces].mean(axis=1), 3, axis=0))
+    moved = vertices + APART * (centre / np.maximum(corners, 1)[:, None] - vertices)
+    return np.where(touching[:, None], moved, vertices).astype(vertices.dtype)
 
 
 def _close_holes(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,11 +12,12 @@ from dreamfusion.error import UserError, check_positive
 from dreamfusion.ops.memory import chosen_device
 from dreamfusion.paths import run_of
 from dreamfusion.report.picture import with_transparency, write_depth, write_rgba, write_webp
-from dreamfusion.report.turntable import seen_around, turntable
+from dreamfusion.report.turntable import VISIBLE, seen_around, surface_normals, turntable
 from dreamfusion.report.video import write_video
 from dreamfusion.runs.find import find_checkpoint
 from dreamfusion.runs.lock import locked
 from dreamfusion.scene.picture import Picture
+from dreamfusion.types import Cameras
 
 log = logging.getLogger(__name__)
 PICTURES = ("video", "webp", "still", "depth", "normal")
@@ -39,25 +40,28 @@ def run(
         if "webp" in pictures:
             written.append(scene.run / f"turntable_{size}.webp")
             around = seen_around(scene, frames, size, elevation, lit)
-            write_webp([with_transparency(seen.color, seen.opacity) for seen in around], written[-1], fps)
+            write_webp([with_transparency(seen.color, seen.opacity) for _, seen in around], written[-1], fps)
         stills_of = [name for name in ("still", "depth", "normal") if name in pictures]
         if stills_of:
-            for number, seen in enumerate(seen_around(scene, stills, size, elevation, lit, "normal" in stills_of)):
-                written += _write_stills(scene, seen, scene.run / f"stills_{size}", number, stills_of)
+            folder = scene.run / f"stills_{size}"
+            for number, (camera, seen) in enumerate(seen_around(scene, stills, size, elevation, lit)):
+                written += _write_stills(scene, camera, seen, folder, number, stills_of)
     for path in written:
         log.info("%s", path)
     return written
 
 
-def _write_stills(scene: TrainedScene, seen: Picture, folder: Path, number: int, names: Sequence[str]) -> list[Path]:
+def _write_stills(
+    scene: TrainedScene, camera: Cameras, seen: Picture, folder: Path, number: int, names: Sequence[str]
+) -> list[Path]:
     written = []
     for name in names:
         path = folder / f"{name}_{number:03d}.png"
         if name == "depth":
             near, far = (sum(scene.camera.distance) / 2 + sign * scene.scene.radius for sign in (-1, 1))
-            write_depth(np.where(seen.opacity > 0.5, seen.depth, 0), path, near, far)
+            write_depth(np.where(seen.opacity > VISIBLE, seen.depth, 0), path, near, far)
         else:
-            color = seen.normal * 0.5 + 0.5 if name == "normal" and seen.normal is not None else seen.color
+            color = surface_normals(camera, seen) * 0.5 + 0.5 if name == "normal" else seen.color
             write_rgba(with_transparency(color, seen.opacity), path)
         written.append(path)
     return written

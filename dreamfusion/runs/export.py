@@ -5,14 +5,17 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from dreamfusion.checkpoint import TrainedScene
 from dreamfusion.export.settings import ExportSettings
-from dreamfusion.export.writer import Finish, write_mesh
+from dreamfusion.export.writer import MILLIMETRES, Finish, write_mesh
 from dreamfusion.image import write_image
 from dreamfusion.mesh.extract import Surface, extract_surface, longest_side, placed
 from dreamfusion.mesh.metrics import MeshMetrics, compare, unlike
 from dreamfusion.phases import phase
 from dreamfusion.runs.summary import add_to_summary
+from dreamfusion.types import Mesh
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +27,7 @@ class Exported:
     path: Path
     surface: Surface
     metrics: MeshMetrics
+    size: str  # the sides of the file's bounding box, its unit, and the axis that is up
     seconds: float  # of the export, including the comparison
 
     @property
@@ -69,9 +73,16 @@ def export_scene(scene: TrainedScene, export: ExportSettings) -> Exported:
     metadata |= {"up": str(export.up), "metres_per_unit": f"{longest_side(mesh) / longest_side(surface.mesh):.6g}"}
     write_mesh(mesh, path, metadata, finish)
     write_image(metrics.sheet, scene.run / "mesh_check.png")
-    exported = Exported(path, surface, metrics, time.monotonic() - started)
+    exported = Exported(path, surface, metrics, _size(mesh, export), time.monotonic() - started)
     add_to_summary(scene.run, exported.figures)
     return exported
+
+
+def _size(mesh: Mesh, export: ExportSettings) -> str:
+    """Such as "100 x 43 x 62 mm, z up"."""
+    unit, factor = ("mm", MILLIMETRES) if export.format == "stl" else ("m", 1.0)
+    sides = np.ptp(mesh.vertices, axis=0) * factor
+    return f"{' x '.join(f'{side:.3g}' for side in sides)} {unit}, {export.up} up"
 
 
 def warn_if_unlike(exported: Exported) -> None:
@@ -89,11 +100,12 @@ def describe(exported: Exported) -> list[str]:
     surface, metrics = exported.surface, exported.metrics
     lines = [
         f"{len(surface.mesh.faces)} triangles, {'watertight' if surface.watertight else 'not watertight'}",
+        exported.size,
         f"silhouette IoU {metrics.iou:.3f} with the renders, colours differ by {metrics.color_difference:.3f}",
         f"{exported.seconds:.0f} s",
     ]
     if surface.iou is not None:
         lines.insert(
-            1, f"surface at density {surface.threshold:.3g} (silhouette IoU {surface.iou:.3f} by density alone)"
+            2, f"surface at density {surface.threshold:.3g} (silhouette IoU {surface.iou:.3f} by density alone)"
         )
     return lines

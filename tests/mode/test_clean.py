@@ -1,0 +1,59 @@
+"""`mode=clean`: what runs keep that is not needed."""
+
+import pytest
+from launched import files
+from results import CAT
+
+from dreamfusion.runs.lock import locked
+from dreamfusion.runs.results import write_result
+
+RUN = "outputs/train/a-cat/"
+KEPT = {"config.yaml", "checkpoints/last.ckpt", "checkpoints/previous.ckpt", "previews/000002.png"}
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """A finished, an unfinished and an empty run."""
+    for name, has in (("done", KEPT), ("half", KEPT), ("empty", {"config.yaml"})):
+        for file in has:
+            path = tmp_path / RUN / name / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(bytes(1_000_000))
+    write_result(CAT, tmp_path / RUN / "done")
+    return tmp_path
+
+
+def test_it_says_what_there_is_and_removes_nothing_by_default(runs, launch):
+    before = files(runs)
+    ended = launch(runs, "mode=clean")
+    assert ended.status == 0, ended.text
+    assert files(runs) == before
+    lines = [line.split()[:4] for line in ended.text.splitlines()]
+    assert lines == [["previous", "1", "1.0", "MB"], ["previews", "1", "1.0", "MB"],
+                     ["checkpoints", "1", "2.0", "MB"], ["empty", "1", "1.0", "MB"]]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "gone"),
+    [
+        ("previous", {"done/checkpoints/previous.ckpt"}),
+        ("previews", {"done/previews/000002.png"}),
+        ("checkpoints", {"done/checkpoints/last.ckpt", "done/checkpoints/previous.ckpt"}),
+        ("empty", {"empty/config.yaml"}),
+    ],
+)
+def test_it_removes_what_is_named(runs, launch, name, gone):
+    before = files(runs)
+    ended = launch(runs, "mode=clean", f"mode.remove=[{name}]")
+    assert ended.status == 0, ended.text
+    assert before - files(runs) == {RUN + file for file in gone}
+
+
+def test_a_run_at_work_is_left_alone_and_an_unknown_name_refused(runs, launch):
+    with locked(runs / RUN / "done"):
+        ended = launch(runs, "mode=clean", "mode.remove=[previous]")
+    assert ended.status == 0, ended.text
+    assert "another process is running in" in ended.text
+    assert (runs / RUN / "done" / "checkpoints" / "previous.ckpt").is_file()
+    assert "type some of previous, previews, checkpoints, empty" in launch(runs, "mode=clean", "mode.remove=[x]").text
+    assert "no folder at elsewhere" in launch(runs, "mode=clean", "run=elsewhere").text
