@@ -35,6 +35,16 @@ def as_uint8(rgb: Tensor) -> np.ndarray:
     return (rgb.detach().float().clamp(0.0, 1.0) * 255.0).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
+def linear_from_srgb(colors: np.ndarray) -> np.ndarray:
+    """Display colours in [0, 1] -> linear light (IEC 61966-2-1)."""
+    return np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
+
+
+def srgb_from_linear(light: np.ndarray) -> np.ndarray:
+    """Linear light in [0, 1] -> display colours (IEC 61966-2-1)."""
+    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.maximum(light, 1e-9) ** (1 / 2.4) - 0.055)
+
+
 def enlarged(pictures: np.ndarray) -> np.ndarray:
     """Repeat the pixels of (N, H, W, 3) pictures smaller than LEGIBLE by an integer factor."""
     factor = -(-LEGIBLE // pictures.shape[1])  # rounded up

@@ -20,6 +20,7 @@ from dreamfusion import __version__
 from dreamfusion.export.settings import FORMATS
 from dreamfusion.export.usd import usdz
 from dreamfusion.files import replacing
+from dreamfusion.image import linear_from_srgb
 from dreamfusion.types import Mesh
 
 MILLIMETRES = 1000.0  # in a metre
@@ -77,11 +78,6 @@ def glb_metadata(path: Path) -> dict[str, str]:
     except (OSError, ValueError, KeyError, struct.error):
         return {}
     return {str(name): str(value) for name, value in found.items()}
-
-
-def linear_from_srgb(colors: np.ndarray) -> np.ndarray:
-    """Display colours in [0, 1] -> linear light (IEC 61966-2-1)."""
-    return np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
 
 
 def _glb(mesh: Mesh, metadata: dict[str, str], finish: Finish, _: str) -> dict[str, bytes]:

@@ -1,51 +1,69 @@
-"""`mode=sheet`: one picture of several runs from eight directions, colour above opacity."""
+"""`mode=sheet`: one picture of several runs from eight directions."""
 
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from omegaconf import DictConfig
 from PIL import Image, ImageDraw, ImageFont
 
 from dreamfusion.checkpoint import TrainedScene, load_scene
-from dreamfusion.image import as_uint8, contact_sheet, write_image
+from dreamfusion.error import UserError, check_positive
+from dreamfusion.image import contact_sheet, write_image
+from dreamfusion.report.studio import surface_normals
+from dreamfusion.report.turntable import LIGHTS, seen_around, turntable
 from dreamfusion.runs.find import find_checkpoint, find_runs, run_choice
 from dreamfusion.runs.names import RUNS, STUDIES, slug
 
 log = logging.getLogger(__name__)
+ROWS = (*LIGHTS, "normal", "opacity")
 LABEL = 22  # pixels, height of the line above each prompt's pictures
 
 
-def run(cfg: DictConfig, prompts: Sequence[str], output: str, directions: int, size: int, elevation: float) -> Path:
-    """Write the sheet of the newest run of each prompt, or of all runs of `run` or `study`, to `output`."""
+def run(
+    cfg: DictConfig,
+    prompts: Sequence[str],
+    rows: Sequence[str],
+    output: str,
+    directions: int,
+    size: int,
+    elevation: float,
+) -> Path:
+    """Write the sheet of the newest run of each prompt, or of all runs of `run` or `study`, to `output`.
+
+    Raises:
+        UserError: a row is not one of ROWS.
+    """
+    check_positive("mode", directions=directions, size=size)
+    if not rows or set(rows) - set(ROWS):
+        raise UserError(f"mode.rows is {list(rows)}; type some of {', '.join(ROWS)}: mode.rows=[studio,opacity]")
     if (choice := run_choice(cfg)) is None:
         found = [find_checkpoint("latest", RUNS / slug(p), *STUDIES.glob(f"*/{slug(p)}")) for p in prompts]
     else:
         found = [find_checkpoint(str(folder)) for folder in find_runs(choice)]
-    rows = []
+    parts = []
     for scene in map(load_scene, found):
         name = str(scene.config.prompt) if choice is None else f"{scene.config.prompt}, {scene.run.name}"
-        rows.append(labelled(name, around(scene, directions, size, elevation)))
+        parts.append(labelled(name, around(scene, rows, directions, size, elevation)))
     path = Path(output)
-    write_image(np.concatenate(rows), path)
+    write_image(np.concatenate(parts), path)
     log.info("%s", path)
     return path
 
 
-@torch.no_grad()
-def around(scene: TrainedScene, directions: int, size: int, elevation: float) -> np.ndarray:
-    """Colour above opacity from `directions` azimuths, from the front to the right: (2 size, directions size, 3)."""
-    azimuth = torch.arange(directions) * (360.0 / directions)
-    images: list[np.ndarray] = []
-    opacities: list[np.ndarray] = []
-    for angle in azimuth:
-        cameras = scene.camera.view(angle[None], elevation, size, size)
-        out = scene.scene.render(cameras)
-        images.append(as_uint8(out.rgb)[0])
-        opacities.append(as_uint8(out.opacity.expand(-1, 3, -1, -1))[0])
-    return contact_sheet([*images, *opacities], columns=directions)
+def around(scene: TrainedScene, rows: Sequence[str], directions: int, size: int, elevation: float) -> np.ndarray:
+    """A row of pictures for each of `rows`, from the front to the right: (N size, directions size, 3) uint8."""
+    pictures: list[np.ndarray] = []
+    for row in rows:
+        if row in LIGHTS:
+            pictures += turntable(scene, directions, size, elevation, row)
+            continue
+        for camera, seen in seen_around(scene, directions, size, elevation, "albedo"):
+            opacity = seen.opacity[..., None]
+            shown = opacity.repeat(3, -1) if row == "opacity" else 1 + opacity * (surface_normals(camera, seen) - 1) / 2
+            pictures.append(np.rint(shown * 255).astype(np.uint8))
+    return contact_sheet(pictures, columns=directions)
 
 
 def labelled(text: str, picture: np.ndarray) -> np.ndarray:

@@ -1,56 +1,58 @@
 """Render a trained scene from all sides, and the frames of its turntable."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter
 
 from dreamfusion.camera.rays import cast_rays
 from dreamfusion.checkpoint import TrainedScene
-from dreamfusion.image import as_uint8
+from dreamfusion.report.studio import Studio
 from dreamfusion.scene.picture import Picture, render_picture
 from dreamfusion.scene.shading import ALBEDO, LAMBERTIAN
 from dreamfusion.types import Cameras
 
-VISIBLE = 0.5  # opacity above which a ray hits the surface
-SMOOTHING = 0.01  # heights of the picture: standard deviation of the blur of the depth before its normals
+# studio: lamps on the surface, and a shadow on the ground; albedo: colours alone; lambertian: the light of the training
+LIGHTS = ("studio", "albedo", "lambertian")
 
 
 def seen_around(
-    scene: TrainedScene, count: int, size: int, elevation: float = 15.0, lit: bool = False
+    scene: TrainedScene, count: int, size: int, elevation: float, light: str
 ) -> Iterator[tuple[Cameras, Picture]]:
-    """Camera and picture from `count` azimuths, from the front to the right."""
-    for azimuth in torch.linspace(0, 360, count + 1)[:-1]:
-        camera = scene.camera.view(azimuth[None], elevation, size, size)
-        yield camera, render_picture(scene.scene, camera, LAMBERTIAN if lit else ALBEDO)
-
-
-def surface_normals(camera: Cameras, seen: Picture) -> np.ndarray:
-    """Normals (H, W, 3) of the surface that the depth shows: unit, world axes, 0 on empty rays.
-
-    Unlike the gradient of a density that was never lit, they are smooth: the depth is blurred by SMOOTHING.
-    """
-    rays, visible = cast_rays(camera), seen.opacity > VISIBLE
-    depth, share = (
-        gaussian_filter(image, SMOOTHING * camera.height) for image in (seen.depth * visible, 1.0 * visible)
-    )
-    depth = torch.from_numpy(depth / np.maximum(share, 1e-6)).float()
-    points = (rays.origins + rays.directions * depth.view(-1, 1)).view(*visible.shape, 3)
-    down, right = np.gradient(points.numpy(), axis=(0, 1))
-    normal = np.cross(down, right)
-    length = np.linalg.norm(normal, axis=-1, keepdims=True)
-    return np.where(visible[..., None], normal / np.maximum(length, 1e-12), 0).astype(np.float32)
+    """Camera and picture from `count` azimuths, from the front to the right; `light` is one of LIGHTS."""
+    studio = _studio(scene, light)
+    for camera, seen in _around(scene, count, size, elevation, light):
+        yield camera, seen if studio is None else replace(seen, color=studio.shade(camera, seen))
 
 
 @torch.no_grad()
 def turntable(
-    scene: TrainedScene, frames: int, size: int, elevation: float = 15.0, lit: bool = False
+    scene: TrainedScene, frames: int, size: int, elevation: float = 15.0, light: str = "studio"
 ) -> Iterator[np.ndarray]:
-    """Frames (size, size, 3) uint8 of one turn around the object, over the scene's own background."""
-    for camera, seen in seen_around(scene, frames, size, elevation, lit):
+    """Frames (size, size, 3) uint8 of one turn around the object, over the scene's own background.
+
+    In the light of the studio, the object stands on the ground, with a sharp silhouette.
+    """
+    studio = _studio(scene, light)
+    for camera, seen in _around(scene, frames, size, elevation, light):
         directions = cast_rays(camera.to(scene.scene.device)).directions
         behind = scene.scene.background(directions, 1, None).view(size, size, 3).cpu().numpy()
-        opacity = seen.opacity[..., None]
-        frame = torch.from_numpy(seen.color * opacity + behind * (1 - opacity)).permute(2, 0, 1)
-        yield as_uint8(frame[None])[0]
+        if studio is None:
+            frame = seen.color * seen.opacity[..., None] + behind * (1 - seen.opacity[..., None])
+        else:
+            frame = studio.over(camera, seen, behind)
+        yield np.rint(frame.clip(0, 1) * 255).astype(np.uint8)
+
+
+def _around(
+    scene: TrainedScene, count: int, size: int, elevation: float, light: str
+) -> Iterator[tuple[Cameras, Picture]]:
+    """As `seen_around`, without the lamps of the studio."""
+    for azimuth in torch.linspace(0, 360, count + 1)[:-1]:
+        camera = scene.camera.view(azimuth[None], elevation, size, size)
+        yield camera, render_picture(scene.scene, camera, LAMBERTIAN if light == "lambertian" else ALBEDO)
+
+
+def _studio(scene: TrainedScene, light: str) -> Studio | None:
+    return Studio(scene.scene, scene.camera) if light == "studio" else None

@@ -13,7 +13,7 @@ import pytest
 import trimesh
 from PIL import Image
 
-from dreamfusion.export.writer import Finish, glb_metadata, linear_from_srgb, write_mesh
+from dreamfusion.export.writer import Finish, glb_metadata, write_mesh
 from dreamfusion.types import Mesh
 
 METADATA = {"prompt": 'a "cat"\nwith ☃', "seed": "0"}
@@ -250,10 +250,3 @@ def test_unknown_suffix_lists_the_formats(tetrahedron: Mesh, tmp_path: Path) -> 
 def test_mesh_without_faces_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no faces"):
         write_mesh(Mesh(np.zeros((3, 3), np.float32), np.zeros((0, 3), np.int64)), tmp_path / "mesh.glb")
-
-
-def test_srgb_curve_meets_its_fixed_points() -> None:
-    assert linear_from_srgb(np.array([0.0, 1.0])).tolist() == [0.0, 1.0]
-    assert linear_from_srgb(np.array([0.04045]))[0] == pytest.approx(0.04045 / 12.92)
-    just_above = linear_from_srgb(np.array([0.04045 + 1e-7]))[0]
-    assert just_above == pytest.approx(0.04045 / 12.92, abs=1e-6)  # the two branches meet

@@ -103,7 +103,9 @@ def test_a_turntable_in_another_size(copied, launch, monkeypatch):
 def test_stills_depth_normals_and_an_animation_are_written(copied, launch):
     folder, run = copied
     pictures = "mode.pictures=[webp,still,depth,normal]"
-    ended = launch(folder, "mode=render", pictures, "mode.size=24", "mode.frames=2", "mode.stills=2", "mode.lit=true")
+    ended = launch(
+        folder, "mode=render", pictures, "mode.size=24", "mode.frames=2", "mode.stills=2", "mode.light=lambertian"
+    )
     assert ended.status == 0, ended.text
     stills = {f"{kind}_{n:03d}.png" for kind in ("still", "depth", "normal") for n in range(2)}
     assert files(run / "stills_24") == stills

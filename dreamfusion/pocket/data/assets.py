@@ -22,6 +22,7 @@ from trimesh.exchange.obj import load_obj
 from trimesh.resolvers import Resolver
 from trimesh.visual import TextureVisuals
 
+from dreamfusion.image import srgb_from_linear
 from dreamfusion.ops.normals import crease_normals
 from dreamfusion.ops.rasterize import Material, RasterMesh
 from dreamfusion.pocket.data.catalog import LARGEST_FILE, Item, read_member
@@ -277,16 +278,12 @@ def _glb_part(mesh: trimesh.Trimesh) -> RasterMesh:
     vertices, faces, normals = np.asarray(mesh.vertices), np.asarray(mesh.faces), np.asarray(mesh.vertex_normals)
     visual = mesh.visual
     if visual.kind != "texture":
-        colors = _srgb(np.asarray(visual.vertex_colors)[:, :3] / 255)
+        # glTF's factors and vertex colours are linear (glTF 2.0, 3.9.2), its textures are not
+        colors = srgb_from_linear(np.asarray(visual.vertex_colors)[:, :3] / 255)
         return RasterMesh(vertices=vertices, faces=faces, normals=normals, colors=colors)
     factor = getattr(visual.material, "baseColorFactor", None)
-    color = (1.0, 1.0, 1.0) if factor is None else _color(_srgb(np.asarray(factor) / 255))
+    color = (1.0, 1.0, 1.0) if factor is None else _color(srgb_from_linear(np.asarray(factor) / 255))
     image = getattr(visual.material, "baseColorTexture", None)
     if image is None or visual.uv is None:
         return _part(vertices, faces, normals, None, Material(color))
     return _part(vertices, faces, normals, np.asarray(visual.uv)[:, :2], Material(color, _texture(image)))
-
-
-def _srgb(linear: np.ndarray) -> np.ndarray:
-    """Linear -> sRGB: glTF's factors and vertex colours are linear (glTF 2.0, 3.9.2), textures are sRGB."""
-    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 1e-9) ** (1 / 2.4) - 0.055)

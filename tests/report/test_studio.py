@@ -1,0 +1,66 @@
+"""Pictures in studio light."""
+
+import numpy as np
+import pytest
+import torch
+from options import option
+
+from dreamfusion.camera.rays import cast_rays, project
+from dreamfusion.report.studio import Studio, surface_normals
+from dreamfusion.scene.picture import Picture, render_picture
+
+ORBIT = option("camera/orbit")
+
+
+@pytest.mark.parametrize("azimuth", [0.0, 130.0])
+def test_normals_of_the_depth_of_a_ball_are_those_of_the_ball(cameras_at, azimuth):
+    camera = cameras_at([azimuth], [20.0], height=128, focal=2.0)
+    rays = cast_rays(camera)
+    along = -(rays.origins * rays.directions).sum(-1)
+    inside = 0.25 - (rays.origins**2).sum(-1) + along**2  # radius 0.5
+    depth = torch.where(inside > 0, along - inside.clamp(min=0).sqrt(), 0).view(128, 128)
+    seen = Picture(
+        np.zeros((128, 128, 3), np.float32), (inside > 0).float().view(128, 128).numpy(), depth.numpy(), None
+    )
+    normal = surface_normals(camera, seen)
+    points = (rays.origins + rays.directions * depth.view(-1, 1)).view(128, 128, 3).numpy()
+    facing = (inside > 0.1).view(128, 128).numpy()  # towards the rim, the blur mixes in less of the far side
+    assert facing.sum() > 1000
+    assert np.degrees(np.arccos((normal * points * 2).sum(-1)[facing].clip(-1, 1))).max() < 6
+    assert (normal[seen.opacity == 0] == 0).all()
+
+
+@pytest.fixture
+def studio(make_scene, ball):
+    """A white ball of radius 0.6 in the light of the studio."""
+    scene = make_scene(ball(density=60.0, color=(1.0, 1.0, 1.0))).eval()
+    with torch.no_grad():
+        yield scene, Studio(scene, ORBIT)
+
+
+def test_a_ball_is_brightest_above_and_darkest_below_and_its_middle_keeps_its_colour(studio):
+    scene, light = studio
+    camera = ORBIT.view(torch.tensor([30.0]), 0.0, 48, 48)
+    color = light.shade(camera, render_picture(scene, camera))[..., 0]
+    assert color[24, 24] == pytest.approx(1, abs=0.03)
+    assert color[18:22, 24].min() > color[28:30, 24].max() + 0.05
+
+
+def test_the_ground_is_below_the_ball_and_its_shadow_under_it(studio):
+    scene, light = studio
+    assert light.ground == pytest.approx(-0.6, abs=0.05)
+    camera = ORBIT.view(torch.tensor([0.0]), 20.0, 64, 64)
+    seen = render_picture(scene, camera)
+    picture = light.over(camera, seen, np.ones((64, 64, 3)))
+    under, aside = (project(camera, torch.tensor([[[x, -0.6, 0.75]]]))[0, 0] for x in (0.0, 1.2))
+    dark, bright = (picture[int(row), int(column), 0] for column, row in (under, aside))
+    assert dark < 0.9 < 0.98 < bright
+
+
+def test_an_empty_scene_is_its_background(make_scene, ball):
+    scene = make_scene(ball(density=0.0)).eval()
+    camera = ORBIT.view(torch.tensor([0.0]), 15.0, 16, 16)
+    behind = np.full((16, 16, 3), 0.7)
+    with torch.no_grad():
+        picture = Studio(scene, ORBIT).over(camera, render_picture(scene, camera), behind)
+    np.testing.assert_allclose(picture, behind)
