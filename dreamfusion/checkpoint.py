@@ -8,7 +8,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, InterpolationResolutionError
+from omegaconf.errors import OmegaConfBaseException
 
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.checkpoint_file import read_verified
@@ -43,7 +43,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     content = read_verified(path)
     wanted = {"config": dict, "state_dict": dict, "global_step": int}
-    if not isinstance(content, dict) or not all(isinstance(content.get(k), kind) for k, kind in wanted.items()):
+    fits = isinstance(content, dict) and all(isinstance(content.get(k), kind) for k, kind in wanted.items())
+    if not fits or not all(isinstance(name, str) for name in content["state_dict"]):
         raise CheckpointError(f"{path} is not a checkpoint of a dreamfusion run: it has no configuration")
     return content | {"config": checked_configuration(content["config"], path)}
 
@@ -61,12 +62,14 @@ def load_scene(path: Path, device: torch.device | str = "cpu") -> TrainedScene:
         CheckpointError: the file is damaged, not a checkpoint of this project, or from an incompatible version.
     """
     content = read_checkpoint(path)
-    config = OmegaConf.create(content["config"])
     try:
+        config = OmegaConf.create(content["config"])
         # A copy: instantiating the scene resolves the groups that it refers to, in place.
         scene, camera = instantiate(config.copy().scene), instantiate(config.camera)
+        if not isinstance(scene, Scene) or not isinstance(camera, Orbit):
+            raise RuntimeError("its settings are not those of a scene and of cameras")
         scene.load_state_dict(scene_state(content))
-    except (InstantiationException, ConfigAttributeError, InterpolationResolutionError, RuntimeError) as error:
+    except (InstantiationException, OmegaConfBaseException, RuntimeError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise CheckpointError(f"{path} does not fit this version of dreamfusion: {reason}") from error
     scene.to(device).eval().requires_grad_(False)

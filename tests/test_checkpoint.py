@@ -153,6 +153,21 @@ def test_settings_of_another_version_give_a_one_line_error(change, content, save
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("group", ["scene", "camera"])
+@pytest.mark.parametrize("settings", [None, {}, [1], "cat", "${field}", "${field.nothing}", 3])
+def test_settings_that_are_no_scene_or_no_cameras_give_a_one_line_error(group, settings, content, save):
+    with pytest.raises(CheckpointError, match="does not fit this version of dreamfusion: ") as error:
+        load_scene(save(content | {"config": CONFIG | {group: settings}}))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", [1, None, "scene.field", "scene.unheard_of"])
+def test_a_state_of_other_names_gives_a_one_line_error(key, content, save):
+    with pytest.raises(CheckpointError, match=r"does not fit|is not a checkpoint") as error:
+        load_scene(save(content | {"state_dict": content["state_dict"] | {key: torch.zeros(1)}}))
+    assert "\n" not in str(error.value)
+
+
 def test_a_missing_group_of_settings_gives_a_one_line_error(content, save):
     config = {name: part for name, part in CONFIG.items() if name != "camera"}
     with pytest.raises(CheckpointError, match="does not fit this version"):

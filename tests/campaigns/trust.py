@@ -5,47 +5,41 @@ python tests/campaigns/trust.py kill --size 200      # or: fuzz, long, prompts, 
 
 import argparse
 import csv
+import os
 import random
 import re
+import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-
-import psutil
-from omegaconf import OmegaConf
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "pocket")]
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import fuzzing  # noqa: E402
+import psutil  # noqa: E402
+import torch  # noqa: E402
+from forked import Command  # noqa: E402
 from training import assert_same, state  # noqa: E402
+from writes import Writes, rows  # noqa: E402
 
 SMALL = ["experiment=smoke", "trainer.max_steps=6", "mode.checkpoint_every=2", "mode.preview_every=3"]
 SMALL += ["mode.turntable_frames=2", "export.resolution=24", "export.texture=0", "trainer.log_every_n_steps=1"]
-MEASURED = ("speed/", "memory/", "seconds", "export_seconds")  # columns that differ between any two runs
-VALUES = ("null", "0", "-1", "1e308", "1e-30", "nan", "inf", "[]", "{}", "[1,2]", "true", "''", "ümlaut", "999999999")
 FLAT = 1.1  # ratio of the later to the earlier memory, and of the earlier to the later speed
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start a command in `folder`."""
+    """Start a command in `folder`, in a new interpreter."""
     command = [sys.executable, str(ROOT / "launch.py"), *arguments]
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def end(process: subprocess.Popen[str], seconds: float = 1800) -> tuple[int, str]:
-    """Exit status and output of a command."""
-    said, _ = process.communicate(timeout=seconds)
-    return process.returncode, said
-
-
-def check_one_line(status: int, said: str, what: str) -> None:
-    """A command gives a result, or one line that says what is wrong."""
-    assert "Traceback" not in said, f"{what}: {said}"
-    assert status == 0 or said.count("error: ") == 1, f"{what}: {status}: {said}"
 
 
 def only_run(folder: Path) -> Path:
@@ -53,72 +47,78 @@ def only_run(folder: Path) -> Path:
     return run.parent
 
 
-def rows(run: Path) -> list[dict[str, str]]:
-    with (run / "metrics.csv").open(newline="") as file:
-        return [{k: v for k, v in row.items() if not k.startswith(MEASURED)} for row in csv.DictReader(file)]
-
-
 def kill(folder: Path, size: int, rng: random.Random) -> str:
-    """`kill -9` at `size` moments over a command; the same command then ends bit-equal to one that was not killed."""
-    command = ["prompt=a cat", "study=killed", *SMALL]
-    folder.joinpath("whole").mkdir()
+    """`size` times `kill -9`, half of them at a write, each at most once, half at a random moment: ends bit-equal.
+
+    Every other one is resumed by `checkpoint=latest`, if it has a checkpoint, before the same command is repeated.
+    """
+    command, place = ["prompt=a cat", "study=killed", *SMALL], folder / "whole"
+    place.mkdir()
     began = time.monotonic()
-    status, said = end(start(folder / "whole", *command))
+    status, said = Command(place, *command, first=partial(count_writes, place)).end()
     seconds = time.monotonic() - began
     assert status == 0, said
-    whole, unfinished = only_run(folder / "whole"), 0
-    for moment in range(size):
-        place = folder / str(moment)
+    whole, writes = only_run(place), int((place / "writes").read_text())
+    moments: list[int | None] = [*rng.sample(range(writes), min(writes, size // 2))]
+    at_writes = len(moments)
+    moments += [None] * (size - at_writes)
+    rng.shuffle(moments)
+    unfinished = resumed = 0
+    for number, write in enumerate(moments):
+        place = folder / str(number)
         place.mkdir()
-        process = start(place, *command)
-        time.sleep(seconds * (moment + rng.random()) / size)
-        process.kill()
-        end(process)
+        if write is None:
+            process = Command(place, *command)
+            time.sleep(seconds * rng.random())
+            process.kill()
+        else:
+            process = Command(place, *command, first=partial(kill_at, place, write))
+        status, said = process.end()
+        what = f"write {write} of {writes}" if write is not None else f"random moment {number}"
+        assert status == -signal.SIGKILL or write is None, f"{what}: {status}: {said}"
         unfinished += not list(place.glob("outputs/studies/*/*/*/result.json"))
-        status, said = end(start(place, *command))
-        assert status == 0, f"moment {moment}: {said}"
+        if number % 2 and list(place.glob("outputs/studies/*/*/*/checkpoints/last.ckpt")):
+            resumed += 1
+            status, said = Command(place, "checkpoint=latest").end()
+            assert status == 0, f"{what}: {said}"
+        status, said = Command(place, *command).end()
+        assert status == 0, f"{what}: {said}"
         run = only_run(place)
-        assert rows(run) == rows(whole), f"moment {moment}: {rows(run)}\n{rows(whole)}"
-        assert_same(state(run / "checkpoints" / "last.ckpt"), state(whole / "checkpoints" / "last.ckpt"))
+        assert rows(run) == rows(whole), f"{what}: {rows(run)}\n{rows(whole)}"
+        assert_same(last_state(run), last_state(whole), what)
         left = [path.name for path in run.rglob(".*") if path.is_file()]
-        assert not left, f"moment {moment}: {left}"
-    return f"{size} kills, {unfinished} before the result: {size} ends bit-equal to the whole run"
+        assert not left, f"{what}: {left}"
+        shutil.rmtree(place)
+        print(f"{number + 1} of {size}: {what}", flush=True)  # a campaign that is stopped has said what it did
+    return (
+        f"{size} kills, {at_writes} at one of {writes} writes, {unfinished} before the result; {resumed} resumed by "
+        "checkpoint=latest, all by the same command: bit-equal to the whole run"
+    )
+
+
+def last_state(run: Path) -> dict[str, Any]:
+    """The last checkpoint of a run, without the setting that resumed it."""
+    content = state(run / "checkpoints" / "last.ckpt")
+    del content["config"]["checkpoint"]
+    return content
+
+
+def count_writes(folder: Path) -> None:
+    """Count this process's writes into the file `writes`."""
+    count = iter(range(1_000_000))
+    writes = Writes(folder / "outputs", lambda: (folder / "writes").write_text(str(next(count) + 1)))
+    assert writes
+
+
+def kill_at(folder: Path, write: int) -> None:
+    """Kill this process before its write number `write`, counted from 0."""
+    count = iter(range(write))
+    Writes(folder / "outputs", lambda: next(count, None) is None and os.kill(os.getpid(), signal.SIGKILL))
 
 
 def fuzz(folder: Path, size: int, rng: random.Random) -> str:
-    """`size` commands with a random value in a random setting, and exports of checkpoints with a flipped bit."""
-    settings = sorted(leaves(OmegaConf.to_container(OmegaConf.load(reference(folder) / "config.yaml"))))
-    checkpoint = reference(folder) / "checkpoints" / "last.ckpt"
-    content, results = checkpoint.read_bytes(), 0
-    for number in range(size):
-        if number % 2:
-            place = rng.randrange(len(content))
-            damaged = folder / "damaged.ckpt"
-            damaged.write_bytes(
-                content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1 :]
-            )
-            arguments = ["mode=export", f"checkpoint={damaged}", "export.texture=0", "export.resolution=24"]
-        else:
-            arguments = ["prompt=a cat", *SMALL, f"{rng.choice(settings)}={rng.choice(VALUES)}"]
-        status, said = end(start(folder, *arguments))
-        check_one_line(status, said, " ".join(arguments))
-        results += status == 0
-    return f"{size} commands: {results} results, {size - results} errors of one line"
-
-
-def leaves(tree: object, name: str = "") -> list[str]:
-    if not isinstance(tree, dict):
-        return [name]
-    inner = [leaves(value, f"{name}.{key}".lstrip(".")) for key, value in tree.items() if key[0] != "_"]
-    return [leaf for part in inner for leaf in part]
-
-
-def reference(folder: Path) -> Path:
-    """A finished run."""
-    if not list(folder.glob("outputs/studies/reference/*/*")):
-        status, said = end(start(folder, "prompt=a cat", "study=reference", *SMALL))
-        assert status == 0, said
-    return next(folder.glob("outputs/studies/reference/*/*"))
+    """`size` examples of hypothesis over all that this project reads; each ends with a result or one line."""
+    return fuzzing.fuzz(folder, size, rng.randrange(2**32), SMALL)
 
 
 def long(folder: Path, size: int, rng: random.Random) -> str:
@@ -146,16 +146,16 @@ def prompts(folder: Path, size: int, rng: random.Random) -> str:
 
 
 def together(folder: Path, size: int, rng: random.Random) -> str:
-    """`size` identical commands at once: one run, made once; the other commands name it or say that it is taken."""
-    processes = [start(folder, "prompt=a cat", "study=together", *SMALL) for _ in range(size)]
-    ended = [end(process) for process in processes]
-    for status, said in ended:
-        check_one_line(status, said, "together")
-    assert (only_run(folder) / "result.json").is_file()
-    steps = [row["step"] for row in rows(only_run(folder))]
-    assert steps == [str(step) for step in range(7)], steps
-    done = sum(status == 0 for status, _ in ended)
-    return f"{size} identical commands: one run, {done} with status 0, {size - done} with one line"
+    """`size` identical commands at once, twice: each is told of the run at work, or that it is done, with status 0."""
+    for repetition in range(2):
+        processes = [start(folder, "-m", "prompt=a cat", "study=together", *SMALL) for _ in range(size)]
+        for process in processes:
+            said, _ = process.communicate()
+            assert (process.returncode, "Traceback" in said) == (0, False), f"{repetition}: {said}"
+        steps = [row["step"] for row in rows(only_run(folder))]
+        assert steps == [str(step) for step in range(7)], steps
+        assert (only_run(folder) / "result.json").is_file()
+    return f"{size} identical multiruns at once, and again: one run, made once; all exit 0"
 
 
 def sampled(process: subprocess.Popen[str]) -> list[int]:
@@ -187,9 +187,12 @@ SIZES = {"kill": 200, "fuzz": 10_000, "long": 20_000, "prompts": 200, "together"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("campaign", choices=CAMPAIGNS)
-    parser.add_argument("--size", type=int, help=f"number of kills, commands, steps or prompts; by default {SIZES}")
+    parser.add_argument(
+        "--size", type=int, help=f"number of random kills, examples, steps, prompts or commands; by default {SIZES}"
+    )
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    torch.set_num_threads(1)
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         said = CAMPAIGNS[given.campaign](Path(folder), given.size or SIZES[given.campaign], random.Random(given.seed))

@@ -1,6 +1,5 @@
 """A command killed at any write, once repeated, ends as if it had not been killed."""
 
-import csv
 import hashlib
 import multiprocessing
 import os
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 from launched import ROOT, files
 from training import assert_same, state
+from writes import Writes, rows
 
 from dreamfusion.runs.dream import Outputs, run_in_study
 
@@ -34,36 +34,6 @@ WHOLE = {
     "summary.json",
     "turntable.mp4",
 }
-MEASURED = ("speed/", "memory/", "seconds", "export_seconds")  # columns that differ between any two runs
-
-
-class Writes:
-    """Calls `then` before each change that this process makes to a file under `folder`, by audit events."""
-
-    events = ("os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
-
-    def __init__(self, folder, then):
-        self.folder, self.then, self.busy = str(folder), then, False
-        sys.addaudithook(self._hear)  # permanent: Python cannot remove audit hooks
-
-    def stop(self):
-        self.then = None
-
-    def _hear(self, event, args):
-        if self.then is None or self.busy:
-            return
-        writes = event in self.events or (event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
-        if writes and isinstance(args[0], str | Path) and self.folder in str(Path(args[0]).absolute()):
-            self.busy = True
-            try:
-                self.then()
-            finally:
-                self.busy = False
-
-
-def rows(run):
-    with (run / "metrics.csv").open(newline="") as file:
-        return [{k: v for k, v in row.items() if not k.startswith(MEASURED)} for row in csv.DictReader(file)]
 
 
 def contents(folder):
