@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dreamfusion.ops.backend import choose
 from dreamfusion.ops.hash_field import hash_field
 from dreamfusion.ops.hash_grid.layout import HashGridLayout
 from dreamfusion.ops.precision import kernel_precision
@@ -78,6 +79,11 @@ class HashGridField(Field):
         output, _ = self._network(positions, self.output_weight[:1], False)
         inside = positions.square().sum(-1) <= self.radius**2
         return self.density_scale * F.softplus(output[:, 0] + self._blob(positions)) * inside
+
+    def bytes_per_sample(self, with_normal: bool) -> int:
+        if choose("hash_field", self.table.device) != "numba":
+            return super().bytes_per_sample(with_normal)
+        return 640 if with_normal else 192  # 560 and 140 measured
 
     def _network(self, positions: Tensor, output_weight: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
         unit = (positions / (2 * self.radius)).add_(0.5)

@@ -5,12 +5,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dreamfusion.camera.rays import cast_rays
 from dreamfusion.ops.composite import accumulate, composite
 from dreamfusion.scene.nerf.field import Field
 from dreamfusion.scene.shading import ALBEDO, Shading
-from dreamfusion.types import Cameras, RayBundle, RaySamples, RenderOutput, check_shapes
+from dreamfusion.types import Cameras, FieldOutput, RayBundle, RaySamples, RenderOutput, check_shapes
+
+STEP = 2**30  # bytes that the field may keep of the samples of a step
+SHARE = 4  # on a GPU it may keep this part of the whole memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +61,7 @@ class Renderer(nn.Module):
         rays = cast_rays(cameras, rows)
         samples = self.sample(rays, generator)
         with_normal = with_normal or shading.needs_normal
-        out = field(samples.positions, with_normal=with_normal)
+        out = evaluate(field, samples.positions, with_normal)
         weights = composite(out.density, samples)
         per_view = len(rays) // len(cameras)
         light = cameras.light[samples.ray // per_view] if shading.needs_normal else None
@@ -78,3 +82,27 @@ class Renderer(nn.Module):
             sample_normal=out.normal,
             directions=rays.directions,
         )
+
+
+def evaluate(field: Field, positions: Tensor, with_normal: bool) -> FieldOutput:
+    """The field at positions (S, 3), in parts if a step would keep more bytes than STEP.
+
+    Of parts only the results are kept: the backward pass evaluates one part after the other again. The gradients differ
+    from those of the whole in the order of sums only.
+    """
+    part = step_bytes(positions.device) // field.bytes_per_sample(with_normal)
+    if len(positions) <= part or not torch.is_grad_enabled():
+        return field(positions, with_normal=with_normal)
+    outputs = [
+        checkpoint(field, some, with_normal, use_reentrant=False, preserve_rng_state=False)
+        for some in positions.split(part)
+    ]
+    normal = torch.cat([out.normal for out in outputs]) if with_normal else None
+    return FieldOutput(torch.cat([out.density for out in outputs]), torch.cat([out.albedo for out in outputs]), normal)
+
+
+def step_bytes(device: torch.device) -> int:
+    """Bytes of the field's activations; the same for each step of a run, which is bit-equal when it is repeated."""
+    if device.type != "cuda":
+        return STEP
+    return max(STEP, torch.cuda.get_device_properties(device).total_memory // SHARE)

@@ -126,6 +126,26 @@ def test_the_image_has_gradients_to_the_field(sampler, tiny_field, cameras_at):
     assert all(p.grad.isfinite().all() and p.grad.abs().max() > 0 for p in field.parameters())
 
 
+@pytest.mark.parametrize("with_normal", [False, True])
+def test_a_step_over_the_bound_in_bytes_keeps_less_and_has_the_same_gradients(
+    with_normal, tiny_field, cameras_at, seeded, monkeypatch
+):
+    cameras, kept, gradients, images = cameras_at(SIDES, height=16), [], [], []
+    for bound in (2**30, 2**17):
+        monkeypatch.setattr("dreamfusion.scene.nerf.renderer.STEP", bound)
+        field = tiny_field(strong=True)
+        saved = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, saved=saved: saved.append(x.nbytes) or x, lambda x: x):
+            image = stratified(steps=64)(cameras, field, BLUE, with_normal=with_normal, generator=seeded(0))
+        image.rgb.square().sum().backward() if not with_normal else (image.rgb + image.normal).square().sum().backward()
+        kept.append(sum(saved))
+        gradients.append([parameter.grad for parameter in field.parameters()])
+        images.append(image.rgb)
+    assert kept[1] < kept[0]
+    torch.testing.assert_close(*images)
+    torch.testing.assert_close(*gradients)
+
+
 def test_stratified_and_occupancy_agree_on_a_full_grid(tiny_field, cameras_at):
     cameras, field = cameras_at(SIDES, [0.0, 60.0, -15.0], height=12), tiny_field(strong=True)
     a, b = (sampler(800)(cameras, field, BLUE, LAMBERTIAN, True) for sampler in (stratified, occupancy))
