@@ -17,6 +17,7 @@ from dreamfusion.ops.hash_grid.layout import HashGridLayout
 CPU = torch.device("cpu")
 BACKENDS = available("hash_encode", CPU)
 KERNELS = [b for b in BACKENDS if b != "torch"]
+THREADED = [b for b in KERNELS if b == "numba"]
 SMALL = HashGridLayout(levels=5, log2_table_size=10, base_resolution=4, max_resolution=64)  # 2 dense, 3 hashed levels
 WIDE = HashGridLayout(levels=3, features=4, log2_table_size=9, base_resolution=5, max_resolution=40)
 
@@ -112,8 +113,11 @@ def test_the_reference_passes_gradcheck_to_second_order():
     assert torch.autograd.gradgradcheck(encode, (x, table))
 
 
-@pytest.mark.parametrize("backend", KERNELS)
-@pytest.mark.parametrize("count", [0, 1, 127, 128, 129, 1000])
+@pytest.mark.parametrize(
+    ("backend", "count"),
+    # Blocks end at 128 points in numba's kernels, and at 4096 points times levels in triton's interpreter.
+    [(b, n) for b in KERNELS for n in (0, 1, 127, 128, 129, 1000) if b != "triton" or n in (0, 1, 1000)],
+)
 def test_kernels_match_the_reference_to_second_order_for_any_number_of_points(backend, count):
     reference, kernel = all_derivatives(SMALL, "torch", count), all_derivatives(SMALL, backend, count)
     for name, expected in reference.items():
@@ -149,7 +153,7 @@ def test_a_loss_on_normals_trains_the_table(backend):
     assert (table.grad * u).sum().item() == pytest.approx(difference.item(), rel=2e-2)
 
 
-@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("backend", THREADED)
 def test_threads_and_repetition_do_not_change_a_bit(backend):
     runs = []
     for threads in (1, 1, 2, 3, 4):
@@ -194,7 +198,7 @@ def test_an_unneeded_gradient_is_not_computed(monkeypatch):
         m.setattr(hash_grid_cpu, "scatter", forbidden)
         torch.autograd.grad(y, x, g, create_graph=True)
     with monkeypatch.context() as m:
-        m.setattr(hash_grid_cpu, "_position_gradient", forbidden)
+        m.setattr(hash_grid_cpu, "position_gradient", forbidden)
         torch.autograd.grad(y, table, g, retain_graph=True)
         y.backward(g, inputs=[table])
 
