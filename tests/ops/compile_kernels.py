@@ -1,13 +1,15 @@
 """Compile every Triton kernel to machine code for GPUs that are not here; prints a line for each.
 
-    python tests/ops/compile_kernels.py cuda:80 hip:gfx942
+    python tests/ops/compile_kernels.py cuda:80 hip:gfx942 cuda:90,hip:gfx1100
 
-The operations run on a CPU with small inputs. Each launch is only compiled, with the arguments, types and options that
-a GPU gets; ptxas and lld come with triton. Not in pytest: interpreter and compiler exclude each other in a process.
+Targets joined by commas take the kernels in turn. The operations run on a CPU with small inputs. Each launch is only
+compiled, with the arguments, types and options that a GPU gets; ptxas and lld come with triton. Not in pytest:
+interpreter and compiler exclude each other in a process.
 """
 
 import sys
 from functools import partial
+from itertools import cycle
 
 import torch
 from triton.backends.compiler import GPUTarget
@@ -40,18 +42,18 @@ class Absent:
         return torch.device("cpu")
 
 
-def main(*names):
-    for name in names:
-        backend, arch = name.split(":")
-        wave = 64 if arch.startswith("gfx9") else 32
-        target = GPUTarget("cuda", int(arch), 32) if backend == "cuda" else GPUTarget("hip", arch, wave)
-        driver.set_active(Absent(target))
+def main(*groups):
+    for group in groups:
         for module in (hash_grid, march, composite, feature_volume):
-            module.launch = partial(compile_launch, name)
+            module.launch = partial(compile_launch, cycle(group.split(",")))
         run_everything()
 
 
-def compile_launch(target, kernel, grid, *given, **settings):
+def compile_launch(targets, kernel, grid, *given, **settings):
+    target = next(targets)
+    backend, arch = target.split(":")
+    wave = 64 if arch.startswith("gfx9") else 32
+    driver.set_active(Absent(GPUTarget("cuda", int(arch), 32) if backend == "cuda" else GPUTarget("hip", arch, wave)))
     compiled = kernel.warmup(*given, grid=grid, **settings)
     code = compiled.asm.get("cubin") or compiled.asm["hsaco"]
     chosen = {key: value for key, value in settings.items() if isinstance(value, bool)}

@@ -42,8 +42,8 @@ def test_without_a_build_a_gpu_runs_every_operation_of_the_nerf_and_its_prior_on
 
 def test_triton_is_never_chosen_on_a_cpu_outside_of_its_tests(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET")
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "numba" else found(name))
+    found = {"numba": None, "triton": "installed"}
+    monkeypatch.setattr(importlib.util, "find_spec", found.get)
     assert backend.choose("march", CPU) == "torch"
     with pytest.raises(RuntimeError, match="'triton' was requested, but triton needs a GPU; TRITON_INTERPRET=1 runs"):
         backend.choose("march", CPU, "triton")

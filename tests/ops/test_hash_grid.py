@@ -20,6 +20,7 @@ KERNELS = [b for b in BACKENDS if b != "torch"]
 THREADED = [b for b in KERNELS if b == "numba"]
 SMALL = HashGridLayout(levels=5, log2_table_size=10, base_resolution=4, max_resolution=64)  # 2 dense, 3 hashed levels
 WIDE = HashGridLayout(levels=3, features=4, log2_table_size=9, base_resolution=5, max_resolution=40)
+LAYOUTS = {"wide": WIDE, "fine": HashGridLayout(levels=16, log2_table_size=14)}
 
 
 def draw(layout, count, seed=0):
@@ -124,8 +125,11 @@ def test_kernels_match_the_reference_to_second_order_for_any_number_of_points(ba
         torch.testing.assert_close(kernel[name], expected, rtol=1e-4, atol=2e-6 * scale_of(expected), msg=name)
 
 
-@pytest.mark.parametrize("backend", KERNELS)
-@pytest.mark.parametrize("layout", [WIDE, HashGridLayout(levels=16, log2_table_size=14)], ids=["wide", "fine"])
+@pytest.mark.parametrize(
+    ("backend", "layout"),
+    # More levels are more of the same for triton, which has no blocks of levels.
+    [pytest.param(b, y, id=f"{n}-{b}") for b in KERNELS for n, y in LAYOUTS.items() if b != "triton" or n == "wide"],
+)
 def test_kernels_match_the_reference_to_second_order_for_other_layouts(backend, layout):
     reference, kernel = all_derivatives(layout, "torch"), all_derivatives(layout, backend)
     for name, expected in reference.items():
@@ -136,7 +140,7 @@ def scale_of(tensor):
     return float(tensor.detach().abs().max()) if tensor.numel() else 1.0
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [b for b in BACKENDS if b != "triton"])  # its second order is the reference's
 def test_a_loss_on_normals_trains_the_table(backend):
     """Normals as in the field; the gradient matches finite differences along a random direction."""
     x, table, _, _, u = draw(SMALL, 50)

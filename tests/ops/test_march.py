@@ -130,7 +130,7 @@ def occupancies():
 
 @pytest.mark.parametrize(
     ("backend", "name"),  # triton skips no blocks
-    [(b, n) for b in KERNELS for n in occupancies() if b != "triton" or n in ("sparse", "one block")],
+    [(b, n) for b in KERNELS for n in occupancies() if b != "triton" or n == "sparse"],
 )
 def test_skipping_empty_blocks_gives_the_bits_of_the_reference(backend, name):
     occupancy = occupancies()[name]

@@ -7,13 +7,12 @@ import numpy as np
 import triton.language as tl
 from triton.runtime import JITFunction, interpreter
 
-MODULES = ("hash_grid", "march", "composite", "feature_volume")
+MODULES = ("march", "hash_grid", "composite", "feature_volume")
 
 
 def prepare():
     """Import the kernels, with TRITON_INTERPRET=1: they stay interpreted in this process."""
-    for name in MODULES:
-        importlib.import_module(f"dreamfusion.ops.{name}.triton")
+    march, *_ = [importlib.import_module(f"dreamfusion.ops.{name}.triton") for name in MODULES]
     interpreted = cache(lambda function: interpreter.InterpretedFunction(function.fn))
     for module in (tl, tl.standard):  # Lightning has imported triton, without the variable
         for name, value in list(vars(module).items()):
@@ -21,19 +20,11 @@ def prepare():
                 setattr(module, name, interpreted(value))
     interpreter.interpreter_builder.options = interpreter.InterpreterOptions(sanitize_overflow=False)
     interpreter.interpreter_builder.create_fma = fma
-    interpreter.InterpretedFunction.__call__ = call
+    for function in (tl.zeros.fn, march._march.fn):  # at each launch, this takes longer than most kernels
+        interpreter._patch_lang(function)
+    interpreter._patch_lang = lambda function: interpreter._LangPatchScope()
 
 
 def fma(x, y, z):
     exact = x.data.astype(np.float64) * y.data + z.data
     return interpreter.TensorHandle(exact.astype(x.data.dtype), x.dtype.scalar)
-
-
-_call = interpreter.InterpretedFunction.__call__
-
-
-def call(function, *arguments, **settings):
-    """Call a function from a kernel, which has already replaced triton's language with interpreted operations."""
-    if function.fn.__module__.startswith("dreamfusion."):
-        return function.rewrite()(*arguments, **settings)
-    return _call(function, *arguments, **settings)
