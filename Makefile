@@ -2,6 +2,7 @@
 PYTHON ?= python3
 PROMPT ?= a cat
 READY := .venv/.ready
+READY_FOR_TESTS := .venv/.ready-for-tests
 PIP := .venv/bin/pip install --quiet --disable-pip-version-check --no-compile --no-deps
 # Khronos' check of GLB files, for a test that is skipped where there is no npm.
 VALIDATOR := gltf-validator@2.0.0-dev.3.10
@@ -20,7 +21,7 @@ lint: $(READY)
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-tests: $(READY)
+tests: $(READY_FOR_TESTS)
 	.venv/bin/pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal
 
 # Hours: kills, fuzzed commands, a long run, many prompts, identical commands at once (docs/reliability.md).
@@ -39,6 +40,10 @@ $(READY): requirements.lock requirements-cpu.lock requirements-cuda.lock pyproje
 	$(PIP) --no-build-isolation -e .
 	if command -v npm >/dev/null; then \
 		npm install --silent --no-save --fetch-retries 0 --prefix .venv $(VALIDATOR) || echo "without $(VALIDATOR)"; fi
+	touch $@
+
+$(READY_FOR_TESTS): $(READY) requirements-test.lock
+	$(PIP) --require-hashes -r requirements-test.lock
 	touch $@
 
 # Debian and its children: the model libraries, unpacked without installing them (needs apt-get and dpkg-deb).

@@ -1,7 +1,9 @@
 """Build objects from the YAML options in conf/, the only place of defaults."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -24,7 +26,18 @@ def option(choice, *arguments, **changes):
 
 def available(op, device):
     """The backends of an operation that can run on `device`, fastest first."""
-    return tuple(k for k in backend.backends(op, device) if k == "torch" or backend.missing(k, device.type) is None)
+    with interpreted_triton():
+        return tuple(k for k in backend.backends(op, device) if k == "torch" or backend.missing(k, device.type) is None)
+
+
+@contextmanager
+def interpreted_triton():
+    """Triton's kernels are available on a CPU, in the interpreter."""
+    with pytest.MonkeyPatch.context() as m:
+        m.setenv("TRITON_INTERPRET", "1")
+        getattr(backend.missing, "cache_clear", int)()  # tests replace it
+        yield
+    getattr(backend.missing, "cache_clear", int)()
 
 
 def export_settings(**changes):

@@ -57,18 +57,29 @@ def test_the_wheel_has_what_the_command_needs_and_no_more(wheel):
     assert "dreamfusion = dreamfusion.cli.main:main" in entry.read_text()
 
 
+LOCKED = re.compile(r"^([\w.-]+==\S+)(?: ;[^\\\n]*)? \\\n    --hash=sha256:[0-9a-f]{64}\b", re.MULTILINE)
+LOCKS = {path.name: path.read_text() for path in ROOT.glob("requirements*.lock")}
+
+
 def test_every_locked_file_has_a_hash_and_every_dependency_is_locked():
     locked = set()
-    for name in ("requirements.lock", "requirements-cpu.lock", "requirements-cuda.lock"):
-        text = (ROOT / name).read_text()
-        packages = re.findall(
-            r"^([\w.-]+)==\S+(?: ;[^\\\n]*)? \\\n    --hash=sha256:[0-9a-f]{64}\b", text, re.MULTILINE
-        )
+    for name, text in LOCKS.items():
+        packages = LOCKED.findall(text)
         assert len(packages) == len(re.findall(r"^\w", text, re.MULTILINE)), name
-        locked |= {canonicalize_name(package) for package in packages}
+        locked |= {canonicalize_name(package.split("==")[0]) for package in packages}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     extras = project["project"]["optional-dependencies"]
     needed = [*project["project"]["dependencies"], *extras["dev"], *project["build-system"]["requires"]]
     for extra in Requirement(next(one for one in extras["dev"] if one.startswith("dreamfusion["))).extras:
         needed += extras[extra]
     assert {canonicalize_name(Requirement(one).name) for one in needed} - locked == {"dreamfusion"}
+
+
+def test_triton_is_installed_for_the_tests_alone_in_the_version_of_torch():
+    (triton,) = LOCKED.findall(LOCKS["requirements-test.lock"])
+    others = LOCKED.findall(LOCKS["requirements.lock"] + LOCKS["requirements-cpu.lock"])
+    assert triton.startswith("triton==") and not {one for one in others if one.startswith("triton==")}
+    assert triton in LOCKED.findall(LOCKS["requirements-cuda.lock"])
+    users = re.findall(r"^(.+):.*\n\t.*requirements-test\.lock", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert users == ["$(READY_FOR_TESTS)"]
+    assert "\ndream: $(READY)\n" in (ROOT / "Makefile").read_text()

@@ -31,7 +31,7 @@ from dreamfusion.ops.backend import backends, choose, missing
 from dreamfusion.ops.machine import cores, processor
 from dreamfusion.ops.memory import free_memory
 from dreamfusion.ops.precision import processor_bfloat16
-from dreamfusion.ops.probe import failure
+from dreamfusion.ops.probe import c_compiler, failure
 from dreamfusion.training.assemble import assemble
 from dreamfusion.training.loggers import logged_in
 
@@ -84,6 +84,7 @@ def machine(devices: list[torch.device]) -> dict[str, Any]:
         "CUDA of torch": torch.version.cuda,
         "ROCm of torch": torch.version.hip,
         "nvcc": shutil.which("nvcc") is not None,
+        "C compiler and Python.h, for Triton": c_compiler(),
     }
     if torch.device("cuda") in devices:
         properties = torch.cuda.get_device_properties(0)

@@ -23,15 +23,22 @@ _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 _KERNELS: dict[str, dict[str, tuple[str, ...]]] = {  # operation -> device type -> kernels, the fastest first
-    "hash_encode": {"cpu": ("numba",), "cuda": ("tinycudann",)},
-    "hash_field": {"cpu": ("numba",), "cuda": ("tinycudann",)},  # tinycudann: the composition over its hash_encode
-    "march": {"cpu": ("numba",), "cuda": ("nerfacc",)},
-    "composite": {"cpu": ("numba",), "cuda": ("nerfacc",)},
-    "render_feature_volume": {"cpu": ("numba",)},
+    "hash_encode": {"cpu": ("numba", "triton"), "cuda": ("tinycudann", "triton")},
+    "hash_field": {"cpu": ("numba", "triton"), "cuda": ("tinycudann", "triton")},  # but numba: over its hash_encode
+    "march": {"cpu": ("numba", "triton"), "cuda": ("nerfacc", "triton")},
+    "composite": {"cpu": ("numba", "triton"), "cuda": ("nerfacc", "triton")},
+    "render_feature_volume": {"cpu": ("numba", "triton"), "cuda": ("triton",)},
     "rasterize": {"cpu": ("numba",), "cuda": ("nvdiffrast",)},
 }
 # The module of a backend in the operation's folder.
-_FILES = {"torch": "reference", "numba": "cpu", "tinycudann": "cuda", "nerfacc": "cuda", "nvdiffrast": "cuda"}
+_FILES = {
+    "torch": "reference",
+    "numba": "cpu",
+    "triton": "triton",
+    "tinycudann": "cuda",
+    "nerfacc": "cuda",
+    "nvdiffrast": "cuda",
+}
 _INSTALL = {
     "numba": "pip install numba",
     "nerfacc": "pip install nerfacc, and a CUDA toolkit whose nvcc is on the PATH",
@@ -97,6 +104,8 @@ def missing(kernel: str, device: str) -> str | None:
     """
     if importlib.util.find_spec(kernel) is None:
         return f"{kernel} is not installed"
+    if kernel == "triton" and device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        return "triton needs a GPU; TRITON_INTERPRET=1 runs it on a CPU, slowly, for tests"
     if device != "cpu":
         from dreamfusion.ops.probe import failure  # imports this module
 

@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -63,7 +64,15 @@ def unfit(kernel: str) -> str | None:
     # nerfacc's wheel from PyPI has no kernels: it builds them at the first call, in minutes, if there is a compiler.
     if kernel == "nerfacc" and importlib.util.find_spec("nerfacc.csrc") is None and shutil.which("nvcc") is None:
         return "nerfacc has no built kernels, and there is no nvcc to build them"
+    if kernel == "triton" and not c_compiler():
+        return "triton compiles C at its first launch: no gcc or clang with Python.h here; apt install gcc python3-dev"
     return None
+
+
+def c_compiler() -> bool:
+    """Whether there is what Triton's first launch needs: a C compiler, and Python's headers."""
+    found = "CC" in os.environ or shutil.which("gcc") or shutil.which("clang")
+    return bool(found) and Path(sysconfig.get_path("include"), "Python.h").is_file()
 
 
 def main(kernel: str, device: str) -> str | None:

@@ -1,5 +1,6 @@
 """Selection of a backend by device, installation, request and environment, and the thread pool."""
 
+import importlib.util
 import logging
 import os
 import subprocess
@@ -31,7 +32,21 @@ def test_the_device_decides_first(monkeypatch):
     assert backend.choose("hash_encode", CUDA) == "tinycudann"
     assert backend.choose("march", CUDA) == backend.choose("composite", CUDA) == "nerfacc"
     assert backend.choose("march", MPS) == "torch"
-    assert available("march", CUDA) == ("nerfacc", "torch")
+    assert available("march", CUDA) == ("nerfacc", "triton", "torch")
+
+
+def test_without_a_build_a_gpu_runs_every_operation_of_the_nerf_and_its_prior_on_triton(monkeypatch):
+    monkeypatch.setattr(backend, "missing", lambda kernel, device: None if kernel == "triton" else "no build")
+    assert {backend.choose(op, CUDA) for op in backend._KERNELS if op != "rasterize"} == {"triton"}
+
+
+def test_triton_is_never_chosen_on_a_cpu_outside_of_its_tests(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET")
+    found = {"numba": None, "triton": "installed"}
+    monkeypatch.setattr(importlib.util, "find_spec", found.get)
+    assert backend.choose("march", CPU) == "torch"
+    with pytest.raises(RuntimeError, match="'triton' was requested, but triton needs a GPU; TRITON_INTERPRET=1 runs"):
+        backend.choose("march", CPU, "triton")
 
 
 def test_a_missing_kernel_falls_back_to_the_reference_with_one_warning(monkeypatch, caplog):
@@ -182,7 +197,7 @@ def test_a_forked_child_starts_its_own_threads():
 
 
 def test_importing_the_operations_imports_no_kernels():
-    code = "import sys, dreamfusion.ops; print(sorted({'numba', 'nerfacc', 'tinycudann'} & set(sys.modules)))"
+    code = "import sys, dreamfusion.ops; print(sorted({'numba', 'nerfacc', 'tinycudann', 'triton'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=300)
     assert result.stdout.strip() == "[]"
 

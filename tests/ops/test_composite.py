@@ -15,6 +15,7 @@ from dreamfusion.types import RayBundle, RaySamples
 CPU = torch.device("cpu")
 BACKENDS = available("composite", CPU)
 KERNELS = [b for b in BACKENDS if b != "torch"]
+THREADED = [b for b in KERNELS if b == "numba"]
 
 
 def packed(counts, seed=0, step=0.1):
@@ -44,7 +45,7 @@ def rendered(samples, backend, seed=0, density_scale=20.0):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("density", [0.05, 1.0, 30.0])
 def test_opacity_of_a_homogeneous_sphere_follows_beer_lambert(backend, density):
-    radius, step = 1.0, 0.001
+    radius, step = 1.0, 0.004
     offset = torch.tensor([0.0, 0.3, 0.9, 1.1])  # of the ray from the centre
     origins = torch.stack((offset, torch.zeros(4), torch.full((4,), 3.0)), dim=-1)
     rays = RayBundle(origins, torch.tensor([0.0, 0.0, -1.0]).expand(4, 3))
@@ -76,7 +77,7 @@ def test_weights_of_two_samples_match_the_formula(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_weights_are_positive_and_sum_to_at_most_one(backend):
-    samples = packed([40, 0, 300, 1])
+    samples = packed([40, 0, 100, 1])
     for scale in (1e-6, 1.0, 1e4):
         result = rendered(samples, backend, density_scale=scale)
         assert (result["weights"] >= 0).all()
@@ -105,7 +106,7 @@ def test_the_reference_passes_gradcheck():
 
 
 @pytest.mark.parametrize("backend", KERNELS)
-@pytest.mark.parametrize("counts", [[0, 0], [1], [5, 0, 1, 130, 0], [7] * 500, [2000]])
+@pytest.mark.parametrize("counts", [[0, 0], [1], [5, 0, 1, 130, 0], [7] * 500, [400]])
 def test_kernels_match_the_reference(backend, counts):
     samples = packed(counts)
     reference, kernel = rendered(samples, "torch"), rendered(samples, backend)
@@ -113,7 +114,7 @@ def test_kernels_match_the_reference(backend, counts):
         torch.testing.assert_close(kernel[name], expected, rtol=1e-4, atol=1e-6, msg=name)
 
 
-@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("backend", THREADED)
 def test_threads_and_repetition_do_not_change_a_bit(backend):
     samples = packed([50, 0, 3] * 500)  # 26,500: enough to use the threads
     runs = []

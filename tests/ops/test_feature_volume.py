@@ -4,8 +4,12 @@ import math
 
 import pytest
 import torch
+from options import available
 
 from dreamfusion.ops.feature_volume import render_feature_volume
+
+BACKENDS = available("render_feature_volume", torch.device("cpu"))
+KERNELS = [b for b in BACKENDS if b != "torch"]
 
 
 def scene(volumes=2, side=6, heads=2, features=3, rays=7, depths=5, reach=1.3, dtype=torch.float32):
@@ -15,17 +19,24 @@ def scene(volumes=2, side=6, heads=2, features=3, rays=7, depths=5, reach=1.3, d
     return volume, points
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize(("rays", "volumes"), [(7, 2), (256, 33), (0, 2), (3, 0)])
-def test_the_kernel_agrees_with_the_reference_and_so_does_its_gradient(threads, rays, volumes):
+@pytest.mark.parametrize(
+    ("backend", "threads", "rays", "volumes", "depths"),
+    [
+        (b, threads, *sizes)
+        for b, threads in (("numba", 1), ("numba", 2), ("triton", 1))
+        for sizes in ((7, 2, 5), (256, 33, 5), (40, 3, 70), (0, 2, 5), (3, 0, 5))
+        if b in KERNELS and (b != "triton" or sizes[0] < 256)
+    ],
+)
+def test_the_kernel_agrees_with_the_reference_and_so_does_its_gradient(backend, threads, rays, volumes, depths):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        volume, points = scene(rays=rays, volumes=volumes)
+        volume, points = scene(rays=rays, volumes=volumes, depths=depths)
         gradients = []
-        for backend in ("torch", "numba"):
+        for name in ("torch", backend):
             leaf = volume.clone().requires_grad_()
-            seen = render_feature_volume(leaf, points, 2, backend)
+            seen = render_feature_volume(leaf, points, 2, name)
             assert seen.shape == (volumes, rays, 2 * 5)
             (seen * torch.cos(torch.arange(seen.numel()).view_as(seen))).sum().backward()
             gradients.append((seen.detach(), leaf.grad))
@@ -41,7 +52,7 @@ def test_a_constant_volume_is_an_exponential_fog():
     volume[..., 1] = 3.0
     points = torch.zeros(1, 1, 5, 3)
     opacity = 1 - math.exp(-5 * math.log1p(math.e))
-    for backend in ("torch", "numba"):
+    for backend in BACKENDS:
         seen = render_feature_volume(volume, points, 1, backend)[0, 0]
         assert seen[0] == pytest.approx(opacity, rel=1e-5)
         assert seen[2] == pytest.approx(3 * opacity, rel=1e-5)
@@ -52,7 +63,7 @@ def test_samples_in_front_occlude_samples_behind():
     volume[0, 0, :, :, 0], volume[0, 0, :, :, 1] = 30.0, 1.0  # z = -0.5
     volume[0, 1, :, :, 0], volume[0, 1, :, :, 1] = 30.0, 5.0  # z = +0.5
     front = torch.tensor([[0.0, 0.0, 0.5], [0.0, 0.0, -0.5]])
-    for backend in ("torch", "numba"):
+    for backend in BACKENDS:
         seen = render_feature_volume(volume, torch.stack([front, front.flip(0)])[None], 1, backend)[0]
         torch.testing.assert_close(seen[:, 2], torch.tensor([5.0, 1.0]))
         torch.testing.assert_close(seen[:, 0], torch.ones(2))
@@ -70,5 +81,6 @@ def test_wrong_shapes_and_types_are_named():
         render_feature_volume(volume, points, 3)
     with pytest.raises(ValueError, match=r"volume: points has shape \(1, 7, 5, 3\), expected \(2, any, any, 3\)"):
         render_feature_volume(volume, points[:1], 2)
-    with pytest.raises(TypeError, match=r"takes torch.float32, got torch.float64"):
-        render_feature_volume(volume.double(), points.double(), 2, "numba")
+    for backend in KERNELS:
+        with pytest.raises(TypeError, match=r"takes torch.float32, got torch.float64"):
+            render_feature_volume(volume.double(), points.double(), 2, backend)

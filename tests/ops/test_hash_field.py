@@ -140,6 +140,12 @@ def test_the_fused_field_matches_the_reference_for_any_number_of_positions(count
     assert_agree(everything(SMALL, "numba", count), everything(SMALL, "torch", count))
 
 
+@pytest.mark.skipif("triton" not in available("hash_field", torch.device("cpu")), reason="no triton")
+@pytest.mark.parametrize("count", [0, 257])
+def test_the_composition_over_triton_matches_the_reference(count):
+    assert_agree(everything(SMALL, "triton", count), everything(SMALL, "torch", count))
+
+
 @pytest.mark.parametrize("layout", [WIDE, FINE, DENSE], ids=["wide", "fine", "dense"])
 def test_the_fused_field_matches_the_reference_for_other_layouts(layout):
     assert_agree(everything(layout, "numba"), everything(layout, "torch"))

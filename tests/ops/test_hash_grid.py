@@ -17,8 +17,10 @@ from dreamfusion.ops.hash_grid.layout import HashGridLayout
 CPU = torch.device("cpu")
 BACKENDS = available("hash_encode", CPU)
 KERNELS = [b for b in BACKENDS if b != "torch"]
+THREADED = [b for b in KERNELS if b == "numba"]
 SMALL = HashGridLayout(levels=5, log2_table_size=10, base_resolution=4, max_resolution=64)  # 2 dense, 3 hashed levels
 WIDE = HashGridLayout(levels=3, features=4, log2_table_size=9, base_resolution=5, max_resolution=40)
+LAYOUTS = {"wide": WIDE, "fine": HashGridLayout(levels=16, log2_table_size=14)}
 
 
 def draw(layout, count, seed=0):
@@ -112,16 +114,22 @@ def test_the_reference_passes_gradcheck_to_second_order():
     assert torch.autograd.gradgradcheck(encode, (x, table))
 
 
-@pytest.mark.parametrize("backend", KERNELS)
-@pytest.mark.parametrize("count", [0, 1, 127, 128, 129, 1000])
+@pytest.mark.parametrize(
+    ("backend", "count"),
+    # Blocks end at 128 points in numba's kernels, and at 4096 points times levels in triton's interpreter.
+    [(b, n) for b in KERNELS for n in (0, 1, 127, 128, 129, 1000) if b != "triton" or n in (0, 1, 1000)],
+)
 def test_kernels_match_the_reference_to_second_order_for_any_number_of_points(backend, count):
     reference, kernel = all_derivatives(SMALL, "torch", count), all_derivatives(SMALL, backend, count)
     for name, expected in reference.items():
         torch.testing.assert_close(kernel[name], expected, rtol=1e-4, atol=2e-6 * scale_of(expected), msg=name)
 
 
-@pytest.mark.parametrize("backend", KERNELS)
-@pytest.mark.parametrize("layout", [WIDE, HashGridLayout(levels=16, log2_table_size=14)], ids=["wide", "fine"])
+@pytest.mark.parametrize(
+    ("backend", "layout"),
+    # More levels are more of the same for triton, which has no blocks of levels.
+    [pytest.param(b, y, id=f"{n}-{b}") for b in KERNELS for n, y in LAYOUTS.items() if b != "triton" or n == "wide"],
+)
 def test_kernels_match_the_reference_to_second_order_for_other_layouts(backend, layout):
     reference, kernel = all_derivatives(layout, "torch"), all_derivatives(layout, backend)
     for name, expected in reference.items():
@@ -132,7 +140,7 @@ def scale_of(tensor):
     return float(tensor.detach().abs().max()) if tensor.numel() else 1.0
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [b for b in BACKENDS if b != "triton"])  # its second order is the reference's
 def test_a_loss_on_normals_trains_the_table(backend):
     """Normals as in the field; the gradient matches finite differences along a random direction."""
     x, table, _, _, u = draw(SMALL, 50)
@@ -149,7 +157,7 @@ def test_a_loss_on_normals_trains_the_table(backend):
     assert (table.grad * u).sum().item() == pytest.approx(difference.item(), rel=2e-2)
 
 
-@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("backend", THREADED)
 def test_threads_and_repetition_do_not_change_a_bit(backend):
     runs = []
     for threads in (1, 1, 2, 3, 4):
@@ -194,7 +202,7 @@ def test_an_unneeded_gradient_is_not_computed(monkeypatch):
         m.setattr(hash_grid_cpu, "scatter", forbidden)
         torch.autograd.grad(y, x, g, create_graph=True)
     with monkeypatch.context() as m:
-        m.setattr(hash_grid_cpu, "_position_gradient", forbidden)
+        m.setattr(hash_grid_cpu, "position_gradient", forbidden)
         torch.autograd.grad(y, table, g, retain_graph=True)
         y.backward(g, inputs=[table])
 

@@ -14,6 +14,7 @@ from dreamfusion.types import RayBundle
 
 BACKENDS = available("march", torch.device("cpu"))
 KERNELS = [b for b in BACKENDS if b != "torch"]
+THREADED = [b for b in KERNELS if b == "numba"]
 RADIUS = 1.2
 
 
@@ -127,8 +128,10 @@ def occupancies():
     }
 
 
-@pytest.mark.parametrize("backend", KERNELS)
-@pytest.mark.parametrize("name", occupancies())
+@pytest.mark.parametrize(
+    ("backend", "name"),  # triton skips no blocks
+    [(b, n) for b in KERNELS for n in occupancies() if b != "triton" or n == "sparse"],
+)
 def test_skipping_empty_blocks_gives_the_bits_of_the_reference(backend, name):
     occupancy = occupancies()[name]
     axes = RayBundle(torch.eye(3).repeat(2, 1) * 3 + 1e-3, torch.cat((-torch.eye(3), -torch.eye(3))))
@@ -142,7 +145,7 @@ def test_skipping_empty_blocks_gives_the_bits_of_the_reference(backend, name):
                     assert torch.equal(getattr(actual, field), getattr(expected, field)), (step, field)
 
 
-@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("backend", THREADED)
 def test_threads_do_not_change_a_bit(backend):
     rays, occupancy = camera_rays(500), occupancies()["sparse"]
     expected = march(rays, occupancy, RADIUS, 0.005, backend=backend)

@@ -19,7 +19,7 @@ def composite(density: Tensor, samples: RaySamples, backend: str | None = None) 
     Args:
         density: (S,) per scene unit, >= 0.
         samples: the intervals.
-        backend: "torch", "numba" or "nerfacc"; None selects the fastest available one.
+        backend: "torch", "numba", "triton" or "nerfacc"; None selects the fastest available one.
 
     Returns:
         (S,), differentiable once with respect to `density`.

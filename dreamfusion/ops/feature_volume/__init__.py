@@ -21,7 +21,7 @@ def render_feature_volume(volume: Tensor, points: Tensor, heads: int, backend: s
         volume: (G, N, N, N, H (1 + F)), indexed z, y, x; the first channel of each head is its density.
         points: (G, R, D, 3), x, y, z in [-1, 1] inside the volume, near samples first.
         heads: H.
-        backend: "torch" or "numba"; None selects the fastest available one.
+        backend: "torch", "numba" or "triton"; None selects the fastest available one.
 
     Returns:
         (G, R, H (2 + F)): for each head the opacity, the mean depth as a fraction of the ray (0 on empty rays) and the

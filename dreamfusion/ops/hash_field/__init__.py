@@ -36,7 +36,7 @@ def hash_field(
         output_weight: (O, H).
         layout: layout of the table.
         with_input_gradient: whether to return the input gradient.
-        backend: "torch" for the composition over the torch reference, "numba" for the fused kernels; None selects the
+        backend: "numba" for the fused kernels, any other for the composition over that encoding; None selects the
             fastest available one.
         precision: "float32", "bfloat16" or "auto": precision of the hidden layer's products in the fused kernels;
             sums are always float32. "bfloat16" needs AVX512-BF16, "auto" uses bfloat16 where available. The composition

@@ -25,12 +25,11 @@ from dreamfusion.ops.hash_grid.cpu import (
     feature_major,
     flat,
     grid_of,
-    inside,
     interpolate,
     levels_of,
     scatter,
-    wanted,
 )
+from dreamfusion.ops.hash_grid.derivatives import inside, wanted
 from dreamfusion.ops.hash_grid.layout import HashGridLayout
 from dreamfusion.ops.kernel_cache import njit
 

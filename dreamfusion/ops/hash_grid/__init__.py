@@ -20,7 +20,7 @@ def hash_encode(positions: Tensor, table: Tensor, layout: HashGridLayout, backen
         positions: (S, 3) in [0, 1]; values outside are clamped, with no gradient there.
         table: (layout.parameter_count,) float32.
         layout: layout of the table.
-        backend: "torch", "numba" or "tinycudann"; None selects the fastest available one.
+        backend: "torch", "numba", "triton" or "tinycudann"; None selects the fastest available one.
 
     Returns:
         (S, layout.width), level-major. May be a transposed view: the kernels write feature by feature.

@@ -1,7 +1,6 @@
-"""Hash encoding on the CPU: numba kernels, levels distributed over threads, wrapped for first and second derivatives.
+"""Hash encoding on the CPU: numba kernels, levels distributed over threads; the backend functions of derivatives.py.
 
-Letters as in kernels.py; y = encode(x, table), g the gradient of y, J = dy/dx. Everything but g and y is float32 in the
-shape the caller sees; internally, arrays are feature-major. Bitwise identical for any number of threads.
+Letters as there. Arrays of the kernels are feature-major. Bitwise identical for any number of threads.
 """
 
 import sys
@@ -10,10 +9,10 @@ from functools import cache
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
 
 from dreamfusion.ops.backend import parts, run_parallel, spans
 from dreamfusion.ops.hash_grid import kernels as hash_kernels
+from dreamfusion.ops.hash_grid.derivatives import Encode, inside
 from dreamfusion.ops.hash_grid.layout import HashGridLayout
 
 NO_DIRECTION = np.empty((0, 0), np.float32)
@@ -21,68 +20,41 @@ NO_DIRECTION = np.empty((0, 0), np.float32)
 
 def hash_encode(positions: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
     """(S, 3), (P,) -> (S, layout.width), the transpose of a contiguous tensor."""
-    encoded: Tensor = _Encode.apply(positions, table, layout)
+    encoded: Tensor = Encode.apply(positions, table, layout, sys.modules[__name__])
     return encoded
 
 
-class _Encode(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: FunctionCtx, positions: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
-        ctx.save_for_backward(positions, table)
-        ctx.layout = layout  # type: ignore[attr-defined]
-        return interpolate(feature_major(positions.clamp(0, 1)), NO_DIRECTION, table, layout)
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        positions, table = ctx.saved_tensors  # type: ignore[attr-defined]
-        needed = wanted(ctx, 0), wanted(ctx, 1)
-        return *_EncodeGradient.apply(positions, table, gradient, ctx.layout, needed), None  # type: ignore[attr-defined]
+def encode(positions: Tensor, v: Tensor | None, table: Tensor, layout: HashGridLayout) -> Tensor:
+    """See `derivatives`."""
+    return interpolate(*_coordinates(positions, v), table, layout)
 
 
-class _EncodeGradient(torch.autograd.Function):
-    """(x, table, g) -> (J^T g, dy/dtable^T g), each only if needed: normals need no scatter."""
+def table_gradient(
+    positions: Tensor, v: Tensor | None, gradient: Tensor | None, tangent: Tensor | None, layout: HashGridLayout
+) -> Tensor:
+    """See `derivatives`."""
+    both = [feature_major(each) for each in (gradient, tangent) if each is not None]
+    g = both[0] if gradient is not None else np.zeros_like(both[0])
+    return scatter(*_coordinates(positions, v), g, both[-1], layout)
 
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx,
-        positions: Tensor,
-        table: Tensor,
-        gradient: Tensor,
-        layout: HashGridLayout,
-        needed: tuple[bool, bool],
-    ) -> tuple[Tensor | None, Tensor | None]:
-        ctx.save_for_backward(positions, table, gradient)
-        ctx.layout = layout  # type: ignore[attr-defined]
-        ctx.set_materialize_grads(False)
-        x, g = feature_major(positions.clamp(0, 1)), feature_major(gradient)
-        to_positions = to_table = None
-        if needed[0]:
-            to_positions = _position_gradient(x, NO_DIRECTION, g, table, layout) * inside(positions)
-        if needed[1]:
-            to_table = scatter(x, NO_DIRECTION, g, g, layout)
-        return to_positions, to_table
 
-    @staticmethod
-    @once_differentiable
-    def backward(
-        ctx: FunctionCtx, along_positions: Tensor | None, along_table: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
-        """Differentiate <v, J^T g> + <u, dy/dtable^T g> = <g, J v> + <g, encode(x, u)>; y is linear in the table."""
-        positions, table, gradient = ctx.saved_tensors  # type: ignore[attr-defined]
-        need_x, need_table, need_g = (wanted(ctx, i) for i in range(3))
-        layout = ctx.layout  # type: ignore[attr-defined]
-        x, g, kept = feature_major(positions.clamp(0, 1)), feature_major(gradient), inside(positions)
-        to_x = to_table = to_g = None
-        if along_positions is not None:
-            v = feature_major(along_positions * kept)
-            to_x = _position_gradient(x, v, g, table, layout) * kept if need_x else None
-            to_table = scatter(x, v, np.zeros_like(g), g, layout) if need_table else None
-            to_g = interpolate(x, v, table, layout) if need_g else None
-        if along_table is not None:
-            first = x, NO_DIRECTION
-            to_x = _add(to_x, _position_gradient(*first, g, along_table, layout) * kept) if need_x else None
-            to_g = _add(to_g, interpolate(*first, along_table, layout)) if need_g else None
-        return to_x, to_table, to_g, None, None
+def position_gradient(
+    positions: Tensor, v: Tensor | None, gradient: Tensor, table: Tensor, layout: HashGridLayout
+) -> Tensor:
+    """See `derivatives`. A task is a span of points, all levels."""
+    (x, direction), g = _coordinates(positions, v), feature_major(gradient)
+    to_x = torch.zeros(3, x.shape[1])
+    out, entries, grid, lanes = to_x.numpy(), flat(table), grid_of(layout), (0,) * layout.features
+    run_parallel(
+        lambda span: hash_kernels.position_gradient(x, direction, g, entries, grid, lanes, *span, out),
+        spans(x.shape[1], x.shape[1], hash_kernels.BLOCK),
+    )
+    return to_x.t() * inside(positions)
+
+
+def _coordinates(positions: Tensor, v: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
+    """Clamped positions and the direction (0 where clamped) as (3, S), the latter empty if there is none."""
+    return feature_major(positions.clamp(0, 1)), NO_DIRECTION if v is None else feature_major(v * inside(positions))
 
 
 def interpolate(
@@ -129,17 +101,6 @@ def _gradient_buffer(count: int) -> np.ndarray:
     return buffer
 
 
-def _position_gradient(x: np.ndarray, v: np.ndarray, g: np.ndarray, table: Tensor, layout: HashGridLayout) -> Tensor:
-    """Gradient of <g, y>, or of <g, J v>, with respect to x -> (S, 3). A task is a span of points, all levels."""
-    gradient = torch.zeros(3, x.shape[1])
-    out, entries, grid, lanes = gradient.numpy(), flat(table), grid_of(layout), (0,) * layout.features
-    run_parallel(
-        lambda span: hash_kernels.position_gradient(x, v, g, entries, grid, lanes, *span, out),
-        spans(x.shape[1], x.shape[1], hash_kernels.BLOCK),
-    )
-    return gradient.t()
-
-
 @cache
 def grid_of(layout: HashGridLayout) -> hash_kernels.Grid:
     return hash_kernels.Grid(
@@ -164,26 +125,3 @@ def feature_major(rows: Tensor) -> np.ndarray:
     """(S, n) -> (n, S) contiguous; without a copy if the rows are the transpose of such a tensor."""
     array: np.ndarray = rows.detach().t().contiguous().numpy()
     return array
-
-
-def inside(positions: Tensor) -> Tensor:
-    """(S, 3): whether clamping kept each coordinate; only there does the encoding depend on it."""
-    return (positions >= 0) & (positions <= 1)
-
-
-def wanted(ctx: FunctionCtx, i: int) -> bool:
-    """Whether the running backward pass needs the gradient of input i.
-
-    `ctx.needs_input_grad` only says that some pass may need it: normals would then compute an unused scatter.
-    """
-    if not ctx.needs_input_grad[i]:  # type: ignore[attr-defined]
-        return False
-    node = ctx.next_functions[i][0]  # type: ignore[attr-defined]
-    try:
-        return torch._C._will_engine_execute_node(node)
-    except RuntimeError:  # "a leaf node was passed": a leaf whose gradient `autograd.grad` returns
-        return True
-
-
-def _add(a: Tensor | None, b: Tensor) -> Tensor:
-    return b if a is None else a + b

@@ -33,7 +33,7 @@ def march(
         radius: radius of the sphere, scene units.
         step: length of an interval, scene units.
         jitter: (R,) in [0, 1), one shift per ray; None is 0.5, the middle of the stratum.
-        backend: "torch", "numba" or "nerfacc"; None selects the fastest available one.
+        backend: "torch", "numba", "triton" or "nerfacc"; None selects the fastest available one.
 
     Raises:
         ValueError: if a shape does not fit or a length is not positive.
