@@ -1,4 +1,4 @@
-# The commands `make dream PROMPT="a cat"`, `make test` and `make trust`. Each makes .venv from requirements.lock first.
+# The commands `make dream PROMPT="a cat"`, `make test`, `make docs` and `make trust`. Each makes .venv from requirements.lock first.
 PYTHON ?= python3
 PROMPT ?= a cat
 READY := .venv/.ready
@@ -7,7 +7,7 @@ PIP := .venv/bin/pip install --quiet --disable-pip-version-check --no-compile --
 # Khronos' check of GLB files, for a test that is skipped where there is no npm.
 VALIDATOR := gltf-validator@2.0.0-dev.3.10
 
-.PHONY: dream test lint tests trust install pretrain-data
+.PHONY: dream test lint tests docs trust install pretrain-data
 
 dream: $(READY)
 	.venv/bin/python launch.py 'prompt=$(subst ','\'',$(value PROMPT))'
@@ -42,9 +42,13 @@ $(READY): requirements.lock requirements-cpu.lock requirements-cuda.lock pyproje
 		npm install --silent --no-save --fetch-retries 0 --prefix .venv $(VALIDATOR) || echo "without $(VALIDATOR)"; fi
 	touch $@
 
-$(READY_FOR_TESTS): $(READY) requirements-test.lock
-	$(PIP) --require-hashes -r requirements-test.lock
+$(READY_FOR_TESTS): $(READY) requirements-test.lock requirements-docs.lock
+	$(PIP) --require-hashes -r requirements-test.lock -r requirements-docs.lock
 	touch $@
+
+# The documentation as a site: open outputs/site/index.html.
+docs: $(READY_FOR_TESTS)
+	.venv/bin/python -m sphinx --fail-on-warning --quiet docs outputs/site
 
 # Debian and its children: the model libraries, unpacked without installing them (needs apt-get and dpkg-deb).
 pretrain-data: data/sweethome3d/sweethome3d.jar
