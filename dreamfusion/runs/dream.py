@@ -192,7 +192,11 @@ def _finish(
     failed: str | None,
 ) -> None:
     """Write mesh, turntable and page unless the run failed or was pruned, then the result."""
-    from dreamfusion.runs.finish import finish, measured  # imported here: takes a second, which would delay training
+    from dreamfusion.runs.finish import (
+        finish,
+        measured,
+        scored,
+    )  # takes a second, which would delay training
 
     figures: dict[str, float] = {}
     step, folder = trainer.global_step, run_of(checkpoint)
@@ -206,7 +210,7 @@ def _finish(
             if outputs.evaluate:
                 from dreamfusion.runs.evaluate import evaluate_run
 
-                figures |= evaluate_run(scene, export)
+                figures |= scored("evaluation", partial(evaluate_run, scene, export))
         except EmptyFieldError as error:
             pruned = _reason(error, pruners)
     elif failed is None:

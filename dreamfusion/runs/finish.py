@@ -98,9 +98,14 @@ def _beside(work: Callable[[], None]) -> Iterator[None]:
 
 
 def measured(score: Callable[[], float]) -> dict[str, float]:
-    """`prior_score` by name; empty, with a warning, if it cannot be measured: a score ends no run."""
+    """`prior_score` by name, see `scored`."""
+    return scored("prior score", lambda: {"prior_score": round(score(), 4)})
+
+
+def scored(name: str, scores: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """The scores by name; empty, with a warning, if they cannot be measured: a score ends no run."""
     try:
-        return {"prior_score": round(score(), 4)}
+        return scores()
     except Exception as error:
-        log.warning("no prior score: %s: %s; the results of the run have none", type(error).__name__, error)
+        log.warning("no %s: %s: %s; the results of the run have none", name, type(error).__name__, error)
         return {}

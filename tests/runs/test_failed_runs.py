@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+import torch
 from priors import Bad
 from results import CAT, with_settings
 
@@ -57,6 +58,17 @@ def test_an_empty_scene_is_not_finished_though_its_page_is_there(try_dream):
         try_dream(lambda x: x, "field.density_scale=1e-3", "watchdog=warn")
     assert read_result(try_dream.folder) is None
     assert (try_dream.folder / "index.html").is_file()
+
+
+def test_an_evaluation_that_fails_leaves_a_finished_run(try_dream, monkeypatch, caplog):
+    def evaluate_run(scene, export):
+        assert (scene.run / "mesh.glb").is_file()
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr("dreamfusion.runs.evaluate.evaluate_run", evaluate_run)
+    try_dream(lambda x: x, "mode.evaluate=true", "watchdog=none")
+    assert read_result(try_dream.folder).pruned is None
+    assert "no evaluation: OutOfMemoryError: out of memory; the results" in caplog.text
 
 
 @pytest.mark.parametrize("arguments", [["field.density_scale=1e-3"], ["field.density_scale=1e-3", "watchdog=warn"]])

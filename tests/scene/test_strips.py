@@ -1,6 +1,7 @@
 """Evaluation renders in strips: the picture of the whole, and no strip above the bound in bytes."""
 
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from dreamfusion.evaluation.prior_score import prior_score
 from dreamfusion.mesh.extract import VIEWS, fit_threshold
+from dreamfusion.mode.sheet import around
 from dreamfusion.scene import picture
 from dreamfusion.scene.background.learned import LearnedBackground
 from dreamfusion.scene.nerf.occupancy import OccupancyRenderer
@@ -107,7 +109,8 @@ def test_every_evaluation_render_is_bounded(dense, make_system, rendered, tmp_pa
     Previews(ORBIT, tmp_path, every=1, size=48).write(system, 0)
     fit_threshold(dense, ORBIT)
     picture.render_picture(dense, ORBIT.view(torch.zeros(1), 0.0, 96, 96))
-    assert len(rendered) > 3 + 4 + 4 + VIEWS + 1
+    around(SimpleNamespace(scene=dense, camera=ORBIT), ["opacity"], 2, 150, 15.0)
+    assert len(rendered) > 3 + 4 + 4 + VIEWS + 1 + 2
     assert max(rendered) <= BOUND
 
 
