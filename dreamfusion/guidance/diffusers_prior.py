@@ -205,6 +205,8 @@ class DiffusersPrior(AdaptablePrior):
                 f"the network in {folder} takes {channels} channels, expected {expected}: it is made for inpainting, "
                 "editing or upscaling, not for text alone; type guidance.model=... with a text-to-image model"
             )
+        if not isinstance(size := network.get("sample_size"), int):
+            raise GuidanceError(f"the network in {folder} has sample_size {size}, expected the side of its latents")
 
     def _load_network(self, network: type[Any], dtype: torch.dtype) -> Any:
         return load_frozen(network, self._folder, self.parts[0], dtype)
@@ -215,16 +217,15 @@ class DiffusersPrior(AdaptablePrior):
 
         folder = self._folder / "vae" if vae is None else find_model((vae,), None, (".",), False, "guidance.vae")
         config = read_json(folder / "config.json")
-        if config["_class_name"] not in AUTOENCODERS:
-            raise GuidanceError(
-                f"the autoencoder in {folder} is a {config['_class_name']}, expected {' or '.join(AUTOENCODERS)}"
-            )
+        kind = config.get("_class_name")
+        if kind not in AUTOENCODERS:
+            raise GuidanceError(f"the autoencoder in {folder} is a {kind}, expected {' or '.join(AUTOENCODERS)}")
         if dtype == torch.float16 and config.get("force_upcast", False):
             raise GuidanceError(
                 f"the autoencoder of {self.name} overflows in float16 (force_upcast in {folder}); type "
                 "guidance.vae_dtype=float32, or name another one such as guidance.vae=madebyollin/sdxl-vae-fp16-fix"
             )
-        return load_frozen(getattr(diffusers, config["_class_name"]), folder, ".", dtype)
+        return load_frozen(getattr(diffusers, kind), folder, ".", dtype)
 
     def _latent_units(self) -> tuple[float, float]:
         """Factor and offset between the autoencoder's latents and the network's."""

@@ -2,6 +2,8 @@
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from dreamfusion.error import GuidanceError
 from dreamfusion.guidance.hub import weight_files
 
 LONGEST = 300  # characters of a library's message
+REPLACE = "; replace the files, or type guidance.model=... with another model"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 log = logging.getLogger(__name__)
@@ -32,7 +35,7 @@ def load_frozen(network: type[Any], folder: Path, part: str, dtype: torch.dtype)
     precision: dict[str, Any] = {"dtype": dtype}
     if issubclass(network, ModelMixin):
         precision = {"torch_dtype": dtype, "low_cpu_mem_usage": is_accelerate_available()}
-    try:
+    with refused(f"{place} cannot be read", REPLACE):
         loaded, report = network.from_pretrained(
             str(place),
             variant=variant_of(place, dtype),
@@ -41,8 +44,6 @@ def load_frozen(network: type[Any], folder: Path, part: str, dtype: torch.dtype)
             output_loading_info=True,
             **precision,
         )
-    except unreadable() as error:
-        raise GuidanceError(f"{place} cannot be read: {one_line(error)}") from error
     for kind, name in (("missing", "missing_keys"), ("unknown", "unexpected_keys"), ("misshapen", "mismatched_keys")):
         if keys := sorted(map(str, report[name])):
             raise GuidanceError(
@@ -65,7 +66,7 @@ def add_lora(network: Any, file: Path, weight: float) -> None:
         raise GuidanceError("guidance.lora needs the package peft; type pip install peft")
     quiet()
     place: dict[str, Any] = {"weight_name": file.name, "use_safetensors": True, "local_files_only": True}
-    try:
+    with refused(f"{file} is no LoRA of this network"):
         if isinstance(network, SD3Transformer2DModel):
             prefix, alphas = "transformer", None
             state = SD3LoraLoaderMixin.lora_state_dict(str(file.parent), **place)
@@ -80,8 +81,6 @@ def add_lora(network: Any, file: Path, weight: float) -> None:
         network.load_lora_adapter(state, prefix=prefix, network_alphas=alphas)
         network.fuse_lora(lora_scale=weight, safe_fusing=True)
         network.unload_lora()
-    except unreadable() as error:
-        raise GuidanceError(f"{file} is no LoRA of this network: {one_line(error)}") from error
     if parts - {prefix}:
         log.warning("%s also changes the text encoder; that part is not used", file)
 
@@ -92,11 +91,9 @@ def load_tokenizer(tokenizer: type[Any], folder: Path, vocabulary: int, **settin
     Raises:
         GuidanceError: its files are missing, or it is not the encoder's.
     """
-    try:
+    with refused(f"the tokenizer in {folder} cannot be read", REPLACE):
         loaded = tokenizer.from_pretrained(str(folder), local_files_only=True, **settings)
         one, other = (loaded(text).input_ids for text in ("a", "the cat"))
-    except unreadable() as error:
-        raise GuidanceError(f"the tokenizer in {folder} cannot be read: {one_line(error)}") from error
     if len({*one, *other}) <= loaded.num_special_tokens_to_add() + 1:
         raise GuidanceError(f"the tokenizer in {folder} has no vocabulary: files are missing, and all texts are alike")
     if max(*one, *other) >= vocabulary:
@@ -122,12 +119,14 @@ def noise_schedule(folder: Path) -> tuple[Tensor, str]:
             "gradient, were not trained; use the model that it was distilled from",
             folder,
         )
-    if "FlowMatch" in name:
-        flow = FlowMatchEulerDiscreteScheduler.from_pretrained(place, local_files_only=True)
-        return flow_alphas_cumprod(flow.sigmas.flip(0)).float(), "flow_prediction"
-    if not {"beta_schedule", "trained_betas"} & config.keys():
+    known = "FlowMatch" in name or {"beta_schedule", "trained_betas"} & config.keys()
+    if not known:
         raise GuidanceError(f"{place} is a {name or 'scheduler'} without beta_schedule: its noise levels are unknown")
-    scheduler = DDPMScheduler.from_pretrained(place, local_files_only=True)
+    with refused(f"{place} cannot be read", REPLACE):
+        if "FlowMatch" in name:
+            flow = FlowMatchEulerDiscreteScheduler.from_pretrained(place, local_files_only=True)
+            return flow_alphas_cumprod(flow.sigmas.flip(0)).float(), "flow_prediction"
+        scheduler = DDPMScheduler.from_pretrained(place, local_files_only=True)
     kind = scheduler.config.prediction_type
     if kind not in PREDICTIONS or kind == "flow_prediction":
         raise GuidanceError(f"the network in {folder} predicts {kind!r}, expected one of {', '.join(PREDICTIONS)}")
@@ -142,18 +141,18 @@ def read_json(path: Path) -> dict[str, Any]:
         raise GuidanceError(f"{path} cannot be read: {error}") from error
 
 
-def unreadable() -> tuple[type[Exception], ...]:
-    """Errors with which the libraries refuse files."""
-    from pickle import PickleError
+@contextmanager
+def refused(what: str, remedy: str = "") -> Iterator[None]:
+    """One sentence for whatever error the libraries raise in the block, which only reads a user's files with them.
 
-    from httpx import HTTPError
-    from safetensors import SafetensorError
-
-    return OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError, HTTPError, PickleError
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:LONGEST]
+    Raises:
+        GuidanceError: `what`, the library's reason, `remedy`.
+    """
+    try:
+        yield
+    except Exception as error:  # tokenizers raises Exception itself
+        reason = " ".join(str(error).split())[:LONGEST] or type(error).__name__
+        raise GuidanceError(f"{what}: {reason}{remedy}") from error
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:

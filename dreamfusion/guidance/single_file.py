@@ -6,9 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
-from dreamfusion.error import GuidanceError
 from dreamfusion.guidance.hub import hub_answers
-from dreamfusion.guidance.pretrained import one_line, quiet, unreadable
+from dreamfusion.guidance.pretrained import quiet, refused
 
 log = logging.getLogger(__name__)
 
@@ -37,15 +36,12 @@ def unpacked(file: Path, pipeline: str) -> Path:
     quiet()
     log.info("converting %s once, to %s", file, folder)
     draft = folder.with_name(f".{folder.name}.{os.getpid()}")
+    remedy = "; a folder in diffusers' layout or a hub id needs no conversion"
     try:
-        read = getattr(diffusers, pipeline).from_single_file
-        read(str(file), local_files_only=not hub_answers()).save_pretrained(draft, safe_serialization=True)
-        draft.rename(folder)
-    except unreadable() as error:
-        raise GuidanceError(
-            f"guidance.model={file} cannot be read as a {pipeline}: {one_line(error)}; a folder in diffusers' layout "
-            "or a hub id needs no conversion"
-        ) from error
+        with refused(f"guidance.model={file} cannot be read as a {pipeline}", remedy):
+            read = getattr(diffusers, pipeline).from_single_file
+            read(str(file), local_files_only=not hub_answers()).save_pretrained(draft, safe_serialization=True)
+            draft.rename(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return folder

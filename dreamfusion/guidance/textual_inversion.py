@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from dreamfusion.error import GuidanceError
 from dreamfusion.guidance.hub import find_file
-from dreamfusion.guidance.pretrained import one_line, unreadable
+from dreamfusion.guidance.pretrained import refused
 
 PAIR = {"clip_l", "clip_g"}  # keys of the first and the second encoder of Stable Diffusion XL
 UNNAMED = {"emb_params", *PAIR}  # keys that are not the word itself, which then is the file's name
@@ -27,7 +26,7 @@ def add_words(names: Sequence[str], tokenizer: Any, encoder: Any, key: str | Non
     spelled = {}
     for name in names:
         file = find_file(name, "guidance.tokens")
-        try:
+        with refused(f"guidance.tokens={name} is no textual inversion of this model, in safetensors"):
             state = load_file(file)
             if (set(state) != PAIR) if key else (len(state) != 1):
                 raise KeyError(f"expected {'clip_l and clip_g' if key else 'one word'}, got {', '.join(sorted(state))}")
@@ -39,9 +38,5 @@ def add_words(names: Sequence[str], tokenizer: Any, encoder: Any, key: str | Non
                 raise ValueError(f"the word {word} is known already; rename the file or the word in it")
             table = encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False).weight
             table.data[-len(pieces) :] = vectors.to(table)
-        except unreadable() as error:
-            raise GuidanceError(
-                f"guidance.tokens={name} is no textual inversion of this model, in safetensors: {one_line(error)}"
-            ) from error
         spelled[word] = " ".join(pieces)
     return spelled

@@ -97,6 +97,30 @@ def test_a_tokenizer_of_another_encoder_is_refused(folder):
 
 
 @pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("tokenizer/merges.txt", b"\xff\xfe", "tokenizer cannot be read"),
+        ("tokenizer/vocab.json", b"{}", "tokenizer cannot be read"),
+        ("scheduler/scheduler_config.json", {"beta_start": "x"}, "scheduler cannot be read"),
+        ("text_encoder/config.json", {"hidden_size": "x"}, "text_encoder cannot be read"),
+        ("unet/config.json", {"act_fn": 3}, "unet cannot be read"),
+        ("unet/config.json", {"sample_size": None}, "has sample_size None, expected the side of its latents"),
+        ("unet/config.json", b"{", r"unet/config\.json cannot be read"),
+        ("vae/config.json", b"{}", "vae is a None, expected AutoencoderKL or AutoencoderTiny"),
+    ],
+)
+def test_a_file_with_other_contents_is_named_in_one_line(folder, name, change, words):
+    file = folder / name
+    if isinstance(change, bytes):
+        file.write_bytes(change)
+    else:
+        file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(GuidanceError, match=words) as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("config", "words"),
     [
         ({"_class_name": "DDIMScheduler"}, "is a DDIMScheduler without beta_schedule"),
