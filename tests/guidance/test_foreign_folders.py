@@ -89,6 +89,13 @@ def test_a_tokenizer_without_its_files_is_refused_as_all_texts_would_be_alike(fo
         load(folder)
 
 
+def test_a_t5_tokenizer_without_its_file_is_refused(tmp_path):
+    folder = save_sd3(tmp_path)
+    (folder / "tokenizer_3" / "tokenizer.json").unlink()
+    with pytest.raises(GuidanceError, match="tokenizer_3 has no vocabulary: files are missing, and all texts are"):
+        option("guidance/sd3", model=str(folder), t5=True).encode_text(["a cat"])
+
+
 def test_a_tokenizer_of_another_encoder_is_refused(folder):
     path = folder / "tokenizer" / "vocab.json"
     path.write_text(json.dumps({name: 1000 * i for name, i in json.loads(path.read_text()).items()}))
