@@ -13,7 +13,8 @@ from torch.nn.functional import normalize
 
 from dreamfusion.error import GuidanceError
 from dreamfusion.guidance.hub import find_model
-from dreamfusion.guidance.pretrained import load_frozen
+from dreamfusion.guidance.pretrained import load_frozen, load_tokenizer
+from dreamfusion.guidance.tokens import tokenized
 from dreamfusion.ops.constants import constant
 from dreamfusion.types import Branch, Conditioning, TextEmbedding
 
@@ -61,9 +62,10 @@ class ClipPrior:
         """Encode K texts: `pooled` is their unit embedding (K, D)."""
         from transformers import CLIPTokenizer
 
-        tokenizer = CLIPTokenizer.from_pretrained(str(self._folder), local_files_only=True)
         network, device = self._load(), self.alphas_cumprod.device
-        tokens = tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt")
+        encoder = network.config.text_config
+        tokenizer = load_tokenizer(CLIPTokenizer, self._folder, encoder.vocab_size)
+        tokens = tokenized(texts, tokenizer, min(tokenizer.model_max_length, encoder.max_position_embeddings))
         output = network.text_model(**tokens)
         pooled = normalize(network.text_projection(output.pooler_output), dim=-1)
         return TextEmbedding(output.last_hidden_state, tokens.attention_mask.bool(), pooled).to(device)

@@ -1,6 +1,5 @@
 """Base class of priors with published weights in diffusers' folder layout: loading, precision, latents, prediction."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -24,12 +23,10 @@ from dreamfusion.guidance.pretrained import (
 from dreamfusion.guidance.prior import concatenate_texts
 from dreamfusion.guidance.single_file import unpacked
 from dreamfusion.guidance.textual_inversion import add_words
+from dreamfusion.guidance.tokens import tokenized
 from dreamfusion.types import Branch, TextEmbedding
 
-log = logging.getLogger(__name__)
-
 LARGE = 4e9  # bytes of the files of a text encoder; T5-XXL has 4.8 billion parameters, and the largest CLIP 0.7
-ENDING = 16  # tokens of a long prompt's end that are kept, with the words of the view
 AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")  # AutoencoderTiny (TAESD): less memory, coarser
 
 
@@ -263,13 +260,7 @@ class DiffusersPrior(AdaptablePrior):
         for word, spelling in add_words(self._tokens, words, network, key).items():
             texts = [text.replace(word, spelling) for text in texts]
         length = min(words.model_max_length, getattr(network.config, "max_position_embeddings", words.model_max_length))
-        tokens = words(
-            [shortened(text, words, length) for text in texts],
-            padding="max_length",
-            truncation=True,
-            max_length=length,
-            return_tensors="pt",
-        )
+        tokens = tokenized(texts, words, length)
         mask = tokens.attention_mask if getattr(network.config, "use_attention_mask", masked) else None
         output = network(tokens.input_ids, attention_mask=mask, output_hidden_states=layer is not None)
         states = output.last_hidden_state if layer is None else output.hidden_states[layer]
@@ -288,24 +279,3 @@ def lora_of(setting: Sequence[Any]) -> tuple[Path, float]:
         case [str(name), int() | float() as weight]:
             return find_file(name, "guidance.lora"), float(weight)
     raise GuidanceError(f"guidance.lora={list(setting)}, expected a file and its weight: guidance.lora=[path,0.8]")
-
-
-def shortened(text: str, tokenizer: Any, length: int) -> str:
-    """The text without a part of its middle if it has more than `length` tokens; its end names the view."""
-    room, places = length - tokenizer.num_special_tokens_to_add(), _places(text, tokenizer)
-    if len(places) <= room:
-        return text
-    ending = min(ENDING, room // 2)
-    for kept in range(room, ending, -1):  # two words that meet at the cut may need one token more
-        start, end = places[kept - ending - 1][1], places[-ending][0]
-        short = f"{text[:start].rstrip()} {text[end:].lstrip()}"
-        if len(_places(short, tokenizer)) <= room:
-            break
-    cut = text[start:end].strip()
-    log.warning("a prompt has %d tokens, more than the %d of the text encoder; cut: %r", len(places), room, cut)
-    return short
-
-
-def _places(text: str, tokenizer: Any) -> list[tuple[int, int]]:
-    """First and last character of each token of a text."""
-    return list(tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping)

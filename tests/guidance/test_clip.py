@@ -1,5 +1,7 @@
 """CLIP and the loss of Dream Fields on a small random network of the published class."""
 
+import shutil
+
 import pytest
 import torch
 from options import make_method, make_sds, option
@@ -67,6 +69,20 @@ def test_a_diffusion_method_without_a_diffusion_model_is_refused_and_the_reverse
 def test_the_first_hub_model_is_read_from_the_cache_without_a_network(prior, folder, cached_offline):
     cached_offline(prior.models[0], folder)
     torch.testing.assert_close(option("guidance/clip").encode_text(["a"]).pooled, prior.encode_text(["a"]).pooled)
+
+
+def test_a_long_prompt_keeps_the_end_which_names_the_view(prior, caplog):
+    front, back = prior.encode_text([f"{'x' * 100} {view}" for view in ("front", "back")]).pooled
+    assert (front - back).abs().max() > 1e-4
+    assert "more than the 10 of the text encoder; cut: " in caplog.text
+
+
+def test_a_tokenizer_without_its_files_is_refused(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    for name in ("vocab.json", "merges.txt"):
+        (copy / name).unlink()
+    with pytest.raises(GuidanceError, match=r"copy (has no vocabulary|cannot be read)"):
+        option("guidance/clip", model=str(copy)).encode_text(["a cat"])
 
 
 def test_previews_of_an_embedding_are_grey(prior):
