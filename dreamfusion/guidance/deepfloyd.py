@@ -4,11 +4,8 @@ Tested with small random networks of the same classes, not with published weight
 """
 
 from collections.abc import Sequence
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-from dreamfusion.error import GuidanceError
 from dreamfusion.guidance.diffusers_prior import DiffusersPrior
 from dreamfusion.guidance.prior import PixelSpace
 from dreamfusion.types import TextEmbedding
@@ -29,14 +26,9 @@ class DeepFloydPrior(PixelSpace, DiffusersPrior):
         """See `DiffusersPrior`.
 
         Raises:
-            GuidanceError: the weights are not available, or T5's tokenizer cannot be read.
+            GuidanceError: the weights are not available.
         """
         super().__init__(vae=None, vae_dtype="float32", view_chunk=None, lora=None, tokens=None, **settings)
-
-    def _check_folder(self, folder: Path) -> None:
-        super()._check_folder(folder)
-        if not (folder / "tokenizer" / "tokenizer.json").is_file() and find_spec("sentencepiece") is None:
-            raise GuidanceError("T5's tokenizer needs sentencepiece; type pip install sentencepiece protobuf")
 
     def encode_text(self, texts: Sequence[str]) -> TextEmbedding:
         """Encode K texts in lower case, as in training: (K, 77, D)."""

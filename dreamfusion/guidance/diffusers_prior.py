@@ -1,6 +1,7 @@
 """Base class of priors with published weights in diffusers' folder layout: loading, precision, latents, prediction."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -186,8 +187,13 @@ class DiffusersPrior(AdaptablePrior):
         """Refuse the configurations of other kinds of model, before weights are downloaded.
 
         Raises:
-            GuidanceError: the network is not one for text and images of this prior's space alone.
+            GuidanceError: the network is not one for text and images of this prior's space alone, or a package for its
+                tokenizer is missing.
         """
+        for part in self.parts:
+            pieces, whole = (folder / part / name for name in ("spiece.model", "tokenizer.json"))
+            if pieces.is_file() and not whole.is_file() and find_spec("sentencepiece") is None:
+                raise GuidanceError(f"{folder / part} needs sentencepiece; type pip install sentencepiece protobuf")
         network = read_json(folder / self.parts[0] / "config.json")
         kind, channels = network.get("_class_name"), network.get("in_channels")
         if kind != self.architecture:

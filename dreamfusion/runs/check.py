@@ -1,5 +1,6 @@
 """Check the settings of a command before anything is built. Light: a mistake is answered before torch is imported."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
@@ -40,6 +41,7 @@ def check_first(mode: str, cfg: DictConfig) -> None:
         check_prompt(cfg.prompt)
     if (makes and cfg.checkpoint is None) or mode in ("sample", "image"):
         _check_weights(cfg.guidance)
+        _check_packages(cfg)
 
 
 def check(cfg: DictConfig) -> None:
@@ -82,6 +84,17 @@ def check_trainer(trainer: DictConfig) -> None:
     clip = trainer.gradient_clip_val
     if clip is not None and clip <= 0:
         raise UserError(f"trainer.gradient_clip_val is {clip}; it must be above 0, or null for no clipping")
+
+
+def _check_packages(cfg: DictConfig) -> None:
+    """Raises: UserError: an optional package is missing, which would be found after a download of gigabytes."""
+    settings = {
+        "distillation=vsd": str(cfg.distillation._target_).startswith("dreamfusion.distillation.vsd."),
+        "guidance.lora": cfg.guidance.get("lora") is not None,
+    }
+    for setting, chosen in settings.items():
+        if chosen and find_spec("peft") is None:
+            raise UserError(f"{setting} needs the package peft; type pip install 'dreamfusion[vsd]'")
 
 
 def _check_weights(guidance: DictConfig) -> None:

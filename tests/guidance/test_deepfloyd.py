@@ -90,6 +90,7 @@ def test_a_sentencepiece_tokenizer_without_sentencepiece_says_what_to_install(fo
     for part in ("unet", "scheduler", "text_encoder"):
         (tmp_path / part).symlink_to(folder / part)
     (tmp_path / "tokenizer").mkdir()
-    monkeypatch.setattr("dreamfusion.guidance.deepfloyd.find_spec", lambda name: None)
+    (tmp_path / "tokenizer" / "spiece.model").touch()
+    monkeypatch.setattr("dreamfusion.guidance.diffusers_prior.find_spec", lambda name: None)
     with pytest.raises(GuidanceError, match="pip install sentencepiece"):
         option("guidance/deepfloyd", model=str(tmp_path))

@@ -322,8 +322,9 @@ def test_what_does_not_suit_is_refused_before_weights_are_downloaded(online, tmp
     with pytest.raises(GuidanceError, match="has no vae"):
         option("guidance/sd", model="x/none")
     (folder / "tokenizer" / "tokenizer.json").unlink(missing_ok=True)
+    (folder / "tokenizer" / "spiece.model").touch()
     change_config(folder, "unet", in_channels=3)
-    monkeypatch.setattr("dreamfusion.guidance.deepfloyd.find_spec", lambda name: None)
+    monkeypatch.setattr("dreamfusion.guidance.diffusers_prior.find_spec", lambda name: None)
     with pytest.raises(GuidanceError, match="pip install sentencepiece"):
         option("guidance/deepfloyd", model="x/none")
     assert not [name for name in online["loaded"] if name.endswith(".safetensors")]
