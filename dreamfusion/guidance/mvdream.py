@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dreamfusion.error import GuidanceError
 from dreamfusion.guidance.hub import find_file
+from dreamfusion.guidance.pretrained import refused
 from dreamfusion.guidance.stable_diffusion import StableDiffusionPrior
 from dreamfusion.ops.constants import constant
 from dreamfusion.types import Branch, Cameras, TextEmbedding
@@ -58,11 +59,10 @@ class MVDreamPrior(StableDiffusionPrior):
         with torch.device("meta"):
             unet = network.from_config(config)
         file = find_file(self._checkpoint, "guidance.checkpoint")
-        state = converted(torch.load(file, map_location="cpu", weights_only=True, mmap=True), config)
-        try:
+        with refused(f"guidance.checkpoint={self._checkpoint} cannot be read"):
+            state = converted(torch.load(file, map_location="cpu", weights_only=True, mmap=True), config)
+        with refused(f"{file} does not fit the U-Net in {self._folder}"):
             unet.load_state_dict({name: value.to(dtype) for name, value in state.items()}, assign=True)
-        except RuntimeError as error:
-            raise GuidanceError(f"{file} does not fit the U-Net in {self._folder}: {error}") from error
         return unet.eval().requires_grad_(False)
 
     def _couple_views(self) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dreamfusion.error import GuidanceError
 from dreamfusion.guidance.adapter import AdaptablePrior
-from dreamfusion.guidance.pretrained import choose_dtype
+from dreamfusion.guidance.pretrained import choose_dtype, refused
 from dreamfusion.guidance.prior import PixelSpace, concatenate_texts
 from dreamfusion.ops.constants import constant
 from dreamfusion.ops.precision import processor_bfloat16
@@ -98,14 +98,20 @@ class PocketPrior(PixelSpace, AdaptablePrior):
                     f"no pocket prior in {self._folder}: {part} is missing; set guidance.weights=null for the built-in "
                     "weights, or to a folder that `python launch.py mode=pretrain` wrote"
                 )
-        self.model = PocketModel.load(self._folder).eval().requires_grad_(False)
+        damaged, remedy = (
+            f"the pocket prior in {self._folder} cannot be read",
+            "; guidance.weights=null is the built-in one",
+        )
+        with refused(damaged, remedy):
+            self.model = PocketModel.load(self._folder).eval().requires_grad_(False)
         if variant < 0:
             raise GuidanceError(f"guidance.variant={variant}, expected 0 or more: the index among models of one name")
         if size not in SIZES:
             raise GuidanceError(f"guidance.size={size}, expected one of {', '.join(map(str, SIZES))} pixels")
         self.variant = variant
         own = self._folder / "text_encoder"
-        self.text_encoder = TextEncoder.load(own if own.is_dir() else WEIGHTS / "text_encoder")
+        with refused(damaged, remedy):
+            self.text_encoder = TextEncoder.load(own if own.is_dir() else WEIGHTS / "text_encoder")
         self.resolution: int = size
         # A separate copy: noise levels stay float32 when the network runs in half precision.
         self.alphas_cumprod = self.model.alphas_cumprod.float().clone()

@@ -150,6 +150,8 @@ def refused(what: str, remedy: str = "") -> Iterator[None]:
     """
     try:
         yield
+    except GuidanceError:
+        raise
     except Exception as error:  # tokenizers raises Exception itself
         reason = " ".join(str(error).split())[:LONGEST] or type(error).__name__
         raise GuidanceError(f"{what}: {reason}{remedy}") from error

@@ -169,5 +169,9 @@ def test_an_original_checkpoint_replaces_the_u_net_of_stable_diffusion(prior, ba
     cached_offline("MVDream/MVDream", tmp_path)  # the file keeps its name in the cache
     option("guidance/mvdream", checkpoint="MVDream/MVDream/4view.pt", **settings)
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pt")
-    with pytest.raises(GuidanceError, match=r"the checkpoint is not MVDream's: it has no label_emb"):
+    with pytest.raises(GuidanceError, match=r"^the checkpoint is not MVDream's: it has no label_emb"):
         option("guidance/mvdream", checkpoint=str(tmp_path / "other.pt"), **settings)
+    for contents in (b"no weights", (tmp_path / "other.pt").read_bytes()[:300]):
+        (tmp_path / "damaged.pt").write_bytes(contents)
+        with pytest.raises(GuidanceError, match=r"guidance.checkpoint=\S*damaged.pt cannot be read: "):
+            option("guidance/mvdream", checkpoint=str(tmp_path / "damaged.pt"), **settings)

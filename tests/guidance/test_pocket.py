@@ -237,3 +237,23 @@ def test_pickled_weights_are_not_read(part, folder, tmp_path):
     with pytest.raises(Exception, match="safetensors"):
         pocket_prior(sent)
     assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "contents"),
+    [
+        ("unet/diffusion_pytorch_model.safetensors", b"x" * 100),
+        ("unet/config.json", b"{}"),
+        ("scheduler/scheduler_config.json", b"["),
+        ("text_encoder/tokenizer.json", b"{"),
+        ("text_encoder/model.safetensors", b""),
+    ],
+)
+def test_a_damaged_folder_is_one_sentence(folder, tmp_path, name, contents):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / name).write_bytes(contents)
+    with pytest.raises(
+        GuidanceError, match=r"copy cannot be read: .*; guidance\.weights=null is the built-in one"
+    ) as caught:
+        pocket_prior(copy)
+    assert "\n" not in str(caught.value)
