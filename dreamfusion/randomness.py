@@ -34,3 +34,10 @@ def uniform(*shape: int, generator: torch.Generator, device: torch.device | None
 def gaussian(*shape: int, generator: torch.Generator, device: torch.device | None = None) -> Tensor:
     """Standard Gaussian numbers, as `uniform`."""
     return torch.randn(shape, generator=generator, device=generator.device).to(device or generator.device)
+
+
+def chance(share: float, generator: torch.Generator) -> bool:
+    """Whether an event of this probability happens; drawn on the host, which would wait for a device's number."""
+    if generator.device.type != "cpu":  # bit 3 of a seed is free, see `step_seed`: independent of the step's streams
+        generator = torch.Generator().manual_seed(generator.initial_seed() ^ 8)
+    return bool(torch.rand((), generator=generator) < share)

@@ -4,8 +4,10 @@ Operations check that their tensors are on one device. Reading a value, an outpu
 copies between devices are what make the host wait.
 """
 
+import ast
 import contextlib
 import copy
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -17,9 +19,12 @@ from torch.utils._pytree import tree_leaves
 import dreamfusion
 from dreamfusion import system as system_module
 from dreamfusion.ops import backend
+from dreamfusion.ops.composite import reference as composite_reference
 from dreamfusion.ops.constants import constant
+from dreamfusion.ops.hash_grid import reference as hash_grid_reference
 from dreamfusion.ops.march import reference
 from dreamfusion.pocket.model.denoiser import WHITE
+from dreamfusion.randomness import Stream, chance, step_seed
 from dreamfusion.scene.lighting import Lighting
 from dreamfusion.scene.nerf import occupancy
 from dreamfusion.scene.shading import ALBEDO, LAMBERTIAN
@@ -122,8 +127,8 @@ def system():
     return copy.deepcopy(assemble(dreamfusion.compose(["prompt=a cat", "field.levels=4"])))
 
 
-@pytest.mark.parametrize("lit", [False, True], ids=["plain", "lit"])
-def test_a_step_waits_for_the_device_in_march_alone(system, on_meta, monkeypatch, lit):
+def step(system, monkeypatch, lit, mode):
+    """The loss of a step on the device, after the backward pass, in a dispatch mode."""
     prior = system.distillation.prior
     cameras = option("camera/orbit", size=64).sample(0.6, torch.Generator())
     moved(system.scene), moved(prior.model)
@@ -133,12 +138,88 @@ def test_a_step_waits_for_the_device_in_march_alone(system, on_meta, monkeypatch
     constant(WHITE, META, torch.float32)  # this and the next are copied in the first step
     prior._subject = torch.zeros(1, dtype=torch.int64, device=META)
     Waits.found.clear()
-    with Waits():
+    with mode:
         loss = system.training_step(cameras.to(META), 0)
         loss.backward()
+    return loss
+
+
+@pytest.mark.parametrize("lit", [False, True], ids=["plain", "lit"])
+def test_a_step_waits_for_the_device_in_march_alone(system, on_meta, monkeypatch, lit):
+    loss = step(system, monkeypatch, lit, Waits())
     assert loss.device == META
     assert Waits.found == ["_to_copy"]  # the cameras, packed, from pinned memory
     assert all(value.device == META for values in system.logged for value in values.values())
+
+
+class Dtypes(TorchDispatchMode):
+    """Records the dtypes of all results on the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.found |= {x.dtype for x in tree_leaves(result) if isinstance(x, torch.Tensor) and x.device == META}
+        return result
+
+
+@pytest.mark.parametrize("lit", [False, True], ids=["plain", "lit"])
+def test_the_reference_path_of_apples_gpus_has_only_dtypes_that_they_have(system, on_meta, monkeypatch, lit):
+    """They have neither float64 nor complex128."""
+    for module in (reference, hash_grid_reference, composite_reference):
+        monkeypatch.setattr(module, "widest_float", lambda device: backend.widest_float(torch.device("mps")))
+    dtypes = Dtypes()
+    step(system, monkeypatch, lit, dtypes)
+    assert dtypes.found <= {torch.float32, torch.int64, torch.int32, torch.bool}
+
+
+# The values that the kernels of a GPU read on the host, and why.
+READ = {
+    ("march/triton.py", "int(offsets[-1])"): "the number of samples, for which memory is allocated",
+    ("march/reference.py", "dense.nonzero(as_tuple=True)"): "the same",
+}
+
+
+def test_the_operations_of_a_gpu_read_no_other_value_on_the_host():
+    found = set()
+    for path in Path(backend.__file__).parent.glob("*/*.py"):
+        if path.stem not in ("triton", "cuda", "reference") or path.parent.name == "rasterize":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            method = node.func.attr if isinstance(node.func, ast.Attribute) else None
+            converts = isinstance(node.func, ast.Name) and node.func.id in ("int", "float", "bool")
+            reads = method in (*READS, "item", "tolist", "cpu", "numpy")
+            if reads or (converts and isinstance(node.args[0], ast.Subscript | ast.Call)):
+                found.add((f"{path.parent.name}/{path.name}", ast.unparse(node)))
+    assert found == set(READ) | ON_THE_HOST
+
+
+# Not of a tensor on the device.
+ON_THE_HOST = {
+    ("hash_grid/reference.py", "_index(x, y, z, layout, level).view(-1, 8).numpy()"),  # of `corner_entries`, a CPU's
+}
+
+
+def test_a_decision_of_the_host_reads_no_number_of_the_device():
+    class Generator:
+        device = META
+
+        def __init__(self, seed):
+            self.seed = seed
+
+        def initial_seed(self):
+            return self.seed
+
+    seeds = [step_seed(0, number, Stream.TRAINING) for number in range(2000)]
+    with Waits():
+        Waits.found.clear()
+        happened = [chance(0.1, Generator(seed)) for seed in seeds]
+    assert not Waits.found and sum(happened) / len(seeds) == pytest.approx(0.1, abs=0.03)
+    assert happened == [chance(0.1, Generator(seed)) for seed in seeds]
 
 
 def test_what_waits_for_a_device_is_recorded(on_meta):

@@ -14,6 +14,7 @@ from torch import Tensor
 from dreamfusion.diffusion.parameterization import alpha_sigma, noise_difference
 from dreamfusion.distillation.base import Distillation, Step
 from dreamfusion.guidance.prior import Adaptable, text_branch
+from dreamfusion.randomness import chance
 
 SNR_LIMIT = 5.0  # of the weight min(SNR, limit) on the error of x0_hat, gamma of Hang et al. 2023 (Min-SNR)
 
@@ -53,7 +54,7 @@ class VSD(Distillation):
         """The adapter's loss on the renders at a timestep from all of [0, T)."""
         generator, branch = step.generator, text_branch(step.conditioning)
         timestep = self.draw_timestep(len(step.latents), 0.0, 1.0, generator)
-        if torch.rand((), generator=generator, device=generator.device) < self.camera_dropout:
+        if chance(self.camera_dropout, generator):
             branch = replace(branch, unconditional=True)
         step = replace(step, timestep=timestep, abar=self.prior.alphas_cumprod[timestep])
         noisy, clean = self.perturb(step)

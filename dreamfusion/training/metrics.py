@@ -73,7 +73,10 @@ def norms_by_timestep(norms: Tensor, counts: Tensor) -> dict[str, float]:
 
 
 def memory_in_use(device: torch.device) -> float:
-    """Memory in GiB: the peak of the GPU if it trains, else what this process holds now."""
+    """Memory in GiB: the peak of torch's tensors on the GPU if it trains, else what this process holds now.
+
+    Not of tiny-cuda-nn's own allocator, nor CUDA's context: what the driver reports also counts other processes.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / GIB
     return psutil.Process().memory_info().rss / GIB

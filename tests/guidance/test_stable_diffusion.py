@@ -71,6 +71,16 @@ def test_texts_are_padded_and_cut_to_the_tokenizers_length_and_differ(prior):
     torch.testing.assert_close(prior.encode_text(["a cat"]).states[0], text.states[0])
 
 
+def test_compile_replaces_the_call_of_the_network_alone(folder, prior, monkeypatch):
+    """Whether the compiler's code is right is torch's matter; it takes minutes."""
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda call, **settings: compiled.append(call) or call)
+    other = option("guidance/sd", model=str(folder), compile=True)
+    assert compiled == [other._network._call_impl]
+    noisy, timestep, text = torch.ones(1, 4, 16, 16), torch.tensor([500]), prior.encode_text(["a cat"])
+    assert torch.equal(predict(other, noisy, timestep, text), predict(prior, noisy, timestep, text))
+
+
 def test_options_load(folder):
     prior = option("guidance/sd", model=str(folder), dtype="bfloat16", attention_slicing=True, channels_last=False).to(
         "cpu"

@@ -8,6 +8,8 @@ from options import available
 
 from dreamfusion.ops import precision
 from dreamfusion.ops.hash_field import hash_field
+from dreamfusion.ops.hash_field.reference import hash_field as composed
+from dreamfusion.ops.hash_grid import cpu as hash_grid_cpu
 from dreamfusion.ops.hash_grid import hash_encode
 from dreamfusion.ops.hash_grid.layout import HashGridLayout
 
@@ -146,6 +148,27 @@ def test_the_composition_over_triton_matches_the_reference(count):
     assert_agree(everything(SMALL, "triton", count), everything(SMALL, "torch", count))
 
 
+def test_the_composition_over_kernels_computes_no_gradient_that_is_dropped(monkeypatch):
+    """Not of the table for the input gradient, and none of the positions in the backward pass."""
+    called = []
+    for name in ("encode", "table_gradient", "position_gradient"):
+        kernel = getattr(hash_grid_cpu, name)
+        monkeypatch.setattr(hash_grid_cpu, name, lambda *g, n=name, k=kernel: called.append(n) or k(*g))
+    positions, parameters, *_ = scene(SMALL, 50)
+    output, input_gradient = composed(positions, *parameters, SMALL, True, "numba")
+    assert called == ["encode", "position_gradient"]
+    called.clear()
+    (output.sum() + input_gradient.square().sum()).backward()
+    assert sorted(called) == ["encode", "table_gradient", "table_gradient"]
+
+
+def test_the_composition_over_numba_matches_the_reference():
+    def network(*arguments):
+        return composed(*arguments, "numba")
+
+    assert_agree(everything(SMALL, network), everything(SMALL, "torch"))
+
+
 @pytest.mark.parametrize("layout", [WIDE, FINE, DENSE], ids=["wide", "fine", "dense"])
 def test_the_fused_field_matches_the_reference_for_other_layouts(layout):
     assert_agree(everything(layout, "numba"), everything(layout, "torch"))
@@ -244,13 +267,14 @@ def test_wrong_shapes_are_named():
 
 
 @pytest.mark.parametrize("with_input_gradient", [False, True])
-def test_the_composition_gives_float32_in_mixed_precision(with_input_gradient):
+@pytest.mark.parametrize("encoding", ["torch", "numba"])
+def test_the_composition_gives_float32_in_mixed_precision(encoding, with_input_gradient):
     """`trainer.precision=bf16-mixed` on a device without the fused kernels: compositing takes float32."""
     positions, parameters, *_ = scene(SMALL, 50)
     with torch.autocast("cpu", torch.bfloat16):
-        output, gradient = hash_field(positions, *parameters, SMALL, with_input_gradient, "torch")
+        output, gradient = composed(positions, *parameters, SMALL, with_input_gradient, encoding)
     assert output.dtype == torch.float32
-    exact, exact_gradient = hash_field(positions, *parameters, SMALL, with_input_gradient, "torch")
+    exact, exact_gradient = composed(positions, *parameters, SMALL, with_input_gradient, encoding)
     assert ((output - exact).abs().max() < 0.05 * exact.abs().max()).all()
     if with_input_gradient:
         assert gradient.dtype == torch.float32

@@ -36,6 +36,12 @@ class Encode(torch.autograd.Function):
         return *_EncodeGradient.apply(*ctx.saved_tensors, gradient, *settings), None, None  # type: ignore[attr-defined]
 
 
+def slope(positions: Tensor, table: Tensor, gradient: Tensor, layout: HashGridLayout, kernels: ModuleType) -> Tensor:
+    """J^T g (S, 3), differentiable in table and g; in the positions too only if they need a gradient."""
+    to_x: Tensor = _EncodeGradient.apply(positions, table, gradient, layout, kernels, (True, False))[0]
+    return to_x
+
+
 class _EncodeGradient(torch.autograd.Function):
     """(x, table, g) -> (J^T g, dy/dtable^T g), each only if needed: normals need no table gradient."""
 
