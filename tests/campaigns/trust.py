@@ -133,7 +133,9 @@ def long(folder: Path, size: int, rng: random.Random) -> str:
     assert compare_quarters(memory) < FLAT, f"memory grew: {memory}"
     assert compare_quarters(costs) < FLAT, f"the time of a step grew: {costs}"
     ratios = f"memory x {compare_quarters(memory):.3f}, processor time of a step x {compare_quarters(costs):.3f}"
-    return f"{size} steps: {ratios}; {statistics.median(costs) * 1000:.0f} ms a step, {max(memory) / 1e9:.2f} GB at most"
+    return (
+        f"{size} steps: {ratios}; {statistics.median(costs) * 1000:.0f} ms a step, {max(memory) / 1e9:.2f} GB at most"
+    )
 
 
 def prompts(folder: Path, size: int, rng: random.Random) -> str:
