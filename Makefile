@@ -25,7 +25,7 @@ tests: $(READY_FOR_TESTS)
 	.venv/bin/pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal
 
 # Hours: kills, fuzzed commands, a long run, many prompts, identical commands at once (docs/reliability.md).
-trust: $(READY)
+trust: $(READY_FOR_TESTS)
 	for campaign in together kill prompts long fuzz; do .venv/bin/python tests/campaigns/trust.py $$campaign || exit 1; done
 
 install: $(READY)

@@ -1,7 +1,6 @@
 """The Python API: `dream` makes a run, `compose` a configuration; both as the command line does."""
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from html import escape
@@ -17,7 +16,7 @@ from dreamfusion.cli.console import filter_messages
 from dreamfusion.cli.quoting import quote_texts
 from dreamfusion.cli.resolvers import register
 from dreamfusion.paths import CONFIGURATION
-from dreamfusion.runs.names import OUTPUTS, run_folder
+from dreamfusion.runs.names import OUTPUTS, moment, run_folder
 from dreamfusion.runs.results import read_result
 from dreamfusion.runs.summary import read_summary
 
@@ -108,7 +107,7 @@ def dream(
     filter_messages()
     prefer(cfg.ops)
     check(cfg)
-    name = time.strftime("%Y-%m-%d_%H-%M-%S")
+    name = moment()
     path = OUTPUTS / run_folder("train", prompt, None, name) if folder is None else Path(folder)
     outputs = Outputs(**{f.name: cfg.mode[f.name] for f in fields(Outputs)})
     return Run(run(cfg, path, outputs, callbacks=[LiveFigure()] if live else ()))

@@ -2,6 +2,7 @@
 
 import random
 import re
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from omegaconf import OmegaConf
 
 from dreamfusion.cli.quoting import quote_texts
 from dreamfusion.error import UserError
-from dreamfusion.runs.names import digest, run_folder, slug, study_of
+from dreamfusion.runs.names import TIME, digest, moment, run_folder, slug, study_of
 from dreamfusion.runs.resume import resumed
 from dreamfusion.runs.settings import plain
 
@@ -203,6 +204,13 @@ def test_long_or_wordless_prompts_get_distinct_folders():
 )
 def test_where_a_run_writes(arguments, folder):
     assert run_folder(*arguments) == folder
+
+
+def test_two_commands_of_the_same_second_have_two_folders():
+    first, second = (datetime(2026, 1, 2, 3, 4, 5, microsecond).strftime(TIME) for microsecond in (6, 7))
+    assert first != second
+    assert datetime.strptime(moment(), TIME)
+    assert (CONF / "config.yaml").read_text().count(f"${{now:{TIME}}}") == 2
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ def filter_messages() -> None:
         logger.propagate = False
     # Lightning's own use of PyTorch's tree functions.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).* is deprecated")
+    # nerfacc's docstrings, when Python 3.12 or newer compiles them at the first start.
+    warnings.filterwarnings("ignore", message=".*invalid escape sequence", category=SyntaxWarning)
 
 
 class Console(logging.StreamHandler):

@@ -1,7 +1,6 @@
 """`mode=train`: train one run, a run of a study, or a run for each prompt of a file."""
 
 import logging
-import time
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -12,7 +11,7 @@ from dreamfusion.paths import run_of
 from dreamfusion.runs.check import check
 from dreamfusion.runs.dream import Outputs, dream, run_in_study
 from dreamfusion.runs.lock import Locked
-from dreamfusion.runs.names import digest, relative_to_cwd, run_folder, study_of
+from dreamfusion.runs.names import digest, moment, relative_to_cwd, run_folder, study_of
 from dreamfusion.runs.prompt_list import run_list
 from dreamfusion.runs.refine import refine
 from dreamfusion.runs.results import check_objective, objective
@@ -41,7 +40,7 @@ class Train(Outputs):
         folder = relative_to_cwd(Path(hydra.runtime.output_dir))
         study = study_of(cfg.study, hydra.mode)
         if cfg.config is not None:  # Hydra chose the folder before the prompt was read from that file
-            name = time.strftime("%Y-%m-%d_%H-%M-%S") if study is None else digest(cfg)
+            name = moment() if study is None else digest(cfg)
             folder = relative_to_cwd(folder.resolve() / run_folder("train", cfg.prompt, None, name, study))
         if cfg.checkpoint is not None:
             folder = dream(cfg, run_of(Path(cfg.checkpoint)), self, Path(cfg.checkpoint))

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import unicodedata
+from datetime import datetime
 from pathlib import Path
 
 from hydra.types import RunMode
@@ -18,6 +19,7 @@ OWN_FOLDER = {
     "sample": "sample",
     "image": "image",
 }  # in outputs/, by the mode that creates runs
+TIME = "%Y-%m-%d_%H-%M-%S-%f"  # of a run outside of a study, as in conf/config.yaml; two commands of a second differ
 STUDY = "multirun"  # the study of an unnamed multirun
 # Settings that do not change the result: two runs that differ only in these are the same run.
 IGNORED = (
@@ -41,6 +43,11 @@ def run_folder(mode: str, prompt: object, checkpoint: str | None, name: str, stu
         return "."
     group = OWN_FOLDER[mode] if study is None else f"studies/{slug(study)}"
     return f"{group}/{slug(str(prompt))}/{name}"
+
+
+def moment() -> str:
+    """The name of a run that begins now."""
+    return datetime.now().strftime(TIME)
 
 
 def study_of(study: str | None, hydra_mode: RunMode | None) -> str | None:

@@ -4,7 +4,6 @@ python tests/campaigns/trust.py kill --size 200      # or: fuzz, long, prompts, 
 """
 
 import argparse
-import csv
 import os
 import random
 import re
@@ -17,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -123,22 +123,26 @@ def fuzz(folder: Path, size: int, rng: random.Random) -> str:
 
 def long(folder: Path, size: int, rng: random.Random) -> str:
     """One run of `size` steps: the memory and the speed of its last quarter are those of its second."""
-    process = start(folder, "prompt=a cat", "study=long", *SMALL, f"trainer.max_steps={size}", "camera.size=32")
-    memory = sampled(process)
+    seldom = ["mode.checkpoint_every=500", "mode.preview_every=1000", "trainer.log_every_n_steps=10"]
+    process = start(folder, "prompt=a cat", "study=long", *SMALL, *seldom, f"trainer.max_steps={size}")
+    steps, memory, seconds = zip(*sampled(process), strict=True)
     assert process.returncode == 0, "the long run failed"
-    speeds = [
-        float(row["speed/steps_per_second"]) for row in all_rows(only_run(folder)) if row["speed/steps_per_second"]
+    costs = [
+        (after[0] - before[0]) / (after[1] - before[1]) for before, after in pairwise(zip(seconds, steps, strict=True))
     ]
     assert compare_quarters(memory) < FLAT, f"memory grew: {memory}"
-    assert 1 / compare_quarters(speeds) < FLAT, "the speed fell"
-    return f"{size} steps: memory x {compare_quarters(memory):.3f}, speed x {compare_quarters(speeds):.3f}"
+    assert compare_quarters(costs) < FLAT, f"the time of a step grew: {costs}"
+    ratios = f"memory x {compare_quarters(memory):.3f}, processor time of a step x {compare_quarters(costs):.3f}"
+    return (
+        f"{size} steps: {ratios}; {statistics.median(costs) * 1000:.0f} ms a step, {max(memory) / 1e9:.2f} GB at most"
+    )
 
 
 def prompts(folder: Path, size: int, rng: random.Random) -> str:
     """`size` prompts in one process: its memory after the last is that after the first few."""
     (folder / "prompts.txt").write_text("".join(f"a cat number {number}\n" for number in range(size)))
     process = start(folder, "prompts.file=prompts.txt", "study=many", *SMALL, "trainer.max_steps=2")
-    memory = sampled(process)
+    _, memory, _ = zip(*sampled(process), strict=True)
     finished = len(list(folder.glob("outputs/studies/many/*/*/result.json")))
     assert (process.returncode, finished) == (0, size)
     assert compare_quarters(memory) < FLAT, f"memory grew: {memory}"
@@ -158,20 +162,16 @@ def together(folder: Path, size: int, rng: random.Random) -> str:
     return f"{size} identical multiruns at once, and again: one run, made once; all exit 0"
 
 
-def sampled(process: subprocess.Popen[str]) -> list[int]:
-    """Resident bytes of a command after each line of its output."""
+def sampled(process: subprocess.Popen[str]) -> list[tuple[int, int, float]]:
+    """After each line of a command's progress: the step or prompt, resident bytes, and seconds of processor time."""
     assert process.stdout is not None
-    watched, memory = psutil.Process(process.pid), []
+    watched, samples = psutil.Process(process.pid), []
     for line in process.stdout:
-        if re.match(r"\d+/\d+ |prompt \d+", line):
-            memory.append(watched.memory_info().rss)
+        if found := re.match(r"(?:prompt )?(\d+)(?:/| of )\d+\b", line):
+            times = watched.cpu_times()
+            samples.append((int(found[1]), watched.memory_info().rss, times.user + times.system))
     process.wait()
-    return memory
-
-
-def all_rows(run: Path) -> list[dict[str, str]]:
-    with (run / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+    return samples
 
 
 def compare_quarters(values: Sequence[float]) -> float:
