@@ -3,7 +3,7 @@ PYTHON ?= python3
 PROMPT ?= a cat
 READY := .venv/.ready
 READY_FOR_TESTS := .venv/.ready-for-tests
-PIP := .venv/bin/pip install --quiet --disable-pip-version-check --no-compile --no-deps
+PIP := .venv/bin/pip install --quiet --disable-pip-version-check --no-deps
 # Khronos' check of GLB files, for a test that is skipped where there is no npm.
 VALIDATOR := gltf-validator@2.0.0-dev.3.10
 
