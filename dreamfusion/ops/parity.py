@@ -15,6 +15,7 @@ from dreamfusion.ops.hash_grid import hash_encode
 from dreamfusion.ops.hash_grid.layout import HashGridLayout
 from dreamfusion.ops.march import march
 from dreamfusion.ops.rasterize.differentiable import interpolate, visible
+from dreamfusion.ops.splat import Screen, splat
 from dreamfusion.types import RayBundle, RaySamples
 
 LAYOUT = HashGridLayout(levels=6, features=2, log2_table_size=10, base_resolution=4, max_resolution=64)  # dense, hashed
@@ -147,6 +148,23 @@ def _rasterize(backend: str, device: torch.device, generator: torch.Generator) -
     return {"faces": seen, "1 / depth": nearest, "values": values, "points": gradients[0], "attributes": gradients[1]}
 
 
+def _splat(backend: str, device: torch.device, generator: torch.Generator) -> Outputs:
+    """Gaussians of all sizes, some of them cut by the border, behind the camera or too faint."""
+    drawn = torch.rand(2, 60, 7, generator=generator)
+    means = _leaf(drawn[..., :2] * torch.tensor([44.0, 34.0]) - 5, device)
+    width, height, turn = (0.5 + 5 * drawn[..., 2]) ** -2, (0.5 + 5 * drawn[..., 3]) ** -2, drawn[..., 4] - 0.5
+    conics = _leaf(torch.stack([width, turn * (width * height).sqrt(), height], dim=-1), device)
+    depths = (drawn[..., 5] + 1 - 2 * torch.arange(60).gt(55)).clamp(min=0).to(device)
+    opacities = _leaf(torch.linspace(0, 1, 60), device)
+    features = _leaf(torch.randn(2, 60, 4, generator=generator), device)
+    values, opacity = splat(Screen(means, conics, depths), opacities, features, 24, 34, backend)
+    along = torch.randn(2, 24, 34, 5, generator=generator).to(device)
+    loss = (values * along[..., :4]).sum() + (opacity * along[..., 4]).sum()
+    names = ("means", "conics", "opacities", "features")
+    gradients = torch.autograd.grad(loss, (means, conics, opacities, features))
+    return {"values": values, "opacity": opacity, **dict(zip(names, gradients, strict=True))}
+
+
 def _samples(generator: torch.Generator, device: torch.device, backend: str) -> RaySamples:
     origins = torch.nn.functional.normalize(torch.randn(RAYS, 3, generator=generator), dim=-1) * 3
     towards = torch.randn(RAYS, 3, generator=generator) * 0.6 - origins  # some rays miss the sphere
@@ -177,5 +195,6 @@ _CASES = {
     "composite": _composite,
     "render_feature_volume": _feature_volume,
     "rasterize": _rasterize,
+    "splat": _splat,
 }
 OPERATIONS = tuple(_CASES)
