@@ -83,7 +83,9 @@ class DreamFusion(L.LightningModule):
         return loss
 
     def on_after_backward(self) -> None:
-        self.scene.after_backward(self.global_step)
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        self.scene.after_backward(self.global_step, optimizer)
 
     def configure_optimizers(self) -> Any:
         groups, others = self.scene.parameter_groups(), self.distillation.parameter_groups()

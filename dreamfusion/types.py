@@ -234,6 +234,21 @@ class GuidanceOutput(Movable):
 
 
 @dataclass(frozen=True, eq=False)
+class Gaussians(Movable):
+    """N anisotropic 3D Gaussians."""
+
+    means: Tensor  # (N, 3) scene units
+    scales: Tensor  # (N, 3) standard deviations along the axes, scene units
+    rotations: Tensor  # (N, 4) quaternions w, x, y, z, not normalised
+    opacities: Tensor  # (N,) in [0, 1]
+    colors: Tensor  # (N, 3) in [0, 1]
+
+    def __post_init__(self) -> None:
+        n = len(self.opacities)
+        check_shapes(self, means=(n, 3), scales=(n, 3), rotations=(n, 4), opacities=(None,), colors=(n, 3))
+
+
+@dataclass(frozen=True, eq=False)
 class Mesh:
     """A triangle mesh in scene units, faces counter-clockwise seen from outside."""
 

@@ -1,5 +1,6 @@
 """Extract a mesh from a scene: density threshold by silhouette, isosurface, colours and size (stage 14)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -22,9 +23,9 @@ from dreamfusion.phases import phase
 from dreamfusion.scene.base import Scene
 from dreamfusion.scene.nerf.renderer import RayRender
 from dreamfusion.scene.nerf.scene import NeRF
-from dreamfusion.scene.picture import render_picture, strips
+from dreamfusion.scene.picture import render_picture, render_views, strips
 from dreamfusion.scene.shading import LAMBERTIAN
-from dreamfusion.types import Cameras, FieldOutput, Mesh
+from dreamfusion.types import Cameras, FieldOutput, Mesh, RaySamples
 
 VIEWS, SIZE = 16, 128  # held-out cameras for the silhouette: number, pixels a side
 ELEVATIONS = (0.0, 25.0)  # degrees, alternating between cameras
@@ -63,12 +64,13 @@ def extract_surface(scene: Scene, orbit: Orbit, export: ExportSettings) -> Surfa
     own = scene.surface()
     if own is not None:
         return _finished(scene, own, orbit, export)
-    if not isinstance(scene, NeRF):
-        raise UserError(f"{type(scene).__name__} has no surface() and is no NeRF, whose density has one")
     with phase("mesh"):
-        fit = None if export.threshold != "auto" else fit_threshold(scene, orbit)
+        volume = scene.volume()
+        if volume is None:
+            raise UserError(f"{type(scene).__name__} has neither a surface() nor a volume() to extract one from")
+        fit = None if export.threshold != "auto" else fit_threshold(scene, orbit, volume)
         threshold = float(export.threshold) if fit is None else fit.threshold
-        inner: Density = scene.field.density
+        inner: Density = volume.field.density
         if fit is not None and export.visual_hull:
             threshold = fit.lowered
             inner = intersect_visual_hull(inner, threshold, fit.cameras, fit.opacity)
@@ -77,8 +79,8 @@ def extract_surface(scene: Scene, orbit: Orbit, export: ExportSettings) -> Surfa
             return inner(positions.to(scene.device)).cpu()
 
         try:
-            level = (lambda occupancy: SURFACE) if fit is None or export.blur == 0 else partial(fit_level, scene, fit)
-            mesh = extract_mesh(density, scene.field.radius, threshold, export, level)
+            level = (lambda occupancy: SURFACE) if fit is None or export.blur == 0 else partial(fit_level, volume, fit)
+            mesh = extract_mesh(density, volume.field.radius, threshold, export, level)
         except EmptyFieldError as error:
             cameras = cameras_around(orbit)
             seen = np.stack([render_picture(scene, cameras.one(view)).opacity for view in range(len(cameras))])
@@ -86,7 +88,7 @@ def extract_surface(scene: Scene, orbit: Orbit, export: ExportSettings) -> Surfa
                 f"{error}; the opacity of the renders is {seen.min():.3g} to {seen.max():.3g}"
             ) from error
     watertight = is_watertight(mesh.vertices, mesh.faces)
-    mesh = _painted(scene, mesh, surface_color(scene, export.color_depth), orbit, export, DEPTHS)
+    mesh = _painted(scene, mesh, surface_color(volume, export.color_depth), orbit, export, DEPTHS)
     return Surface(mesh, threshold, None if fit is None else fit.iou, watertight)
 
 
@@ -150,19 +152,32 @@ def surface_color(scene: NeRF, depth: float) -> Color:
 
 
 @torch.no_grad()
-def fit_threshold(scene: NeRF, orbit: Orbit) -> Fit:
-    """Find the threshold from renders of the scene."""
+def fit_threshold(scene: Scene, orbit: Orbit, volume: NeRF | None = None) -> Fit:
+    """Find the threshold from renders of the scene; `volume` is that of a scene that is no NeRF."""
     cameras = cameras_around(orbit).to(scene.device)
     densities, opacities = [], []
-    for out in strips(scene, cameras):
-        assert isinstance(out, RayRender)
-        density = scene.field.density(out.samples.positions)
-        densities.append(max_density_per_ray(out.samples.ray, density, len(out.directions)))
-        opacities.append(out.opacity.flatten())
+    volume = scene.volume() if volume is None else volume
+    assert volume is not None
+    for samples, opacity in _seen(scene, volume, cameras):
+        density = volume.field.density(samples.positions)
+        densities.append(max_density_per_ray(samples.ray, density, len(opacity)))
+        opacities.append(opacity)
     density, opacity = torch.cat(densities), torch.cat(opacities)
     threshold, iou = find_threshold(density, opacity)
     images = opacity.view(len(cameras), 1, SIZE, SIZE)
     return Fit(threshold, iou, lowered(threshold, density, opacity), cameras, images)
+
+
+def _seen(scene: Scene, volume: NeRF, cameras: Cameras) -> Iterator[tuple[RaySamples, Tensor]]:
+    """Samples of the volume along the rays of the cameras, and the opacity (R,) of the scene there, part by part."""
+    if volume is scene:
+        for out in strips(scene, cameras):
+            assert isinstance(out, RayRender)
+            yield out.samples, out.opacity.flatten()
+        return
+    for view in range(len(cameras)):
+        camera = cameras.one(view)
+        yield volume.renderer.sample(cast_rays(camera), None), render_views(scene, camera).opacity.flatten()
 
 
 def fit_level(scene: NeRF, fit: Fit, occupancy: np.ndarray) -> float:

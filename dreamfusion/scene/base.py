@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from dreamfusion.error import UserError
 from dreamfusion.scene.shading import ALBEDO, Shading
-from dreamfusion.types import Cameras, Mesh, RenderOutput
+from dreamfusion.types import Cameras, Gaussians, Mesh, RenderOutput
 
 if TYPE_CHECKING:
     from dreamfusion.ops.rasterize import RasterMesh  # imports numba
+    from dreamfusion.scene.nerf.scene import NeRF  # a Scene
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ class Scene(nn.Module):
     def before_step(self, step: int) -> None:
         """Update acceleration structures before training step `step`."""
 
-    def after_backward(self, step: int) -> None:
-        """Densify or prune primitives after the backward pass of `step`."""
+    def after_backward(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        """Densify or prune primitives, and their state in the optimizer, after the backward pass of `step`."""
 
     def regularizers(self) -> Mapping[str, Term]:
         """Regularisers by name that exist for this scene type only, in addition to IMAGE_TERMS of `loss.py`."""
@@ -81,7 +82,7 @@ class Scene(nn.Module):
         return {}
 
     def surface(self) -> Mesh | None:
-        """Triangle mesh of a scene that has one; None for a NeRF, whose surface is extracted from its density.
+        """Triangle mesh of a scene that has one; None for one whose surface is extracted from its `volume`.
 
         One without colours gets a texture from `surface_albedo`.
         """
@@ -90,6 +91,14 @@ class Scene(nn.Module):
     def surface_albedo(self, positions: Tensor) -> Tensor:
         """Albedo (N, 3) at points (N, 3) of a surface without colours."""
         raise NotImplementedError
+
+    def volume(self) -> "NeRF | None":
+        """Density and albedo of a scene that has them; its surface is where the silhouettes match its renders."""
+        return None
+
+    def gaussians(self) -> Gaussians | None:
+        """The Gaussians of a scene that consists of them."""
+        return None
 
     def start_from(self, mesh: "RasterMesh") -> None:
         """Take shape and colours of a mesh in scene units.

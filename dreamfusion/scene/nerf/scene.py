@@ -37,6 +37,9 @@ class NeRF(Scene):
         render: RayRender = self.renderer(cameras, self.field, behind, shading, with_normal, generator, rows)
         return render
 
+    def volume(self) -> "NeRF":
+        return self
+
     def bytes_per_ray(self, with_normal: bool) -> int:
         return self.renderer.most_samples * (SAMPLE_BYTES_WITH_NORMAL if with_normal else SAMPLE_BYTES)
 

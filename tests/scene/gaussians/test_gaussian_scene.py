@@ -1,0 +1,226 @@
+from collections import defaultdict
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from options import export_settings, option
+from training import assert_same
+
+from dreamfusion.error import UserError
+from dreamfusion.mesh.extract import extract_surface
+from dreamfusion.mesh.metrics import compare
+from dreamfusion.ops.rasterize import RasterMesh
+from dreamfusion.scene.gaussians.growth import Growth
+from dreamfusion.scene.gaussians.scene import GaussianScene
+from dreamfusion.scene.picture import render_picture, render_views
+from dreamfusion.scene.shading import LAMBERTIAN
+
+ORBIT = option("camera/orbit")
+BALL = trimesh.creation.icosphere(4, 0.7)
+SEEN = 0.79  # its radius as 1,500 Gaussians: two standard deviations more
+
+
+def growth(**changes):
+    return Growth(**({"every": 2, "until": 100, "share": 0.2, "split": 0.05, "faint": 0.01} | changes))
+
+
+def make(count=60, most=100, **changes):
+    torch.manual_seed(0)
+    settings = {"radius": 1.0, "ball": 0.5, "opacity": 0.1, "growth": growth()} | changes
+    return GaussianScene(option("background/constant"), count=count, most=most, **settings)
+
+
+def view(size=24):
+    return ORBIT.view(torch.tensor([20.0, 200.0]), 15.0, size, size)
+
+
+def colored(mesh):
+    """Red on the right, blue on the left."""
+    colors = np.where(mesh.vertices[:, :1] > 0, [[0.9, 0.1, 0.1]], [[0.1, 0.1, 0.9]])
+    return RasterMesh(np.asarray(mesh.vertices), np.asarray(mesh.faces), colors=colors)
+
+
+def adam(scene):
+    return torch.optim.Adam(scene.parameters(), lr=1e-2)
+
+
+def train(scene, optimizer, steps):
+    """Towards a red picture."""
+    counts = []
+    for step in steps:
+        optimizer.zero_grad()
+        out = scene.render(view(), generator=torch.Generator().manual_seed(step))
+        (out.rgb - torch.tensor([1.0, 0.0, 0.0])[:, None, None]).square().sum().backward()
+        scene.after_backward(step, optimizer)
+        optimizer.step()
+        counts.append(int(scene.count))
+    return counts
+
+
+def started(count=1500):
+    scene = make(count, count)
+    scene.start_from(colored(BALL))
+    return scene
+
+
+@torch.no_grad()
+def test_a_start_is_drawn_with_the_depth_normals_and_colours_of_its_mesh():
+    scene, cameras = started(), view(64)
+    out = scene.render(cameras, LAMBERTIAN)
+    # A ball of radius r at distance a is a disc of the tangent r / sqrt(a^2 - r^2).
+    tangent = SEEN / np.sqrt(9 - SEEN**2) / np.tan(np.radians(20.0))
+    assert float(out.opacity.mean()) == pytest.approx(np.pi * (tangent / 2) ** 2, rel=0.1)
+    seen = render_picture(scene, cameras.one(0), with_normal=True)
+    assert float(np.median(seen.depth[28:36, 28:36])) == pytest.approx(2.3, abs=0.08)
+    towards = torch.nn.functional.normalize(cameras.camera_to_world[0, :, 3], dim=0).numpy()
+    assert float((seen.normal[24:40, 24:40] @ towards).mean()) > 0.85
+    np.testing.assert_allclose(seen.color[32, 44], [0.9, 0.1, 0.1], atol=0.1)
+    assert float(out.rgb[0, :, 32, 44].max()) < 0.9  # shaded
+
+
+@torch.no_grad()
+def test_strips_give_the_same_picture_as_the_whole():
+    scene, cameras = started(300), view(32).one(0)
+    whole = scene.render(cameras, LAMBERTIAN)
+    parts = [scene.render(cameras, LAMBERTIAN, rows=slice(top, top + 8)) for top in range(0, 32, 8)]
+    torch.testing.assert_close(torch.cat([part.rgb for part in parts], dim=2), whole.rgb)
+    assert render_views(scene, cameras).rgb.shape == (1, 3, 32, 32)
+
+
+def test_the_export_gives_back_the_shape_and_colours_of_a_start():
+    scene = started().requires_grad_(False)
+    found = extract_surface(scene, ORBIT, export_settings(texture=0, resolution=48))
+    assert found.watertight
+    assert np.linalg.norm(found.mesh.vertices, axis=1) == pytest.approx(SEEN, abs=0.03)
+    metrics = compare(scene, ORBIT, found.mesh)
+    assert metrics.iou > 0.95
+    assert metrics.color_difference < 0.06
+
+
+def test_every_parameter_has_a_learning_rate_and_only_the_gaussians_a_gradient():
+    scene = make()
+    scene.render(view(), generator=torch.Generator()).rgb.square().sum().backward()
+    groups = scene.parameter_groups()
+    assert {id(p) for group in groups.values() for p in group} == {id(p) for p in scene.parameters()}
+    assert set(groups) == {"position", "color", "opacity", "scale", "rotation", "network"}
+    for name in ("position", "color", "opacity", "scale"):
+        gradient = getattr(scene, name).grad
+        assert gradient[:60].any() and not gradient[60:].any()
+
+
+def test_those_that_the_gradient_pulls_most_are_doubled_until_there_are_enough():
+    scene = make()
+    assert train(scene, adam(scene), range(7)) == [60, 60, 72, 72, 86, 86, 100]
+    stay, doubled = growth().choose(torch.tensor([True, False, True, True, True]), torch.tensor([1.0, 9, 3, 2, 0]), 9)
+    assert stay.tolist() == [0, 2, 3, 4] and doubled.tolist() == [2]
+
+
+def test_the_picture_hardly_changes_when_gaussians_are_copied():
+    scene = make(growth=growth(share=1.0, every=1, split=10.0))
+    with torch.no_grad():
+        before = scene.render(view()).opacity
+        scene.pull[:60], scene.views[:60] = 1.0, 1.0
+        scene.after_backward(1)
+        after = scene.render(view()).opacity
+    assert int(scene.count) == 100
+    assert float((after - before).abs().mean()) < 0.005
+
+
+@pytest.mark.parametrize("split", [1e-4, 10.0], ids=["split", "copied"])
+def test_moments_follow_their_gaussians_and_those_of_new_ones_are_zero(split):
+    scene = make(growth=growth(split=split))
+    optimizer = adam(scene)
+    train(scene, optimizer, range(2))
+    for p in scene.parameters():
+        p.grad = None
+    moments = optimizer.state[scene.position]["exp_avg"]
+    with torch.no_grad():
+        scene.color[:60] = torch.arange(60.0)[:, None]  # names each one
+        scene.opacity[10] = -20.0  # faint
+        moments[:60] = torch.arange(60.0)[:, None]
+        scene.pull[:60] = torch.arange(60.0)
+    scene.after_backward(2, optimizer)
+    assert int(scene.count) == 59 + 12
+    names = scene.color[:71, 0].detach().round().long()
+    assert 10 not in names
+    assert names[59:].tolist() == list(range(59, 47, -1))
+    again = torch.isin(names, names[59:]) if split < 1 else torch.arange(71) >= 59
+    assert torch.equal(moments[:71, 0], torch.where(again, 0.0, names.float()))
+    assert not moments[71:].any()
+
+
+def test_a_split_gaussian_becomes_two_smaller_ones_with_its_mean_and_variance():
+    scene = make(4, 8, growth=growth(share=0.25, split=0.01))
+    with torch.no_grad():
+        scene.position[:4], scene.scale[:4] = 0.0, torch.tensor([0.3, 0.1, 0.05]).log()
+        scene.pull[0] = 1.0
+    scene.after_backward(2)
+    pair = scene.position.detach()[[0, 4]]
+    torch.testing.assert_close(pair.mean(0), torch.zeros(3))
+    width = scene.scale.detach()[[0, 4]].exp()
+    torch.testing.assert_close(width[:, 0].square() + pair[:, 0].square(), torch.full((2,), 0.09))
+
+
+def test_what_is_faint_or_has_left_the_ball_is_removed_but_never_all():
+    scene = make()
+    with torch.no_grad():
+        scene.position[3] = 2.0
+        scene.opacity[5] = -9.0
+    scene.growth = growth(share=0.0)
+    scene.after_backward(2)
+    assert int(scene.count) == 58
+    with torch.no_grad():
+        scene.opacity.fill_(-9.0)
+    scene.after_backward(4)
+    assert int(scene.count) == 58
+
+
+def test_training_resumes_bit_for_bit_with_the_number_of_gaussians():
+    whole, first = make(), make()
+    optimizers = adam(whole), adam(first)
+    train(whole, optimizers[0], range(9))
+    train(first, optimizers[1], range(5))
+    again = make(opacity=0.5)
+    again.load_state_dict(first.state_dict())
+    third = adam(again)
+    third.load_state_dict(optimizers[1].state_dict())
+    assert int(again.count) == 86
+    train(again, third, range(5, 9))
+    assert_same(dict(again.state_dict()), dict(whole.state_dict()))
+    assert_same(third.state_dict(), optimizers[0].state_dict())
+
+
+def test_gaussians_take_the_colour_and_outline_of_a_picture():
+    scene, wanted = make(200, 200, growth=growth(every=0)), started()
+    with torch.no_grad():
+        goal = wanted.render(view())
+    rates = defaultdict(lambda: 0.02, color=0.1, opacity=0.1)
+    optimizer = torch.optim.Adam(
+        [{"params": group, "lr": rates[name]} for name, group in scene.parameter_groups().items() if group]
+    )
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = (scene.render(view()).rgb - goal.rgb).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.1 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"count": 2}, "scene.count=5000"), ({"opacity": 1.5}, "allowed 0 to 1"), ({"ball": 2.0}, "scene.ball 2.0")],
+)
+def test_a_value_that_is_not_allowed_is_refused(settings, said):
+    with pytest.raises(ValueError, match=said):
+        make(**settings)
+    with pytest.raises(ValueError, match=r"scene\.growth\.every=50"):
+        growth(every=-1)
+
+
+def test_a_mesh_of_which_nothing_is_seen_is_refused():
+    flat = RasterMesh(np.zeros((3, 3)), np.array([[0, 1, 2]]))
+    with pytest.raises(UserError, match="nothing is seen of the mesh"):
+        make().start_from(flat)
