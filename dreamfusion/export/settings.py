@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from dreamfusion.error import UserError
 
 FORMATS = ("glb", "obj", "ply", "stl", "usdz")
+SPLAT = "splat"  # Gaussians, beside a mesh in the first format
 FINEST = 1024  # cells a side; needs about eight times the memory of 512, the largest resolution measured
 ABOVE_ZERO = sys.float_info.min
 
@@ -27,7 +28,7 @@ class Allowed(NamedTuple):
 
 
 ALLOWED = {
-    "format": Allowed(f"the formats are {', '.join(FORMATS)}", choices=FORMATS),
+    "format": Allowed(f"the formats are {', '.join((*FORMATS, SPLAT))}", choices=(*FORMATS, SPLAT)),
     "resolution": Allowed(f"it is 8 to {FINEST} cells a side", 8, FINEST),
     "min_piece": Allowed("it is a share of the largest piece, 0 to 1", 0, 1),
     "threshold": Allowed("it is auto, or a density above 0", ABOVE_ZERO, choices=("auto",)),

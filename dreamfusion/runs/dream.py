@@ -25,7 +25,8 @@ from dreamfusion.camera.orbit import Orbit
 from dreamfusion.checkpoint import load_scene
 from dreamfusion.error import UserError, check_positive
 from dreamfusion.evaluation.prior_score import prior_score
-from dreamfusion.export.settings import ExportSettings
+from dreamfusion.export.settings import SPLAT, ExportSettings
+from dreamfusion.export.splats import splats_of
 from dreamfusion.files import check_finite, replacing
 from dreamfusion.guidance.prior import check_groups
 from dreamfusion.mesh.density_grid import EmptyFieldError
@@ -130,6 +131,8 @@ def _dream(
         orbit: Orbit = instantiate(cfg.camera)
         preflight(cfg, folder, outputs)
         system = assemble(cfg)
+        if cfg.export.format == SPLAT:
+            splats_of(system.scene)
         check_groups(system.distillation.prior, orbit.group)
         load_weights(system, cfg, resume)
         loggers: list[Logger] = instantiate(cfg.logger)(folder=folder, name=str(cfg.prompt))

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from dreamfusion.checkpoint import TrainedScene
-from dreamfusion.export.settings import ExportSettings
+from dreamfusion.export.settings import FORMATS, SPLAT, ExportSettings
+from dreamfusion.export.splats import splats_of, write_ply, write_splat
 from dreamfusion.export.writer import MILLIMETRES, Finish, write_mesh
 from dreamfusion.image import write_image
 from dreamfusion.mesh.extract import Surface, extract_surface, longest_side, placed
@@ -52,12 +53,14 @@ def export_scene(scene: TrainedScene, export: ExportSettings) -> Exported:
 
     Raises:
         EmptyFieldError: the scene is empty.
+        UserError: export=splat for a scene without Gaussians.
     """
     started = time.monotonic()
+    splats = splats_of(scene.scene) if export.format == SPLAT else None
     surface = extract_surface(scene.scene, scene.camera, export)  # logs its phases
     with phase("check"):
         metrics = compare(scene.scene, scene.camera, surface.mesh)
-    path = scene.run / f"mesh.{export.format}"
+    path = scene.run / f"mesh.{FORMATS[0] if export.format == SPLAT else export.format}"
     metadata = {
         "prompt": str(scene.config.prompt),
         "seed": str(scene.config.seed),
@@ -68,6 +71,10 @@ def export_scene(scene: TrainedScene, export: ExportSettings) -> Exported:
         "color_difference": f"{metrics.color_difference:.4f}",
         "watertight": str(surface.watertight).lower(),
     }
+    if splats is not None:
+        head = {name: metadata[name] for name in ("prompt", "seed", "steps")}
+        write_ply(splats, scene.run / "splats.ply", head)
+        write_splat(splats, scene.run / "splats.splat")
     finish = Finish(export.roughness, export.double_sided, unlit=export.lit)
     mesh = placed(surface.mesh, export.size, export.up)
     metadata |= {"up": str(export.up), "metres_per_unit": f"{longest_side(mesh) / longest_side(surface.mesh):.6g}"}

@@ -1,0 +1,70 @@
+"""Write Gaussians for splat viewers: as .ply in the layout of Kerbl et al. 2023, and as .splat.
+
+Viewers assume the axes of COLMAP, y down and z away from the viewer: the scene is turned by 180 degrees about x.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dreamfusion import __version__
+from dreamfusion.error import UserError
+from dreamfusion.files import replacing
+from dreamfusion.scene.base import Scene
+from dreamfusion.types import Gaussians
+
+C0 = 0.28209479177387814  # of the spherical harmonic of degree 0: colour = 0.5 + C0 f_dc
+SURE = 1e-6  # distance of an opacity from 0 and 1, whose logit is infinite
+NAMES = [
+    *("x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", "opacity"),
+    *("scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"),
+]
+
+
+def splats_of(scene: Scene) -> Gaussians:
+    """The Gaussians of a scene.
+
+    Raises:
+        UserError: it has none.
+    """
+    found = scene.gaussians()
+    if found is None:
+        raise UserError(
+            f"export=splat needs Gaussians, and this scene is a {type(scene).__name__}; type export=glb, or "
+            "train one with scene=gaussians"
+        )
+    return found
+
+
+def write_ply(gaussians: Gaussians, path: Path, metadata: Mapping[str, str]) -> None:
+    """Binary little-endian .ply: colours as spherical harmonics, logits of opacities, logarithms of scales."""
+    means, rotations = _turned(gaussians)
+    opacity = gaussians.opacities.clamp(SURE, 1 - SURE).logit()[:, None]
+    colors, scales = (gaussians.colors - 0.5) / C0, gaussians.scales.log()
+    rows = torch.cat([means, torch.zeros_like(means), colors, opacity, scales, rotations], dim=1)
+    comments = [f"comment {' '.join(f'{key}: {value}'.split())}" for key, value in metadata.items()]
+    header = [
+        *("ply", "format binary_little_endian 1.0", f"comment dreamfusion {__version__}", *comments),
+        *(f"element vertex {len(rows)}", *(f"property float {name}" for name in NAMES), "end_header\n"),
+    ]
+    with replacing(path) as draft:
+        draft.write_bytes("\n".join(header).encode() + rows.cpu().numpy().astype("<f4").tobytes())
+
+
+def write_splat(gaussians: Gaussians, path: Path) -> None:
+    """.splat: 32 bytes a Gaussian, the most visible first: place, scales as float32, colour, rotation as bytes."""
+    means, rotations = _turned(gaussians)
+    order = (gaussians.scales.prod(1) * gaussians.opacities).argsort(descending=True, stable=True)
+    floats = torch.cat([means, gaussians.scales], dim=1)[order].cpu().numpy().astype("<f4")
+    tint = torch.cat([gaussians.colors, gaussians.opacities[:, None]], dim=1) * 255
+    small = torch.cat([tint, rotations * 128 + 128], dim=1)[order].round().clamp(0, 255).byte().cpu().numpy()
+    with replacing(path) as draft:
+        draft.write_bytes(np.concatenate([floats.view(np.uint8), small], axis=1).tobytes())
+
+
+def _turned(gaussians: Gaussians) -> tuple[torch.Tensor, torch.Tensor]:
+    """Means and unit quaternions of the Gaussians, turned by 180 degrees about x: the quaternion (0, 1, 0, 0)."""
+    w, x, y, z = torch.nn.functional.normalize(gaussians.rotations, dim=-1).unbind(-1)
+    return gaussians.means * gaussians.means.new_tensor([1.0, -1.0, -1.0]), torch.stack([-x, w, -z, y], dim=-1)
