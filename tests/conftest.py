@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -29,12 +30,17 @@ CONF = Path(__file__).parents[1] / "conf"
 
 
 def pytest_configure(config):
-    """Give each pytest-xdist worker its own numba cache, and child processes one thread.
+    """Give each pytest-xdist worker its own numba cache, child processes one thread, and signals their effect.
+
+    Behind `nohup` and `&`, SIGHUP and SIGINT are ignored, also by child processes.
 
     numba numbers the cache files of a function's variants: two processes that compile different variants of one
     function at the same time write the same file, and a later process would load the wrong machine code.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker:
         os.environ["NUMBA_CACHE_DIR"] = str(Path(config.rootpath, ".pytest_cache", "numba", worker))
