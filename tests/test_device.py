@@ -183,9 +183,10 @@ READ = {
 
 
 def test_the_operations_of_a_gpu_read_no_other_value_on_the_host():
+    """Those of the NeRF and its prior; meshes and Gaussians have no kernels of their own for a GPU."""
     found = set()
     for path in Path(backend.__file__).parent.glob("*/*.py"):
-        if path.stem not in ("triton", "cuda", "reference") or path.parent.name == "rasterize":
+        if path.stem not in ("triton", "cuda", "reference") or path.parent.name in ("rasterize", "splat"):
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call):
