@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamfusion.diffusion.parameterization import alpha_sigma, noise_difference
+from dreamfusion.diffusion.parameterization import noise_difference
 from dreamfusion.distillation.base import Distillation, Step
+from dreamfusion.distillation.weighting import min_snr
 from dreamfusion.guidance.prior import Adaptable, text_branch
 from dreamfusion.randomness import chance
-
-SNR_LIMIT = 5.0  # of the weight min(SNR, limit) on the error of x0_hat, gamma of Hang et al. 2023 (Min-SNR)
 
 
 class VSD(Distillation):
@@ -25,12 +24,7 @@ class VSD(Distillation):
     recommended_scale = "sample_scale"
 
     def __init__(self, rank: int, learning_rate: float | None, camera_dropout: float, **settings: Any) -> None:
-        """Add the adapter to the prior.
-
-        Args:
-            rank: of the adapter's matrices.
-            learning_rate: of the adapter; None: the prior's recommendation.
-            camera_dropout: share of adapter steps without camera.
+        """Add an adapter of this rank to the prior; `camera_dropout` is the share of its steps without camera.
 
         Raises:
             ValueError: the prior cannot be adapted.
@@ -52,15 +46,13 @@ class VSD(Distillation):
 
     def auxiliary_losses(self, step: Step) -> Mapping[str, Tensor]:
         """The adapter's loss on the renders at a timestep from all of [0, T)."""
-        generator, branch = step.generator, text_branch(step.conditioning)
-        timestep = self.draw_timestep(len(step.latents), 0.0, 1.0, generator)
-        if chance(self.camera_dropout, generator):
-            branch = replace(branch, unconditional=True)
+        timestep = self.draw_timestep(len(step.latents), 0.0, 1.0, step.generator)
+        untold = chance(self.camera_dropout, step.generator)
+        branch = replace(text_branch(step.conditioning), unconditional=untold)
         step = replace(step, timestep=timestep, abar=self.prior.alphas_cumprod[timestep])
         noisy, clean = self.perturb(step)
         error = self.adapted.denoise_adapted(noisy, timestep, branch) - clean
-        alpha, sigma = alpha_sigma(step.abar)
-        return {"adapter": ((alpha / sigma).square().clamp(max=SNR_LIMIT) * error**2).mean()}
+        return {"adapter": (min_snr(step.abar) * error**2).mean()}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """See `Distillation.parameter_groups`."""

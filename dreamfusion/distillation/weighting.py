@@ -1,4 +1,4 @@
-"""Weightings w(t) of the distillation gradient."""
+"""Weightings w(t) of the distillation gradient, and of the loss that trains an adapter."""
 
 import torch
 from torch import Tensor
@@ -36,3 +36,12 @@ def weight(weighting: str, alphas_cumprod_t: Tensor) -> Tensor:
         case "flow":
             return (alpha + sigma) / alpha
     raise ValueError(f"unknown weighting {weighting!r}, expected one of {', '.join(WEIGHTINGS)}")
+
+
+def min_snr(alphas_cumprod_t: Tensor, limit: float = 5.0) -> Tensor:
+    """Weight (B, 1, 1, 1) of the squared error of x0_hat: min(SNR, limit), SNR = (alpha / sigma)^2.
+
+    Hang et al. 2023 (Min-SNR), for networks that predict x0; the limit is their gamma.
+    """
+    alpha, sigma = alpha_sigma(alphas_cumprod_t)
+    return (alpha / sigma).square().clamp(max=limit)
