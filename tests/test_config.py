@@ -4,6 +4,7 @@ import random
 import re
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -12,7 +13,8 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from dreamfusion.cli.quoting import quote_texts
+from dreamfusion.cli.quoting import TEXTS, quote_texts
+from dreamfusion.cli.validation import fits, parameters
 from dreamfusion.error import UserError
 from dreamfusion.runs.names import TIME, digest, moment, run_folder, slug, study_of
 from dreamfusion.runs.resume import resumed
@@ -110,13 +112,19 @@ def test_an_empty_prompt_stays_empty():
     assert parsed("prompt=") == parsed("prompt=  ") == ""
 
 
+def jobs_of(*arguments):
+    """The settings of each run of a multirun, as Hydra gives them to it."""
+    overrides = OverridesParser.create().parse_overrides(quote_texts(arguments)[1:])
+    (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    read = OverridesParser.create().parse_overrides
+    return [{one.key_or_group: OmegaConf.create([one.value()])[0] for one in read(job)} for job in jobs]
+
+
 def test_in_a_multirun_commas_separate_runs_unless_quoted():
     arguments = ["-m", 'prompt=a cat,"a corgi, oil painting"', "seed=0,1"]
-    assert quote_texts(arguments) == arguments
-    overrides = OverridesParser.create().parse_overrides(arguments[1:])
-    (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
-    assert [job[0] for job in jobs] == ["prompt=a\\ cat"] * 2 + ['prompt="a corgi, oil painting"'] * 2
-    assert [job[1] for job in jobs] == ["seed=0", "seed=1"] * 2
+    assert jobs_of(*arguments) == [
+        {"prompt": prompt, "seed": seed} for prompt in ("a cat", "a corgi, oil painting") for seed in (0, 1)
+    ]
 
 
 TEXT_SETTINGS = [
@@ -128,7 +136,7 @@ TEXT_SETTINGS = [
     "study",
     "objective",
 ]
-TEXTS = [
+EXAMPLES = [
     "runs/epoch=3-step=10",
     "très-jolis",
     "müller",
@@ -139,12 +147,46 @@ TEXTS = [
     "a [1",
     "x: {",
 ]
+NUMBERS = ["007", "1e3", "1_000", "true", "-1", "nan", ".5"]
 
 
 @pytest.mark.parametrize("key", TEXT_SETTINGS)
-@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("text", EXAMPLES)
 def test_every_setting_takes_any_text(key, text):
     assert parsed(f"{key}={text}") == text
+
+
+@pytest.mark.parametrize("key", ["prompt", "study", "start", "prompts.file", "logger.project", "mode.title"])
+def test_a_text_that_looks_like_a_number_stays_the_text_also_in_a_multirun(key):
+    for text in NUMBERS:
+        assert parsed(f"{key}={text}") == text
+        assert jobs_of("-m", f"{key}={text}") == [{key: text}]
+    assert [job[key] for job in jobs_of("-m", f'{key}={", ".join(NUMBERS)},"a, b"')] == [*NUMBERS, "a, b"]
+
+
+@pytest.mark.parametrize("key", ["prompt", "study"])
+def test_a_free_text_calls_no_resolver_in_a_multirun_either(key):
+    assert [job[key] for job in jobs_of("-m", f"{key}=${{oc.env:HOME}},${{seed}}")] == ["${oc.env:HOME}", "${seed}"]
+
+
+def test_settings_of_text_are_those_whose_parameter_takes_text_and_no_number():
+    """Their names are a list because a command line is read before torch, and so before the parameters."""
+    found = set()
+    for group in sorted(set(GROUPS) - {"recipe"}):
+        for path in (CONF / group).glob("*.yaml"):
+            found |= {f"{group}.{name}" for name in texts_of(OmegaConf.load(path))}
+    assert found == {name for name in TEXTS if name.split(".")[0] in GROUPS}
+
+
+def texts_of(tree, above=""):
+    """Dotted names of the settings of an option whose parameter takes a text and no number."""
+    known = parameters(OmegaConf.to_container(tree)["_target_"]) if "_target_" in tree else {}
+    for key, value in tree.items_ex(resolve=False):
+        annotation = known.get(key, Any)
+        if not isinstance(annotation, str) and fits("x", annotation) and not fits(1, annotation):
+            yield f"{above}{key}"
+        if OmegaConf.is_dict(value):
+            yield from texts_of(value, f"{above}{key}.")
 
 
 @pytest.mark.parametrize(
@@ -153,14 +195,13 @@ def test_every_setting_takes_any_text(key, text):
 )
 def test_other_values_stay_as_hydra_reads_them(argument):
     assert quote_texts([argument]) == [argument]
+    assert quote_texts(["-m", argument]) == ["-m", argument]
 
 
 @pytest.mark.parametrize("key", ["prompt", "study", "mode.title"])
 def test_texts_of_a_multirun_are_separated_by_commas_and_quoted_where_hydra_cannot_read_them(key):
-    (argument,) = quote_texts(["-m", f'{key}=a cat\'s hat, ein Bär (🐈),"a dog, oil"'])[1:]
-    (override,) = OverridesParser.create().parse_overrides([argument])
-    (jobs,) = BasicSweeper.split_arguments([override], max_batch_size=None)
-    assert [parsed(job[0]) for job in jobs] == ["a cat's hat", "ein Bär (🐈)", "a dog, oil"]
+    jobs = jobs_of("-m", f'{key}=a cat\'s hat, ein Bär (🐈),"a dog, oil"')
+    assert [job[key] for job in jobs] == ["a cat's hat", "ein Bär (🐈)", "a dog, oil"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from typing import Any, Literal, Union, get_args, get_origin
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -51,27 +50,9 @@ def check_types(cfg: DictConfig) -> None:
     overrides = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
     unchecked = (*hydra.runtime.choices, "prompt")
     names = [o.key_or_group for o in overrides if not o.is_delete() and o.key_or_group not in unchecked]
-    keep_texts(cfg, overrides)
     if (names or hydra.runtime.choices.get("experiment")) and GlobalHydra.instance().is_initialized():
         defaults = file_defaults(hydra.runtime.choices)
         compare("", *(OmegaConf.to_container(tree, resolve=True) for tree in (defaults, cfg)))
-
-
-def keep_texts(cfg: DictConfig, overrides: Sequence[Override]) -> None:
-    """Give a setting of text the text that was typed, where Hydra read a number or a boolean."""
-    for override in overrides:
-        value, name = override.value(), override.key_or_group
-        if override.is_delete() or not isinstance(value, bool | int | float):
-            continue
-        group, _, key = name.rpartition(".")
-        owner = OmegaConf.select(cfg, group) if group else None
-        known = parameters(owner["_target_"]) if isinstance(owner, DictConfig) and "_target_" in owner else {}
-        annotation, typed = (
-            OF_THE_RUN.get(name, known.get(key, Any)),
-            str(override.input_line).partition("=")[2].strip(),
-        )
-        if not fits(value, annotation) and fits(typed, annotation):
-            OmegaConf.update(cfg, name, typed)
 
 
 def file_defaults(choices: Mapping[str, str | None]) -> DictConfig:

@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
 
-from dreamfusion.cli.validation import check_groups, compare, fits, keep_texts, phrase
+from dreamfusion.cli.validation import check_groups, compare, fits, phrase
 from dreamfusion.error import UserError
 from dreamfusion.schedule import ScheduleLike
 
@@ -61,28 +59,6 @@ def test_a_number_for_a_text_is_refused_with_the_text_to_type(given, typed):
         UserError, match=f"""^logger.project is .*; it must be text: type 'logger.project="{typed}"'$"""
     ):
         compare("logger", logger, logger | {"project": given})
-
-
-def kept(argument):
-    """The value of a setting after the command line `argument`."""
-    (override,) = OverridesParser.create().parse_overrides([argument])
-    cfg = OmegaConf.create({"study": None, "seed": 0, "camera": ORBIT, "logger": {"_target_": LOGGER}})
-    OmegaConf.update(cfg, override.key_or_group, override.value())
-    keep_texts(cfg, [override])
-    return OmegaConf.select(cfg, override.key_or_group)
-
-
-@pytest.mark.parametrize("typed", ["007", "7", "1e3", "1_000", "true", "-1", "nan"])
-@pytest.mark.parametrize("name", ["logger.project", "study"])
-def test_a_text_that_looks_like_a_number_stays_the_text(name, typed):
-    assert kept(f"{name}={typed}") == typed
-
-
-@pytest.mark.parametrize(
-    ("argument", "value"), [("camera.views=3", 3), ("seed=7", 7), ("camera.up_std=1e-3", 0.001), ("study=null", None)]
-)
-def test_other_settings_are_what_hydra_read(argument, value):
-    assert kept(argument) == value
 
 
 @pytest.mark.parametrize("given", [3, ["a"], {"a": "b"}, True])
