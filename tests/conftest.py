@@ -167,9 +167,9 @@ def compose_config():
     """The configuration that launch.py composes for a command line."""
     register()
 
-    def make(*arguments, name="config", folder=CONF):
+    def make(*arguments, name="config", folder=CONF, with_hydra=False):
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(folder), version_base="1.3"):
-            return compose(name, overrides=quote_texts(arguments))
+            return compose(name, overrides=quote_texts(arguments), return_hydra_config=with_hydra)
 
     return make

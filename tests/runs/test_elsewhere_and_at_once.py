@@ -1,0 +1,51 @@
+"""Multiruns whose runs are somewhere else than in outputs/, and commands that share a study."""
+
+from pathlib import Path
+
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import open_dict
+from results import CAT
+
+from dreamfusion.cli.study_callback import StudyCallback
+from dreamfusion.runs.lock import Locked, locked
+from dreamfusion.runs.results import write_result
+
+
+@pytest.fixture
+def multirun(compose_config, tmp_path, monkeypatch):
+    """The settings of a run of a multirun as Hydra composes them."""
+
+    def make(*arguments):
+        composed = compose_config("prompt=a cat", "hydra.mode=MULTIRUN", *arguments, with_hydra=True)
+        with open_dict(composed):
+            composed.hydra.job.num, composed.hydra.runtime.output_dir = 0, str(tmp_path / "run")
+        HydraConfig.instance().set_config(composed)
+        return composed
+
+    monkeypatch.chdir(tmp_path)
+    yield make
+    HydraConfig.instance().cfg = None
+
+
+def test_a_multirun_in_a_folder_of_the_users_has_its_runs_and_its_table_there(multirun, tmp_path):
+    folder = tmp_path / "elsewhere"
+    composed = multirun(f"hydra.sweep.dir={folder}")
+    run = folder / composed.hydra.sweep.subdir
+    assert run.parent == folder / "a-cat"
+    write_result(CAT, run)
+    StudyCallback().on_multirun_end(composed)
+    assert "1 finished runs" in (folder / "report.md").read_text(encoding="utf-8")
+    assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
+
+
+def test_a_run_that_another_command_of_its_study_makes_fails_a_search_only(multirun, tmp_path):
+    """So several `-m` commands on one study end with 0 where all is done; a search needs the run's score."""
+    composed = multirun("study=shared")
+    with locked(tmp_path / "run"):
+        assert instantiate(composed.mode)(composed) == Path("run")
+        composed.objective = "prior_score"
+        with pytest.raises(Locked, match="another process is running in run; repeat the command later to resume"):
+            instantiate(composed.mode)(composed)
+    assert not (tmp_path / "run" / "config.yaml").exists()
