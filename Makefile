@@ -7,7 +7,7 @@ PIP := .venv/bin/pip install --quiet --disable-pip-version-check --no-deps
 # Khronos' check of GLB files, for a test that is skipped where there is no npm.
 VALIDATOR := gltf-validator@2.0.0-dev.3.10
 
-.PHONY: dream test lint tests docs trust install pretrain-data
+.PHONY: dream test lint tests docs trust install torch libraries pretrain-data
 
 dream: $(READY)
 	.venv/bin/python launch.py 'prompt=$(subst ','\'',$(value PROMPT))'
@@ -33,14 +33,21 @@ install: $(READY)
 $(READY): requirements.lock requirements-cpu.lock requirements-cuda.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	$(PIP) --require-hashes -r requirements-cpu.lock || \
-		{ echo "no CPU build of torch where pip looks: installing PyPI's, see docs/reliability.md"; \
-		$(PIP) --require-hashes -r requirements-cuda.lock; }
-	$(PIP) --require-hashes -r requirements.lock
+	$(MAKE) --no-print-directory --jobs=2 torch libraries
+	.venv/bin/python -m compileall -q -j 0 .venv/lib >/dev/null || true
 	$(PIP) --no-build-isolation -e .
 	if command -v npm >/dev/null; then \
 		npm install --silent --no-save --fetch-retries 0 --prefix .venv $(VALIDATOR) || echo "without $(VALIDATOR)"; fi
 	touch $@
+
+# Two downloads at once; each file is compiled to bytecode afterwards, on all cores.
+torch:
+	$(PIP) --no-compile --require-hashes -r requirements-cpu.lock || \
+		{ echo "no CPU build of torch where pip looks: installing PyPI's, see docs/reliability.md"; \
+		$(PIP) --no-compile --require-hashes -r requirements-cuda.lock; }
+
+libraries:
+	$(PIP) --no-compile --require-hashes -r requirements.lock
 
 $(READY_FOR_TESTS): $(READY) requirements-test.lock requirements-docs.lock
 	$(PIP) --require-hashes -r requirements-test.lock -r requirements-docs.lock
