@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -22,6 +23,12 @@ def wheel(tmp_path_factory):
     (file,) = folder.glob("*.whl")
     with zipfile.ZipFile(file) as archive:
         archive.extractall(folder / "site")
+    for cache in (ROOT / "dreamfusion").rglob("*.nb[ic]"):  # kernels of this checkout, valid for the same source files
+        place = folder / "site" / cache.parent.relative_to(ROOT)
+        place.mkdir(exist_ok=True)
+        shutil.copy2(cache, place)
+        for source in cache.parents[1].glob("*.py"):
+            shutil.copystat(source, place.parent / source.name)
     return folder / "site"
 
 

@@ -110,13 +110,13 @@ def test_an_interrupted_training_resumes_bit_for_bit(train, minutes, monkeypatch
     drawn = []
     draw = RenderBatches.draw
     monkeypatch.setattr(RenderBatches, "draw", lambda self, step: drawn.append(step) or draw(self, step))
-    whole = train(10, "whole", minutes=minutes)
+    whole = train(6, "whole", minutes=minutes)
     used = sorted(set(drawn))
     drawn.clear()
-    half = train(5, "parts", minutes=minutes)
-    assert half["global_step"] == 5
+    half = train(3, "parts", minutes=minutes)
+    assert half["global_step"] == 3
     assert not torch.equal(*(next(iter(half[part].values())) for part in ("state_dict", "current_model_state")))
-    resumed = train(10, "parts", minutes=minutes)
+    resumed = train(6, "parts", minutes=minutes)
     assert sorted(set(drawn)) == used
     assert_same_training(resumed, whole)
 
@@ -130,15 +130,15 @@ def test_a_checkpoint_written_during_training_resumes_bit_for_bit(train, tmp_pat
 
     def save_and_keep(self, path, *args):
         save(self, path, *args)
-        if self.global_step == 4 and not kept.exists():
+        if self.global_step == 2 and not kept.exists():
             save(self, kept, *args)
 
     monkeypatch.setattr(L.Trainer, "save_checkpoint", save_and_keep)
-    whole = train(9, "whole", minutes=0.0, validation_every=6)
-    resumed = train(9, "killed", minutes=0.0, validation_every=6)
+    whole = train(5, "whole", minutes=0.0, validation_every=4)
+    resumed = train(5, "killed", minutes=0.0, validation_every=4)
     assert_same_training(resumed, whole)
     # validation runs at the same steps with the same averaged weights
-    sheets = [read_image(tmp_path / run / "samples" / "0000006.png") for run in ("whole", "killed")]
+    sheets = [read_image(tmp_path / run / "samples" / "0000004.png") for run in ("whole", "killed")]
     np.testing.assert_array_equal(*sheets)
 
 
