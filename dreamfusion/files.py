@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from dreamfusion.error import UserError
 
@@ -28,6 +28,16 @@ def write_json(path: Path, content: object, indent: int | None = 1) -> None:
     text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False, default=str)
     with replacing(path) as draft:
         draft.write_text(text + "\n", encoding="utf-8")
+
+
+def read_figures(path: Path) -> dict[str, Any]:
+    """The numbers and nulls by name in a JSON file; without those that are not finite, empty for a broken file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=str)
+        named = content.items() if isinstance(content, dict) else ()
+        return {k: v for k, v in named if v is None or (isinstance(v, int | float) and math.isfinite(v))}
+    except (OSError, ValueError, OverflowError, RecursionError):
+        return {}
 
 
 def check_finite(content: object, name: str = "") -> None:

@@ -75,9 +75,9 @@ def glb_metadata(path: Path) -> dict[str, str]:
         with path.open("rb") as file:
             magic, _, _, length, _ = struct.unpack("<4sIIII", file.read(20))  # glTF 2.0, 4.4: header, first chunk
             found = json.loads(file.read(length))["asset"].get("extras", {}) if magic == b"glTF" else {}
-    except (OSError, ValueError, KeyError, struct.error):
+        return {str(name): str(value) for name, value in found.items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error):
         return {}
-    return {str(name): str(value) for name, value in found.items()}
 
 
 def _glb(mesh: Mesh, metadata: dict[str, str], finish: Finish, _: str) -> dict[str, bytes]:

@@ -120,8 +120,12 @@ def show_exported(scene: TrainedScene, window: Window) -> None:
     """Add the run's mesh.glb as a hidden layer if it was exported at the scene's step."""
     path = scene.run / "mesh.glb"
     metadata = glb_metadata(path)
+    try:
+        scale = 1 / float(metadata.get("metres_per_unit", ""))
+    except (ValueError, ZeroDivisionError):  # exported by another program
+        return
     if metadata.get("steps") == str(scene.step) and metadata.get("up") == "y":
-        window.show_mesh(path.read_bytes(), 1 / float(metadata["metres_per_unit"]), visible=False)
+        window.show_mesh(path.read_bytes(), scale, visible=False)
 
 
 def _exports(window: Window, mailbox: Mailbox, settings: ExportSettings, held: bool) -> Exports:

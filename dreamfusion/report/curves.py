@@ -47,8 +47,7 @@ def read_curves(path: Path) -> list[Curve]:
 
     Steps come from the column `step` or else from the row number. Columns with fewer than two points are left out.
     """
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(path)
     curves = []
     for name in rows[0] if rows else ():
         points = sorted(_points(rows, name))
@@ -56,6 +55,25 @@ def read_curves(path: Path) -> list[Curve]:
             steps, values = np.asarray(points).T
             curves.append(Curve(name, steps, values))
     return curves
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file with a header that have all its columns; empty if there is no file.
+
+    A line is a row: a damaged one, such as a block of zeros, costs its own values only.
+    """
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        head, *lines = [_cells(line) for line in file] or [[]]
+    return [dict(zip(head, cells, strict=True)) for cells in lines if len(cells) == len(head)]
+
+
+def _cells(line: str) -> list[str]:
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:
+        return []
 
 
 def draw_curve(curve: Curve) -> Chart:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from dreamfusion.error import UserError
 from dreamfusion.report.template import encode_base64, write_html
 
 QUALITY = 80  # of the JPEG of a picture
@@ -54,8 +55,15 @@ def write_leaderboard(standings: Sequence[Standing], columns: Sequence[str], tit
 
 
 def as_jpeg(picture: Path) -> str:
-    """A picture file as the data URL of a JPEG."""
+    """A picture file as the data URL of a JPEG.
+
+    Raises:
+        UserError: it cannot be read, or has too many pixels.
+    """
     file = io.BytesIO()
-    with Image.open(picture) as image:
-        image.convert("RGB").save(file, "JPEG", quality=QUALITY)
+    try:
+        with Image.open(picture) as image:
+            image.convert("RGB").save(file, "JPEG", quality=QUALITY)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
+        raise UserError(f"{picture} is not a picture ({type(error).__name__}); mode=evaluate makes it again") from error
     return f"data:image/jpeg;base64,{encode_base64(file.getvalue())}"

@@ -1,16 +1,20 @@
 """The leaderboard of a study whose runs were scored against the laboratory's truth: leaderboard.html and .md."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from dreamfusion.error import UserError
 from dreamfusion.files import replacing
 from dreamfusion.report.leaderboard import Score, Shown, Standing, as_jpeg, write_leaderboard
+from dreamfusion.report.markdown import inert
 from dreamfusion.runs.results import TRUE_HIGH, TRUE_LOW, Result
 from dreamfusion.runs.study import differing
 
+log = logging.getLogger(__name__)
 COLUMNS = ("seconds", *TRUE_HIGH, *TRUE_LOW)
 RESAMPLES, LEVEL = 1000, 0.9  # of the bootstrap, and the share of its medians that an interval contains
 
@@ -69,7 +73,10 @@ def _standing(method: str, runs: Sequence[Result], folder: Path) -> Standing:
             figures = ", ".join(
                 f"{name.replace('_', ' ')} {run.scores[name]:.3g}" for name in TRUE_HIGH if name in run.scores
             )
-            shown.append(Shown(as_jpeg(picture), f"{run.prompt}, seed {run.seed}: {figures}"))
+            try:
+                shown.append(Shown(as_jpeg(picture), f"{run.prompt}, seed {run.seed}: {figures}"))
+            except UserError as error:
+                log.warning("left out: %s", error)
     return Standing(method, scores, shown)
 
 
@@ -87,8 +94,8 @@ def _value(result: Result, name: str) -> str:
 
 
 def _markdown(study: str, standings: Sequence[Standing], columns: Sequence[str], note: str) -> str:
-    lines = [f"# {study}", "", note, "", f"| method | {' | '.join(columns)} |", f"|---|{'--:|' * len(columns)}"]
+    lines = [f"# {inert(study)}", "", note, "", f"| method | {' | '.join(columns)} |", f"|---|{'--:|' * len(columns)}"]
     for standing in standings:
         cells = [f"{s.text} ({s.interval})" if (s := standing.scores.get(name)) else "" for name in columns]
-        lines.append(f"| {standing.method.replace('|', '/')} | {' | '.join(cells)} |")
+        lines.append(f"| {inert(standing.method)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -4,7 +4,6 @@ At each rung, a fraction of the run's steps, a run writes its score to `rungs.js
 the better share of all runs that have reached the rung. Runs never wait for each other, whatever the number of workers.
 """
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import lightning as L
 
 from dreamfusion.error import UserError
-from dreamfusion.files import write_json
+from dreamfusion.files import read_figures, write_json
 
 RUNGS = "rungs.json"
 
@@ -92,5 +91,4 @@ def scores_of_other_runs(folder: Path, rung: float) -> list[float]:
 
 def read_rungs(folder: Path) -> dict[str, float | None]:
     """A run's scores by rung, None for one that was not finite; empty if it reached none."""
-    path = folder / RUNGS
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    return read_figures(folder / RUNGS)

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,6 +13,7 @@ from omegaconf import DictConfig
 
 from dreamfusion.error import UserError
 from dreamfusion.files import replacing
+from dreamfusion.report.markdown import inert
 from dreamfusion.runs.gallery import gallery
 from dreamfusion.runs.leaderboard import leaderboard
 from dreamfusion.runs.names import STUDIES
@@ -21,7 +23,6 @@ from dreamfusion.training.loggers import wandb_mode
 
 log = logging.getLogger(__name__)
 FORMULA = re.compile(r"[\s\"']*[=+\-@＝＋－＠]")  # spreadsheets skip whitespace before it
-MARKDOWN = re.compile(r"[\\`*\[\]|~]|(?<!\w)_|_(?!\w)")
 LONGEST = 40  # characters of a prompt or setting in the Markdown table
 
 
@@ -80,14 +81,15 @@ def table(results: Sequence[Result], folder: Path) -> list[list[str]]:
 def markdown(study: str, rows: Sequence[Sequence[str]], missing: Sequence[Path]) -> str:
     """The table in GitHub's Markdown, with right-aligned numbers and linked folders, and the unfinished runs."""
     head, *body = rows
+    cell = partial(inert, longest=LONGEST)
     numeric = [bool(body) and all(isinstance(_number(row[i] or "0"), float) for row in body) for i in range(len(head))]
-    lines = [f"# {_cell(study)}", "", f"{len(body)} finished runs, {len(missing)} unfinished.", ""]
-    lines.append(f"| {' | '.join(map(_cell, head))} |")
+    lines = [f"# {cell(study)}", "", f"{len(body)} finished runs, {len(missing)} unfinished.", ""]
+    lines.append(f"| {' | '.join(map(cell, head))} |")
     lines.append(f"|{'|'.join('--:' if right else '---' for right in numeric)}|")
     for *cells, path in body:
-        lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} | [{_cell(path)}]({quote(path)}/index.html) |")
+        lines.append(f"| {' | '.join(cell(text) for text in cells)} | [{cell(path)}]({quote(path)}/index.html) |")
     if missing:
-        lines += ["", "Unfinished; repeat the command to resume:", *(f"- {_cell(path.as_posix())}" for path in missing)]
+        lines += ["", "Unfinished; repeat the command to resume:", *(f"- {cell(path.as_posix())}" for path in missing)]
     return "\n".join(lines) + "\n"
 
 
@@ -95,13 +97,6 @@ def _shown(value: object) -> str:
     """A setting as text; a class path without its modules."""
     text = "" if value is None else str(value)
     return text.rsplit(".", 1)[-1] if text.startswith("dreamfusion.") else text
-
-
-def _cell(text: str) -> str:
-    """Shortened text without meaning in Markdown: no HTML, link, picture, code or emphasis, and no new column."""
-    short = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
-    escaped = MARKDOWN.sub(r"\\\g<0>", short).replace("&", "&amp;").replace("<", "&lt;")
-    return " ".join(escaped.split())
 
 
 def _inert(cell: str) -> str:

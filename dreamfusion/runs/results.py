@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from dreamfusion.error import UserError
@@ -63,12 +64,13 @@ def read_result(folder: Path) -> Result | None:
     try:
         result = Result(**json.loads(path.read_text(encoding="utf-8")), path=folder)
         kinds = {"prompt": str, "seed": int, "steps": int, "seconds": int | float, "scores": dict, "settings": dict}
+        kinds["pruned"] = str | NoneType
         if not all(isinstance(getattr(result, name), kind) for name, kind in kinds.items()):
             raise TypeError("a value of another type")
-        if not all(isinstance(score, int | float) for score in result.scores.values()):
-            raise TypeError("a score that is not a number")
+        if not all(math.isfinite(number) for number in (result.seconds, *result.scores.values())):
+            raise ValueError("a number that is not finite")
         return result
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path} is not the result of a run; remove the file to repeat the run") from error
 
 

@@ -1,9 +1,8 @@
 """summary.json: the final figures of a run."""
 
-import json
 from pathlib import Path
 
-from dreamfusion.files import write_json
+from dreamfusion.files import read_figures, write_json
 
 SUMMARY = "summary.json"
 
@@ -19,8 +18,4 @@ def add_to_summary(folder: Path, figures: dict[str, float]) -> None:
 
 def read_summary(folder: Path) -> dict[str, float]:
     """The figures of a run; empty if the file is missing or unreadable."""
-    try:
-        content = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return read_figures(folder / SUMMARY)

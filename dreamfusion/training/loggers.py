@@ -2,6 +2,7 @@
 
 import csv as csv_format
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from functools import cache
@@ -14,8 +15,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from dreamfusion.files import appending, replacing
+from dreamfusion.report.curves import read_rows
 
 log = logging.getLogger(__name__)
+STEP = re.compile(r"[0-9]{1,18}")
 LONGEST_NAME = 100  # characters of a prompt; W&B refuses names of more than 128
 
 
@@ -155,7 +158,9 @@ class MetricsFile(Logger):
         names = {name for row in self._waiting for name in row}
         if self._columns is None or not names <= set(self._columns):
             first = self._waiting[0]["step"]
-            before = [row for row in read_rows(self.path) if self._columns is not None or int(row["step"]) < first]
+            before = [row for row in read_rows(self.path) if STEP.fullmatch(row.get("step", ""))]
+            if self._columns is None:
+                before = [row for row in before if int(row["step"]) < first]
             self._columns = ["step", *sorted(names.union(*before) - {"step"})]
             with replacing(self.path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
                 writer = csv_format.DictWriter(file, self._columns, restval="")
@@ -170,12 +175,3 @@ class MetricsFile(Logger):
     def finalize(self, status: str) -> None:
         with nullcontext() if status == "success" else suppress(OSError):  # the error that ended the run is reported
             self.save()
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The whole rows of an existing metrics.csv, else an empty list."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:  # a damaged line costs its own values only
-        rows = csv_format.DictReader(file)
-        return [row for row in rows if (row.get("step") or "").isdigit() and None not in row.values()]

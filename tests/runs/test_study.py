@@ -11,6 +11,7 @@ from results import CAT, with_settings
 
 from dreamfusion.error import UserError
 from dreamfusion.runs.lock import Locked, locked
+from dreamfusion.runs.report import report
 from dreamfusion.runs.results import RESULT, read_result, write_result
 from dreamfusion.runs.settings import run_settings
 from dreamfusion.runs.study import differing, existing_study, finished, unfinished
@@ -28,11 +29,26 @@ def test_a_run_without_a_result_is_not_finished(tmp_path):
     assert read_result(tmp_path) is None
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"prompt": "a cat"}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"prompt": "a cat"}', "[" * 10_000])
 def test_an_invalid_result_file_is_named(tmp_path, text):
     (tmp_path / RESULT).write_text(text)
     with pytest.raises(UserError, match=f"{RESULT} is not the result of a run; remove the file"):
         read_result(tmp_path)
+
+
+ODD = [None, True, 3, 1e308, 10**400, "x", [1], {"a": {}}, float("inf"), float("nan")]
+
+
+@pytest.mark.parametrize("name", ["prompt", "seed", "steps", "seconds", "scores", "settings", "pruned", "unknown"])
+def test_a_result_with_any_value_of_any_type_is_reported_or_named(name, tmp_path, caplog):
+    content = {"prompt": "a cat", "seed": 0, "steps": 2, "seconds": 1.0, "scores": {}, "settings": {}}
+    for number, odd in enumerate([*ODD, *({"volume_iou": odd} for odd in ODD)]):
+        folder = tmp_path / "studies" / "odd" / "a-cat" / str(number)
+        folder.mkdir(parents=True)
+        (folder / RESULT).write_text(json.dumps(content | {name: odd}))
+    report("odd", tmp_path / "studies")
+    shown = (tmp_path / "studies" / "odd" / "report.csv").read_text().count("\n") - 1
+    assert shown + caplog.text.count("is not the result of a run") == 2 * len(ODD)
 
 
 def test_a_study_lists_its_finished_runs_in_order_and_its_unfinished_runs(tmp_path):

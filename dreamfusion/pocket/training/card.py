@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dreamfusion.files import replacing
 from dreamfusion.pocket.data.catalog import Subject
+from dreamfusion.report.markdown import inert
 
 CARD_FILE = "README.md"  # the name that model hubs expect
 TRAINING = "training.json"  # counts of training images, read by mode.start
@@ -105,7 +106,7 @@ def attribution(subjects: Sequence[Subject], title: str = "The 3D models that th
         by_source[subject.source, subject.license][subject.creator or "author not named"].append(subject.name)
     lines = [f"# {title}", ""]
     for (source, license_), creators in sorted(by_source.items()):
-        lines += [f"## {source}", "", license_ or "licence: see the library", ""]
-        lines += [f"- {creator}: {', '.join(sorted(made))}" for creator, made in sorted(creators.items())]
+        lines += [f"## {inert(source)}", "", inert(license_) or "licence: see the library", ""]
+        lines += [f"- {inert(creator)}: {inert(', '.join(sorted(made)))}" for creator, made in sorted(creators.items())]
         lines.append("")
     return "\n".join(lines)
