@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
@@ -125,8 +126,9 @@ def long(folder: Path, size: int, rng: random.Random) -> str:
     """One run of `size` steps: the memory and the speed of its last quarter are those of its second."""
     seldom = ["mode.checkpoint_every=500", "mode.preview_every=1000", "trainer.log_every_n_steps=10"]
     process = start(folder, "prompt=a cat", "study=long", *SMALL, *seldom, f"trainer.max_steps={size}")
-    steps, memory, seconds = zip(*sampled(process), strict=True)
-    assert process.returncode == 0, "the long run failed"
+    samples, said = sampled(process)
+    assert process.returncode == 0, said
+    steps, memory, seconds = zip(*samples, strict=True)
     costs = [
         (after[0] - before[0]) / (after[1] - before[1]) for before, after in pairwise(zip(seconds, steps, strict=True))
     ]
@@ -142,9 +144,10 @@ def prompts(folder: Path, size: int, rng: random.Random) -> str:
     """`size` prompts in one process: its memory after the last is that after the first few."""
     (folder / "prompts.txt").write_text("".join(f"a cat number {number}\n" for number in range(size)))
     process = start(folder, "prompts.file=prompts.txt", "study=many", *SMALL, "trainer.max_steps=2")
-    _, memory, _ = zip(*sampled(process), strict=True)
+    samples, said = sampled(process)
     finished = len(list(folder.glob("outputs/studies/many/*/*/result.json")))
-    assert (process.returncode, finished) == (0, size)
+    assert (process.returncode, finished) == (0, size), said
+    _, memory, _ = zip(*samples, strict=True)
     assert compare_quarters(memory) < FLAT, f"memory grew: {memory}"
     return f"{size} prompts: memory x {compare_quarters(memory):.3f}, {max(memory) / 1e9:.2f} GB at most"
 
@@ -162,16 +165,20 @@ def together(folder: Path, size: int, rng: random.Random) -> str:
     return f"{size} identical multiruns at once, and again: one run, made once; all exit 0"
 
 
-def sampled(process: subprocess.Popen[str]) -> list[tuple[int, int, float]]:
-    """After each line of a command's progress: the step or prompt, resident bytes, and seconds of processor time."""
+def sampled(process: subprocess.Popen[str]) -> tuple[list[tuple[int, int, float]], str]:
+    """After each line of a command's progress: the step or prompt, resident bytes, and seconds of processor time.
+
+    The second value is the end of the command's output.
+    """
     assert process.stdout is not None
-    watched, samples = psutil.Process(process.pid), []
+    watched, samples, last = psutil.Process(process.pid), [], deque[str](maxlen=50)
     for line in process.stdout:
+        last.append(line)
         if found := re.match(r"(?:prompt )?(\d+)(?:/| of )\d+\b", line):
             times = watched.cpu_times()
             samples.append((int(found[1]), watched.memory_info().rss, times.user + times.system))
     process.wait()
-    return samples
+    return samples, "".join(last)
 
 
 def compare_quarters(values: Sequence[float]) -> float:
