@@ -13,7 +13,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dreamfusion.camera.rays import cast_rays
 from dreamfusion.diffusion.parameterization import noise_from_clean
@@ -47,7 +47,8 @@ SYMPTOMS = {
         "or its weights are damaged: set guidance.dtype=float32, or other weights",
     ),
     "exploded": Symptom(
-        lambda f, limit: not f["parameter"] <= limit["parameter"],
+        # A healthy scene's largest parameter grows, too, in proportion to the steps: by 7 in 1,000 of a small one.
+        lambda f, limit: not f["growth"] <= limit["parameter"],
         "the optimizer explodes: a parameter of the scene is {parameter:.3g}; the learning rate is too high: lower "
         "optimizer.learning_rates.table and optimizer.learning_rates.network",
     ),
@@ -141,14 +142,15 @@ class Watchdog(L.Callback):
         self._prior: WatchedPrior | None = None
         self._norms = torch.zeros(2)  # sum of the gradient norms since the last check, and their number
         self._first = 0.0  # mean gradient norm up to the first check
+        self._start: Tensor | None = None  # () largest parameter before the first step
 
     def state_dict(self) -> dict[str, Any]:
         kept = {"symptom": self._symptom, "count": self._count, "restarts": self.restarts}
-        return kept | {"norms": self._norms.cpu(), "first": self._first}
+        return kept | {"norms": self._norms.cpu(), "first": self._first, "start": self._start}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._symptom, self._count, self.restarts = (state_dict[k] for k in ("symptom", "count", "restarts"))
-        self._norms, self._first = state_dict["norms"], state_dict["first"]
+        self._norms, self._first, self._start = state_dict["norms"], state_dict["first"], state_dict.get("start")
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self._prior = pl_module.distillation.prior = WatchedPrior(pl_module.distillation.prior)
@@ -159,6 +161,8 @@ class Watchdog(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._norms = self._norms.to(pl_module.device)
+        start = largest_parameter(pl_module) if self._start is None else self._start
+        self._start = start.to(pl_module.device)
         self._remember(trainer, pl_module)
 
     def on_train_batch_end(
@@ -169,9 +173,10 @@ class Watchdog(L.Callback):
         step = trainer.global_step
         if step % self.every and step != trainer.max_steps:
             return
-        assert self._prior is not None
+        assert self._prior is not None and self._start is not None
         measured = measure(pl_module, self._prior.last_noises(), outputs["loss"], batch)
         measured["gradient"], self._norms = self._norms[0] / self._norms[1], torch.zeros_like(self._norms)
+        measured["growth"] = (measured["parameter"] - self._start) / (1 + step / 1000)
         # Processes of a distributed run see different views; all must answer alike.
         values: Tensor = trainer.strategy.reduce(torch.stack(list(measured.values())), reduce_op="mean")
         figures = dict(zip(measured, values.tolist(), strict=True))  # the only synchronisation
@@ -243,8 +248,7 @@ def measure(system: DreamFusion, predictions: Sequence[Tensor], loss: Tensor, ca
         cameras: of the step.
     """
     assert system.last_opacity is not None
-    parameters = [parameter for parameter in system.parameters() if parameter.requires_grad]
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    gradients = [parameter.grad for parameter in trained(system) if parameter.grad is not None]
     nothing, is_density = torch.zeros((), device=loss.device), isinstance(system.scene, NeRF)
     scale = system.distillation.guidance_scale(system.progress)
     return {
@@ -252,11 +256,22 @@ def measure(system: DreamFusion, predictions: Sequence[Tensor], loss: Tensor, ca
         "prediction": torch.stack([one.abs().amax() for one in predictions]).amax() if predictions else nothing,
         "guidance": abs(scale) * (predictions[0] - predictions[1]).abs().amax() if len(predictions) > 1 else nothing,
         "parameter_gradient": torch.nn.utils.get_total_norm(gradients),
-        "parameter": torch.nn.utils.get_total_norm(parameters, norm_type=math.inf),
+        "parameter": largest_parameter(system),
         "opacity": system.last_opacity.mean(),
         # Only a density can turn to fog; a surface may be the whole ball.
         "rim_opacity": rim_opacity(system.scene, cameras, system.last_opacity) if is_density else nothing,
     }
+
+
+def trained(system: L.LightningModule) -> list[nn.Parameter]:
+    """The parameters that the optimizer moves."""
+    return [parameter for parameter in system.parameters() if parameter.requires_grad]
+
+
+@torch.no_grad()
+def largest_parameter(system: L.LightningModule) -> Tensor:
+    """The largest absolute value of a trained parameter, ()."""
+    return torch.nn.utils.get_total_norm(trained(system), norm_type=math.inf)
 
 
 def rim_opacity(scene: Scene, cameras: Cameras, opacity: Tensor) -> Tensor:

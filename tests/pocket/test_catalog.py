@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from libraries import OBJ, entry, write_library
 
@@ -70,6 +72,18 @@ def test_captions_of_a_missing_file_or_without_names_are_errors(tmp_path):
     (tmp_path / "captions.csv").write_text("file;name\n")
     with pytest.raises(ValueError, match="file and name are required"):
         read_catalog(tmp_path)
+
+
+@pytest.mark.parametrize("offset, value", [(8, 1), (8, 32), (8, 64), (10, 1), (10, 99), (6, 64)])
+def test_an_archive_that_is_encrypted_or_packed_in_an_unknown_way_is_broken(offset, value, tmp_path):
+    """Flags, compression method and version of an entry of the archive's directory."""
+    path = write_library(tmp_path / "library.sh3f", entry(1, "Box", "/m/box.obj"), {"m/box.obj": OBJ.encode()})
+    content = bytearray(path.read_bytes())
+    for place in (found.start() for found in re.finditer(b"PK\x01\x02", bytes(content))):
+        content[place + offset] ^= value
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"library.sh3f is not a readable zip file .* download it again"):
+        read_catalog(path)
 
 
 def test_broken_foreign_and_missing_libraries_are_clear_errors(tmp_path):

@@ -25,7 +25,7 @@ from dreamfusion.training.watchdog import SYMPTOMS, Sick, diagnose, measure, rim
 ORBIT = option("camera/orbit", size=16)
 HEALTHY = {
     "loss": -30.0, "prediction": 4.0, "guidance": 0.0, "gradient": 15.0, "parameter_gradient": 50.0, "parameter": 1.5,
-    "opacity": 0.2, "rim_opacity": 0.0, "gradient_change": 1.0,
+    "opacity": 0.2, "rim_opacity": 0.0, "gradient_change": 1.0, "growth": 1.0,
 }  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def test_every_symptom_is_tested_and_the_defaults_recognise_it_within_50_steps()
 def test_healthy_figures_have_no_symptom_and_each_limit_has_its_own():
     limits = option("watchdog/stop").limits
     assert diagnose(HEALTHY, limits) is None
-    for name, value in {"prediction": 1e30, "guidance": 1e5, "parameter": 300.0, "loss": math.inf}.items():
+    for name, value in {"prediction": 1e30, "guidance": 1e5, "growth": 300.0, "loss": math.inf}.items():
         assert diagnose(HEALTHY | {name: value}, limits) in (name, "exploded", "not_finite")
 
 
@@ -100,6 +100,29 @@ def test_a_healthy_run_is_left_alone(seed, make_system, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert run(make_system(seed), tmp_path, answer="warn", steps=24).global_step == 24
     assert caplog.text == ""
+
+
+class Large(L.Callback):
+    """Adds to the table after each step."""
+
+    def __init__(self, value):
+        self.value = value
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer, system, outputs, batch, batch_idx):
+        system.scene.field.table.add_(self.value)
+
+
+def test_a_parameter_may_grow_with_the_steps_and_be_large_at_the_start_but_not_jump(make_system, tmp_path):
+    """Before, runs of more than 5,000 steps ended as exploded: the largest parameter grows in proportion to them."""
+    system = make_system()
+    with torch.no_grad():
+        system.scene.field.table[0] = 1e4
+    limits = option("watchdog/stop").limits
+    steady = {"limits": limits | {"full": 2.0}, "steps": 12}  # the opacity of such a table is none of this test
+    assert run(system, tmp_path, Large(0.9 * limits["parameter"] / 12), **steady).global_step == 12
+    with pytest.raises(Sick, match="a parameter of the scene is"):
+        run(make_system(), tmp_path, Large(1.2 * limits["parameter"] / 12), **steady)
 
 
 def test_a_warning_comes_once_and_the_run_trains_on(make_system, tmp_path, caplog):
@@ -171,7 +194,7 @@ def test_it_looks_only_at_its_own_steps_and_reads_the_device_once_a_check(make_s
     monkeypatch.setattr(torch.Tensor, "tolist", lambda self, read=torch.Tensor.tolist: reads.append(self) or read(self))
     run(make_system(), tmp_path, every=5, steps=10)
     assert len(measured) == 2
-    assert len([one for one in reads if one.shape == (8,)]) == 2
+    assert len([one for one in reads if one.shape == (9,)]) == 2
 
 
 def test_it_changes_no_bit_of_a_healthy_run(make_system, tmp_path):

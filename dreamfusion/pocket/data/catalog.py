@@ -6,8 +6,10 @@ First step of the pocket prior's data: catalog -> assets -> renders. A library i
 """
 
 import csv
+import lzma
 import re
 import zipfile
+import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +23,8 @@ _HERE = Path(__file__).parent
 _PROPERTIES = ("PluginFurnitureCatalog.properties", "com/eteks/sweethome3d/io/DefaultFurnitureCatalog.properties")
 _CAPTIONS = "captions.csv"
 LARGEST_FILE = 2**26  # bytes of a model, a texture or a catalogue, unpacked; the libraries of Debian need 2**24
+# RuntimeError: encrypted, or packed by a method or version that zipfile does not know.
+BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, RuntimeError)
 LONGEST_NAME = 200  # characters
 
 
@@ -86,7 +90,7 @@ def read_catalog(path: Path) -> list[Item]:
                     f"model library {path} contains no furniture catalogue ({_PROPERTIES[0]}); is it a .sh3f file?"
                 )
             text = read_member(archive, entry).decode("latin-1")  # as Java's properties, with escapes
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
+    except BROKEN as error:
         raise ValueError(f"model library {path} is not a readable zip file ({error}); download it again") from error
     return _furniture(text, path)
 
