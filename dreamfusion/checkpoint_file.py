@@ -74,6 +74,8 @@ def _digest(data: bytes | memoryview) -> bytes:
 def _verify(data: bytes) -> None:
     """Raises: zipfile.BadZipFile: a checkpoint as bytes is damaged."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise zipfile.BadZipFile("a member is compressed, and may be of any size")
         comment = archive.comment
         if not comment and data.endswith(bytes(2)) and archive.testzip() is None:
             return

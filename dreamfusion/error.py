@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from hydra.errors import CompactHydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 INTERRUPTED = 130  # exit status after Ctrl-C, as in shells: 128 + SIGINT; see signals.py
 
 
@@ -78,7 +79,12 @@ def one_line_errors() -> Iterator[None]:
 def one_line(error: object) -> str:
     """The message of an error on one line, without what Hydra and OmegaConf add: search path, type of the node, ..."""
     message = re.split(r"\n\s*(?:Config search path|full_key|object_type)\b", str(error))[0]
-    return " ".join(message.removeprefix("UserError raised while resolving interpolation: ").split())
+    return printable(" ".join(message.removeprefix("UserError raised while resolving interpolation: ").split()))
+
+
+def printable(text: str) -> str:
+    """Text with its control characters escaped, except for tabs and new lines: a terminal obeys those of any file."""
+    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def file_error(error: OSError) -> str:

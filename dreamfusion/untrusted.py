@@ -20,6 +20,7 @@ from dreamfusion.paths import CONFIGURATION
 
 TARGET = "_target_"
 LARGEST = 200_000  # characters of a configuration; ours have 4,000. An alias can multiply itself without bound
+MOST = 10_000  # values of a configuration; ours have 400. In a pickle, lists may be shared, and grow like aliases
 SCALARS = (str, int, float, bool, type(None))
 # OmegaConf reads `${` as an interpolation unless an odd number of backslashes precedes it. The path of another setting
 # is harmless; everything else, such as `${oc.env:HOME}`, calls a resolver.
@@ -73,8 +74,13 @@ def checked_configuration(content: object, source: Path) -> dict[str, Any]:
     """
     if type(content) is not dict:
         raise UntrustedError(f"{source} has a {type(content).__name__} as its configuration; it is not loaded")
-    for path, value in _nodes(content, ""):
-        _check_plain(path, value, source)
+    try:
+        for count, (path, value) in enumerate(_nodes(content, "")):
+            if count > MOST:
+                raise UntrustedError(f"{source} has more than {MOST:,} values in its configuration; it is not loaded")
+            _check_plain(path, value, source)
+    except RecursionError as error:
+        raise UntrustedError(f"{source} has a configuration that is nested without end; it is not loaded") from error
     # `refine` holds the settings of a second stage, which replace those of the first.
     second = content.get("refine")
     refused = []

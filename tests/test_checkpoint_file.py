@@ -13,7 +13,7 @@ import torch
 
 from dreamfusion.checkpoint_file import CheckpointFiles, read_verified, write_whole
 from dreamfusion.error import CheckpointError, file_error
-from dreamfusion.files import replacing, sweep
+from dreamfusion.files import appending, replacing, sweep
 
 CONTENT = {"state_dict": {"scene.table": torch.arange(3000.0), "scene.bias": torch.ones(3)}, "config": {"prompt": "a"}}
 
@@ -163,3 +163,26 @@ def test_only_the_drafts_of_killed_processes_are_swept(tmp_path):
         draft.touch()
     found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert found == kept | {"turntable.mp4"}
+
+
+def test_a_file_is_on_disk_before_it_has_its_name_and_the_name_before_the_next_write(tmp_path, monkeypatch):
+    order, rename = [], Path.replace
+    monkeypatch.setattr("dreamfusion.files.flush", order.append)
+    monkeypatch.setattr(Path, "replace", lambda self, to: order.append("rename") or rename(self, to))
+    with replacing(tmp_path / "a.txt") as draft:
+        draft.write_text("x")
+    with appending(tmp_path / "a.txt") as file:
+        file.write("y")
+    assert order == [draft, "rename", tmp_path, tmp_path / "a.txt"]
+
+
+def test_a_checkpoint_that_would_grow_is_not_unpacked(tmp_path):
+    """torch writes its members as they are."""
+    torch.save({"x": torch.zeros(2**20)}, tmp_path / "plain.ckpt")
+    with zipfile.ZipFile(tmp_path / "plain.ckpt") as plain, zipfile.ZipFile(tmp_path / "bomb.ckpt", "w") as bomb:
+        for name in plain.namelist():
+            bomb.writestr(name, plain.read(name), zipfile.ZIP_DEFLATED)
+    assert read_verified(tmp_path / "plain.ckpt")["x"].numel() == 2**20
+    assert (tmp_path / "bomb.ckpt").stat().st_size < 20_000
+    with pytest.raises(CheckpointError, match="BadZipFile"):
+        read_verified(tmp_path / "bomb.ckpt")

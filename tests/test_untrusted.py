@@ -68,6 +68,16 @@ def test_a_configuration_is_plain_data(value):
         checked_configuration({"camera": {"up_std": [value]}}, SOURCE)
 
 
+def test_a_configuration_that_shares_or_contains_itself_ends():
+    shared, endless = ["x"], []
+    for _ in range(60):
+        shared = [shared, shared]
+    endless.append(endless)
+    for value, reason in ((shared, "more than 10,000 values"), (endless, "nested without end")):
+        with pytest.raises(UntrustedError, match=reason):
+            checked_configuration({"camera": {"elevation": value}}, SOURCE)
+
+
 def test_every_option_of_every_group_is_accepted():
     for file in CONFIGURATION.glob("*/**/*.yaml"):
         group = file.relative_to(CONFIGURATION).parts[0]

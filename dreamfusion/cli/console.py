@@ -6,6 +6,8 @@ import os
 import sys
 import warnings
 
+from dreamfusion.error import printable
+
 NOISE = (  # prefixes of Lightning messages that carry no information
     "💡 Tip",
     "TPU available",
@@ -30,7 +32,13 @@ def filter_messages() -> None:
 
 
 class Console(logging.StreamHandler):
-    """Hydra's handler for the standard output, which goes nowhere once its reader is gone, as in `... | head -3`."""
+    """Hydra's handler for the standard output, which goes nowhere once its reader is gone, as in `... | head -3`.
+
+    A prompt of a foreign run may hold control characters, which are escaped.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exception(), BrokenPipeError):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dreamfusion.error import UserError
 from dreamfusion.guidance.clip import DEVIATION, MEAN
+from dreamfusion.guidance.pretrained import refused
 
 FILES = ("ImageReward.pt", "med_config.json", "vocab.txt")
 REPOSITORY = "THUDM/ImageReward"
@@ -76,6 +77,7 @@ class ImageReward(nn.Module):
 
         Raises:
             UserError: a file is missing.
+            GuidanceError: a file is broken, or holds other than data.
         """
         folder = Path(model).expanduser()
         if not folder.is_dir():
@@ -88,8 +90,9 @@ class ImageReward(nn.Module):
                 f"{folder} has no {missing[0]}; ImageReward needs {', '.join(FILES)}: the first two of {REPOSITORY} "
                 "on the hub, the last of google-bert/bert-base-uncased"
             )
-        state = torch.load(folder / FILES[0], map_location="cpu", weights_only=True)
-        return cls(state, json.loads((folder / FILES[1]).read_text(encoding="utf-8")), folder / FILES[2])
+        with refused(f"{folder} cannot be read as ImageReward"):
+            state = torch.load(folder / FILES[0], map_location="cpu", weights_only=True)
+            return cls(state, json.loads((folder / FILES[1]).read_text(encoding="utf-8")), folder / FILES[2])
 
     @torch.no_grad()
     def forward(self, prompt: str, rgb: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from dreamfusion.pocket.data.captions import with_article
 from dreamfusion.runs.evaluate import Judge, evaluate_run
 from dreamfusion.runs.find import find_checkpoint, find_runs, run_choice
 from dreamfusion.runs.lock import locked
+from dreamfusion.runs.prompt_list import read_prompts
 from dreamfusion.truth.store import names
 
 log = logging.getLogger(__name__)
@@ -54,8 +55,7 @@ def _captions(path: str | None) -> list[str]:
     """Raises: UserError: the file has no two captions."""
     if path is None:
         return [with_article(name) for name in names()]
-    lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    found = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
+    found = read_prompts(Path(path).expanduser(), "mode.captions")
     if len(found) < 2:
         raise UserError(
             f"mode.captions={path} has {len(found)} captions; R-Precision tells apart two or more, one a line"

@@ -44,29 +44,31 @@ def run(
     from dreamfusion.pocket.model.denoiser import SIZES
     from dreamfusion.pocket.training.assemble import build_trainer, load_or_render, prepare
     from dreamfusion.pocket.training.averaging import AveragedCheckpoints
+    from dreamfusion.training.assemble import user_errors
 
-    batches = partial(
-        RenderBatches,
-        seed=cfg.seed,
-        names=None if names is None else read_names(Path(names)),
-        appearance=appearance,
-        emphasis=dict(emphasis or {}),
-        cameras_each=cameras_each,
-    )
-    small, large = SIZES
-    data = batches(load_or_render(libraries, Path(renders), views, small), batch_size)
-    drawn: RenderBatches | MixedBatches = data
-    held_out = [data.validation(validation_size)]
-    if fine.every is not None:
-        close = batches(load_or_render(libraries, Path(fine.renders), fine.views, large), fine.batch_size)
-        drawn = MixedBatches(data, close, fine.every)
-        held_out.append(close.validation(fine.validation_size))
-    log.info("%d models under %d names", len(data.models), len(data.names))
-    training, target = module(subjects=data.subjects), Path(folder)
-    checkpoint = target / "checkpoints" / "last.ckpt"
-    resumed = prepare(training, data, target, checkpoint, None if start is None else Path(start))
-    averaging = AveragedCheckpoints(ema_decay, training.warmup_steps, checkpoint, checkpoint_minutes)
-    trainer = build_trainer(target, averaging, data.start_step, validation_every, max_steps, max_hours, precision)
+    with user_errors():
+        batches = partial(
+            RenderBatches,
+            seed=cfg.seed,
+            names=None if names is None else read_names(Path(names)),
+            appearance=appearance,
+            emphasis=dict(emphasis or {}),
+            cameras_each=cameras_each,
+        )
+        small, large = SIZES
+        data = batches(load_or_render(libraries, Path(renders), views, small), batch_size)
+        drawn: RenderBatches | MixedBatches = data
+        held_out = [data.validation(validation_size)]
+        if fine.every is not None:
+            close = batches(load_or_render(libraries, Path(fine.renders), fine.views, large), fine.batch_size)
+            drawn = MixedBatches(data, close, fine.every)
+            held_out.append(close.validation(fine.validation_size))
+        log.info("%d models under %d names", len(data.models), len(data.names))
+        training, target = module(subjects=data.subjects), Path(folder)
+        checkpoint = target / "checkpoints" / "last.ckpt"
+        resumed = prepare(training, data, target, checkpoint, None if start is None else Path(start))
+        averaging = AveragedCheckpoints(ema_decay, training.warmup_steps, checkpoint, checkpoint_minutes)
+        trainer = build_trainer(target, averaging, data.start_step, validation_every, max_steps, max_hours, precision)
     trainer.fit(
         training,
         DataLoader(drawn, batch_size=None),

@@ -4,10 +4,15 @@ import numpy as np
 
 from dreamfusion.ops.kernel_cache import njit
 
+MOST = 2000
+
 
 def crease_normals(vertices: np.ndarray, faces: np.ndarray, angle: float) -> np.ndarray:
     """(F, 3, 3) unit normals of the corners of each face: area-weighted means over the faces at the corner's position
     whose normals differ by less than `angle` degrees from the face's. Coincident vertices count as one.
+
+    Where more than MOST faces meet, a corner has its face's normal: the time grows with the square of their number, and
+    a foreign file may join a million faces in a point.
     """
     points = np.ascontiguousarray(vertices, np.float64) + 0.0  # merges -0 and 0
     _, place = np.unique(points.view("V24").reshape(-1), return_inverse=True)
@@ -28,11 +33,12 @@ def _average(
 ) -> None:
     start = 0
     for end in ends:
-        for corner in order[start:end]:
+        for place in range(start, end):
+            corner = order[place]
             face = corner // 3
             x, y, z = unit[face, 0], unit[face, 1], unit[face, 2]
             sx, sy, sz = 0.0, 0.0, 0.0
-            for other_corner in order[start:end]:
+            for other_corner in order[start:end] if end - start <= MOST else order[place : place + 1]:
                 other = other_corner // 3
                 if x * unit[other, 0] + y * unit[other, 1] + z * unit[other, 2] >= limit:
                     sx, sy, sz = sx + area[other, 0], sy + area[other, 1], sz + area[other, 2]

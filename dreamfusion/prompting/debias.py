@@ -7,11 +7,13 @@ and without the word.
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from dreamfusion.error import GuidanceError
 from dreamfusion.guidance.hub import find_model
+from dreamfusion.guidance.pretrained import refused
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +57,10 @@ def view_probabilities(prompts: Sequence[str], views: Sequence[str], model: str)
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
     folder = str(find_model((model,), None, (".",), False, "prompting.debias.model"))
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}  # it would ask for consent
+    with refused(f"{folder} cannot be read"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        network = AutoModelForMaskedLM.from_pretrained(folder, use_safetensors=True, **options).eval()
     tokens = tokenizer.convert_tokens_to_ids(list(views))
     unknown = [view for view, token in zip(views, tokens, strict=True) if token in (None, tokenizer.unk_token_id)]
     if unknown or tokenizer.mask_token is None:
@@ -65,6 +70,5 @@ def view_probabilities(prompts: Sequence[str], views: Sequence[str], model: str)
         )
     sentences = [SENTENCE.format(mask=tokenizer.mask_token, prompt=prompt) for prompt in prompts]
     batch = tokenizer(sentences, padding=True, truncation=True, return_tensors="pt")
-    network = AutoModelForMaskedLM.from_pretrained(folder, local_files_only=True).eval()
     logits = network(**batch).logits[batch.input_ids == tokenizer.mask_token_id]  # (prompts, vocabulary)
     return logits[:, tokens].float().softmax(dim=-1)

@@ -57,8 +57,8 @@ def run_list(cfg: DictConfig, run_one: Callable[[DictConfig, Path], object]) -> 
     return root / "studies" / study
 
 
-def read_prompts(path: Path) -> list[str]:
-    """The distinct prompts of the file, one per line; skips empty lines and lines that begin with #.
+def read_prompts(path: Path, setting: str = "prompts.file") -> list[str]:
+    """The distinct prompts of the file that `setting` names, one per line; skips empty lines and comments (#).
 
     Raises:
         UserError: the file is missing, is not UTF-8 text, or has no prompt.
@@ -66,9 +66,9 @@ def read_prompts(path: Path) -> list[str]:
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text; prompts.file needs one prompt per line") from error
+        raise UserError(f"{path} is not UTF-8 text; {setting} needs one prompt per line") from error
     except OSError as error:
-        raise UserError(f"cannot read prompts.file={path}: {error.strerror}; it needs one prompt per line") from error
+        raise UserError(f"cannot read {setting}={path}: {error.strerror}; it needs one prompt per line") from error
     prompts = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
     if not prompts:
         raise UserError(f"there is no prompt in {path}; it needs one per line")

@@ -105,7 +105,7 @@ def logged_in() -> bool:
         if wandb.login(prompt=False, verify=True):
             return True
         reason = "there is no login; `wandb login` makes one"
-    except (wandb.Error, OSError, RuntimeError) as error:  # RuntimeError: no home folder
+    except (wandb.Error, OSError, RuntimeError, ValueError) as error:  # no home folder, a wrong WANDB_HTTP_TIMEOUT
         reason = " ".join(str(error).split())
     log.warning("logging to Weights & Biases offline, `wandb sync` uploads it later: %s", reason)
     return False

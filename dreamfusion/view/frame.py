@@ -17,6 +17,7 @@ from dreamfusion.types import Cameras
 
 RAYS, RAYS_OF_A_GPU = 2**13, 2**17  # rendered between two checks for a stale picture: about 0.1 s on a CPU
 FAR = 160.0  # scene units; the depth of transparent pixels
+FARTHEST = 1e6  # scene units; of a camera from the origin
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class View:
     fov: float  # vertical, radians
     height: int  # pixels of the browser window
     width: int
+
+    @property
+    def is_drawable(self) -> bool:
+        """Whether its numbers are finite and moderate; a client may send any."""
+        return 0 < self.fov < math.pi and all(abs(x) < FARTHEST for x in (*self.position, *self.forward, *self.down))
 
     def cameras(self, longest: int) -> Cameras:
         """The camera with at most `longest` pixels along the longer side, and the previews' light, above and to the

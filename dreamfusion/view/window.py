@@ -155,7 +155,8 @@ class Window:
 
         async def connect(client: viser.ClientHandle) -> None:
             async def update(camera: viser.CameraHandle) -> None:
-                self._mailbox.set_view(client.client_id, view_of(camera))
+                if (view := view_of(camera)).is_drawable:
+                    self._mailbox.set_view(client.client_id, view)
 
             client.camera.on_update(update)
             await update(client.camera)

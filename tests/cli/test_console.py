@@ -6,6 +6,7 @@ import warnings
 import pytest
 
 from dreamfusion.cli.console import Console, filter_messages
+from dreamfusion.error import one_line
 
 
 @pytest.fixture
@@ -57,6 +58,14 @@ def test_characters_that_the_console_cannot_encode_are_escaped(monkeypatch):
     filter_messages()
     print("a 🐈", end="", flush=True)
     assert screen.buffer.getvalue() == rb"a \U0001f408"
+
+
+def test_control_characters_of_a_foreign_prompt_are_escaped():
+    """A terminal would obey them: here, set its title and clear the screen."""
+    with io.StringIO() as stream:
+        Console(stream).emit(logging.makeLogRecord({"msg": "a\tcat 🐈\n\x1b]0;x\x07\x1b[2J\x9b1m\r"}))
+        assert stream.getvalue() == "a\tcat 🐈\n\\x1b]0;x\\x07\\x1b[2J\\x9b1m\\x0d\n"
+    assert one_line(ValueError("a\x1b[2J\nb")) == "a\\x1b[2J b"
 
 
 def test_a_console_whose_reader_is_gone_is_quiet(capfd):

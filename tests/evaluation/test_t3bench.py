@@ -7,7 +7,7 @@ import pytest
 import torch
 import trimesh
 
-from dreamfusion.error import UserError
+from dreamfusion.error import GuidanceError, UserError
 from dreamfusion.evaluation.image_reward import OFFSET, SCALE, ImageReward
 from dreamfusion.evaluation.t3bench import FIELDS, normalized, pictures, quality
 from dreamfusion.types import Mesh
@@ -90,4 +90,13 @@ def test_rewards_depend_on_picture_and_text_and_not_on_the_batch(folder):
 def test_a_folder_without_the_vocabulary_is_named(folder):
     (folder / "vocab.txt").unlink()
     with pytest.raises(UserError, match=r"has no vocab.txt; ImageReward needs ImageReward.pt, med_config.json, vocab"):
+        ImageReward.load(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("ImageReward.pt", b"cposix\nsystem\n(Vtrue\ntR."), ("med_config.json", b"[")]
+)
+def test_a_pickled_or_broken_file_is_one_sentence_and_executes_nothing(folder, name, content):
+    (folder / name).write_bytes(content)
+    with pytest.raises(GuidanceError, match="cannot be read as ImageReward: "):
         ImageReward.load(str(folder))

@@ -6,6 +6,7 @@ from omegaconf import OmegaConf
 
 from dreamfusion.error import UserError
 from dreamfusion.guidance import prior_cache as module
+from dreamfusion.mode.evaluate import _captions
 from dreamfusion.runs.prompt_list import read_prompts, run_list, share
 
 
@@ -78,3 +79,13 @@ def test_a_missing_file_gives_one_line(launch, tmp_path):
     assert (ended.status, ended.text.count("\n")) == (1, 1)
     assert ended.text.startswith("error: cannot read prompts.file=nowhere.txt: No such file or directory")
     assert not list(tmp_path.glob("outputs/*"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"\xff\xfe", "is not UTF-8 text; mode.captions needs"), (b"a cat\n", "has 1 captions; R-Precision tells apart")],
+)
+def test_captions_are_read_as_prompts_are(tmp_path, content, message):
+    (tmp_path / "captions.txt").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        _captions(str(tmp_path / "captions.txt"))

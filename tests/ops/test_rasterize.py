@@ -5,7 +5,7 @@ import pytest
 import torch
 import trimesh
 
-from dreamfusion.ops.normals import crease_normals
+from dreamfusion.ops.normals import MOST, crease_normals
 from dreamfusion.ops.rasterize import Material, RasterMesh, rasterize
 from dreamfusion.types import Cameras
 
@@ -184,6 +184,16 @@ def test_creases_stay_sharp_and_curves_become_smooth():
     loose = ball.vertices[ball.faces].reshape(-1, 3)  # each face with vertices of its own
     smooth = crease_normals(loose, np.arange(len(loose)).reshape(-1, 3), 45).reshape(-1, 3)
     assert (smooth * loose).sum(axis=1).min() > 0.999
+
+
+def test_where_more_faces_meet_than_a_mesh_has_a_corner_has_its_faces_normal():
+    """A million faces in a point would take a million million steps."""
+    angle = np.linspace(0, 2 * np.pi, MOST + 2)
+    rim = np.stack([np.cos(angle), np.sin(angle), np.full_like(angle, 0.1)], axis=1)
+    fan = np.stack([np.zeros(MOST + 1, int), np.arange(1, MOST + 2), np.arange(2, MOST + 3)], axis=1)
+    for count in (MOST, MOST + 1):
+        corners = crease_normals(np.concatenate([[[0.0, 0.0, 0.0]], rim]), fan[:count], 45)
+        assert (np.ptp(corners[:, 0], axis=0).max() < 1e-9) == (count == MOST)
 
 
 @pytest.mark.parametrize(

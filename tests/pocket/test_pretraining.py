@@ -16,7 +16,7 @@ from PIL import Image
 from sets import write_set
 from test_denoiser import SMALL, TINY
 
-from dreamfusion.error import UserError
+from dreamfusion.error import GuidanceError, UserError
 from dreamfusion.mode import pretrain
 from dreamfusion.pocket.data.batches import Appearance, RenderBatches
 from dreamfusion.pocket.data.names import read_names
@@ -221,7 +221,7 @@ def test_start_weights_contribute_their_counts(train, tmp_path):
     train(8, "second", validation_every=2, alone=20)  # with the feature volume alone again
     seen = json.loads((tmp_path / "second" / "weights" / "training.json").read_text())
     assert seen.pop("hours") > hours and seen == {"images": 16 + 16, "proxy_images": 8 + 8 + 8}
-    with pytest.raises(UserError, match=r"mode.start=.*gone holds no weights"):
+    with pytest.raises(GuidanceError, match=r"mode.start=.*gone holds no weights"):
         train(3, "third", start=str(tmp_path / "gone"))
 
 
@@ -236,6 +236,23 @@ def test_codes_of_start_weights_are_matched_by_model_name(tmp_path):
         assert torch.equal(model.feature_volume.codes[own], start.codes[other])
     assert torch.equal(model.feature_volume.codes[0], fresh)
     assert torch.equal(model.feature_volume.paint.weight, start.paint.weight)
+
+
+def test_start_weights_that_are_pickled_or_broken_are_refused_and_execute_nothing(tmp_path):
+    model = PocketModel.create(TINY, named("cat"), 8, **SMALL)
+    model.save(tmp_path)
+    (weights,) = (tmp_path / "unet").glob("*.safetensors")
+    pickled = weights.with_name("diffusion_pytorch_model.bin")
+    pickled.write_bytes(b"cpathlib\nPath.touch\n(cpathlib\nPath\n(V" + str(tmp_path / "owned").encode() + b"\ntRtR.")
+    for damage in (weights.unlink, lambda: weights.write_bytes(b"x"), (tmp_path / "unet" / "config.json").unlink):
+        damage()
+        with pytest.raises(GuidanceError, match=r"^mode.start=.* holds no weights to begin from: "):
+            begin_from(model, tmp_path)
+    model.save(tmp_path)
+    (tmp_path / "training.json").write_text("[")
+    with pytest.raises(GuidanceError, match=r"^mode.start=.* holds no weights to begin from: Expecting value"):
+        begin_from(model, tmp_path)
+    assert not (tmp_path / "owned").exists()
 
 
 def test_start_weights_without_a_volume_initialise_the_unet_alone(tmp_path):

@@ -113,6 +113,12 @@ def test_incomplete_and_inconsistent_sets_are_not_loaded(rendered, tmp_path):
     _, output, _ = rendered
     for path in output.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
+    for name, content in (("items.json", b"["), ("items.json", b'[{"tags": 3}]'), ("azimuth.npy", b"\x80\x04.")):
+        before = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=r" is no render set: .*; remove it to render again"):
+            RenderSet.load(tmp_path)
+        (tmp_path / name).write_bytes(before)
     (tmp_path / "items.json").write_text("[]")
     with pytest.raises(ValueError, match=r"albedo.npy contains 2 models, items.json 0"):
         RenderSet.load(tmp_path)

@@ -5,6 +5,7 @@ import json
 import os
 import struct
 import zipfile
+from contextlib import nullcontext
 
 import pytest
 from libraries import MTL, OBJ, entry, write_library
@@ -68,6 +69,19 @@ def test_a_catalogue_that_unpacks_to_gigabytes_is_refused(tmp_path, small):
         read_catalog(path)
 
 
+@pytest.mark.parametrize(
+    "line", [b"x" * 200_000, b"\xff\xfe", b"#" * 2**21, b"none.glb,a"], ids=lambda line: str(line[:3])
+)
+def test_captions_that_are_no_table_are_one_sentence(tmp_path, small, line):
+    item = folder(tmp_path, captions_csv=b"file,name\nbox.obj,box\n")
+    (item.folder / "captions.csv").write_bytes(b"name,file\nonly a name\n" + line)
+    with pytest.raises(ValueError, match=r"captions\.csv (is no table|is larger than|lists '')"):
+        read_catalog(item.folder)
+    (item.folder / "captions.csv").unlink()
+    (item.folder / "captions.csv").symlink_to("/dev/zero")
+    assert [one.name for one in read_catalog(item.folder)] == ["box"]
+
+
 @pytest.mark.parametrize("name", ["1 " * 20_000, " " * 50_000 + "x", "a" * 10**6])
 def test_a_long_name_ends(name, tmp_path):
     assert len(clean_name(name)) <= catalog.LONGEST_NAME
@@ -121,6 +135,7 @@ def test_a_picture_of_400_megapixels_is_refused(tmp_path):
         ({"accessors": [{"count": 2**31, "componentType": 5126, "type": "VEC3"}]}, "an accessor has 2147483648"),
         ({"images": [{"bufferView": 0}], "bufferViews": [{"buffer": 0, "byteLength": 0}]}, "11 x 10 pixels"),
         ({"images": [{"uri": "data"}]}, "11 x 10 pixels"),
+        ({"nodes": [{}] * 10_001}, "10001 nodes, at most 10000"),
     ],
 )
 def test_a_glb_that_claims_too_much_is_refused(header, reason, tmp_path, small):
@@ -133,6 +148,18 @@ def test_a_glb_that_claims_too_much_is_refused(header, reason, tmp_path, small):
     evil = next(item for item in read_catalog(item.folder) if item.name == "evil")
     with pytest.raises(AssetError, match=reason):
         load_asset(evil)
+
+
+def test_the_pictures_of_a_model_are_bounded_together(tmp_path, monkeypatch):
+    """A picture of 130 KB may take 128 MiB, and each material may name it again."""
+    monkeypatch.setattr(assets, "MAX_DECODED", 2 * 99)
+    lines = [line for number in range(3) for line in (f"newmtl m{number}", "map_Kd big.png")]
+    item = folder(tmp_path, "\n".join(lines), big_png=picture(tmp_path / "big.png", (11, 9)))
+    for count, bounded in ((2, False), (3, True)):
+        faces = "".join(f"usemtl m{number}\nf 1/1 2/1 3/1\n" for number in range(count))
+        (tmp_path / "library" / "box.obj").write_text(f"mtllib box.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\n{faces}")
+        with pytest.raises(AssetError, match="more than 198 pixels together") if bounded else nullcontext():
+            assert len(load_asset(item).materials) == count
 
 
 def test_a_glb_reads_no_file_outside_of_its_library(tmp_path):

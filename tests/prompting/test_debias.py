@@ -1,5 +1,9 @@
 """Prompt debiasing on a small random masked language model of the published class."""
 
+import json
+from contextlib import suppress
+from pathlib import Path
+
 import pytest
 import torch
 from options import option
@@ -96,3 +100,25 @@ def test_a_model_that_does_not_know_the_views_is_named(tmp_path):
     folder = save_bert(tmp_path, views=("front", "side"))
     with pytest.raises(GuidanceError, match=r"has no token for back, overhead; type prompting.debias.model="):
         debiased("a corgi", VIEWS, folder, 0.95)
+
+
+def test_code_and_pickled_weights_in_a_models_folder_are_not_executed(tmp_path, monkeypatch):
+    """transformers would ask for consent."""
+    monkeypatch.setattr("builtins.input", lambda *question: "y")
+    folder, evil = Path(save_bert(tmp_path)), f"from pathlib import Path\nPath({str(tmp_path / 'owned')!r}).touch()\n"
+    (folder / "evil.py").write_text(evil)
+    names = {"AutoConfig": "evil.Evil", "AutoModelForMaskedLM": "evil.Evil", "AutoTokenizer": ["evil.Evil", None]}
+    for name, changes in (
+        ("config.json", {"model_type": "evil"}),
+        ("tokenizer_config.json", {"tokenizer_class": "Evil"}),
+    ):
+        before = (folder / name).read_text()
+        (folder / name).write_text(json.dumps(json.loads(before) | changes | {"auto_map": names}))
+        with suppress(GuidanceError):  # or the tokenizer is read without its class
+            view_probabilities(["a corgi"], VIEWS, str(folder))
+        (folder / name).write_text(before)
+    torch.save({"x": torch.zeros(1)}, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(GuidanceError, match="pickled ones, which may hold code and are not read"):
+        view_probabilities(["a corgi"], VIEWS, str(folder))
+    assert not (tmp_path / "owned").exists()

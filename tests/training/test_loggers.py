@@ -146,7 +146,7 @@ def test_a_key_in_the_environment_is_a_login_and_a_malformed_one_is_one_line(wei
     assert wandb_mode() == "online"
 
 
-@pytest.mark.parametrize("failure", [AuthenticationError, PermissionError, RuntimeError])
+@pytest.mark.parametrize("failure", [AuthenticationError, PermissionError, RuntimeError, ValueError])
 def test_a_service_that_does_not_answer_is_one_line_and_the_run_is_offline(
     weights_and_biases, failure, monkeypatch, caplog
 ):

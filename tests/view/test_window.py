@@ -150,8 +150,21 @@ def test_viser_opens_no_tunnel(window):
 
 @pytest.mark.parametrize(("height", "width"), [(0, 0), (0, 800), (600, 0)])
 def test_a_minimised_window_has_a_picture_of_a_pixel(height, width):
-    camera = SimpleNamespace(
-        wxyz=np.array([1.0, 0, 0, 0]), position=np.array([0.0, 0, -3]), fov=0.7, image_height=height, image_width=width
-    )
-    cameras = view_of(camera).cameras(80)
+    cameras = view_of(camera_of(image_height=height, image_width=width)).cameras(80)
     assert min(cameras.height, cameras.width) == 1
+
+
+def camera_of(**changes):
+    still = {"wxyz": np.array([1.0, 0, 0, 0]), "position": np.array([0.0, 0, -3]), "fov": 0.7}
+    return SimpleNamespace(**still | {"image_height": 60, "image_width": 80} | changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"fov": np.nan}, {"fov": 0.0}, {"fov": 4.0}, {"position": np.array([0, np.inf, 0])},
+     {"position": np.array([1e30, 0, 0])}, {"wxyz": np.full(4, np.nan)}],
+)  # fmt: skip
+def test_a_camera_that_cannot_be_drawn_is_not_the_trainings(changes):
+    """A client may send any numbers; the training thread renders what it is given."""
+    assert view_of(camera_of()).is_drawable
+    assert not view_of(camera_of(**changes)).is_drawable

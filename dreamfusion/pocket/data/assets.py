@@ -29,6 +29,8 @@ from dreamfusion.pocket.data.catalog import LARGEST_FILE, Item, read_member
 
 MAX_FACES = 1_500_000
 MAX_PIXELS = 2**25  # of a texture as it is stored, 128 MiB when decoded
+MAX_DECODED = 2**28  # pixels of all textures of a model
+MAX_NODES = 10_000  # of a glTF scene: each may show a mesh again
 MAX_TEXTURE = 256  # pixels along the longer side
 MIN_OPACITY = 0.15  # more transparent materials (window panes, bottles) are dropped, all others rendered opaque
 CREASE = 45.0  # degrees between two faces, above which an edge without stored normals is sharp
@@ -131,7 +133,8 @@ def _parse_obj(model: str, read: Callable[[str], bytes]) -> list[RasterMesh]:
         raise files.refused
     geometries = [g for g in loaded if len(g["faces"])]
     solid = [g for g in geometries if _opacity(g["visual"]) >= MIN_OPACITY]
-    return [_obj_part(g) for g in solid or geometries]
+    textures = _Textures()
+    return [_obj_part(g, textures) for g in solid or geometries]
 
 
 class _ModelFiles(Resolver):
@@ -183,13 +186,13 @@ def _opacity(visual: TextureVisuals | None) -> float:
     return 1.0 - float(given["tr"][-1]) if "tr" in given else 1.0
 
 
-def _obj_part(geometry: dict[str, Any]) -> RasterMesh:
+def _obj_part(geometry: dict[str, Any], textures: "_Textures") -> RasterMesh:
     vertices, faces, visual = geometry["vertices"], _triangles(geometry["faces"]), geometry["visual"]
     material, uv = Material(_NO_MATERIAL), None
     if visual is not None:
         material = Material(_color(visual.material.diffuse / 255))
         if visual.material.image is not None and visual.uv is not None:
-            material, uv = Material(texture=_texture(visual.material.image)), np.asarray(visual.uv)[:, :2]
+            material, uv = Material(texture=textures(visual.material.image)), np.asarray(visual.uv)[:, :2]
     return _part(vertices, faces, geometry.get("vertex_normals"), uv, material)
 
 
@@ -220,6 +223,23 @@ def _part(
     return RasterMesh(vertices=vertices, faces=faces, normals=normals, uv=uv, materials=(material,))
 
 
+class _Textures:
+    """The textures of a model as they are rendered; a picture that several materials share is decoded once."""
+
+    def __init__(self) -> None:
+        self._pixels = 0
+        self._known: dict[int, np.ndarray] = {}  # by the picture's `id`; the model keeps its pictures
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """Raises: ValueError: all pictures so far have more than MAX_DECODED pixels."""
+        if id(image) not in self._known:
+            self._pixels += image.width * image.height
+            if self._pixels > MAX_DECODED:
+                raise ValueError(f"its pictures have more than {MAX_DECODED} pixels together")
+            self._known[id(image)] = _texture(image)
+        return self._known[id(image)]
+
+
 def _texture(image: Image.Image) -> np.ndarray:
     """(h, w, 4) uint8, at most MAX_TEXTURE pixels a side. Pillow weights RGBA colours by alpha when resizing."""
     pixels = image.convert("RGBA")
@@ -248,13 +268,15 @@ def _check_glb(content: bytes) -> None:
     """Check what a binary glTF file claims, before arrays and pictures of that size are made (glTF 2.0, 4.4).
 
     Raises:
-        ValueError: an accessor has too many elements, or a picture in the file too many pixels.
+        ValueError: there are too many nodes, or elements of an accessor, or pixels of a picture in the file.
     """
     length = int.from_bytes(content[12:16], "little")
     header = json.loads(content[20 : 20 + length])
     largest = max((accessor["count"] for accessor in header.get("accessors", [])), default=0)
     if largest > 3 * MAX_FACES:
         raise ValueError(f"an accessor has {largest} elements, at most {3 * MAX_FACES} are allowed")
+    if (nodes := len(header.get("nodes", []))) > MAX_NODES:
+        raise ValueError(f"the scene has {nodes} nodes, at most {MAX_NODES} are allowed")
     for number, image in enumerate(header.get("images", [])):
         if "bufferView" in image:
             view = header["bufferViews"][image["bufferView"]]
@@ -271,10 +293,11 @@ def _parse_glb(model: str, read: Callable[[str], bytes]) -> list[RasterMesh]:
     scene = trimesh.load_scene(io.BytesIO(content), file_type="glb", resolver=files, process=False)
     if files.refused is not None:
         raise files.refused
-    return [_glb_part(mesh) for mesh in scene.dump() if isinstance(mesh, trimesh.Trimesh)]
+    textures = _Textures()
+    return [_glb_part(mesh, textures) for mesh in scene.dump() if isinstance(mesh, trimesh.Trimesh)]
 
 
-def _glb_part(mesh: trimesh.Trimesh) -> RasterMesh:
+def _glb_part(mesh: trimesh.Trimesh, textures: _Textures) -> RasterMesh:
     vertices, faces, normals = np.asarray(mesh.vertices), np.asarray(mesh.faces), np.asarray(mesh.vertex_normals)
     visual = mesh.visual
     if visual.kind != "texture":
@@ -286,4 +309,4 @@ def _glb_part(mesh: trimesh.Trimesh) -> RasterMesh:
     image = getattr(visual.material, "baseColorTexture", None)
     if image is None or visual.uv is None:
         return _part(vertices, faces, normals, None, Material(color))
-    return _part(vertices, faces, normals, np.asarray(visual.uv)[:, :2], Material(color, _texture(image)))
+    return _part(vertices, faces, normals, np.asarray(visual.uv)[:, :2], Material(color, textures(image)))

@@ -175,12 +175,18 @@ def _read_folder(folder: Path) -> list[Item]:
     """Items of all .glb and .obj files below the folder; optional captions.csv (file,name,tags,creator,license)."""
     captions: dict[str, dict[str, str]] = {}
     table = folder / _CAPTIONS
-    if table.exists():
-        with table.open(newline="", encoding="utf-8") as lines:
-            reader = csv.DictReader(lines)
-            if not {"file", "name"} <= set(reader.fieldnames or ()):
-                raise ValueError(f"{table} has the columns {reader.fieldnames}; file and name are required")
-            captions = {row["file"]: {key: (row.get(key) or "").strip() for key in _COLUMNS} for row in reader}
+    if table.is_file():
+        if table.stat().st_size > LARGEST_FILE:
+            raise ValueError(f"{table} is larger than {LARGEST_FILE >> 20} MiB")
+        try:
+            with table.open(newline="", encoding="utf-8") as lines:
+                reader = csv.DictReader(lines)
+                columns, rows = reader.fieldnames or (), list(reader)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{table} is no table in UTF-8: {error}") from error
+        if not {"file", "name"} <= set(columns):
+            raise ValueError(f"{table} has the columns {columns}; file and name are required")
+        captions = {row["file"] or "": {key: (row.get(key) or "").strip() for key in _COLUMNS} for row in rows}
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in (".glb", ".obj"))
     known = {f.relative_to(folder).as_posix() for f in files}
     if missing := sorted(captions.keys() - known):

@@ -64,16 +64,19 @@ class RenderSet:
 
         Raises:
             FileNotFoundError: the folder or one of its files is missing.
-            ValueError: its arrays differ in the number of models.
+            ValueError: a file is broken or holds other than data, or the arrays differ in the number of models.
         """
         missing = [f for f in (_ITEMS, *(f"{n}.npy" for n in (*_IMAGES, *_ANGLES))) if not (path / f).is_file()]
         if missing:
             raise FileNotFoundError(
                 f"{path} is not a render set: {missing[0]} is missing; render the libraries first (mode=pretrain)"
             )
-        entries = json.loads((path / _ITEMS).read_text(encoding="utf-8"))
-        items = tuple(Subject(**{**entry, "tags": tuple(entry["tags"])}) for entry in entries)
-        arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in (*_IMAGES, *_ANGLES)}
+        try:
+            entries = json.loads((path / _ITEMS).read_text(encoding="utf-8"))
+            items = tuple(Subject(**{**entry, "tags": tuple(entry["tags"])}) for entry in entries)
+            arrays = {n: np.load(path / f"{n}.npy", mmap_mode="r", allow_pickle=False) for n in (*_IMAGES, *_ANGLES)}
+        except (ValueError, LookupError, TypeError, RecursionError, EOFError) as error:
+            raise ValueError(f"{path} is no render set: {error}; remove it to render again") from error
         for name, array in arrays.items():
             if array.shape[0] != len(items):
                 raise ValueError(

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
 from dreamfusion.error import UserError
+from dreamfusion.guidance.pretrained import refused
 from dreamfusion.ops.precision import native_bfloat16
 from dreamfusion.pocket import WEIGHTS
 from dreamfusion.pocket.data.batches import RenderBatches
@@ -34,14 +35,14 @@ def load_or_render(libraries: Sequence[str], folder: Path, views: int, resolutio
     """The render set in `folder`, rendered from the model libraries if the folder does not exist.
 
     Raises:
-        UserError: a library cannot be read or rendered, or the folder's renders have another size.
+        UserError: a library or the folder's renders cannot be read, or these have another size.
     """
-    if not folder.exists():
-        try:
+    try:
+        if not folder.exists():
             render_libraries([Path(p) for p in libraries], folder, views=views, resolution=resolution)
-        except (ValueError, OSError) as error:
-            raise UserError(str(error)) from error
-    renders = RenderSet.load(folder)
+        renders = RenderSet.load(folder)
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from error
     if renders.resolution != resolution:
         raise UserError(
             f"the renders in {folder} have {renders.resolution} pixels a side, expected {resolution}; "
@@ -130,12 +131,13 @@ def begin_from(model: PocketModel, folder: Path) -> Seen:
     Returns the `seen` counts of those weights from training.json; parts that do not fit keep their random values.
 
     Raises:
-        UserError: the folder holds no weights, or none that fit.
+        GuidanceError: the folder holds no weights.
+        UserError: none of them fit.
     """
-    try:
+    file = folder / TRAINING
+    with refused(f"mode.start={folder} holds no weights to begin from"):
         start = PocketModel.load(folder)
-    except (FileNotFoundError, RuntimeError, ValueError) as error:
-        raise UserError(f"mode.start={folder} holds no weights to begin from: {error}") from error
+        seen: Seen = current_keys(json.loads(file.read_text())) if file.is_file() else {"images": 0, "proxy_images": 0}
     trained, own = start.state_dict(), model.state_dict()
     if start.feature_volume is not None:
         trained[CODES] = _matching_codes(start, model, trained[CODES], own[CODES])
@@ -145,8 +147,6 @@ def begin_from(model: PocketModel, folder: Path) -> Seen:
     model.load_state_dict(fitting, strict=False)
     left = sorted({key.split(".")[0] for key in own.keys() - fitting.keys()})
     log.info("beginning from %s; randomly initialised: parts of %s", folder, ", ".join(left) or "none")
-    file = folder / TRAINING
-    seen: Seen = current_keys(json.loads(file.read_text())) if file.is_file() else {"images": 0, "proxy_images": 0}
     return seen if "feature_volume" not in left else {**seen, "proxy_images": 0}
 
 
