@@ -155,13 +155,14 @@ def _splat(backend: str, device: torch.device, generator: torch.Generator) -> Ou
     width, height, turn = (0.5 + 5 * drawn[..., 2]) ** -2, (0.5 + 5 * drawn[..., 3]) ** -2, drawn[..., 4] - 0.5
     conics = _leaf(torch.stack([width, turn * (width * height).sqrt(), height], dim=-1), device)
     depths = (drawn[..., 5] + 1 - 2 * torch.arange(60).gt(55)).clamp(min=0).to(device)
+    shares = _leaf(0.2 + 0.8 * drawn[..., 6], device)
     opacities = _leaf(torch.linspace(0, 1, 60), device)
     features = _leaf(torch.randn(2, 60, 4, generator=generator), device)
-    values, opacity = splat(Screen(means, conics, depths), opacities, features, 24, 34, backend)
+    values, opacity = splat(Screen(means, conics, shares, depths), opacities, features, 24, 34, backend)
     along = torch.randn(2, 24, 34, 5, generator=generator).to(device)
     loss = (values * along[..., :4]).sum() + (opacity * along[..., 4]).sum()
-    names = ("means", "conics", "opacities", "features")
-    gradients = torch.autograd.grad(loss, (means, conics, opacities, features))
+    names = ("means", "conics", "shares", "opacities", "features")
+    gradients = torch.autograd.grad(loss, (means, conics, shares, opacities, features))
     return {"values": values, "opacity": opacity, **dict(zip(names, gradients, strict=True))}
 
 

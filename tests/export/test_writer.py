@@ -14,6 +14,8 @@ import trimesh
 from PIL import Image
 
 from dreamfusion.export.writer import Finish, glb_metadata, write_mesh
+from dreamfusion.pocket.data.assets import load_asset
+from dreamfusion.pocket.data.catalog import Item
 from dreamfusion.types import Mesh
 
 METADATA = {"prompt": 'a "cat"\nwith ☃', "seed": "0"}
@@ -81,6 +83,28 @@ def test_glb_carries_linear_colors_as_floats(tetrahedron: Mesh, tmp_path: Path) 
     colors = gltf_accessor(tmp_path / "mesh.glb", "COLOR_0")
     np.testing.assert_allclose(colors[:2], [[0, 0, 0], [1, 1, 1]])
     np.testing.assert_allclose(colors[2], [0.21404, 0.05088, 0.01002], atol=1e-4)  # IEC 61966-2-1, by hand
+
+
+@pytest.mark.parametrize("floats", [True, False])
+def test_a_new_scene_that_begins_from_a_glb_reads_the_colors_of_its_vertices(
+    floats: bool, tetrahedron: Mesh, tmp_path: Path
+) -> None:
+    path = tmp_path / "mesh.glb"
+    write_mesh(tetrahedron, path)
+    if not floats:  # as other programs write them: RGBA, one byte a channel
+        linear, content, header = gltf_accessor(path, "COLOR_0"), path.read_bytes(), gltf_header(path)
+        number = header["meshes"][0]["primitives"][0]["attributes"]["COLOR_0"]
+        view = header["accessors"][number]["bufferView"]
+        header["accessors"][number] = {"bufferView": view, "componentType": 5121, "type": "VEC4", "count": len(linear)}
+        size = struct.unpack("<I", content[12:16])[0]
+        rgba = np.rint(255 * np.column_stack([linear, np.ones(len(linear))])).astype(np.uint8).tobytes()
+        start = 28 + size + header["bufferViews"][view].get("byteOffset", 0)
+        content = content[:start] + rgba + content[start + len(rgba) :]
+        path.write_bytes(
+            content[:20] + json.dumps(header, separators=(",", ":")).encode().ljust(size) + content[20 + size :]
+        )
+    colors = load_asset(Item("mesh", (), "", "", "", path.name, model=str(path))).colors
+    np.testing.assert_allclose(colors, tetrahedron.colors, atol=1e-4 if floats else 0.02)
 
 
 def test_glb_carries_unit_normals_that_point_outwards(tetrahedron: Mesh, tmp_path: Path) -> None:

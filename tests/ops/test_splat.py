@@ -53,9 +53,10 @@ def test_one_round_gaussian_is_a_round_bell_as_wide_as_the_perspective_makes_it(
     round_one = (torch.zeros(1, 3), torch.full((1, 3), sigma), turn, opacity, torch.tensor([[1.0, 0.5, 0.0]]))
     values, alpha = draw(round_one, cameras, backend)
     focal = 31 / 2 / torch.tan(torch.deg2rad(cameras.fov[0]) / 2)
-    variance = (focal * sigma / cameras.distance[0]) ** 2 + BLUR
+    own = (focal * sigma / cameras.distance[0]) ** 2
+    variance = own + BLUR
     line = torch.arange(31) - 15.0
-    wanted = 0.8 * torch.exp(-(line[:, None] ** 2 + line**2) / (2 * variance))
+    wanted = 0.8 * (own / variance) * torch.exp(-(line[:, None] ** 2 + line**2) / (2 * variance))
     wanted = torch.where(wanted < FAINTEST, 0.0, wanted)
     torch.testing.assert_close(alpha[0], wanted, atol=1e-5, rtol=0)
     torch.testing.assert_close(values[0], wanted[..., None] * torch.tensor([1.0, 0.5, 0.0]), atol=1e-5, rtol=0)
@@ -65,7 +66,7 @@ def test_one_round_gaussian_is_a_round_bell_as_wide_as_the_perspective_makes_it(
 def test_the_nearer_gaussian_hides_the_share_of_its_alpha(backend):
     means = torch.full((1, 2, 2), 8.5)
     conics = torch.tensor([0.1, 0.0, 0.1]).expand(1, 2, 3)
-    screen = Screen(means, conics, torch.tensor([[3.0, 2.0]]))  # the second is nearer
+    screen = Screen(means, conics, torch.ones(1, 2), torch.tensor([[3.0, 2.0]]))  # the second is nearer
     values, alpha = splat(screen, torch.tensor([1.0, 0.6]), torch.eye(2)[None], 17, 17, backend)
     torch.testing.assert_close(values[0, 8, 8], torch.tensor([0.4 * MOST, 0.6]))
     torch.testing.assert_close(alpha[0, 8, 8], torch.tensor(1 - 0.4 * (1 - MOST)))
@@ -130,6 +131,13 @@ def test_projection_and_reference_have_the_gradient_of_finite_differences():
     assert torch.autograd.gradcheck(loss, given, eps=1e-6, atol=1e-5)
 
 
+def test_renders_of_all_sizes_show_the_same_opacity_of_what_is_thinner_than_a_pixel():
+    means, _, rotations, _, colors = cloud(30)
+    thin = (means, torch.tensor([[0.02, 0.01, 0.005]]).expand(30, 3), rotations, torch.full((30,), 0.9), colors)
+    mean = [float(draw(thin, camera(height=side, width=side))[1].mean()) for side in (32, 256)]
+    assert mean[0] == pytest.approx(mean[1], rel=0.1)
+
+
 def test_quaternions_of_any_length_are_rotations():
     matrices = rotation_matrices(torch.randn(5, 4, generator=torch.Generator().manual_seed(0)) * 3)
     torch.testing.assert_close(matrices @ matrices.mT, torch.eye(3).expand(5, 3, 3), atol=1e-6, rtol=0)
@@ -147,9 +155,9 @@ def test_gradients_are_bitwise_equal_from_run_to_run_and_a_batch_is_its_views(ba
 
 
 def test_what_does_not_fit_is_refused():
-    means, conics, depths = torch.zeros(1, 2, 2), torch.ones(1, 2, 3), torch.ones(1, 2)
+    screen = Screen(torch.zeros(1, 2, 2), torch.ones(1, 2, 3), torch.ones(1, 2), torch.ones(1, 2))
     with pytest.raises(ValueError, match="splat: opacities"):
-        splat(Screen(means, conics, depths), torch.ones(3), torch.ones(1, 2, 3), 8, 8)
+        splat(screen, torch.ones(3), torch.ones(1, 2, 3), 8, 8)
     for backend in KERNELS:
         with pytest.raises(TypeError, match=r"takes torch\.float32"):
-            splat(Screen(means, conics, depths), torch.ones(2).double(), torch.ones(1, 2, 3), 8, 8, backend)
+            splat(screen, torch.ones(2).double(), torch.ones(1, 2, 3), 8, 8, backend)

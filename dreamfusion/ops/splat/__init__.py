@@ -21,6 +21,7 @@ class Screen(NamedTuple):
 
     means: Tensor  # (B, N, 2) column and row; the centre of the first pixel is (0.5, 0.5)
     conics: Tensor  # (B, N, 3) a, b, c of the inverse covariance [[a, b], [b, c]], 1 / pixels^2
+    shares: Tensor  # (B, N) of the opacity, at most 1: what is thinner than a pixel is spread over it
     depths: Tensor  # (B, N) along the camera's axis; 0: too near or behind, and not drawn
 
 
@@ -29,8 +30,8 @@ def splat(
 ) -> tuple[Tensor, Tensor]:
     """Blend Gaussians front to back: sum_i T_i alpha_i f_i with T_i = prod_{j<i} (1 - alpha_j), nearest first.
 
-    At a pixel centre d away from its mean a Gaussian has alpha = min(0.99, opacity exp(-(a dx^2 + c dy^2) / 2 - b dx
-    dy)), or none where this is below 1 / 255. A kernel may leave out what has T_i < 1e-4.
+    At a pixel centre d away from its mean a Gaussian has alpha = min(0.99, share opacity exp(-(a dx^2 + c dy^2) / 2 -
+    b dx dy)), or none where this is below 1 / 255. A kernel may leave out what has T_i < 1e-4.
 
     Args:
         screen: the Gaussians on the screen; `depths` give their order, and get no gradient.
@@ -49,8 +50,9 @@ def splat(
     b, n, _ = features.shape
     check_shape("splat: means", screen.means.shape, (b, n, 2))
     check_shape("splat: conics", screen.conics.shape, (b, n, 3))
+    check_shape("splat: shares", screen.shares.shape, (b, n))
     check_shape("splat: depths", screen.depths.shape, (b, n))
     check_shape("splat: opacities", opacities.shape, (n,))
-    chosen = implementation(__name__, "splat", features.device, backend, *screen[:2], opacities, features)
-    values, opacity = chosen.splat(screen, opacities, features, height, width)
+    chosen = implementation(__name__, "splat", features.device, backend, *screen[:3], opacities, features)
+    values, opacity = chosen.splat(screen, screen.shares * opacities, features, height, width)
     return values, opacity

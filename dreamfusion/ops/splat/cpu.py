@@ -27,7 +27,7 @@ chain, total = rows.chain, rows.total
 
 
 def splat(screen: Screen, opacities: Tensor, features: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """See `dreamfusion.ops.splat.splat`."""
+    """See `dreamfusion.ops.splat.splat`; opacities (B, N) are those of the views."""
     image: Tensor = _Splat.apply(screen.means, screen.conics, opacities, features, screen.depths, height, width)
     return image[:, :-1].permute(0, 2, 3, 1), image[:, -1]
 
@@ -46,7 +46,7 @@ class _Splat(torch.autograd.Function):
         bins: list[Any] = [None] * b
 
         def one(view: int) -> None:
-            own = given[0][view], given[1][view], given[2]
+            own = given[0][view], given[1][view], given[2][view]
             bins[view] = _tiles(*own, depths.detach().numpy()[view], order[view], h, w)
             _forward(*own, given[3][view], *bins[view], image[view])
 
@@ -65,12 +65,12 @@ class _Splat(torch.autograd.Function):
         found = [np.zeros((b, n, size), np.float32) for size in (2, 3, 1, c)]  # of means, conics, opacities, features
 
         def one(view: int) -> None:
-            own = means[view], conics[view], opacities, features[view], *ctx.bins[view], image[view], slopes[view]
+            own = means[view], conics[view], opacities[view], features[view], *ctx.bins[view], image[view], slopes[view]
             _backward(*own, *(part[view] for part in found))
 
         run_parallel(one, range(b))
         to_means, to_conics, to_opacities, to_features = (torch.from_numpy(part) for part in found)
-        return to_means, to_conics, to_opacities.sum((0, 2)), to_features, None, None, None
+        return to_means, to_conics, to_opacities[..., 0], to_features, None, None, None
 
 
 def _arrays(*tensors: Tensor) -> list[Array]:

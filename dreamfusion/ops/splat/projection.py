@@ -11,6 +11,7 @@ from dreamfusion.types import Cameras
 
 NEAR = 0.2  # scene units along the axis; what is nearer is not drawn (Kerbl et al. 2023)
 BLUR = 0.3  # pixels^2 added to the variance: a Gaussian is at least about a pixel wide (Kerbl et al. 2023)
+THINNEST = 1e-4  # least area of a Gaussian, of the blurred one's, for a finite gradient of its root
 BEYOND = 1.3  # half images from the centre at which the slope of the perspective stays constant (Kerbl et al. 2023)
 
 
@@ -42,10 +43,13 @@ def project_gaussians(cameras: Cameras, means: Tensor, scales: Tensor, rotations
     xx, yy, xy = _dot(one, one), _dot(two, two), _dot(one, two)
     # Cauchy and Binet: xx yy - xy^2 without its cancellation, which makes needles negative.
     cross = [one[i] * two[j] - one[j] * two[i] for i, j in ((0, 1), (1, 2), (2, 0))]
-    area = _dot(cross, cross) + BLUR * (xx + yy) + BLUR**2
+    own = _dot(cross, cross)
+    area = own + BLUR * (xx + yy) + BLUR**2
     conics = torch.stack([(yy + BLUR) / area, -xy / area, (xx + BLUR) / area], dim=-1)
     places = torch.stack([cameras.width / 2 + focal * x, cameras.height / 2 + focal * y], dim=-1)
-    return Screen(places, conics, torch.where(drawn, ahead, 0.0).detach())
+    # The blur keeps the integral of the alpha, so that renders of all sizes show the same shape (Yu et al. 2024).
+    shares = (own / area).clamp(min=THINNEST).sqrt()
+    return Screen(places, conics, shares, torch.where(drawn, ahead, 0.0).detach())
 
 
 def rotation_matrices(quaternions: Tensor) -> Tensor:

@@ -7,13 +7,13 @@ from dreamfusion.ops.splat import FAINTEST, MOST, TILE, Screen
 
 
 def splat(screen: Screen, opacities: Tensor, features: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """See `dreamfusion.ops.splat.splat`."""
+    """See `dreamfusion.ops.splat.splat`; opacities (B, N) are those of the views."""
     ones = torch.cat([features, torch.ones_like(features[..., :1])], dim=-1)
     views = []
     for view in range(len(features)):
         order = screen.depths[view].argsort(stable=True)
         order = order[(screen.depths[view] > 0)[order]]
-        given = (screen.means[view][order], screen.conics[view][order], opacities[order], ones[view][order])
+        given = (screen.means[view][order], screen.conics[view][order], opacities[view][order], ones[view][order])
         rows = [
             torch.cat([_tile(*given, top, left, height, width) for left in range(0, width, TILE)], dim=1)
             for top in range(0, height, TILE)

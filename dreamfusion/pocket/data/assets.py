@@ -293,6 +293,10 @@ def _parse_glb(model: str, read: Callable[[str], bytes]) -> list[RasterMesh]:
     scene = trimesh.load_scene(io.BytesIO(content), file_type="glb", resolver=files, process=False)
     if files.refused is not None:
         raise files.refused
+    for mesh in scene.geometry.values():  # `dump` loses the colours that vertices have beside a material
+        given = getattr(mesh.visual, "vertex_attributes", {})
+        if "color" in given:
+            mesh.vertex_attributes["color"] = given["color"]
     textures = _Textures()
     return [_glb_part(mesh, textures) for mesh in scene.dump() if isinstance(mesh, trimesh.Trimesh)]
 
@@ -307,6 +311,12 @@ def _glb_part(mesh: trimesh.Trimesh, textures: _Textures) -> RasterMesh:
     factor = getattr(visual.material, "baseColorFactor", None)
     color = (1.0, 1.0, 1.0) if factor is None else _color(srgb_from_linear(np.asarray(factor) / 255))
     image = getattr(visual.material, "baseColorTexture", None)
-    if image is None or visual.uv is None:
-        return _part(vertices, faces, normals, None, Material(color))
-    return _part(vertices, faces, normals, np.asarray(visual.uv)[:, :2], Material(color, textures(image)))
+    uv, material = None, Material(color)
+    if image is not None and visual.uv is not None:
+        uv, material = np.asarray(visual.uv)[:, :2], Material(color, textures(image))
+    colors = mesh.vertex_attributes.get("color")
+    if colors is None:
+        return _part(vertices, faces, normals, uv, material)
+    largest = np.iinfo(colors.dtype).max if colors.dtype.kind == "u" else 1
+    colors = srgb_from_linear(colors[:, :3] / largest)
+    return RasterMesh(vertices=vertices, faces=faces, normals=normals, colors=colors, uv=uv, materials=(material,))

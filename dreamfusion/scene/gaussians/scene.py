@@ -203,7 +203,8 @@ def thinned(places: Tensor, colors: Tensor, radius: float, count: int) -> tuple[
     side, few = 4, torch.zeros(0)
     while len(few) < min(count, len(places)) and side < FINEST:
         side = side + 1 + side // 16
-        few, cell = ((places / radius + 1) / 2 * side).floor().unique(dim=0, return_inverse=True)
+        x, y, z = ((places / radius + 1) / 2 * side).floor().long().T
+        few, cell = ((x * (side + 1) + y) * (side + 1) + z).unique(return_inverse=True)
     both = torch.cat([places, colors, torch.ones_like(places[:, :1])], dim=1)
     total = torch.zeros(len(few), 7).index_add(0, cell, both)
     mean = (total / total[:, 6:])[torch.randperm(len(few), generator=torch.Generator().manual_seed(SEED))[:count]]
