@@ -11,7 +11,7 @@ import pytest
 from libraries import MTL, OBJ, entry, write_library
 from PIL import Image
 
-from dreamfusion.pocket.data import assets, catalog
+from dreamfusion.pocket.data import assets, catalog, textures
 from dreamfusion.pocket.data.assets import AssetError, load_asset
 from dreamfusion.pocket.data.catalog import clean_name, read_catalog
 from dreamfusion.pocket.data.renders import render_libraries
@@ -22,7 +22,7 @@ def small(monkeypatch):
     """Bounds that a test reaches at once."""
     monkeypatch.setattr(catalog, "LARGEST_FILE", 2**20)
     monkeypatch.setattr(assets, "LARGEST_FILE", 2**20)
-    monkeypatch.setattr(assets, "MAX_PIXELS", 100)
+    monkeypatch.setattr(textures, "MAX_PIXELS", 100)
 
 
 def bomb(path, name, content):
@@ -152,7 +152,7 @@ def test_a_glb_that_claims_too_much_is_refused(header, reason, tmp_path, small):
 
 def test_the_pictures_of_a_model_are_bounded_together(tmp_path, monkeypatch):
     """A picture of 130 KB may take 128 MiB, and each material may name it again."""
-    monkeypatch.setattr(assets, "MAX_DECODED", 2 * 99)
+    monkeypatch.setattr(textures, "MAX_DECODED", 2 * 99)
     lines = [line for number in range(3) for line in (f"newmtl m{number}", "map_Kd big.png")]
     item = folder(tmp_path, "\n".join(lines), big_png=picture(tmp_path / "big.png", (11, 9)))
     for count, bounded in ((2, False), (3, True)):

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import trimesh
-from PIL import Image, UnidentifiedImageError
 from trimesh.exchange.obj import load_obj
 from trimesh.resolvers import Resolver
 from trimesh.visual import TextureVisuals
@@ -26,12 +25,10 @@ from dreamfusion.image import srgb_from_linear
 from dreamfusion.ops.normals import crease_normals
 from dreamfusion.ops.rasterize import Material, RasterMesh
 from dreamfusion.pocket.data.catalog import LARGEST_FILE, Item, read_member
+from dreamfusion.pocket.data.textures import Textures, check_picture
 
 MAX_FACES = 1_500_000
-MAX_PIXELS = 2**25  # of a texture as it is stored, 128 MiB when decoded
-MAX_DECODED = 2**28  # pixels of all textures of a model
 MAX_NODES = 10_000  # of a glTF scene: each may show a mesh again
-MAX_TEXTURE = 256  # pixels along the longer side
 MIN_OPACITY = 0.15  # more transparent materials (window panes, bottles) are dropped, all others rendered opaque
 CREASE = 45.0  # degrees between two faces, above which an edge without stored normals is sharp
 
@@ -133,7 +130,7 @@ def _parse_obj(model: str, read: Callable[[str], bytes]) -> list[RasterMesh]:
         raise files.refused
     geometries = [g for g in loaded if len(g["faces"])]
     solid = [g for g in geometries if _opacity(g["visual"]) >= MIN_OPACITY]
-    textures = _Textures()
+    textures = Textures()
     return [_obj_part(g, textures) for g in solid or geometries]
 
 
@@ -154,7 +151,7 @@ class _ModelFiles(Resolver):
             return b"\n".join([_DEFAULT_MATERIALS.read_bytes(), *(self._beside(name) for name in self._libraries)])
         try:
             content = self._beside(key)
-            _check_picture(content, key)
+            check_picture(content, key)
         except ValueError as error:
             self.refused = self.refused or error
             raise
@@ -186,7 +183,7 @@ def _opacity(visual: TextureVisuals | None) -> float:
     return 1.0 - float(given["tr"][-1]) if "tr" in given else 1.0
 
 
-def _obj_part(geometry: dict[str, Any], textures: "_Textures") -> RasterMesh:
+def _obj_part(geometry: dict[str, Any], textures: Textures) -> RasterMesh:
     vertices, faces, visual = geometry["vertices"], _triangles(geometry["faces"]), geometry["visual"]
     material, uv = Material(_NO_MATERIAL), None
     if visual is not None:
@@ -223,47 +220,6 @@ def _part(
     return RasterMesh(vertices=vertices, faces=faces, normals=normals, uv=uv, materials=(material,))
 
 
-class _Textures:
-    """The textures of a model as they are rendered; a picture that several materials share is decoded once."""
-
-    def __init__(self) -> None:
-        self._pixels = 0
-        self._known: dict[int, np.ndarray] = {}  # by the picture's `id`; the model keeps its pictures
-
-    def __call__(self, image: Image.Image) -> np.ndarray:
-        """Raises: ValueError: all pictures so far have more than MAX_DECODED pixels."""
-        if id(image) not in self._known:
-            self._pixels += image.width * image.height
-            if self._pixels > MAX_DECODED:
-                raise ValueError(f"its pictures have more than {MAX_DECODED} pixels together")
-            self._known[id(image)] = _texture(image)
-        return self._known[id(image)]
-
-
-def _texture(image: Image.Image) -> np.ndarray:
-    """(h, w, 4) uint8, at most MAX_TEXTURE pixels a side. Pillow weights RGBA colours by alpha when resizing."""
-    pixels = image.convert("RGBA")
-    scale = MAX_TEXTURE / max(pixels.size)
-    if scale < 1:
-        pixels = pixels.resize(
-            (max(1, round(pixels.width * scale)), max(1, round(pixels.height * scale))), Image.Resampling.BOX
-        )
-    return np.asarray(pixels)
-
-
-def _check_picture(content: bytes, name: str) -> None:
-    """Raises: ValueError: a picture has more than MAX_PIXELS; only its header is read."""
-    try:
-        with Image.open(io.BytesIO(content)) as picture:
-            width, height = picture.size
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"the picture {name} is too large: {error}") from error
-    except UnidentifiedImageError:
-        return  # not a picture; trimesh leaves it out
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"the picture {name} has {width} x {height} pixels; at most {MAX_PIXELS} are allowed")
-
-
 def _check_glb(content: bytes) -> None:
     """Check what a binary glTF file claims, before arrays and pictures of that size are made (glTF 2.0, 4.4).
 
@@ -281,9 +237,9 @@ def _check_glb(content: bytes) -> None:
         if "bufferView" in image:
             view = header["bufferViews"][image["bufferView"]]
             start = 28 + length + view.get("byteOffset", 0)
-            _check_picture(content[start : start + view["byteLength"]], f"{number} of the file")
+            check_picture(content[start : start + view["byteLength"]], f"{number} of the file")
         elif image.get("uri", "").startswith("data:"):
-            _check_picture(b64decode(image["uri"].partition(",")[2]), f"{number} of the file")
+            check_picture(b64decode(image["uri"].partition(",")[2]), f"{number} of the file")
 
 
 def _parse_glb(model: str, read: Callable[[str], bytes]) -> list[RasterMesh]:
@@ -297,11 +253,11 @@ def _parse_glb(model: str, read: Callable[[str], bytes]) -> list[RasterMesh]:
         given = getattr(mesh.visual, "vertex_attributes", {})
         if "color" in given:
             mesh.vertex_attributes["color"] = given["color"]
-    textures = _Textures()
+    textures = Textures()
     return [_glb_part(mesh, textures) for mesh in scene.dump() if isinstance(mesh, trimesh.Trimesh)]
 
 
-def _glb_part(mesh: trimesh.Trimesh, textures: _Textures) -> RasterMesh:
+def _glb_part(mesh: trimesh.Trimesh, textures: Textures) -> RasterMesh:
     vertices, faces, normals = np.asarray(mesh.vertices), np.asarray(mesh.faces), np.asarray(mesh.vertex_normals)
     visual = mesh.visual
     if visual.kind != "texture":

@@ -1,0 +1,51 @@
+"""The pictures of a model's materials: bounded before they are decoded, and reduced to what a render shows."""
+
+import io
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+MAX_PIXELS = 2**25  # of a texture as it is stored, 128 MiB when decoded
+MAX_DECODED = 2**28  # pixels of all textures of a model
+MAX_TEXTURE = 256  # pixels along the longer side
+
+
+class Textures:
+    """The textures of a model as they are rendered; a picture that several materials share is decoded once."""
+
+    def __init__(self) -> None:
+        self._pixels = 0
+        self._known: dict[int, np.ndarray] = {}  # by the picture's `id`; the model keeps its pictures
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """Raises: ValueError: all pictures so far have more than MAX_DECODED pixels."""
+        if id(image) not in self._known:
+            self._pixels += image.width * image.height
+            if self._pixels > MAX_DECODED:
+                raise ValueError(f"its pictures have more than {MAX_DECODED} pixels together")
+            self._known[id(image)] = _texture(image)
+        return self._known[id(image)]
+
+
+def _texture(image: Image.Image) -> np.ndarray:
+    """(h, w, 4) uint8, at most MAX_TEXTURE pixels a side. Pillow weights RGBA colours by alpha when resizing."""
+    pixels = image.convert("RGBA")
+    scale = MAX_TEXTURE / max(pixels.size)
+    if scale < 1:
+        pixels = pixels.resize(
+            (max(1, round(pixels.width * scale)), max(1, round(pixels.height * scale))), Image.Resampling.BOX
+        )
+    return np.asarray(pixels)
+
+
+def check_picture(content: bytes, name: str) -> None:
+    """Raises: ValueError: a picture has more than MAX_PIXELS; only its header is read."""
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            width, height = picture.size
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"the picture {name} is too large: {error}") from error
+    except UnidentifiedImageError:
+        return  # not a picture; trimesh leaves it out
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"the picture {name} has {width} x {height} pixels; at most {MAX_PIXELS} are allowed")
