@@ -36,6 +36,7 @@ from dreamfusion.view.window import Window
 
 log = logging.getLogger(__name__)
 STILL = 0.25  # seconds without a move until a camera counts as still
+CLOSING = "closing; press Ctrl-C again to end at once"
 WAIT = 0.5  # seconds between two checks for Ctrl-C; all other events end the wait
 
 
@@ -65,8 +66,11 @@ class ViewMode(Outputs):
         if cfg.prompt is None:
             export = ExportSettings.of(cfg.export)
             scene = load_scene(_find_single_run(cfg), chosen_device(cfg.trainer.accelerator))
-            with closing(Window(self.host, self.port, mailbox, str(scene.config.prompt))) as window:
-                _serve_until_interrupt(window, mailbox, scene, export)
+            with (
+                Stop(CLOSING) as stop,
+                closing(Window(self.host, self.port, mailbox, str(scene.config.prompt))) as window,
+            ):
+                _serve_until(stop, window, mailbox, scene, export)
             return scene.run
         check(cfg)
         with user_errors():
@@ -76,8 +80,9 @@ class ViewMode(Outputs):
             export = ExportSettings.of(cfg.export)
             callback = ViewCallback(window, mailbox, cameras, _exports(window, mailbox, export, held=True))
             dream(train_settings(cfg), folder, self, callbacks=[callback])
-            last = folder / "checkpoints" / LAST
-            _serve_until_interrupt(window, mailbox, load_scene(last, chosen_device(cfg.trainer.accelerator)), export)
+            with Stop(CLOSING) as stop:
+                scene = load_scene(folder / "checkpoints" / LAST, chosen_device(cfg.trainer.accelerator))
+                _serve_until(stop, window, mailbox, scene, export)
         return folder
 
 
@@ -132,19 +137,18 @@ def _exports(window: Window, mailbox: Mailbox, settings: ExportSettings, held: b
     return Exports(window, mailbox, lambda scene: export(scene, settings, window, held))
 
 
-def _serve_until_interrupt(window: Window, mailbox: Mailbox, scene: TrainedScene, settings: ExportSettings) -> None:
-    """Serve a finished scene until Ctrl-C."""
+def _serve_until(stop: Stop, window: Window, mailbox: Mailbox, scene: TrainedScene, settings: ExportSettings) -> None:
+    """Serve a finished scene until `stop` has noted a signal; an exception could interrupt a render."""
     exports = _exports(window, mailbox, settings, held=False)
     cameras, device = training_cameras(scene.config), scene.scene.device
     render_loop = RenderLoop(window, mailbox, scene.scene, cameras, lambda: scene.step, device)
     window.on_export = lambda: exports.begin(copy.deepcopy(scene))
     window.set_status(f"step {scene.step}, {scene.run}")
     show_exported(scene, window)
-    with Stop("closing; press Ctrl-C again to end at once") as stop:  # an exception could interrupt a render
-        while stop.number is None:
-            render_loop.serve()
-            render_loop.wait(WAIT)
-        exports.finish()
+    while stop.number is None:
+        render_loop.serve()
+        render_loop.wait(WAIT)
+    exports.finish()
     log.info("closed")
 
 

@@ -114,6 +114,14 @@ def test_the_newest_or_the_named_run_is_shown_until_ctrl_c(choice, copied, visit
     assert files(folder) == before
 
 
+def test_ctrl_c_while_the_window_is_being_filled_closes_it_too(copied, launch, port, monkeypatch):
+    monkeypatch.setattr(
+        "dreamfusion.mode.view.show_exported", lambda scene, window: os.kill(os.getpid(), signal.SIGINT)
+    )
+    ended = launch(copied[0], "mode=view", f"mode.port={port}")
+    assert (ended.status, ended.text.splitlines()[-1]) == (0, "closed")
+
+
 def test_with_a_prompt_it_trains_and_writes_the_files_of_a_training(visited, finished, port, tmp_path):
     wanted = ["guidance scale", "BackgroundImageMessage", "step 2, outputs/train/"]
     ended = visited(wanted, tmp_path, "mode=view", f"prompt={PROMPT}", "experiment=smoke")
