@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import trimesh
 from scipy.ndimage import gaussian_filter
+from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
 from torch import Tensor
 
@@ -20,6 +21,8 @@ from dreamfusion.types import Mesh
 
 TAUBIN_SHRINK, TAUBIN_INFLATE = 0.5, 0.53  # lambda and |mu| of Taubin 1995, Sec. 3.1; |mu| is slightly larger
 BLUR_REACH = 3.0  # standard deviations at which the kernel is truncated
+NEAREST = 4  # vertices whose normals a vertex of the decimated mesh has
+SAME_SIDE = 0.5  # least cosine between their normals and that of the decimated mesh
 TINY = 1e-20  # squared scene units: smaller areas count as degenerate
 
 
@@ -59,8 +62,7 @@ def extract_mesh(
     vertices, triangles = _keep_large_pieces(vertices, triangles.astype(np.int64), export.min_piece)
     if export.smoothing > 0:
         vertices = _smooth(vertices, triangles, export.smoothing)
-    vertices, triangles = simplify(vertices, triangles, export.faces)
-    return Mesh(vertices, triangles, _vertex_normals(vertices, triangles))
+    return _decimated(vertices, triangles, export.faces)
 
 
 def finish_mesh(vertices: np.ndarray, triangles: np.ndarray, export: ExportSettings) -> Mesh:
@@ -69,8 +71,7 @@ def finish_mesh(vertices: np.ndarray, triangles: np.ndarray, export: ExportSetti
     Not smoothed: its roughness was trained away, or is wanted.
     """
     vertices, triangles = repair(*_keep_large_pieces(vertices, triangles, export.min_piece))
-    vertices, triangles = simplify(vertices, triangles, export.faces)
-    return Mesh(vertices, triangles, _vertex_normals(vertices, triangles))
+    return _decimated(vertices, triangles, export.faces)
 
 
 def _blur(occupancy: np.ndarray, cells: float) -> None:
@@ -112,6 +113,24 @@ def _smooth(vertices: np.ndarray, faces: np.ndarray, rounds: int) -> np.ndarray:
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     trimesh.smoothing.filter_taubin(mesh, lamb=TAUBIN_SHRINK, nu=TAUBIN_INFLATE, iterations=2 * rounds)
     return np.asarray(mesh.vertices, dtype=np.float32)
+
+
+def _decimated(vertices: np.ndarray, triangles: np.ndarray, faces: int) -> Mesh:
+    """The surface (V, 3), (F, 3) with about `faces` triangles, lit as before: with the normals of the whole surface.
+
+    The normals are means over the nearest of its vertices, weighted by the inverse squared distance; not over those
+    of the other side of a thin wall.
+    """
+    coarse_vertices, coarse = simplify(vertices, triangles, faces)
+    normals = _vertex_normals(coarse_vertices, coarse)
+    if len(coarse) < len(triangles):
+        distance, nearest = cKDTree(vertices).query(coarse_vertices, NEAREST)
+        around = _vertex_normals(vertices, triangles)[nearest]  # (V, NEAREST, 3)
+        same_side = (around * normals[:, None]).sum(2) > SAME_SIDE
+        mean = (around * (same_side / (distance**2 + TINY))[..., None]).sum(1)
+        length = np.linalg.norm(mean, axis=1, keepdims=True)
+        normals = np.where(same_side.any(1, keepdims=True), mean / np.maximum(length, TINY), normals)
+    return Mesh(coarse_vertices, coarse, normals.astype(np.float32))
 
 
 def _vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:

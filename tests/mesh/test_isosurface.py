@@ -67,6 +67,30 @@ def test_normals_of_a_sphere_point_along_the_radius() -> None:
     assert (mesh.normals * mesh.vertices / 0.6).sum(1).min() > 0.99
 
 
+def test_a_decimated_mesh_is_lit_as_the_surface_before() -> None:
+    """Its normals are nearer to those of the ellipsoid than the ones that its own triangles have."""
+    axes = torch.tensor([0.3, 0.8, 0.5])
+    field = lambda x: THRESHOLD * torch.exp(20.0 * (1.0 - (x / axes).norm(dim=1)))  # noqa: E731
+    mesh = extract(field, resolution=128, smoothing=8, faces=800)
+    assert mesh.normals is not None
+    true = mesh.vertices / axes.numpy() ** 2
+    true /= np.linalg.norm(true, axis=1, keepdims=True)
+    own, kept = (
+        np.degrees(np.arccos((normals * true).sum(1).clip(-1, 1)))
+        for normals in (as_trimesh(mesh).vertex_normals, mesh.normals)
+    )
+    np.testing.assert_allclose(np.linalg.norm(mesh.normals, axis=1), 1.0, atol=1e-5)
+    assert own.mean() > 1.5
+    assert kept.mean() < own.mean() / 4
+
+
+def test_a_decimated_thin_wall_keeps_the_normals_of_its_sides_apart() -> None:
+    plate = torch.tensor([0.6, 0.6, 0.02])  # thinner than a cell
+    mesh = extract(lambda x: THRESHOLD * torch.exp(20.0 * (1.0 - (x / plate).norm(dim=1))), faces=300)
+    assert mesh.normals is not None
+    assert (mesh.normals * as_trimesh(mesh).vertex_normals).sum(1).min() > 0.25
+
+
 def test_binary_density_on_grid_nodes_still_closes() -> None:
     mesh = as_trimesh(extract(lambda x: 2.0 * THRESHOLD * (x.abs().amax(1) <= 0.5).float(), resolution=16))
     assert mesh.is_watertight
