@@ -14,7 +14,7 @@ from dreamfusion.schedule import schedule
 
 def test_the_laptops_prior_keeps_the_default_options(compose_config):
     cfg = compose_config("prompt=x")
-    assert (cfg.trainer.max_steps, cfg.camera.views, cfg.field.max_resolution) == (600, 2, 96)
+    assert (cfg.trainer.max_steps, cfg.camera.views, cfg.field.max_resolution) == (300, 2, 96)
     assert "recipe" not in cfg
 
 

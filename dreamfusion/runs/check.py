@@ -74,7 +74,7 @@ def check_trainer(trainer: DictConfig) -> None:
             "or bf16-mixed"
         )
     if trainer.max_epochs != -1:
-        raise UserError(f"trainer.max_epochs is {trainer.max_epochs}; a run ends by steps: type trainer.max_steps=600")
+        raise UserError(f"trainer.max_epochs is {trainer.max_epochs}; a run ends by steps: type trainer.max_steps=300")
     batches = trainer.get("accumulate_grad_batches", 1)
     if batches != 1:
         raise UserError(

@@ -26,7 +26,7 @@ def test_settings_of_a_run_pass(changes):
         ({"precision": "bf16-true"}, "trainer.precision is bf16-true"),
         ({"precision": "16-true"}, "trainer.precision is 16-true"),
         ({"precision": [16]}, r"trainer.precision is \[16\]"),
-        ({"max_epochs": 0}, "trainer.max_epochs is 0; a run ends by steps: type trainer.max_steps=600"),
+        ({"max_epochs": 0}, "trainer.max_epochs is 0; a run ends by steps: type trainer.max_steps=300"),
         ({"accumulate_grad_batches": 2}, "trainer.accumulate_grad_batches is 2; a step is one batch"),
         ({"gradient_clip_val": -1}, "trainer.gradient_clip_val is -1; it must be above 0, or null"),
     ],
