@@ -1,17 +1,20 @@
-"""Images as tensors, arrays and PNG files: resizing, 8-bit conversion, contact sheets."""
+"""Images as tensors, arrays and PNG files: resizing, 8-bit conversion, contact sheets, the bound of foreign files."""
 
+import io
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from dreamfusion.files import replacing
 
 LEGIBLE = 128  # pixels a side
+MAX_PIXELS = 2**25  # of a foreign picture as it is stored, 128 MiB when decoded
 
 
 def resize(rgb: Tensor, resolution: int) -> Tensor:
@@ -84,3 +87,18 @@ def checked_image(image: np.ndarray, name: str) -> np.ndarray:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"{name} is {image.dtype} of shape {image.shape}, expected uint8 of shape (H, W, 3)")
     return image
+
+
+def check_picture(content: bytes, name: str) -> None:
+    """Raises: ValueError: a picture has more than MAX_PIXELS; only its header is read. Other files pass."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound below is lower than Pillow's
+            with Image.open(io.BytesIO(content)) as picture:
+                width, height = picture.size
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"the picture {name} is too large: {error}") from error
+    except UnidentifiedImageError:
+        return
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"the picture {name} has {width} x {height} pixels; at most {MAX_PIXELS} are allowed")

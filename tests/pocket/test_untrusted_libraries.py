@@ -11,6 +11,7 @@ import pytest
 from libraries import MTL, OBJ, entry, write_library
 from PIL import Image
 
+from dreamfusion import image as pictures
 from dreamfusion.pocket.data import assets, catalog, textures
 from dreamfusion.pocket.data.assets import AssetError, load_asset
 from dreamfusion.pocket.data.catalog import clean_name, read_catalog
@@ -22,7 +23,7 @@ def small(monkeypatch):
     """Bounds that a test reaches at once."""
     monkeypatch.setattr(catalog, "LARGEST_FILE", 2**20)
     monkeypatch.setattr(assets, "LARGEST_FILE", 2**20)
-    monkeypatch.setattr(textures, "MAX_PIXELS", 100)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 100)
 
 
 def bomb(path, name, content):

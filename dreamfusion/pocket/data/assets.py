@@ -21,11 +21,11 @@ from trimesh.exchange.obj import load_obj
 from trimesh.resolvers import Resolver
 from trimesh.visual import TextureVisuals
 
-from dreamfusion.image import srgb_from_linear
+from dreamfusion.image import check_picture, srgb_from_linear
 from dreamfusion.ops.normals import crease_normals
 from dreamfusion.ops.rasterize import Material, RasterMesh
 from dreamfusion.pocket.data.catalog import LARGEST_FILE, Item, read_member
-from dreamfusion.pocket.data.textures import Textures, check_picture
+from dreamfusion.pocket.data.textures import Textures
 
 MAX_FACES = 1_500_000
 MAX_NODES = 10_000  # of a glTF scene: each may show a mesh again

@@ -1,11 +1,8 @@
-"""The pictures of a model's materials: bounded before they are decoded, and reduced to what a render shows."""
-
-import io
+"""The pictures of a model's materials: bounded, and reduced to what a render shows."""
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-MAX_PIXELS = 2**25  # of a texture as it is stored, 128 MiB when decoded
 MAX_DECODED = 2**28  # pixels of all textures of a model
 MAX_TEXTURE = 256  # pixels along the longer side
 
@@ -36,16 +33,3 @@ def _texture(image: Image.Image) -> np.ndarray:
             (max(1, round(pixels.width * scale)), max(1, round(pixels.height * scale))), Image.Resampling.BOX
         )
     return np.asarray(pixels)
-
-
-def check_picture(content: bytes, name: str) -> None:
-    """Raises: ValueError: a picture has more than MAX_PIXELS; only its header is read."""
-    try:
-        with Image.open(io.BytesIO(content)) as picture:
-            width, height = picture.size
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"the picture {name} is too large: {error}") from error
-    except UnidentifiedImageError:
-        return  # not a picture; trimesh leaves it out
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"the picture {name} has {width} x {height} pixels; at most {MAX_PIXELS} are allowed")
