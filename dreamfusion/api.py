@@ -76,20 +76,22 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def dream(
-    prompt: str,
+    prompt: str | None = None,
     *overrides: str,
     steps: int | None = None,
     seed: int = 0,
     folder: str | Path | None = None,
+    image: str | Path | None = None,
     live: bool = False,
 ) -> Run:
-    """Train a scene for `prompt` and write its mesh, turntable and page.
+    """Train a scene for `prompt`, or from a picture, and write its mesh, turntable and page.
 
     Args:
-        prompt: any text.
+        prompt: any text; None: `image` is given, and the pocket prior finds what it shows.
         overrides: settings as on the command line, such as `"guidance=sd"` or `"camera.views=4"`.
         steps: training steps; None is the configuration's number.
         seed: of everything random.
+        image: file with a picture of the object, which the scene must look like from one side.
         folder: of the run; None is outputs/train/<prompt>/<time>/ in the working directory.
         live: show a picture of the scene and the curve of the gradient norm below the notebook's cell.
 
@@ -97,17 +99,22 @@ def dream(
         UserError: settings that no run can have.
     """
     from dreamfusion.ops.backend import prefer
-    from dreamfusion.runs.check import check
+    from dreamfusion.runs.check import check, check_image
     from dreamfusion.runs.dream import Outputs
     from dreamfusion.runs.dream import dream as run
+    from dreamfusion.runs.reference import described
     from dreamfusion.training.notebook import LiveFigure
 
-    named = [f"prompt={prompt}", f"seed={seed}", *([] if steps is None else [f"trainer.max_steps={steps}"])]
+    texts = {"prompt": prompt, "image": image, "seed": seed, "trainer.max_steps": steps}
+    named = [f"{name}={value}" for name, value in texts.items() if value is not None]
     cfg = compose([*overrides, *named])
     filter_messages()
     prefer(cfg.ops)
+    if image is not None:
+        check_image(cfg)
+        cfg = described(cfg)
     check(cfg)
     name = moment()
-    path = OUTPUTS / run_folder("train", prompt, None, name) if folder is None else Path(folder)
+    path = OUTPUTS / run_folder("train", cfg.prompt, None, name) if folder is None else Path(folder)
     outputs = Outputs(**{f.name: cfg.mode[f.name] for f in fields(Outputs)})
     return Run(run(cfg, path, outputs, callbacks=[LiveFigure()] if live else ()))

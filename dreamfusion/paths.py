@@ -10,6 +10,7 @@ CONFIGURATION, SWEEPS = (
     _PACKAGE / name if (_PACKAGE / name).is_dir() else _PACKAGE.parent / name for name in ("conf", "sweeps")
 )
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # names in checkpoints/, the second of the checkpoint before the last
+REFERENCE = "reference.png"  # name of the framed picture in the folder of a run that has one
 
 
 def run_of(checkpoint: Path) -> Path:

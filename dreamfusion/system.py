@@ -12,6 +12,7 @@ from dreamfusion.loss import Regularizer, total
 from dreamfusion.optimization import Optimization
 from dreamfusion.prompting.table import Prompting, TextTable
 from dreamfusion.randomness import Stream, step_generator, step_seed
+from dreamfusion.reference.view import Reference
 from dreamfusion.scene.base import Scene
 from dreamfusion.scene.lighting import Lighting
 from dreamfusion.scene.shading import Shading
@@ -34,9 +35,11 @@ class DreamFusion(L.LightningModule):
         config: dict[str, Any],
         lighting: Lighting,
         regularizer: Regularizer,
+        reference: Reference | None,
         seed: int,
     ) -> None:
-        """`config` is the composed configuration as plain containers; it is saved in the checkpoint.
+        """`config` is the composed configuration as plain containers; it is saved in the checkpoint. `reference` is the
+        view of a picture, None without one.
 
         Raises:
             ValueError: a regulariser that does not exist for this scene.
@@ -44,7 +47,7 @@ class DreamFusion(L.LightningModule):
         super().__init__()
         self.scene, self.prompting, self.distillation = scene, prompting, distillation
         self.text_table, self.optimization, self.config = text_table, optimization, config
-        self.lighting, self.regularizer, self.seed = lighting, regularizer, seed
+        self.lighting, self.regularizer, self.reference, self.seed = lighting, regularizer, reference, seed
         regularizer.terms(scene)
         self.last_guidance: GuidanceOutput | None = None  # for previews and metrics
         self.last_opacity: Tensor | None = None  # (B, 1, H, W) of the same views
@@ -77,6 +80,8 @@ class DreamFusion(L.LightningModule):
         conditioning = with_appearance(self.prompting.condition(self.text_table, cameras), render, shading)
         guidance = self.distillation(render.rgb, conditioning, progress, generator)  # step 3: Eq. 3
         terms = self.regularizer(self.scene, render, progress)
+        if self.reference is not None and self.reference.due(self.global_step):
+            terms |= self.reference(self.scene, progress)
         loss = guidance.loss + total(terms, guidance.loss)
         self.last_guidance, self.last_opacity = guidance, render.opacity.detach()
         self._report(render, guidance, terms)

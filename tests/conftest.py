@@ -125,6 +125,7 @@ def make_system(make_scene, tiny_field, gaussian_prior):
             "lighting": Lighting(albedo_until=0.2, lit=0.8, textureless=0.5, ambient=0.1),
             "regularizer": Regularizer(orientation=[[0, 0.0], [1, 0.1]], opacity=0.01),
             "optimization": option("optimizer/adam", learning_rates={"table": 0.01, "network": 0.001}, warmup_steps=2),
+            "reference": None,
             "seed": seed,
         }  # fmt: skip
         return DreamFusion(**(settings | changes))

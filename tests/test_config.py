@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from dreamfusion.cli.quoting import TEXTS, quote_texts
 from dreamfusion.cli.validation import fits, parameters
 from dreamfusion.error import UserError
-from dreamfusion.runs.names import TIME, digest, moment, run_folder, slug, study_of
+from dreamfusion.runs.names import TIME, digest, moment, run_folder, slug, study_of, subject
 from dreamfusion.runs.resume import resumed
 from dreamfusion.runs.settings import plain
 
@@ -245,6 +245,12 @@ def test_long_or_wordless_prompts_get_distinct_folders():
 )
 def test_where_a_run_writes(arguments, folder):
     assert run_folder(*arguments) == folder
+
+
+def test_a_run_from_a_picture_is_named_after_its_prompt_or_else_the_file(compose_config):
+    for arguments, name in ((["image=photos/My cat.png"], "My cat"), (["image=x.png", "prompt=a cat"], "a cat")):
+        assert subject(compose_config(*arguments)) == name
+    assert subject(compose_config()) is None
 
 
 def test_two_commands_of_the_same_second_have_two_folders():

@@ -46,6 +46,7 @@ def make_system():
         lighting=Lighting(albedo_until=0.0, lit=0.5, textureless=0.5, ambient=0.1),
         regularizer=Regularizer(opacity=0.01),
         optimization=option("optimizer/adam", learning_rates={"table": 0.01, "network": 0.001}, warmup_steps=2),
+        reference=None,
         seed=SEED,
     )
 

@@ -48,6 +48,10 @@ def run_mode(cfg: DictConfig) -> object:
             if HydraConfig.get().runtime.choices["mode"] != "train":
                 raise UserError(f"config={cfg.config} repeats a training run, which only mode=train does")
             cfg = repeated_settings(cfg, HydraConfig.get().overrides.task)
+        if cfg.get("image") is not None and HydraConfig.get().runtime.choices["mode"] in ("train", "view"):
+            from dreamfusion.runs.reference import described
+
+            cfg = described(cfg)
         _check_settings(cfg.mode)
         mode = instantiate(cfg.mode)
         resume_gc()

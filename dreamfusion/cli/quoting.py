@@ -17,7 +17,7 @@ from dreamfusion.paths import CONFIGURATION
 # A quoted string in Hydra's grammar, and an item of a list in a multirun.
 QUOTED = re.compile(r"""(?P<quote>['"])(?:(?!(?P=quote))[^\\]|\\.)*(?P=quote)""", re.DOTALL)
 _ITEM = re.compile(rf"\s*(?:(?P<quoted>{QUOTED.pattern})|(?P<text>[^,]+?))\s*(?:,|$)", re.DOTALL)
-FREE = ("prompt", "checkpoint", "start", "config", "prompts.file", "run", "study")  # null, or free text
+FREE = ("prompt", "image", "checkpoint", "start", "config", "prompts.file", "run", "study")  # null, or free text
 TEXTS = (
     *FREE,
     *("hydra.run.dir", "hydra.sweep.dir"),
@@ -26,7 +26,8 @@ TEXTS = (
     *("guidance.vae", "guidance.vae_dtype", "guidance.weighting", "guidance.weights", "logger.group"),
     *("logger.project", "mode.captions", "mode.clip", "mode.folder", "mode.host", "mode.image_reward", "mode.json"),
     *("mode.light", "mode.mode.folder", "mode.names", "mode.output", "mode.precision", "mode.renders", "mode.space"),
-    *("mode.start", "mode.title", "prompting.negative", "trainer.accelerator", "watchdog.answer"),
+    *("mode.start", "mode.title", "prompting.negative", "reference.depth", "reference.normal", "trainer.accelerator"),
+    "watchdog.answer",
 )
 
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dreamfusion.cli.spelling import studies
 from dreamfusion.error import UserError
-from dreamfusion.runs.names import digest, run_folder, slug, study_of
+from dreamfusion.runs.names import digest, run_folder, slug, study_of, subject
 
 WIDTH = 120  # characters of a line of --help
 
@@ -62,7 +62,7 @@ def _run_folder(time: str, *, _root_: DictConfig) -> str:
     mode = _mode(_root_)
     study = study_of(_root_.study, _root_.hydra.mode) if mode == "train" else None
     name = time if study is None else digest(_root_)
-    return run_folder(mode, _root_.prompt, _root_.checkpoint or _root_.config, name, study)
+    return run_folder(mode, subject(_root_), _root_.checkpoint or _root_.config, name, study)
 
 
 def _sweep_folder(*, _root_: DictConfig) -> str:

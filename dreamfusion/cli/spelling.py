@@ -22,6 +22,7 @@ USUAL = {  # names elsewhere -> ours
     **dict.fromkeys(("steps", "iterations", "iters", "epochs", "max_iters"), "trainer.max_steps"),
     **dict.fromkeys(("lr", "learning_rate"), "optimizer.learning_rates"),
     **dict.fromkeys(("text", "caption"), "prompt"),
+    **dict.fromkeys(("picture", "photo", "image_path"), "image"),
     **dict.fromkeys(("resolution", "image_size", "width", "height"), "camera.size"),
     "negative_prompt": "prompting.negative",
     **dict.fromkeys(("scale", "cfg_scale", "guidance_scale"), "distillation.guidance_scale"),

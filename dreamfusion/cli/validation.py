@@ -22,7 +22,7 @@ from dreamfusion.error import UserError
 from dreamfusion.paths import CONFIGURATION
 
 OF_THE_RUN: dict[str, Any] = {  # settings of conf/config.yaml without a `_target_` and with the default null
-    **dict.fromkeys(("prompt", "checkpoint", "study", "run", "prompts.file"), str | None),
+    **dict.fromkeys(("prompt", "image", "checkpoint", "study", "run", "prompts.file"), str | None),
     "objective": str | Sequence[str] | None,
     "callbacks": Mapping[str, dict],
     "trainer.precision": Any,  # checked by `training.assemble.check_trainer`, whose list is shorter than Lightning's

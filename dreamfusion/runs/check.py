@@ -11,6 +11,7 @@ from dreamfusion.runs.find import find_checkpoint, find_runs, run_choice
 from dreamfusion.runs.prompt_list import read_prompts
 
 WEIGHTS = (".safetensors", ".ckpt", ".bin")  # the last, pickled, is refused with its own message
+RECOGNIZERS = ("dreamfusion.guidance.pocket.PocketPrior",)  # priors that find the prompt of a picture
 LONGEST_PROMPT = 2000  # characters, far above the limit of the text encoders
 PRECISIONS = ("32-true", "32", 32, "16-mixed", "16", 16, "bf16-mixed", "bf16")  # of a step: weights stay float32
 
@@ -22,7 +23,7 @@ def check_first(mode: str, cfg: DictConfig) -> None:
         UserError: a file is missing, or a setting is invalid.
         GuidanceError: there are no weights.
     """
-    makes = mode == "train" or (mode == "view" and cfg.prompt is not None)
+    makes = mode == "train" or (mode == "view" and (cfg.prompt is not None or cfg.image is not None))
     runs = run_choice(cfg) if mode in ("export", "gallery", "sheet") else cfg.run if mode == "view" else None
     for choice in (cfg.checkpoint, cfg.start if makes else None):
         if choice is not None:
@@ -36,7 +37,11 @@ def check_first(mode: str, cfg: DictConfig) -> None:
     if makes and cfg.prompts.file is not None:
         read_prompts(Path(str(cfg.prompts.file)).expanduser())
     elif makes and cfg.checkpoint is None and cfg.config is None:
-        check(cfg)
+        if cfg.image is None:
+            check_prompt(cfg.prompt)
+        else:
+            check_image(cfg)
+        check_settings(cfg)
     if mode in ("sample", "image"):
         check_prompt(cfg.prompt)
     if (makes and cfg.checkpoint is None) or mode in ("sample", "image"):
@@ -47,10 +52,28 @@ def check_first(mode: str, cfg: DictConfig) -> None:
 def check(cfg: DictConfig) -> None:
     """Raises: UserError: the prompt, seed, a setting of the trainer or of the mesh is invalid."""
     check_prompt(cfg.prompt)
+    check_settings(cfg)
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Raises: UserError: the seed, a setting of the trainer or of the mesh is invalid."""
     if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
         raise UserError(f"seed is {cfg.seed}; it must be a whole number from 0 to {2**32 - 1}")
     check_trainer(cfg.trainer)
     ExportSettings.of(cfg.export)
+
+
+def check_image(cfg: DictConfig) -> None:
+    """Raises: UserError: the picture is missing, or has no prompt with a prior that cannot find one."""
+    if not Path(str(cfg.image)).expanduser().is_file():
+        raise UserError(f"there is no file {cfg.image}; type image=... with a picture of one object")
+    if cfg.prompt is not None:
+        check_prompt(cfg.prompt)
+    elif cfg.guidance._target_ not in RECOGNIZERS:
+        raise UserError(
+            f'image={cfg.image} needs a prompt with this prior; type prompt="a cat", or guidance=pocket, which finds '
+            "the nearest object that it knows"
+        )
 
 
 def check_prompt(prompt: object) -> None:

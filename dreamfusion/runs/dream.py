@@ -31,8 +31,9 @@ from dreamfusion.files import check_finite, replacing
 from dreamfusion.guidance.prior import check_groups
 from dreamfusion.mesh.density_grid import EmptyFieldError
 from dreamfusion.ops.allocator import keep_large_blocks
-from dreamfusion.paths import LAST, PREVIOUS, run_of
+from dreamfusion.paths import LAST, PREVIOUS, REFERENCE, run_of
 from dreamfusion.ranks import cluster
+from dreamfusion.report.picture import write_rgba
 from dreamfusion.runs.check import check
 from dreamfusion.runs.lock import locked
 from dreamfusion.runs.names import relative_to_cwd
@@ -130,7 +131,7 @@ def _dream(
     with user_errors():
         orbit: Orbit = instantiate(cfg.camera)
         preflight(cfg, folder, outputs)
-        system = assemble(cfg)
+        system = assemble(cfg, resume is not None)
         if cfg.export.format == SPLAT:
             splats_of(system.scene)
         check_groups(system.distillation.prior, orbit.group)
@@ -157,6 +158,8 @@ def _dream(
         with stop.request:  # until the last checkpoint is written
             if trainer.is_global_zero:
                 _begin(cfg, folder, loggers, resume is None)
+                if system.reference is not None:
+                    write_rgba(system.reference.picture(), folder / REFERENCE)
                 log.info("writing to %s; from the first preview on, its index.html shows the run", folder)
             try:
                 with lightning_errors():

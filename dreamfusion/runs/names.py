@@ -45,6 +45,11 @@ def run_folder(mode: str, prompt: object, checkpoint: str | None, name: str, stu
     return f"{group}/{slug(str(prompt))}/{name}"
 
 
+def subject(cfg: DictConfig) -> object:
+    """After what the folder of a new run is named: its prompt, else the picture's file name; None without both."""
+    return cfg.prompt if cfg.prompt is not None or cfg.image is None else Path(str(cfg.image)).stem
+
+
 def moment() -> str:
     """The name of a run that begins now."""
     return datetime.now().strftime(TIME)

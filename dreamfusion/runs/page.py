@@ -7,6 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from dreamfusion.paths import REFERENCE
 from dreamfusion.report.page import RunPage, write_page
 
 SHEET = re.compile(r"[0-9]{6,}\.png")  # the names of the previews, by step
@@ -57,12 +58,13 @@ def write_run_page(
 ) -> None:
     """Write index.html into the run's folder; `reload`: seconds until an open page loads itself again."""
     sheets = sorted(path for path in (folder / "previews").glob("*.png") if SHEET.fullmatch(path.name))
-    metrics = folder / "metrics.csv"
+    picture, metrics = folder / REFERENCE, folder / "metrics.csv"
     page = RunPage(
         prompt=str(cfg.prompt),
         mesh=mesh if mesh is not None and mesh.suffix == ".glb" else None,
         video=video,
-        previews={f"step {int(path.stem)}": path for path in sheets[-4:]},
+        previews=({"the picture": picture} if cfg.get("image") is not None and picture.is_file() else {})
+        | {f"step {int(path.stem)}": path for path in sheets[-4:]},
         metrics=metrics if metrics.is_file() else None,
         figures=figures,
         notes=NOTES,

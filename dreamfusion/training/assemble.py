@@ -13,18 +13,26 @@ from dreamfusion.guidance.prior_cache import cached_prior
 from dreamfusion.system import DreamFusion
 
 
-def assemble(cfg: DictConfig) -> DreamFusion:
-    """The LightningModule of a configuration; runs of one process share the prior."""
+def assemble(cfg: DictConfig, resumed: bool = False) -> DreamFusion:
+    """The LightningModule of a configuration; runs of one process share the prior.
+
+    A `resumed` run has the picture of its reference view in its checkpoint, and does not read the file again.
+    """
     config = OmegaConf.to_container(cfg)
     cfg = cfg.copy()  # instantiating the scene resolves the groups that it refers to, in place
     prior = cached_prior(cfg.guidance)
     prompting = instantiate(cfg.prompting)
+    reference = None
+    if cfg.get("image") is not None:
+        orbit = instantiate(cfg.camera)
+        reference = instantiate(cfg.reference)(image=str(cfg.image), orbit=orbit, read=not resumed)
     system: DreamFusion = instantiate(cfg.system)(
         scene=instantiate(cfg.scene),
         prompting=prompting,
         distillation=instantiate(cfg.distillation, prior=prior),
         text_table=prompting.encode(prior, str(cfg.prompt)),
         optimization=instantiate(cfg.optimizer),
+        reference=reference,
         config=config,
     )
     return system

@@ -22,3 +22,16 @@ def test_a_missing_package_is_named_before_weights_are_loaded(setting, arguments
     with pytest.raises(UserError, match=rf"{setting} needs the package peft; type pip install 'dreamfusion\[vsd\]'"):
         check_first(mode, cfg)
     check_first(mode, compose_config("prompt=a cat"))
+
+
+def test_a_picture_needs_a_file_and_with_most_priors_a_prompt(compose_config, tmp_path):
+    picture = tmp_path / "cat, from the front.png"
+    with pytest.raises(UserError, match=r"there is no file .*front\.png; type image=\.\.\. with a picture of one"):
+        check_first("train", compose_config(f"image={picture}"))
+    picture.write_bytes(b"")
+    check_first("train", compose_config(f"image={picture}"))
+    check_first("train", compose_config(f"image={picture}", "guidance=sd", "prompt=a cat"))
+    with pytest.raises(UserError, match=r'image=.* needs a prompt with this prior; type prompt="a cat", or guidance='):
+        check_first("view", compose_config(f"image={picture}", "guidance=sd"))
+    with pytest.raises(UserError, match="seed is -1"):
+        check_first("train", compose_config(f"image={picture}", "seed=-1"))
