@@ -98,7 +98,7 @@ def dream(
     Raises:
         UserError: settings that no run can have.
     """
-    from dreamfusion.ops.backend import prefer
+    from dreamfusion.ops.backend import make_deterministic, prefer
     from dreamfusion.runs.check import check, check_image
     from dreamfusion.runs.dream import Outputs
     from dreamfusion.runs.dream import dream as run
@@ -110,6 +110,7 @@ def dream(
     cfg = compose([*overrides, *named])
     filter_messages()
     prefer(cfg.ops)
+    make_deterministic(cfg.deterministic)
     if image is not None:
         check_image(cfg)
         cfg = described(cfg)

@@ -35,9 +35,10 @@ def run_mode(cfg: DictConfig) -> object:
     try:
         check_first(HydraConfig.get().runtime.choices["mode"] or "", cfg)  # before anything imports torch
         check_types(cfg)
-        from dreamfusion.ops.backend import prefer
+        from dreamfusion.ops.backend import make_deterministic, prefer
 
         prefer(cfg.ops)
+        make_deterministic(cfg.deterministic)
         if HydraConfig.get().runtime.choices["mode"] == "train" and cfg.checkpoint is not None:
             from dreamfusion.runs.resume import resumed_settings  # imported here: most commands read no checkpoint
 
@@ -64,9 +65,14 @@ def run_mode(cfg: DictConfig) -> object:
             raise
         raise _run_error(file_error(reason) if isinstance(reason, OSError) else one_line(reason)) from error
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise _run_error(MEMORY) from error
+        if is_out_of_memory(error):
+            raise _run_error(MEMORY) from error
+        if "does not have a deterministic implementation" in str(error):
+            operation = str(error).split(maxsplit=1)[0]
+            raise _run_error(
+                f"deterministic=true, but torch has no such {operation}; type deterministic=false"
+            ) from error
+        raise
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -45,10 +45,22 @@ _INSTALL = {
     "nerfacc": "pip install nerfacc, and a CUDA toolkit whose nvcc is on the PATH",
     "tinycudann": 'pip install --no-build-isolation "git+https://github.com/NVlabs/tiny-cuda-nn#subdirectory=bindings/torch"',
 }
+# Kernels that sum gradients by atomic additions, in an order that differs from run to run.
+ATOMIC = {
+    ("hash_encode", "tinycudann"),
+    ("hash_encode", "triton"),
+    ("hash_field", "tinycudann"),
+    ("hash_field", "triton"),
+    ("composite", "nerfacc"),
+    ("render_feature_volume", "triton"),
+    ("rasterize", "nvdiffrast"),
+}
 CHOICES = ("auto", *_FILES)  # of the setting `ops`
 _VARIABLE = "DREAMFUSION_OPS"  # the setting, also for the processes that this one starts
 _GIVEN = os.environ.get(_VARIABLE, "auto")  # by the user
+_threads: int | None = None  # of the kernels; None: as many as torch's, and nothing is deterministic
 _PIECES = 4  # spans per thread
+_SUMS = 32  # spans of a sum over points or samples
 _FEW = 16_384  # points or samples; with fewer, waking other threads costs more than they save (1 ms)
 
 
@@ -63,6 +75,31 @@ def prefer(name: str) -> None:
     os.environ[_VARIABLE] = _GIVEN if name == "auto" else name
 
 
+def make_deterministic(wanted: bool) -> None:
+    """Apply the setting `deterministic`: the same bits from run to run, and on a CPU for any number of threads.
+
+    Torch's own operations run in one thread then: their sums, products, convolutions and the ends of their vectors
+    depend on the number. The kernels here use all threads and give the same bits for any number of them.
+    """
+    global _threads
+    if wanted == (_threads is not None):
+        return
+    if wanted:
+        _threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read at the first product on a GPU
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time
+    else:
+        torch.set_num_threads(_threads)  # type: ignore[arg-type]
+        _threads = None
+    torch.use_deterministic_algorithms(wanted)  # convolutions of cuDNN included
+
+
+def threads() -> int:
+    """Number of threads of the CPU kernels."""
+    return _threads or torch.get_num_threads()
+
+
 def choose(op: str, device: torch.device, requested: str | None = None) -> str:
     """Return the backend of `op` on `device`: "torch" or a kernel library.
 
@@ -73,7 +110,7 @@ def choose(op: str, device: torch.device, requested: str | None = None) -> str:
         RuntimeError: if the requested kernel cannot be used.
         UserError: if that of the setting cannot.
     """
-    return _choose(op, device.type, requested, os.environ.get(_VARIABLE, "auto"))
+    return _choose(op, device.type, requested, os.environ.get(_VARIABLE, "auto"), _threads is not None)
 
 
 def backends(op: str, device: torch.device) -> tuple[str, ...]:
@@ -126,15 +163,23 @@ def widest_float(device: torch.device) -> torch.dtype:
 
 
 def parts(size: int) -> int:
-    """Number of threads for `size` points or samples: all of torch's, or 1 below the threshold."""
-    return 1 if size < _FEW else torch.get_num_threads()
+    """Number of threads for `size` points or samples: all, or 1 below the threshold."""
+    return 1 if size < _FEW else threads()
 
 
 def spans(count: int, size: int, multiple: int = 1) -> list[tuple[int, int]]:
     """Split `count` items (`size` points in all) into [begin, end) spans at multiples of `multiple`; one for a single
     thread, else several per thread, so that slow threads process fewer.
     """
-    pieces = 1 if parts(size) == 1 else _PIECES * parts(size)
+    return _split(count, 1 if parts(size) == 1 else _PIECES * parts(size), multiple)
+
+
+def sum_spans(count: int, multiple: int = 1) -> list[tuple[int, int]]:
+    """Spans of `count` items as of `spans`, the same for any number of threads: their sums are added in their order."""
+    return _split(count, 1 if count < _FEW else _SUMS, multiple)
+
+
+def _split(count: int, pieces: int, multiple: int) -> list[tuple[int, int]]:
     length = -(-count // (pieces * multiple)) * multiple
     return [(begin, min(begin + length, count)) for begin in range(0, count, max(length, 1))]
 
@@ -162,9 +207,8 @@ def run_parallel(task: Callable[[_T], object], items: Sequence[_T]) -> None:
             errors.append(error)
         ended[0] = 1
 
-    threads = torch.get_num_threads()
-    flags = np.zeros((min(threads, len(items)), 1), np.int64)
-    others = [_pool(threads).submit(work, flag) for flag in flags[1:]]
+    flags = np.zeros((min(threads(), len(items)), 1), np.int64)
+    others = [_pool(threads()).submit(work, flag) for flag in flags[1:]]
     work(flags[0])
     for other, flag in zip(others, flags[1:], strict=True):
         flag[0] |= other.cancel()  # never started, and no items are left
@@ -175,7 +219,7 @@ def run_parallel(task: Callable[[_T], object], items: Sequence[_T]) -> None:
 
 
 @cache
-def _choose(op: str, device: str, requested: str | None, preferred: str) -> str:
+def _choose(op: str, device: str, requested: str | None, preferred: str, deterministic: bool) -> str:
     kernels = _KERNELS[op].get(device, ())
     if preferred not in CHOICES:
         raise ValueError(f"{_VARIABLE} is {preferred!r}, allowed are {', '.join(CHOICES)}")
@@ -184,10 +228,10 @@ def _choose(op: str, device: str, requested: str | None, preferred: str) -> str:
     wanted = requested or (preferred if preferred in (*kernels, "torch") else None)
     reasons: dict[str, str] = {}
     for kernel in kernels if wanted is None else (wanted,):
-        reason = None if kernel == "torch" else missing(kernel, device)
+        reason = _unusable(op, kernel, device, deterministic)
         if reason is None:
             break
-        reasons[kernel] = f"{reason}; to install: {_INSTALL[kernel]}" if kernel in _INSTALL else reason
+        reasons[kernel] = reason
     else:
         kernel = "torch"
     if reasons and requested is not None:
@@ -200,6 +244,16 @@ def _choose(op: str, device: str, requested: str | None, preferred: str) -> str:
         _say(reason)
     _log.info("%s on %s: %s", op, device, kernel)
     return kernel
+
+
+def _unusable(op: str, kernel: str, device: str, deterministic: bool) -> str | None:
+    """Reason why a backend cannot be used, or None."""
+    if kernel == "torch":
+        return None
+    if deterministic and (op, kernel) in ATOMIC:
+        return f"the sums of {kernel} vary in the last bits, and deterministic=true"
+    reason = missing(kernel, device)
+    return f"{reason}; to install: {_INSTALL[kernel]}" if reason and kernel in _INSTALL else reason
 
 
 @cache

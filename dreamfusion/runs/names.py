@@ -25,6 +25,7 @@ STUDY = "multirun"  # the study of an unnamed multirun
 IGNORED = (
     "hydra",
     "ops",
+    "deterministic",  # changes the last bits, as `ops` does
     "study",
     "resume",
     "checkpoint",

@@ -21,7 +21,8 @@ from dreamfusion.scene.base import Scene
 from dreamfusion.system import DreamFusion
 from dreamfusion.untrusted import read_configuration
 
-COMMAND = ("config", "ops", "study", "checkpoint", "start", "resume", "prompts", "run")  # of a command, not of its run
+# Of a command, not of its run.
+COMMAND = ("config", "ops", "deterministic", "study", "checkpoint", "start", "resume", "prompts", "run")
 
 log = logging.getLogger(__name__)
 # Groups of settings that a resumed run may change: its length, the files that it writes, and what only accompanies it.
@@ -46,7 +47,8 @@ def resumed_settings(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
             f"{path} was made with {changed}; a resumed run keeps these settings: type start={path} instead of "
             f"checkpoint={cfg.checkpoint} to begin a new run from its scene"
         )
-    settings.checkpoint, settings.ops = str(path), cfg.ops  # any backend continues from any checkpoint
+    settings.checkpoint = str(path)
+    settings.ops, settings.deterministic = cfg.ops, cfg.deterministic  # any backend continues from any checkpoint
     if step >= settings.trainer.max_steps and (run_of(path) / RESULT).is_file():
         log.info("%s is already at step %d; to continue training, add trainer.max_steps=%d", path, step, 2 * step)
     return settings

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from dreamfusion.ops.backend import run_parallel, spans
+from dreamfusion.ops.backend import run_parallel, spans, sum_spans
 from dreamfusion.ops.hash_field import network as network_kernels
 from dreamfusion.ops.hash_field import network_bfloat16 as network_kernels_bfloat16
 from dreamfusion.ops.hash_grid import kernels as hash_kernels
@@ -131,7 +131,7 @@ def _network_gradient(
         output_t,
     )
     arrays = y.numpy(), weights, to_output.numpy(), NO_DIRECTION if jvp is None else jvp.numpy(), to_y.numpy()
-    tasks = _spans(y)
+    tasks = sum_spans(y.shape[1], network_kernels.BLOCK)
     # Partial sums per task of (m h') y^T, o' h^T and Q.
     hidden_shape = len(output_t), -(-hidden.shape[1] // network.FEATURES) * network.FEATURES
     nothing = 0 if not need_weights else None
