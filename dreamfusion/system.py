@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dreamfusion.distillation.base import Distillation
+from dreamfusion.guidance.prior import PictureConditioned
 from dreamfusion.loss import Regularizer, total
 from dreamfusion.optimization import Optimization
 from dreamfusion.prompting.table import Prompting, TextTable
@@ -58,7 +59,9 @@ class DreamFusion(L.LightningModule):
         return min(self.global_step / max(self.trainer.max_steps, 1), 1.0)
 
     def on_fit_start(self) -> None:
-        self.distillation.prior.to(self.device)
+        prior = self.distillation.prior.to(self.device)
+        if isinstance(prior, PictureConditioned) and self.reference is not None:
+            prior.look_at(self.reference.over(1.0), self.reference.camera)
         self.text_table = self.text_table.to(self.device)
 
     def on_train_batch_start(self, batch: Cameras, batch_idx: int) -> None:

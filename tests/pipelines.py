@@ -43,6 +43,24 @@ def save_mvdream(folder):
     return folder
 
 
+def save_zero123(folder):
+    """Zero-1-to-3 with 32-pixel images: four more channels, and CLIP's image encoder for images of 24 pixels."""
+    from diffusers import DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    from dreamfusion.guidance.zero123 import CameraProjection
+
+    torch.manual_seed(0)
+    UNet2DConditionModel(**UNET | {"in_channels": 8}).save_pretrained(folder / "unet")
+    save_autoencoder(folder / "vae", scaling_factor=0.5)
+    DDIMScheduler(beta_schedule="scaled_linear").save_pretrained(folder / "scheduler")
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPVisionConfig(**vision, image_size=24, patch_size=8, projection_dim=16)
+    CLIPVisionModelWithProjection(config).save_pretrained(folder / "image_encoder")
+    CameraProjection(embedding_dim=16).save_pretrained(folder / "clip_camera_projection")
+    return folder
+
+
 def save_sdxl(folder):
     """Stable Diffusion XL with 32-pixel images: encoders of width 16 and 24, pooled text of 24."""
     from diffusers import EulerDiscreteScheduler, UNet2DConditionModel

@@ -47,6 +47,7 @@ class DiffusersPrior(AdaptablePrior):
     pixel_space = False
     adapted_layers = ("to_q", "to_k", "to_v", "to_out.0")
     sees_camera = False
+    picture_channels: ClassVar[int] = 0  # of the network's input, after those of the noisy latents
 
     def __init__(
         self,
@@ -169,15 +170,20 @@ class DiffusersPrior(AdaptablePrior):
         count, dtype, text = len(branches), self._network.dtype, concatenate_texts(branches)
         noisy, timestep = noisy.repeat(count, 1, 1, 1), timestep.repeat(count)
         image, time = network_input(self._prediction, noisy, timestep, self.alphas_cumprod)
+        image, states = self._inputs(image, text.states, branches)
         prediction = self._network(
             image.to(dtype),
             timestep=time,
-            encoder_hidden_states=text.states.to(dtype),
+            encoder_hidden_states=states.to(dtype),
             **self._conditions(text, branches, dtype),
         ).sample
         prediction = prediction[:, : noisy.shape[1]].float()
         clean = clean_from_prediction(self._prediction, prediction, noisy, self.alphas_cumprod[timestep])
         return clean.chunk(count)
+
+    def _inputs(self, image: Tensor, states: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, Tensor]:
+        """Input channels and cross-attention states of the network for the concatenated branches."""
+        return image, states
 
     def _conditions(self, text: TextEmbedding, branches: Sequence[Branch], dtype: torch.dtype) -> dict[str, Any]:
         """Further arguments of the network for the concatenated branches; cameras and appearance are ignored."""
@@ -202,7 +208,13 @@ class DiffusersPrior(AdaptablePrior):
         if self.architecture == "UNet2DConditionModel" and larger != ("text_encoder_2" in self.parts):
             kind, option = ("", "sdxl") if larger else ("not ", "sd")
             raise GuidanceError(f"{folder} is {kind}Stable Diffusion XL; type guidance={option}")
-        expected = read_json(folder / "vae" / "config.json").get("latent_channels", 4) if "vae" in self.parts else 3
+        if self.picture_channels and channels != 2 * self.picture_channels:
+            raise GuidanceError(
+                f"the network in {folder} takes {channels} channels, expected {2 * self.picture_channels}: it does not "
+                f"look at a picture; type guidance.model={self.models[0]}"
+            )
+        latents = read_json(folder / "vae" / "config.json").get("latent_channels", 4) if "vae" in self.parts else 3
+        expected = latents + self.picture_channels
         if channels != expected:
             raise GuidanceError(
                 f"the network in {folder} takes {channels} channels, expected {expected}: it is made for inpainting, "

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dreamfusion.diffusion.classifier_free import guide, perpendicular
 from dreamfusion.error import UserError
-from dreamfusion.types import Branch, Conditioning, TextEmbedding
+from dreamfusion.types import Branch, Cameras, Conditioning, TextEmbedding
 
 
 class Prior(Protocol):
@@ -73,6 +73,20 @@ class ImageScorer(Protocol):
 
     def score(self, latents: Tensor, conditioning: Conditioning) -> Tensor:
         """Agreement of each image with its text, (B,), at most 1."""
+        ...
+
+
+@runtime_checkable
+class PictureConditioned(Protocol):
+    """A prior that is conditioned on a picture of the object and on the cameras relative to the picture's."""
+
+    def look_at(self, rgb: Tensor, camera: Cameras) -> None:
+        """Condition all further predictions on a picture.
+
+        Args:
+            rgb: (1, 3, S, S) in [0, 1], the object over white.
+            camera: (1), of the picture.
+        """
         ...
 
 

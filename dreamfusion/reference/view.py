@@ -155,9 +155,13 @@ class Reference(nn.Module):
         pixels = torch.cat([self.rgb, self.mask], dim=1)[0].permute(1, 2, 0)
         return np.rint(pixels.cpu().numpy() * 255).astype(np.uint8)
 
+    def over(self, grey: float) -> Tensor:
+        """The picture over a grey level, (1, 3, S, S)."""
+        return self.rgb * self.mask + grey * (1 - self.mask)
+
     def _color(self, render: RenderOutput) -> Tensor:
         """Mean squared difference of the colours, both over GREY."""
-        return (render.rgb - (self.rgb * self.mask + GREY * (1 - self.mask))).square().mean()
+        return (render.rgb - self.over(GREY)).square().mean()
 
     def _mask(self, render: RenderOutput) -> Tensor:
         """Mean squared difference of the opacity."""

@@ -11,6 +11,7 @@ from dreamfusion.runs.find import find_checkpoint, find_runs, run_choice
 from dreamfusion.runs.prompt_list import read_prompts
 
 WEIGHTS = (".safetensors", ".ckpt", ".bin")  # the last, pickled, is refused with its own message
+LOOKING = ("dreamfusion.guidance.zero123.Zero123Prior",)  # priors that look at a picture, and read no prompt
 RECOGNIZERS = ("dreamfusion.guidance.pocket.PocketPrior",)  # priors that find the prompt of a picture
 LONGEST_PROMPT = 2000  # characters, far above the limit of the text encoders
 PRECISIONS = ("32-true", "32", 32, "16-mixed", "16", 16, "bf16-mixed", "bf16")  # of a step: weights stay float32
@@ -56,7 +57,9 @@ def check(cfg: DictConfig) -> None:
 
 
 def check_settings(cfg: DictConfig) -> None:
-    """Raises: UserError: the seed, a setting of the trainer or of the mesh is invalid."""
+    """Raises: UserError: the seed, a setting of the trainer or of the mesh is invalid, or the prior lacks a picture."""
+    if cfg.guidance._target_ in LOOKING and cfg.get("image") is None:
+        raise UserError("this prior looks at a picture of the object; type image=cat.png beside guidance=zero123")
     if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
         raise UserError(f"seed is {cfg.seed}; it must be a whole number from 0 to {2**32 - 1}")
     check_trainer(cfg.trainer)
@@ -69,7 +72,7 @@ def check_image(cfg: DictConfig) -> None:
         raise UserError(f"there is no file {cfg.image}; type image=... with a picture of one object")
     if cfg.prompt is not None:
         check_prompt(cfg.prompt)
-    elif cfg.guidance._target_ not in RECOGNIZERS:
+    elif cfg.guidance._target_ not in (*RECOGNIZERS, *LOOKING):
         raise UserError(
             f'image={cfg.image} needs a prompt with this prior; type prompt="a cat", or guidance=pocket, which finds '
             "the nearest object that it knows"

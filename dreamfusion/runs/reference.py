@@ -12,6 +12,8 @@ from dreamfusion.guidance.prior_cache import cached_prior
 from dreamfusion.guidance.recognition import Recognised, Recognizer
 from dreamfusion.reference.cutout import centred_box, cut_out, frame, object_box
 from dreamfusion.reference.file import read_picture
+from dreamfusion.runs.check import LOOKING
+from dreamfusion.runs.names import subject
 
 log = logging.getLogger(__name__)
 SIZE = 64  # pixels a side of the picture that is compared with the prior's
@@ -21,7 +23,7 @@ UNLIKE = 0.75  # overlap of the silhouettes below which the found model is not w
 def described(cfg: DictConfig) -> DictConfig:
     """The settings with the prompt that a picture without one shows, its variant, its camera and its place.
 
-    Unchanged where there is no picture, or a prompt.
+    For a prior that reads no prompt it is the name of the file. Unchanged where there is no picture, or a prompt.
 
     Raises:
         UserError: the picture cannot be used.
@@ -29,6 +31,10 @@ def described(cfg: DictConfig) -> DictConfig:
     """
     if cfg.image is None or cfg.prompt is not None or cfg.prompts.file is not None:
         return cfg
+    changed = cfg.copy()
+    if cfg.guidance._target_ in LOOKING:
+        changed.prompt = subject(cfg)
+        return changed
     name = f"image={cfg.image}"
     pixels = cut_out(read_picture(Path(str(cfg.image))), name)
     prior = cached_prior(cfg.guidance)
@@ -38,7 +44,6 @@ def described(cfg: DictConfig) -> DictConfig:
     framed = frame(pixels, box, centred_box(box, 1.0), SIZE).astype(np.float32) / 255
     picture = torch.from_numpy(framed).permute(2, 0, 1)
     found = prior.recognise(picture, cfg.reference.azimuth, cfg.reference.elevation)
-    changed = cfg.copy()
     changed.prompt, changed.guidance.variant = found.prompt, found.variant
     changed.reference.azimuth, changed.reference.elevation = found.azimuth, found.elevation
     if cfg.reference.box is None:

@@ -4,7 +4,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from options import option
+from options import make_sds, option
 from training import ORBIT, assert_same, state, train
 
 from dreamfusion.error import UserError
@@ -143,3 +143,19 @@ def test_a_run_with_the_view_resumes_bit_for_bit_without_the_file(make_system, t
     plain = make_system()
     train(plain, tmp_path, steps=4)
     assert not torch.equal(plain.scene.field.table, system.scene.field.table)
+
+
+def test_a_prior_that_looks_at_pictures_sees_the_view_over_white_before_the_first_step(
+    make_system, gaussian_prior, tmp_path
+):
+    seen = []
+
+    class Looking(gaussian_prior):
+        def look_at(self, rgb, camera):
+            seen.append((rgb, camera))
+
+    system = make_system(distillation=make_sds(Looking()), reference=reference(tmp_path, square(), azimuth=40.0))
+    train(system, tmp_path, steps=1)
+    ((rgb, camera),) = seen
+    assert rgb[0, :, 0, 0].tolist() == [1, 1, 1] and rgb[0, :, 8, 8].tolist() == pytest.approx([0.2, 0.4, 0.6])
+    assert float(camera.azimuth) == pytest.approx(40)
