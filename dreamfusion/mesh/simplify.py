@@ -39,13 +39,21 @@ def repair(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndar
     for _ in range(ROUNDS):
         vertices, faces = _separate_sheets(vertices, _remove_flaps(faces))
         vertices, faces = _close_holes(vertices, faces)
-        if is_watertight(vertices, faces):
+        if _is_closed(vertices, faces):
             break
     return _move_apart(vertices, faces), faces
 
 
 def is_watertight(vertices: np.ndarray, faces: np.ndarray) -> bool:
-    """Whether exactly two faces with consistent winding share every edge."""
+    """Whether exactly two faces with consistent winding share every edge of the mesh as a slicer reads it: vertices of
+    one position are one vertex."""
+    places, place = np.unique(vertices, axis=0, return_inverse=True)
+    a, b, c = merged = place.reshape(-1)[faces.T]
+    return _is_closed(places, merged.T[(a != b) & (b != c) & (c != a)])
+
+
+def _is_closed(vertices: np.ndarray, faces: np.ndarray) -> bool:
+    """Whether exactly two faces with consistent winding share every edge, by the numbers of their vertices."""
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     return bool(mesh.is_watertight and mesh.is_winding_consistent)
 

@@ -28,6 +28,7 @@ class Exported:
     path: Path
     surface: Surface
     metrics: MeshMetrics
+    megabytes: float  # of its files
     size: str  # the sides of the file's bounding box, its unit, and the axis that is up
     seconds: float  # of the export, including the comparison
 
@@ -43,7 +44,7 @@ class Exported:
             "silhouette_iou_worst": self.metrics.worst_iou,
             "color_difference": self.metrics.color_difference,
             "export_seconds": self.seconds,
-            "mesh_megabytes": self.path.stat().st_size / 1e6,
+            f"{self.path.suffix[1:]}_megabytes": self.megabytes,
         }
         return {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in figures.items()}
 
@@ -78,9 +79,10 @@ def export_scene(scene: TrainedScene, export: ExportSettings) -> Exported:
     finish = Finish(export.roughness, export.double_sided, unlit=export.lit)
     mesh = placed(surface.mesh, export.size, export.up)
     metadata |= {"up": str(export.up), "metres_per_unit": f"{longest_side(mesh) / longest_side(surface.mesh):.6g}"}
-    write_mesh(mesh, path, metadata, finish)
+    written = write_mesh(mesh, path, metadata, finish)
+    megabytes = sum(file.stat().st_size for file in written) / 1e6
     write_image(metrics.sheet, scene.run / "mesh_check.png")
-    exported = Exported(path, surface, metrics, _size(mesh, export), time.monotonic() - started)
+    exported = Exported(path, surface, metrics, megabytes, _size(mesh, export), time.monotonic() - started)
     add_to_summary(scene.run, exported.figures)
     return exported
 

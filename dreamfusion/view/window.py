@@ -50,8 +50,8 @@ class Window:
         self._server.scene.set_up_direction("+y")
         self._add_widgets()
         self._add_client_callbacks()
-        moved = "" if port in (0, found) else f" (port {port} is in use)"
-        log.info("open %s%s; Ctrl-C closes it", self.url, moved)
+        moved = "" if port in (0, found) else f"port {port} is in use; "
+        log.info("open %s (%sCtrl-C closes it)", self.url, moved)  # terminals make a ; after an address a part of it
         if not is_loopback(host):
             log.warning("anyone with this URL can view and control the run, from other machines with this one's name")
 

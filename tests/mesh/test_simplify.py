@@ -61,6 +61,16 @@ def test_two_boxes_that_touch_along_an_edge_are_separated():
     assert trimesh.Trimesh(vertices, faces, process=False).volume == pytest.approx(2, rel=0.02)
 
 
+def test_watertight_is_judged_by_positions_as_a_slicer_does():
+    """Two boxes with an edge of four faces are not, though each is closed; a box whose faces share no vertex is."""
+    one = trimesh.creation.box()
+    touching = np.concatenate([one.vertices, one.vertices + np.array([1, 1, 0])])
+    assert not is_watertight(touching, np.concatenate([one.faces, one.faces + 8]))
+    assert is_watertight(touching + np.repeat([[0], [1]], 8, axis=0), np.concatenate([one.faces, one.faces + 8]))
+    assert is_watertight(one.vertices[one.faces].reshape(-1, 3), np.arange(36).reshape(-1, 3))
+    assert not is_watertight(one.vertices, one.faces[1:])
+
+
 @pytest.mark.parametrize("target", [200, 1000])
 def test_a_closed_surface_stays_closed_where_a_tool_merges_equal_positions(bumpy, target):
     vertices, faces = simplify(*bumpy, target)

@@ -46,6 +46,9 @@ def test_the_newest_run_is_exported_in_every_format(export, copied, launch, monk
     assert " surface at density" in ended.text
     assert "by density alone" in ended.text
     assert "silhouette IoU" in ended.text
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    assert summary[f"{export}_megabytes"] == pytest.approx(sum((run / n).stat().st_size for n in made) / 1e6, rel=1e-3)
+    assert "glb_megabytes" in summary  # of the training's mesh
 
 
 def test_a_printed_mesh_is_a_hundred_millimetres_long_and_stands_on_the_plate(copied, launch):

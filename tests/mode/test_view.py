@@ -1,4 +1,4 @@
-"""`mode=view` from a checkpoint and during training, with real clients; Ctrl-C closes it it."""
+"""`mode=view` from a checkpoint and during training, with real clients; Ctrl-C closes it."""
 
 import os
 import shutil
@@ -110,7 +110,7 @@ def test_the_newest_or_the_named_run_is_shown_until_ctrl_c(choice, copied, visit
     ended = visited(wanted, folder, "mode=view", *([f"{choice}={run}"] if choice else []))
     # A process logs the chosen backend once, in whichever test comes first.
     said = [line for line in ended.text.splitlines() if " on cpu: " not in line]
-    assert (ended.status, said) == (0, [f"open http://127.0.0.1:{port}; Ctrl-C closes it", "closed"])
+    assert (ended.status, said) == (0, [f"open http://127.0.0.1:{port} (Ctrl-C closes it)", "closed"])
     assert files(folder) == before
 
 
@@ -126,7 +126,7 @@ def test_with_a_prompt_it_trains_and_writes_the_files_of_a_training(visited, fin
     wanted = ["guidance scale", "BackgroundImageMessage", "step 2, outputs/train/"]
     ended = visited(wanted, tmp_path, "mode=view", f"prompt={PROMPT}", "experiment=smoke")
     assert ended.status == 0, ended.text
-    assert ended.text.startswith(f"open http://127.0.0.1:{port}; Ctrl-C closes it\n")
+    assert ended.text.startswith(f"open http://127.0.0.1:{port} (Ctrl-C closes it)\n")
     assert ended.text.endswith("closed\n")
     (run,) = tmp_path.glob("outputs/train/*/*")
     assert files(run) == files(finished.run)

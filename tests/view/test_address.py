@@ -17,7 +17,7 @@ def test_a_port_in_use_gives_the_next_free_one(caplog):
         window = Window("127.0.0.1", port, Mailbox(0.0, 1, 8, 16), "a cat")
         window.close()
     assert int(window.url.rsplit(":", 1)[1]) > port
-    assert f"open {window.url} (port {port} is in use); Ctrl-C closes it" in caplog.messages
+    assert f"open {window.url} (port {port} is in use; Ctrl-C closes it)" in caplog.messages
 
 
 @pytest.mark.parametrize("port", [0, 1, LAST_PORT])
