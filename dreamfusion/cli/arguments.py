@@ -9,25 +9,27 @@ from collections.abc import Sequence
 from hydra._internal.utils import get_args_parser
 
 from dreamfusion.cli.quoting import QUOTED
-from dreamfusion.cli.spelling import options_of, settings_of
+from dreamfusion.cli.spelling import options_of, quoted_value, settings_of
 from dreamfusion.error import UserError
 
 MULTIRUN = {"-m", "--multirun"}
+DASHES = re.compile("^[\u2012-\u2015]{1,2}(?=[a-z])")  # of a text processor or a web page, in place of two hyphens
 SEVERAL = re.compile(r",(?=\S)(?<!\d,(?=\d))")  # English has a space after a comma, except within a number
 
 
 def understood(arguments: Sequence[str]) -> list[str]:
     """Hydra's options, then the settings as key=value.
 
-    `--key value` and `--key=value` are settings, and words without a key are the rest of the prompt, or all of it.
+    `--key value`, `--key=value`, `key = value` and `key==value` are settings, and words without a key are the rest of
+    the prompt, or all of it.
 
     Raises:
-        UserError: a word is the name of a mode, or a prompt without -m is several prompts.
+        UserError: a word is the name of a mode or of a setting, or a prompt without -m is several prompts.
     """
     values = {name: action.nargs for action in get_args_parser()._actions for name in action.option_strings}
     options: list[str] = []
     settings: list[str] = []
-    waiting = list(arguments)
+    waiting = _joined([DASHES.sub("--", argument) for argument in arguments])
     while waiting:
         argument = waiting.pop(0)
         name, equals, _ = argument.partition("=")
@@ -44,23 +46,40 @@ def understood(arguments: Sequence[str]) -> list[str]:
         elif equals or name.startswith(("~", "+")):
             settings.append(argument)
         else:
-            _add_word(argument, settings)
+            _add_word(argument, settings, waiting[0] if follows else "VALUE")
     if not MULTIRUN & set(options):
         _check_one_prompt(settings)
     return [*options, *settings]
 
 
-def _add_word(word: str, settings: list[str]) -> None:
-    """Add a word without a key to the prompt, if it follows the prompt or there is none.
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """The arguments without spaces around the = of a setting, or a second = after it."""
+    joined: list[str] = []
+    for argument in arguments:
+        before = joined[-1].removeprefix("--") if joined else ""
+        key, equals, value = before.partition("=")
+        opens, closes = argument.startswith("=") and not equals, bool(equals and not value) and argument[:1].isalnum()
+        if key in settings_of() and (opens or (closes and "=" not in argument)):
+            joined[-1] += argument
+        else:
+            joined.append(argument)
+    return [re.sub(r"^((?!(?:--)?prompt=)[\w.-]+=)=", r"\1", argument) for argument in joined]
 
-    Raises: UserError: the word is the name of a mode or of a setting.
+
+def _add_word(word: str, settings: list[str], value: str) -> None:
+    """Add a word without a key to the prompt, if it follows the prompt or there is none; `value` may be the word's.
+
+    Raises: UserError: the word is the name of a mode or of a setting, or one with a colon for its =.
     """
+    key, colon, rest = word.partition(":")
+    if colon and key in settings_of() and rest[0:1].strip():
+        raise UserError(f"{word} has a : where a setting has its =; type {key}={quoted_value(rest)}")
     if settings and settings[-1].startswith("prompt="):
         settings[-1] += f" {word}"
     elif word in options_of("mode"):
         raise UserError(f"{word} is a mode; type mode={word}")
     elif word in settings_of():
-        raise UserError(f"{word} is a setting; type {word}=VALUE")
+        raise UserError(f"{word} is a setting; type {word}={quoted_value(value)}")
     elif not any(setting.startswith("prompt=") for setting in settings):
         settings.append(f"prompt={word}")
     else:

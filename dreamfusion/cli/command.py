@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from dreamfusion.cli.arguments import understood
 from dreamfusion.cli.quoting import quote_texts
 from dreamfusion.cli.resolvers import register
-from dreamfusion.cli.spelling import did_you_mean
+from dreamfusion.cli.spelling import did_you_mean, nearest
 from dreamfusion.cli.startup import quick_start
 from dreamfusion.cli.validation import check_groups
 from dreamfusion.error import UserError, one_line_errors
@@ -46,12 +46,17 @@ def run(cfg: DictConfig) -> object:
 
 
 def find_sweeps() -> None:
-    """Let `-cd sweeps` name the sweeps of the package where the working directory has no folder of that name."""
+    """Let `-cd sweeps` name the sweeps of the package where the working directory has no folder of that name.
+
+    Raises: UserError: there is no such folder.
+    """
     for option in ("-cd", "--config-dir"):
         if option in sys.argv[:-1]:
             place = sys.argv.index(option) + 1
             if sys.argv[place].rstrip("/") == "sweeps" and not Path("sweeps").is_dir():
                 sys.argv[place] = str(SWEEPS)
+            elif not Path(sys.argv[place]).is_dir():
+                raise UserError(f"there is no folder {sys.argv[place]}; type {option} sweeps, or the path of a folder")
 
 
 @contextmanager
@@ -59,7 +64,9 @@ def _one_line_usage() -> Iterator[None]:
     """Let Hydra's argument parser raise its errors, without its seven lines of usage."""
 
     def refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
-        raise UserError(f"{message}; see python launch.py --help")
+        wrong = message.partition("unrecognized arguments: ")[2].split()
+        meant = nearest(wrong[0].partition("=")[0], parser._option_string_actions) if wrong else []
+        raise UserError(f"{message}; {f'did you mean {meant[0]}?' if meant else 'see python launch.py --help'}")
 
     original = argparse.ArgumentParser.error
     argparse.ArgumentParser.error = refuse  # type: ignore[assignment, method-assign]

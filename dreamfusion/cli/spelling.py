@@ -29,6 +29,15 @@ USUAL = {  # names elsewhere -> ours
     "batch_size": "camera.views",
     "model": "guidance",
 }
+ALSO = {  # other names of options
+    **dict.fromkeys(("stable_diffusion", "stable-diffusion", "sd15", "sd1.5", "sd2", "sd2.1"), "sd"),
+    **dict.fromkeys(("if", "deepfloyd-if", "deep_floyd"), "deepfloyd"),
+    **dict.fromkeys(("splats", "3dgs", "gs", "gaussian_splatting"), "gaussians"),
+    **dict.fromkeys(("usd", "usda", "usdc"), "usdz"),
+    **dict.fromkeys(("w&b", "wb"), "wandb"),
+    "gltf": "glb",
+    "tb": "tensorboard",
+}
 SHARED = ("experiment", "recipe", "hydra")  # groups whose files set other groups' settings
 
 
@@ -61,7 +70,7 @@ def no_option(path: str) -> str:
         known, typed, what = options_of(group), f"{group}=", f"option {path.replace('/', '=', 1)}"
     else:
         known, typed, what = studies(), "-cd sweeps -cn ", f"study file {path}"
-    meant = nearest(option or path, known)
+    meant = [also] if (also := ALSO.get(option.lower())) in known else nearest(option or path, known)
     hint = f"did you mean {typed}{' or '.join(meant)}? Type" if meant else "type"
     return f"there is no {what}; {hint} {typed}NAME, one of {', '.join(known)}"
 
@@ -75,8 +84,8 @@ def no_setting(key: str, arguments: Sequence[str]) -> str:
         group = key.partition(".")[0]
         return f"{key} is a setting of other options of {group}; add {group}=NAME, one of {', '.join(known[key])}"
     if meant := [USUAL[key]] if key in USUAL else nearest(key, available) or nearest(key, known):
-        first = f"{meant[0]}={value if PLAIN.fullmatch(value) else quoted(value)}"
-        return f"there is no setting {key}; did you mean {' or '.join(meant)}? Type {first}"
+        hint = f"did you mean {' or '.join(meant)}? Type {meant[0]}={quoted_value(value)}"
+        return f"there is no setting {key}; {hint}"
     return f"there is no setting {key}; python launch.py --cfg job prints all of them, and +{key}={value} adds it"
 
 
@@ -86,6 +95,11 @@ def chosen_options(arguments: Sequence[str]) -> dict[str, str]:
     chosen = {name: str(option) for entry in defaults for name, option in entry.items()}
     chosen |= {name: option.split(",")[1] for name, option in chosen.items() if option.startswith("${suits:")}
     return chosen | {name: option for name, _, option in (text.partition("=") for text in arguments)}
+
+
+def quoted_value(value: str) -> str:
+    """A value as a shell takes it, in quotes where it needs them."""
+    return value if PLAIN.fullmatch(value) else quoted(value)
 
 
 def quoted(value: str) -> str:

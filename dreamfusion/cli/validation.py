@@ -34,8 +34,13 @@ REST = "**"  # key of the annotation of a target's other keyword arguments
 
 
 def check_groups(arguments: Sequence[str]) -> None:
-    """Raises: UserError: an argument sets a group of the command line to something else than the name of an option."""
+    """Raises: UserError: an argument sets a group of the command line to something else than the name of an option, or
+    the settings of prompt lists at once."""
     for argument in arguments:
+        if argument.startswith("prompts="):
+            raise UserError(
+                f"{argument} sets several settings at once; type prompts.file={argument[len('prompts=') :]}"
+            )
         group = argument.partition("=")[0].lstrip("+")
         if group != argument and group and (CONFIGURATION / group).is_dir():
             override = OverridesParser.create().parse_override(argument)
