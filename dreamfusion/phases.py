@@ -9,6 +9,7 @@ from typing import TypeVar
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+_shared = False  # other runs write to the same terminal
 
 
 @contextmanager
@@ -27,7 +28,18 @@ def counted(items: Iterable[T], name: str, total: int) -> Iterator[T]:
         _show(f"{name} {number}/{total}")
 
 
+def share_terminal(shared: bool) -> None:
+    """Let this process write whole lines only, or (False) replace the last line of a terminal too."""
+    global _shared
+    _shared = shared
+
+
+def is_own_terminal() -> bool:
+    """Whether the last line of the output can be replaced: a terminal that no other run writes to."""
+    return sys.stdout.isatty() and not _shared
+
+
 def _show(text: str) -> None:
     """Replace the last line of a terminal; the next line that is logged replaces it."""
-    if sys.stdout.isatty():
+    if is_own_terminal():
         print(f"\r\033[K  {text}", end="\r", flush=True)

@@ -7,6 +7,7 @@ import sys
 import warnings
 
 from dreamfusion.error import printable
+from dreamfusion.phases import share_terminal
 
 NOISE = (  # prefixes of Lightning messages that carry no information
     "💡 Tip",
@@ -16,8 +17,13 @@ NOISE = (  # prefixes of Lightning messages that carry no information
 )
 
 
-def filter_messages() -> None:
-    """Drop only the messages named here, and escape characters that the console cannot encode."""
+def filter_messages(prefix: str = "") -> None:
+    """Drop only the messages named here, and escape characters that the console cannot encode.
+
+    `prefix` stands before each line of a run beside which others run.
+    """
+    Console.prefix = printable(prefix)
+    share_terminal(bool(prefix))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     # Lightning's own handler and the root logger would both print each record.
@@ -37,8 +43,11 @@ class Console(logging.StreamHandler):
     A prompt of a foreign run may hold control characters, which are escaped.
     """
 
+    prefix = ""  # of every line
+
     def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
+        lines = printable(super().format(record)).split("\n")
+        return "\n".join(f"{self.prefix}{line}" if line else line for line in lines)
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exception(), BrokenPipeError):

@@ -31,7 +31,7 @@ def run_mode(cfg: DictConfig) -> object:
         SystemExit: with the message of an error that the user can fix.
         UserError: the same in a multirun, so that its other runs continue.
     """
-    filter_messages()
+    filter_messages(_run_name(cfg))
     try:
         check_first(HydraConfig.get().runtime.choices["mode"] or "", cfg)  # before anything imports torch
         check_types(cfg)
@@ -73,6 +73,14 @@ def run_mode(cfg: DictConfig) -> object:
                 f"deterministic=true, but torch has no such {operation}; type deterministic=false"
             ) from error
         raise
+
+
+def _run_name(cfg: DictConfig) -> str:
+    """Such as "#1 a dog: " for a run of a launcher, such as joblib, that starts several at once; else empty."""
+    hydra = HydraConfig.get()
+    if hydra.mode != RunMode.MULTIRUN or hydra.launcher._target_.endswith(".BasicLauncher"):
+        return ""
+    return f"#{hydra.job.num} {cfg.prompt}: "
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -41,7 +41,7 @@ def wandb(
     """
     loggers, mode = csv(folder, name), wandb_mode()
     if mode != "disabled":
-        logger = WandbLogger(
+        logger = _QuietWandbLogger(
             name=name[:LONGEST_NAME] if seed is None else f"{name[:LONGEST_NAME]}, seed {seed}",
             save_dir=folder.absolute(),  # W&B's service keeps the working directory it was started in
             project=project,
@@ -54,6 +54,16 @@ def wandb(
         )
         loggers.append(logger)
     return loggers
+
+
+class _QuietWandbLogger(WandbLogger):
+    """Without W&B's tables at the end, and its warning of a setting that Lightning passes always."""
+
+    def __init__(self, **settings: Any) -> None:
+        from wandb import Settings
+
+        super().__init__(settings=Settings(quiet=True), **settings)
+        self._wandb_init.pop("anonymous", None)
 
 
 def earlier_id(folder: Path) -> str | None:

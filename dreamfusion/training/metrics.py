@@ -111,7 +111,13 @@ def log_study_table(
 
     mode = wandb_mode()
     with wandb.init(
-        project=project, group=study, name=f"{study}: all runs", job_type="report", dir=folder.absolute(), mode=mode
+        project=project,
+        group=study,
+        name=f"{study}: all runs",
+        job_type="report",
+        dir=folder.absolute(),
+        mode=mode,
+        settings=wandb.Settings(quiet=True),
     ) as run:
         run.log({"runs": wandb.Table(columns=list(head), data=[list(row) for row in rows])})
         run.summary["finished"] = len(rows)

@@ -10,6 +10,8 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from dreamfusion.phases import is_own_terminal
+
 log = logging.getLogger(__name__)
 FORMAT = "{n_fmt}/{total_fmt} {bar} {rate_fmt}, {remaining} left{postfix}"
 WIDEST = 100  # columns
@@ -18,7 +20,8 @@ SILENCE = 60.0  # seconds between two lines at most, without a terminal
 
 
 class Progress(ProgressBar):
-    """A bar on a terminal; otherwise (file, pipe) a line for each tenth of the run, and at least every minute."""
+    """A bar on a terminal of its own; otherwise (file, pipe, several runs) a line for each tenth of the run, and at
+    least every minute."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +42,7 @@ class Progress(ProgressBar):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if not self._shown:
             return
-        if sys.stdout.isatty():
+        if is_own_terminal():
             self._draw(trainer)
         else:
             self._write(trainer)

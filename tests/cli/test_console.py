@@ -7,6 +7,7 @@ import pytest
 
 from dreamfusion.cli.console import Console, filter_messages
 from dreamfusion.error import one_line
+from dreamfusion.phases import phase
 
 
 @pytest.fixture
@@ -66,6 +67,21 @@ def test_control_characters_of_a_foreign_prompt_are_escaped():
         Console(stream).emit(logging.makeLogRecord({"msg": "a\tcat 🐈\n\x1b]0;x\x07\x1b[2J\x9b1m\r"}))
         assert stream.getvalue() == "a\tcat 🐈\n\\x1b]0;x\\x07\\x1b[2J\\x9b1m\\x0d\n"
     assert one_line(ValueError("a\x1b[2J\nb")) == "a\\x1b[2J b"
+
+
+def test_each_line_of_a_run_beside_others_names_it_and_none_replaces_the_last_of_a_terminal(monkeypatch):
+    screen = io.StringIO()
+    screen.isatty = lambda: True
+    monkeypatch.setattr("sys.stdout", screen)
+    console = Console(screen)
+    filter_messages("#1 a dog\a: ")
+    try:
+        with phase("mesh"):
+            console.handle(logging.makeLogRecord({"msg": "\na dog: 2 steps\n  mesh.glb"}))
+    finally:
+        filter_messages()
+    console.handle(logging.makeLogRecord({"msg": "a"}))
+    assert screen.getvalue() == "\n#1 a dog\\x07: a dog: 2 steps\n#1 a dog\\x07:   mesh.glb\na\n"
 
 
 def test_a_console_whose_reader_is_gone_is_quiet(capfd):

@@ -86,6 +86,7 @@ def test_the_offline_files_of_a_study_are_complete(offline, launch, tmp_path):
         tmp_path, "-m", "prompt=a cat,a dog", "study=x", "logger=wandb", "logger.tags=[t]", "experiment=smoke"
     )
     assert ended.status == 0, ended.text
+    assert "WARNING" not in ended.text and "Run summary" not in ended.text  # W&B's
     study = tmp_path / "outputs" / "studies" / "x"
     found = sorted(study.glob("*/*/wandb/offline-run-*/run-*.wandb"))
     assert [path.parents[3].name for path in found] == ["a-cat", "a-dog"]

@@ -35,8 +35,11 @@ def run_by(launcher, launch, folder, *more, prompts=("a cat", "a dog")):
 
 
 @needs("hydra_plugins.hydra_joblib_launcher", "joblib")
-def test_joblib_runs_a_study_in_workers_of_this_machine(launch, tmp_path):
+def test_joblib_runs_a_study_in_workers_of_this_machine_whose_lines_name_their_runs(launch, tmp_path, capfd):
     run_by("joblib", launch, tmp_path, "hydra.launcher.n_jobs=2")
+    lines = [line for line in capfd.readouterr().out.splitlines() if line]
+    assert {line[:3] for line in lines if "2/2 " in line} == {"#0 ", "#1 "}
+    assert all(line.startswith(("#0 a cat: ", "#1 a dog: ")) for line in lines)
 
 
 @needs("hydra_plugins.hydra_submitit_launcher", "slurm")
