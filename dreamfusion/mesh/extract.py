@@ -109,7 +109,7 @@ def _finished(scene: Scene, mesh: Mesh, orbit: Orbit, export: ExportSettings) ->
 
 
 def _painted(scene: Scene, mesh: Mesh, color: Color, orbit: Orbit, export: ExportSettings, samples: int) -> Mesh:
-    """The mesh with a texture or vertex colours; with `lit` shaded by the preview's light (Poole et al. 2022, Eq. 7).
+    """The mesh with a texture or vertex colours; with `lit` shaded by one light (Poole et al. 2022, Eq. 7).
 
     The light is at the front, above and to the right. `samples` of the field are evaluated for each colour.
     """

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from dreamfusion.checkpoint import TrainedScene, load_scene
 from dreamfusion.error import UserError, check_positive
 from dreamfusion.image import contact_sheet, write_image
-from dreamfusion.report.studio import surface_normals
+from dreamfusion.report.studio import normal_picture
 from dreamfusion.report.turntable import LIGHTS, seen_around, turntable
 from dreamfusion.runs.find import find_checkpoint, find_runs, run_choice
 from dreamfusion.runs.names import RUNS, STUDIES, slug
@@ -60,8 +60,7 @@ def around(scene: TrainedScene, rows: Sequence[str], directions: int, size: int,
             pictures += turntable(scene, directions, size, elevation, row)
             continue
         for camera, seen in seen_around(scene, directions, size, elevation, "albedo"):
-            opacity = seen.opacity[..., None]
-            shown = opacity.repeat(3, -1) if row == "opacity" else 1 + opacity * (surface_normals(camera, seen) - 1) / 2
+            shown = seen.opacity[..., None].repeat(3, -1) if row == "opacity" else normal_picture(camera, seen)
             pictures.append(np.rint(shown * 255).astype(np.uint8))
     return contact_sheet(pictures, columns=directions)
 

@@ -32,7 +32,7 @@ EDGE = 0.2, 0.8  # opacities between which the silhouette is drawn
 
 
 class Studio:
-    """The light around one scene."""
+    """The ground below one scene, and the shadow there."""
 
     def __init__(self, scene: Scene, orbit: Orbit) -> None:
         """Renders VIEWS + 1 small pictures of the scene, which show where the ground and its shadow are."""
@@ -53,20 +53,6 @@ class Studio:
         dark = gaussian_filter(covered, SHADOW_BLUR * CELLS / (4 * self.radius))
         self.shadow = SHADOW * dark / max(float(dark.max()), 1e-6)  # (CELLS, CELLS) of z, x
 
-    def shade(self, camera: Cameras, seen: Picture) -> np.ndarray:
-        """Colours (H, W, 3) in [0, 1] of the surface in this light."""
-        normal, visible = surface_normals(camera, seen), seen.opacity > VISIBLE
-        right, up, back, _ = camera.camera_to_world[0].unbind(-1)
-        light = np.full(seen.depth.shape, BASE) + SKY * (0.5 + 0.5 * normal[..., 1])
-        for (x, y, z), power, wrap in LAMPS:
-            towards = torch.nn.functional.normalize(x * right + y * up + z * back, dim=0).numpy()
-            light += power * np.maximum((normal @ towards + wrap) / (1 + wrap), 0)
-        light = np.minimum(light, 1) + SHOULDER * np.maximum(light - 1, 0)
-        deeper = np.where(visible, seen.depth - _blurred(seen.depth, visible, OCCLUSION_BLUR * camera.height), 0)
-        light *= 1 - OCCLUSION * (deeper / OCCLUSION_DEPTH).clip(0, 1)
-        linear = linear_from_srgb(seen.color) * np.where(visible, light, 1.0)[..., None]
-        return srgb_from_linear(linear.clip(0, 1))
-
     def over(self, camera: Cameras, seen: Picture, behind: np.ndarray) -> np.ndarray:
         """The lit scene (H, W, 3) in front of `behind` (H, W, 3), on which its shadow falls."""
         rays = cast_rays(camera)
@@ -78,7 +64,27 @@ class Studio:
         low, high = EDGE
         share = ((seen.opacity - low) / (high - low)).clip(0, 1)
         share = (share * share * (3 - 2 * share))[..., None]
-        return self.shade(camera, seen) * share + behind * (1 - dark[..., None]) * (1 - share)
+        return shade(camera, seen) * share + behind * (1 - dark[..., None]) * (1 - share)
+
+
+def shade(camera: Cameras, seen: Picture) -> np.ndarray:
+    """Colours (H, W, 3) in [0, 1] of the surface in the light of the lamps."""
+    normal, visible = surface_normals(camera, seen), seen.opacity > VISIBLE
+    right, up, back, _ = camera.camera_to_world[0].unbind(-1)
+    light = np.full(seen.depth.shape, BASE) + SKY * (0.5 + 0.5 * normal[..., 1])
+    for (x, y, z), power, wrap in LAMPS:
+        towards = torch.nn.functional.normalize(x * right + y * up + z * back, dim=0).numpy()
+        light += power * np.maximum((normal @ towards + wrap) / (1 + wrap), 0)
+    light = np.minimum(light, 1) + SHOULDER * np.maximum(light - 1, 0)
+    deeper = np.where(visible, seen.depth - _blurred(seen.depth, visible, OCCLUSION_BLUR * camera.height), 0)
+    light *= 1 - OCCLUSION * (deeper / OCCLUSION_DEPTH).clip(0, 1)
+    linear = linear_from_srgb(seen.color) * np.where(visible, light, 1.0)[..., None]
+    return srgb_from_linear(linear.clip(0, 1))
+
+
+def normal_picture(camera: Cameras, seen: Picture) -> np.ndarray:
+    """The normals of the surface as colours (H, W, 3) over white."""
+    return 1 + seen.opacity[..., None] * (surface_normals(camera, seen) - 1) / 2
 
 
 def surface_normals(camera: Cameras, seen: Picture) -> np.ndarray:

@@ -6,10 +6,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from dreamfusion.camera.rays import cast_rays
 from dreamfusion.checkpoint import TrainedScene
-from dreamfusion.report.studio import Studio
-from dreamfusion.scene.picture import Picture, render_picture
+from dreamfusion.report.studio import Studio, shade
+from dreamfusion.scene.picture import Picture, render_background, render_picture
 from dreamfusion.scene.shading import ALBEDO, LAMBERTIAN
 from dreamfusion.types import Cameras
 
@@ -21,9 +20,8 @@ def seen_around(
     scene: TrainedScene, count: int, size: int, elevation: float, light: str
 ) -> Iterator[tuple[Cameras, Picture]]:
     """Camera and picture from `count` azimuths, from the front to the right; `light` is one of LIGHTS."""
-    studio = _studio(scene, light)
     for camera, seen in _around(scene, count, size, elevation, light):
-        yield camera, seen if studio is None else replace(seen, color=studio.shade(camera, seen))
+        yield camera, replace(seen, color=shade(camera, seen)) if light == "studio" else seen
 
 
 @torch.no_grad()
@@ -34,10 +32,9 @@ def turntable(
 
     In the light of the studio, the object stands on the ground, with a sharp silhouette.
     """
-    studio = _studio(scene, light)
+    studio = Studio(scene.scene, scene.camera) if light == "studio" else None
     for camera, seen in _around(scene, frames, size, elevation, light):
-        directions = cast_rays(camera.to(scene.scene.device)).directions
-        behind = scene.scene.background(directions, 1, None).view(size, size, 3).cpu().numpy()
+        behind = render_background(scene.scene, camera)
         if studio is None:
             frame = seen.color * seen.opacity[..., None] + behind * (1 - seen.opacity[..., None])
         else:
@@ -52,7 +49,3 @@ def _around(
     for azimuth in torch.linspace(0, 360, count + 1)[:-1]:
         camera = scene.camera.view(azimuth[None], elevation, size, size)
         yield camera, render_picture(scene.scene, camera, LAMBERTIAN if light == "lambertian" else ALBEDO)
-
-
-def _studio(scene: TrainedScene, light: str) -> Studio | None:
-    return Studio(scene.scene, scene.camera) if light == "studio" else None

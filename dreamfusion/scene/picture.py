@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from dreamfusion.camera.rays import cast_rays
 from dreamfusion.ops.memory import free_memory
 from dreamfusion.scene.background.solid import ConstantBackground
 from dreamfusion.scene.base import Scene
@@ -47,6 +48,13 @@ def render_picture(scene: Scene, camera: Cameras, shading: Shading = ALBEDO, wit
         length = np.linalg.norm(image[..., 5:8], axis=-1, keepdims=True)
         normal = image[..., 5:8] / np.maximum(length, 1e-12)
     return Picture((image[..., :3] / share).clip(0, 1), opacity, image[..., 4] / share[..., 0], normal)
+
+
+@torch.no_grad()
+def render_background(scene: Scene, camera: Cameras) -> np.ndarray:
+    """The scene's own background (H, W, 3) behind a view."""
+    directions = cast_rays(camera.to(scene.device)).directions
+    return scene.background(directions, 1, None).view(camera.height, camera.width, 3).cpu().numpy()
 
 
 @torch.no_grad()

@@ -16,11 +16,13 @@ from dreamfusion.camera.orbit import Orbit
 from dreamfusion.checkpoint_file import CheckpointFiles
 from dreamfusion.error import UserError
 from dreamfusion.image import LEGIBLE, as_uint8, contact_sheet, write_image
-from dreamfusion.scene.picture import render_views
-from dreamfusion.scene.shading import LAMBERTIAN
+from dreamfusion.report.studio import normal_picture, shade
+from dreamfusion.scene.base import Scene
+from dreamfusion.scene.picture import render_background, render_picture
 from dreamfusion.signals import Stop
 from dreamfusion.system import DreamFusion
 from dreamfusion.training.loggers import log_picture
+from dreamfusion.types import Cameras
 
 ROWS = ("colour", "lit", "normal", "opacity", "the prior's estimate")
 
@@ -47,14 +49,12 @@ class Previews(L.Callback):
     def write(self, system: DreamFusion, step: int) -> Path:
         """Write the sheet of a step; returns its path."""
         azimuth = torch.tensor([0.0, 90.0, 180.0, 270.0])
-        cameras = self.orbit.view(azimuth, 15.0, self.size, self.size).to(system.device)
-        plain = render_views(system.scene, cameras, with_normal=True)
-        lit = render_views(system.scene, cameras, LAMBERTIAN)
-        assert plain.normal is not None
-        rows = [plain.rgb, lit.rgb, normal_colors(plain.normal, plain.opacity), plain.opacity.expand_as(plain.rgb)]
+        cameras = self.orbit.view(azimuth, 15.0, self.size, self.size)
+        columns = [_column(system.scene, cameras.one(view)) for view in range(len(cameras))]
+        tiles = [np.rint(tile.clip(0, 1) * 255).astype(np.uint8) for row in zip(*columns, strict=True) for tile in row]
         if system.last_guidance is not None:
-            rows.append(self._prior_view(system, len(azimuth)))
-        sheet = contact_sheet([image for row in rows for image in as_uint8(row)], columns=len(azimuth))
+            tiles += list(as_uint8(self._prior_view(system, len(azimuth))))
+        sheet = contact_sheet(tiles, columns=len(azimuth))
         path = self.folder / f"{step:06d}.png"
         write_image(labelled(sheet, ROWS, self.size), path)
         return path
@@ -140,6 +140,16 @@ class StopOnInterrupt(L.Callback):
             trainer.should_stop = True
 
 
+def _column(scene: Scene, camera: Cameras) -> list[np.ndarray]:
+    """The rows (H, W, 3) of one side. Light and normals are those of the depth: a scene that was never lit has no
+    others, and they take no second render."""
+    seen = render_picture(scene, camera)
+    opacity = seen.opacity[..., None]
+    behind = render_background(scene, camera) * (1 - opacity)
+    lit, normal = shade(camera, seen) * opacity + behind, normal_picture(camera, seen)
+    return [seen.color * opacity + behind, lit, normal, opacity.repeat(3, -1)]
+
+
 def labelled(sheet: np.ndarray, names: Sequence[str], height: int) -> np.ndarray:
     """Write the names of the rows, which are `height` pixels high, into their corners; not into tiny rows."""
     if height < LEGIBLE // 2:
@@ -149,9 +159,3 @@ def labelled(sheet: np.ndarray, names: Sequence[str], height: int) -> np.ndarray
     for row, name in enumerate(names[: sheet.shape[0] // height]):
         draw.text((4, row * height + 2), name, fill="black", font=font, stroke_width=2, stroke_fill="white")
     return np.asarray(picture)
-
-
-def normal_colors(normal: Tensor, opacity: Tensor) -> Tensor:
-    """Composited normals (B, 3, H, W) as colours over white."""
-    unit = torch.nn.functional.normalize(normal, dim=1)
-    return (unit * 0.5 + 0.5) * opacity + (1 - opacity)

@@ -6,7 +6,7 @@ import torch
 from options import option
 
 from dreamfusion.camera.rays import cast_rays, project
-from dreamfusion.report.studio import Studio, surface_normals
+from dreamfusion.report.studio import Studio, normal_picture, shade, surface_normals
 from dreamfusion.scene.picture import Picture, render_picture
 
 ORBIT = option("camera/orbit")
@@ -28,6 +28,9 @@ def test_normals_of_the_depth_of_a_ball_are_those_of_the_ball(cameras_at, azimut
     assert facing.sum() > 1000
     assert np.degrees(np.arccos((normal * points * 2).sum(-1)[facing].clip(-1, 1))).max() < 6
     assert (normal[seen.opacity == 0] == 0).all()
+    colors = normal_picture(camera, seen)
+    assert (colors[seen.opacity == 0] == 1).all()
+    np.testing.assert_allclose(colors[64, 64], 0.5 + 0.5 * normal[64, 64], atol=0.02)
 
 
 @pytest.fixture
@@ -39,9 +42,9 @@ def studio(make_scene, ball):
 
 
 def test_a_ball_is_brightest_above_and_darkest_below_and_its_middle_keeps_its_colour(studio):
-    scene, light = studio
+    scene, _ = studio
     camera = ORBIT.view(torch.tensor([30.0]), 0.0, 48, 48)
-    color = light.shade(camera, render_picture(scene, camera))[..., 0]
+    color = shade(camera, render_picture(scene, camera))[..., 0]
     assert color[24, 24] == pytest.approx(1, abs=0.03)
     assert color[14:24, 24].min() > color[31:36, 24].mean() + 0.1
 

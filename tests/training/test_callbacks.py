@@ -16,7 +16,7 @@ from dreamfusion.camera.orbit import Orbit
 from dreamfusion.scene.background.solid import ConstantBackground
 from dreamfusion.scene.nerf.scene import NeRF
 from dreamfusion.scene.nerf.stratified import StratifiedRenderer
-from dreamfusion.training.callbacks import Previews, StopOnInterrupt, labelled, normal_colors
+from dreamfusion.training.callbacks import Previews, StopOnInterrupt, labelled
 from dreamfusion.types import GuidanceOutput
 
 ORBIT = Orbit([0, 0], [3, 3], False, [1.374, 1.374], 0.0, 0.0, 0.0, 0.0, [3, 3], 1, 1, 64)
@@ -53,8 +53,9 @@ def test_a_sheet_shows_colour_light_normals_opacity_and_the_priors_view(system, 
     previews = Previews(ORBIT, tmp_path, 10, SIZE)
     system.last_guidance = guidance(2, 0.5)
     previews.write(system, 30)
-    colour, _, normal, opacity, prior = sheet(tmp_path, 30)
+    colour, lit, normal, opacity, prior = sheet(tmp_path, 30)
     assert colour.tolist() == [[255, 0, 0]] * 4
+    assert np.abs(lit.astype(int) - colour).max() < 12  # what faces the camera keeps its colour
     assert opacity.tolist() == [[255, 255, 255]] * 4
     # Front, right, back, left: +z, +x, -z, -x, a little upwards.
     assert normal[0][2] > 200
@@ -99,12 +100,6 @@ def test_sheets_are_written_every_few_steps_and_at_the_end(system, tmp_path, eve
         trainer = SimpleNamespace(global_step=step, max_steps=5, is_global_zero=True, loggers=[])
         previews.on_train_batch_end(trainer, system, None, None, 0)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{step:06d}.png" for step in steps]
-
-
-def test_normals_become_colours_over_white():
-    normal = torch.tensor([0.0, 0.0, 0.7]).view(1, 3, 1, 1)
-    torch.testing.assert_close(normal_colors(normal, torch.ones(1, 1, 1, 1)).flatten(), torch.tensor([0.5, 0.5, 1.0]))
-    assert (normal_colors(normal * 0, torch.zeros(1, 1, 1, 1)) == 1).all()
 
 
 @pytest.fixture
