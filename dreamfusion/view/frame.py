@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -10,14 +11,17 @@ from torch import Tensor
 
 from dreamfusion.camera.orbit import look_from, spherical
 from dreamfusion.camera.rays import cast_rays
-from dreamfusion.image import as_uint8
+from dreamfusion.report.studio import shade
 from dreamfusion.scene.base import Scene
-from dreamfusion.scene.shading import Shading
+from dreamfusion.scene.picture import Picture, render_background
+from dreamfusion.scene.shading import ALBEDO, Shading
 from dreamfusion.types import Cameras
 
 RAYS, RAYS_OF_A_GPU = 2**13, 2**17  # rendered between two checks for a stale picture: about 0.1 s on a CPU
 FAR = 160.0  # scene units; the depth of transparent pixels
 FARTHEST = 1e6  # scene units; of a camera from the origin
+STUDIO: Literal["studio"] = "studio"  # the lamps of `report/studio.py`, which turn with the camera
+Light = Shading | Literal["studio"]
 
 
 @dataclass(frozen=True)
@@ -58,21 +62,28 @@ class Frame:
 
 @torch.no_grad()
 def render_frame(
-    scene: Scene, camera: Cameras, shading: Shading, is_stale: Callable[[], bool] | None = None
+    scene: Scene, camera: Cameras, light: Light, is_stale: Callable[[], bool] | None = None
 ) -> Frame | None:
-    """Render in horizontal strips; None if `is_stale` returns True between two strips.
+    """Render one camera in horizontal strips; None if `is_stale` returns True between two strips.
 
     Draws no random numbers and leaves the scene unchanged, so that viewing does not affect training.
     """
     rows = max(1, (RAYS if scene.device.type == "cpu" else RAYS_OF_A_GPU) // camera.width)
-    strips: list[tuple[np.ndarray, Tensor]] = []
+    strips: list[Tensor] = []  # (5, rows, W): colour, opacity, depth along the ray
     for top in range(0, camera.height, rows):
         if top > 0 and is_stale is not None and is_stale():
             return None
-        part = slice(top, min(top + rows, camera.height))
-        out = scene.render(camera, shading, rows=part)
-        opacity = out.opacity[0, 0]
-        along = (cast_rays(camera, part).directions @ -camera.camera_to_world[0, :, 2]).view_as(opacity)
-        depth = out.depth[0, 0] / opacity.clamp(min=1e-6) * along
-        strips.append((as_uint8(out.rgb)[0], torch.where(opacity > 0.5, depth, torch.full_like(depth, FAR)).cpu()))
-    return Frame(np.concatenate([rgb for rgb, _ in strips]), torch.cat([depth for _, depth in strips]).numpy())
+        out = scene.render(
+            camera, ALBEDO if light == STUDIO else light, rows=slice(top, min(top + rows, camera.height))
+        )
+        strips.append(torch.cat([out.rgb[0], out.opacity[0], out.depth[0] / out.opacity[0].clamp(min=1e-6)]).cpu())
+    *colors, opacity, distance = torch.cat(strips, dim=1)
+    rgb, camera = torch.stack(colors, dim=-1).numpy(), camera.to("cpu")
+    if light == STUDIO:
+        share = opacity[..., None].numpy()
+        behind = (1 - share) * render_background(scene, camera)
+        own = ((rgb - behind) / np.maximum(share, 1e-6)).clip(0, 1)
+        rgb = shade(camera, Picture(own, opacity.numpy(), distance.numpy(), None)) * share + behind
+    along = (cast_rays(camera).directions @ -camera.camera_to_world[0, :, 2]).view_as(distance)
+    depth = torch.where(opacity > 0.5, distance * along, FAR)
+    return Frame(np.rint(rgb.clip(0, 1) * 255).astype(np.uint8), depth.numpy())

@@ -44,7 +44,7 @@ class RenderLoop:
             camera = job.view.cameras(self.mailbox.sharp if job.sharp else self.mailbox.coarse).to(self.device)
             # Coarse pictures are never abandoned: otherwise nothing would appear while a camera moves.
             frame = render_frame(
-                self.scene, camera, self.window.shading, partial(self.mailbox.is_stale, job) if job.sharp else None
+                self.scene, camera, self.window.shining, partial(self.mailbox.is_stale, job) if job.sharp else None
             )
             if frame is not None:
                 self.window.show(job.client, frame)

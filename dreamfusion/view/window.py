@@ -10,15 +10,15 @@ import numpy as np
 import viser
 from viser import transforms
 
-from dreamfusion.scene.shading import ALBEDO, LAMBERTIAN, TEXTURELESS, Shading
+from dreamfusion.scene.shading import ALBEDO, LAMBERTIAN, TEXTURELESS
 from dreamfusion.types import Cameras
 from dreamfusion.view.address import check_address, is_loopback, url
-from dreamfusion.view.frame import Frame, View
+from dreamfusion.view.frame import STUDIO, Frame, Light, View
 from dreamfusion.view.mailbox import Action, Mailbox
 from dreamfusion.view.server import LocalServer
 
 log = logging.getLogger(__name__)
-SHADINGS = {"albedo": ALBEDO, "lit": LAMBERTIAN, "textureless": TEXTURELESS}
+LIGHTS: dict[str, Light] = {"studio": STUDIO, "albedo": ALBEDO, "lambertian": LAMBERTIAN, "textureless": TEXTURELESS}
 CAMERA_COLOR = (230, 120, 30)
 SLIDER_TICKS = 100  # of the guidance scale
 QUALITY = 90  # JPEG, of the pictures
@@ -40,7 +40,7 @@ class Window:
         found = self._server.get_port()
         self.url = url(host, found) + ("" if self._server.token is None else f"/?token={self._server.token}")
         self._mailbox, self._gui = mailbox, self._server.gui
-        self.shading: Shading = ALBEDO
+        self.shining: Light = STUDIO
         self.on_export: Callable[[], None] = lambda: None
         self.on_cameras: Callable[[bool], None] = lambda shown: None
         self._mesh: viser.GlbHandle | None = None
@@ -143,12 +143,12 @@ class Window:
         self.scene = self._gui.add_checkbox("scene", True, order=5)
         self.mesh = self._gui.add_checkbox("mesh", False, disabled=True, order=6)
         self.cameras = self._gui.add_checkbox("training cameras", False, order=7)
-        self.light = self._gui.add_dropdown("light", tuple(SHADINGS), order=8)
+        self.light = self._gui.add_dropdown("light", tuple(LIGHTS), order=8)
         self._export.on_click(lambda _: self._mailbox.post(lambda: self.on_export()))
         self.scene.on_update(lambda _: self._mailbox.post(lambda: self._hide_scene(not self.scene.value)))
         self.mesh.on_update(lambda _: self._mailbox.post(self._toggle_mesh))
         self.cameras.on_update(lambda _: self._mailbox.post(self._toggle_cameras))
-        self.light.on_update(lambda _: self._mailbox.post(self._set_shading))
+        self.light.on_update(lambda _: self._mailbox.post(self._set_light))
 
     def _add_client_callbacks(self) -> None:
         """Post client cameras in order: async callbacks run on the server's own thread."""
@@ -183,8 +183,8 @@ class Window:
         self.on_cameras(self.cameras.value)
         self._mailbox.invalidate()
 
-    def _set_shading(self) -> None:
-        self.shading = SHADINGS[self.light.value]
+    def _set_light(self) -> None:
+        self.shining = LIGHTS[self.light.value]
         self._mailbox.invalidate()
 
     def _frustum(self, number: int, cameras: Cameras, view: int) -> viser.CameraFrustumHandle:

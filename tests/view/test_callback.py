@@ -87,7 +87,7 @@ def test_training_with_a_window_is_bit_for_bit_the_same(train_with_window, make_
     def visit(step, trainer, system):
         mailbox.set_view(1, replace(HERE, position=(0.1 * step, 0.0, 3.0)))
         mailbox.set_view(2, HERE)
-        window.shading = LAMBERTIAN if step % 2 else window.shading
+        window.shining = LAMBERTIAN if step % 2 else window.shining
         if step == 1:
             mailbox.post(lambda: window.on_cameras(True))
         if step == 3:

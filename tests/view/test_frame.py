@@ -12,7 +12,7 @@ from dreamfusion.scene.nerf.scene import NeRF
 from dreamfusion.scene.nerf.stratified import StratifiedRenderer
 from dreamfusion.scene.shading import ALBEDO, LAMBERTIAN
 from dreamfusion.view import frame
-from dreamfusion.view.frame import FAR, View, render_frame
+from dreamfusion.view.frame import FAR, STUDIO, View, render_frame
 
 ORBIT = Orbit([0, 0], [3, 3], False, [1.374, 1.374], 0.0, 0.0, 0.0, 0.0, [3, 3], 1, 1, 64)
 FRONT = View((0.0, 0.0, 3.0), (0.0, 0.0, -1.0), (0.0, -1.0, 0.0), math.radians(40), 600, 800)
@@ -60,10 +60,21 @@ def test_the_depth_of_a_ball_and_the_background_beside_it(scene):
     assert seen.depth[20, 40] == pytest.approx(t * cosine, abs=0.01)
 
 
-def test_strips_join_without_a_seam(scene, monkeypatch):
-    whole = render_frame(scene, FRONT.cameras(40), LAMBERTIAN)
+def test_the_lamps_of_the_studio_shade_the_ball_and_not_the_background(scene):
+    """Brighter above than below, by the normals of the depth; what faces the camera keeps its colour."""
+    seen, plain = (render_frame(scene, FRONT.cameras(80), light) for light in (STUDIO, ALBEDO))
+    red, hidden = seen.rgb[..., 0].astype(int), plain.depth == FAR
+    assert red[30, 40] > 245 > red[38, 40]
+    assert red[38, 40] + 20 < red[22, 40]
+    np.testing.assert_array_equal(seen.rgb[hidden], plain.rgb[hidden])
+    np.testing.assert_array_equal(seen.depth, plain.depth)
+
+
+@pytest.mark.parametrize("light", [LAMBERTIAN, STUDIO], ids=["lambertian", "studio"])
+def test_strips_join_without_a_seam(light, scene, monkeypatch):
+    whole = render_frame(scene, FRONT.cameras(40), light)
     monkeypatch.setattr(frame, "RAYS", 7 * 40)
-    parts = render_frame(scene, FRONT.cameras(40), LAMBERTIAN)
+    parts = render_frame(scene, FRONT.cameras(40), light)
     np.testing.assert_array_equal(parts.rgb, whole.rgb)
     np.testing.assert_array_equal(parts.depth, whole.depth)
 
