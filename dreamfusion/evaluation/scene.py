@@ -72,6 +72,7 @@ def evaluate_scene(scene: Scene, orbit: Orbit, export: ExportSettings, truth: Tr
     if truth is not None:
         scores |= shape_scores(surface.mesh, filled, truth.mesh)
         real = mesh_pictures(truth.mesh, cameras)
+        scores["normal_error"] = normal_error(surface.mesh, truth.mesh, cameras)
         scores |= picture_scores(seen, real)
         scores |= side_scores(scene_pictures(scene, ring), mesh_pictures(truth.mesh, ring))
         shown.append(real[:: HELD_OUT // SHOWN])
@@ -125,6 +126,14 @@ def shape_scores(mesh: Mesh, filled: np.ndarray, truth: Mesh) -> dict[str, float
         "fscore_2": f_score(there, back, 0.02 * side),
         "chamfer": float(there.mean() + back.mean()) / 2,
     }
+
+
+def normal_error(mesh: Mesh, truth: Mesh, cameras: Cameras) -> float:
+    """Mean angle in degrees between the normals of two surfaces, over the pixels in which both are seen; else 180."""
+    one, other = (rasterize(as_raster(each), cameras) for each in (mesh, truth))
+    both = (one.alpha > 0.5) & (other.alpha > 0.5)
+    cosine = (one.normal[both] * other.normal[both]).sum(-1).clip(-1, 1)
+    return float(np.degrees(np.arccos(cosine)).mean()) if len(cosine) else 180.0
 
 
 def picture_scores(seen: np.ndarray, real: np.ndarray) -> dict[str, float]:

@@ -20,7 +20,7 @@ SCORES = ("prior_score", "silhouette_iou", "color_difference")  # the figures th
 TRUE_HIGH = (
     "volume_iou", "volume_iou_aligned", "fscore_1", "fscore_2", "truth_silhouette_iou", "truth_psnr", "truth_ssim",
 )  # fmt: skip
-TRUE_LOW = ("chamfer", "truth_color_error", "azimuth_error", "second_face_rate")
+TRUE_LOW = ("chamfer", "normal_error", "truth_color_error", "azimuth_error", "second_face_rate")
 COMPARED = (*SCORES, *TRUE_HIGH, *TRUE_LOW, "clip_score", "r_precision", "r_precision_geometry", "t3bench_quality")
 WORST = dict.fromkeys(("prior_score", "silhouette_iou", *TRUE_HIGH), 0.0)  # scores of a run that failed during a search
 

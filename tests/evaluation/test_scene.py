@@ -54,6 +54,16 @@ def test_what_has_no_front_has_no_rate_of_second_faces(rings):
     assert "second_face_rate" not in scoring.side_scores(same, same)
 
 
+def test_the_error_of_the_normals_is_the_mean_angle_between_the_surfaces():
+    cameras = scoring.ring_cameras(option("camera/orbit"))
+    assert scoring.normal_error(figure(), figure(), cameras) == pytest.approx(0, abs=0.1)
+    tilted = figure()
+    turn = trimesh.transformations.rotation_matrix(np.radians(20), (0, 1, 0))[:3, :3]  # of the normals alone
+    tilted = Mesh(tilted.vertices, tilted.faces, (tilted.normals @ turn.T).astype(np.float32), tilted.colors)
+    sides = 18.0, 20.0  # those of the top do not turn, and are seen a little
+    assert sides[0] < scoring.normal_error(tilted, figure(), cameras) < sides[1]
+
+
 def test_equal_pictures_score_best_and_a_grey_offset_has_its_psnr():
     real = np.random.default_rng(0).random((2, 32, 32, 4)).astype(np.float32) * 0.8
     real[..., 3] = 1.0
