@@ -1,7 +1,8 @@
 """Separate the object of a picture from its background, and place it in the square frame of a view.
 
 The object is where the picture is opaque. In a picture without transparency, the background is what is connected to the
-border and differs from the border's median colour by at most TOLERANCE; enclosed background, as within a handle, stays.
+border and differs from the border's median colour by at most TOLERANCE; and what the object encloses, as within a
+handle or below the back of a chair, where nearly all of it differs by at most EXACT.
 Letters: H x W pixels of the picture, S pixels a side of the frame.
 """
 
@@ -14,6 +15,7 @@ from scipy import ndimage
 from dreamfusion.error import UserError
 
 TOLERANCE = 24  # of 255, largest difference of a channel from the border's median colour
+EXACT, MOSTLY = 4, 0.9  # of 255, such a difference in a hole, and the share of its pixels; a white part has shadows
 PLAIN = 0.8  # share of the border that must be within the tolerance; the object may cover the rest
 DUST = 0.01  # pieces below this share of the largest piece's area are removed
 LEAST = 8  # pixels along the longer side of the object
@@ -88,7 +90,8 @@ def _background(colors: np.ndarray, name: str) -> np.ndarray:
         UserError: less than PLAIN of the border is within TOLERANCE of the border's median.
     """
     border = np.concatenate([colors[0], colors[-1], colors[1:-1, 0], colors[1:-1, -1]])
-    near = np.abs(colors.astype(np.int16) - np.median(border, axis=0)).max(axis=2) <= TOLERANCE
+    away = np.abs(colors.astype(np.int16) - np.median(border, axis=0)).max(axis=2)
+    near = away <= TOLERANCE
     share = np.concatenate([near[0], near[-1], near[1:-1, 0], near[1:-1, -1]]).mean()
     if share < PLAIN:
         raise UserError(
@@ -97,7 +100,9 @@ def _background(colors: np.ndarray, name: str) -> np.ndarray:
         )
     pieces, count = ndimage.label(near)
     edges = np.unique(np.concatenate([pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]]))
-    outside = np.zeros(count + 1, dtype=bool)
+    areas = np.bincount(pieces.ravel(), minlength=count + 1)
+    exact = np.bincount(pieces.ravel(), weights=(away <= EXACT).ravel(), minlength=count + 1)
+    outside = exact >= MOSTLY * areas
     outside[edges] = True
     outside[0] = False  # not near the border's colour
     return outside[pieces]

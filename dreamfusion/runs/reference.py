@@ -17,7 +17,7 @@ from dreamfusion.runs.names import subject
 
 log = logging.getLogger(__name__)
 SIZE = 64  # pixels a side of the picture that is compared with the prior's
-UNLIKE = 0.75  # overlap of the silhouettes below which the found model is not what the picture shows
+UNLIKE, STRANGE = 0.75, 0.2  # less overlap, or more difference of the colours: the picture shows something else
 
 
 def described(cfg: DictConfig) -> DictConfig:
@@ -54,7 +54,8 @@ def described(cfg: DictConfig) -> DictConfig:
 
 def report(name: str, found: Recognised) -> None:
     """Log which model was found for the picture `name`, and how well it fits; a warning where it does not."""
-    level, verb = (logging.INFO, "looks like") if found.overlap >= UNLIKE else (logging.WARNING, "is no known object")
+    like = found.overlap >= UNLIKE and found.difference <= STRANGE
+    level, verb = (logging.INFO, "looks like") if like else (logging.WARNING, "is no known object")
     log.log(
         level,
         '%s %s%s "%s"%s from azimuth %g, elevation %g degrees: silhouettes overlap by %.2f, colours differ by %.2f (0 '

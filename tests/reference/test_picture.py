@@ -115,13 +115,15 @@ def test_a_picture_without_an_object_or_a_plain_ground_gets_one_sentence():
         cut_out(opaque(stripes), "it")
 
 
-def test_the_background_is_what_is_connected_to_the_border_and_dust_is_removed():
+def test_the_background_is_connected_to_the_border_or_a_hole_of_its_very_colour_and_dust_is_removed():
     pixels, inside = disc(ground=(250, 250, 240))
-    pixels[20:28, 36:44] = (250, 250, 240)  # enclosed by the disc: it stays
+    pixels[20:24, 36:44] = (235, 240, 225)  # a bright part of the disc
+    pixels[26:30, 36:44] = (250, 248, 240)  # a hole
     pixels[60:62, 2:4] = RED  # dust
     pixels[62:, 30:40] = RED  # an object that touches the border
     found = cut_out(opaque(pixels), "it")[..., 3] > 127
     wanted = inside.copy()
+    wanted[26:30, 36:44] = False
     wanted[62:, 30:40] = True
     assert (found == wanted).all()
 

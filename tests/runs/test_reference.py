@@ -69,8 +69,11 @@ def test_the_prior_sees_the_object_alone_and_given_settings_are_kept(picture, as
     assert len(asked) == 1
 
 
-def test_a_picture_that_no_known_object_is_like_gets_a_warning(picture, monkeypatch, compose_config, caplog):
-    poor = Recognised("a lamp", 0, 1, 0.0, 15.0, FOUND.box, overlap=0.4, difference=0.3)
+@pytest.mark.parametrize(("overlap", "difference"), [(0.7, 0.05), (0.9, 0.25)])
+def test_a_picture_that_no_known_object_is_like_gets_a_warning(
+    overlap, difference, picture, monkeypatch, compose_config, caplog
+):
+    poor = Recognised("a lamp", 0, 1, 0.0, 15.0, FOUND.box, overlap, difference)
     monkeypatch.setattr(PocketPrior, "recognise", lambda *given: poor)
     described(compose_config(f"image={picture}"))
     assert 'is no known object; the nearest is "a lamp" from azimuth 0' in caplog.text
