@@ -5,12 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from dreamfusion.error import UserError
+from dreamfusion.report.curves import GREY
 from dreamfusion.report.template import encode_base64, write_html
 
 QUALITY = 80  # of the JPEG of a picture
+SIZE = 9.0, 3.2  # of the picture of the curves, in inches of 72 SVG units
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,48 @@ class Standing:
     runs: Sequence[Shown]
 
 
-def write_leaderboard(standings: Sequence[Standing], columns: Sequence[str], title: str, note: str, path: Path) -> None:
-    """Write the page to `path`, atomically: one file that needs no network."""
-    write_html("leaderboard.html", path, title=title, note=note, standings=standings, columns=columns, has_model=False)
+@dataclass(frozen=True, eq=False)
+class Line:
+    """A score during training."""
+
+    seconds: np.ndarray  # (N,)
+    values: np.ndarray  # (N,)
+
+
+def write_leaderboard(
+    standings: Sequence[Standing],
+    columns: Sequence[str],
+    curves: Mapping[str, Mapping[str, Line]],
+    title: str,
+    note: str,
+    path: Path,
+) -> None:
+    """Write the page to `path`, atomically: one file that needs no network. `curves`: score, method -> line."""
+    about = {"title": title, "note": note, "standings": standings, "columns": columns, "has_model": False}
+    write_html("leaderboard.html", path, **about, curves=draw_lines(curves) if any(curves.values()) else "")
+
+
+def draw_lines(curves: Mapping[str, Mapping[str, Line]]) -> str:
+    """A chart for each score, side by side, with a line for each method over the seconds of training: SVG."""
+    from matplotlib.figure import Figure
+
+    from dreamfusion.report.svg import style, to_svg
+
+    with style():
+        figure = Figure(figsize=SIZE, layout="constrained")
+        charts = figure.subplots(1, len(curves), squeeze=False)[0]
+        for axes, (score, lines) in zip(charts, curves.items(), strict=True):
+            for line in lines.values():
+                axes.plot(line.seconds, line.values, marker="o", markersize=2.5, linewidth=1.5)
+            axes.set(title=score.replace("/", " ").replace("_", " "), xlabel="seconds of training")
+            axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
+            axes.tick_params(colors=GREY)
+            axes.spines[:].set_color(GREY)
+        legend = charts[-1].legend(charts[-1].lines, list(curves[score]), fontsize=7)
+        for text in legend.get_texts():
+            text.set_parse_math(False)  # a setting may contain $
+        svg = to_svg(figure)
+    return svg.replace(GREY, "currentColor")
 
 
 def as_jpeg(picture: Path) -> str:

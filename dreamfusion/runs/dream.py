@@ -64,11 +64,12 @@ class Outputs:
     turntable_size: int  # pixels a side
     score_views: int
     evaluate: bool  # score the scene as mode=evaluate does, against the laboratory's truth
+    evaluate_every: int  # steps between scores of the pictures, see `TrueScores`; 0: never
 
     def __post_init__(self) -> None:
         counts = ("preview_size", "turntable_frames", "turntable_size", "score_views")
         check_positive("mode", **{name: getattr(self, name) for name in counts})
-        for name in ("preview_every", "checkpoint_every"):
+        for name in ("preview_every", "checkpoint_every", "evaluate_every"):
             if getattr(self, name) < 0:
                 raise UserError(f"mode.{name} is {getattr(self, name)}; it must be a number of steps, or 0 for never")
 
@@ -140,13 +141,18 @@ def _dream(
         page = LivePage(folder, cfg)
         previews = Previews(orbit, folder / "previews", outputs.preview_every, outputs.preview_size, page.show)
         score = partial(prior_score, system, orbit, outputs.score_views)
+        rows: list[L.Callback] = [Metrics()]
+        if outputs.evaluate_every:
+            from dreamfusion.training.true_scores import TrueScores  # takes a second, which most runs need not wait
+
+            rows.append(TrueScores(str(cfg.prompt), orbit, outputs.evaluate_every, stopwatch))
         pruners = instantiate(cfg.pruning)(folder=folder, measure=score)
         others = [*(instantiate(cfg.callbacks).values() if cfg.callbacks else ()), *callbacks]
         watchdogs = [instantiate(cfg.watchdog)] if cfg.watchdog else []
         trainer: L.Trainer = instantiate(cfg.trainer)(
             logger=loggers,
-            # `Metrics` before `checkpoints`: a step's row must be on disk before its checkpoint.
-            callbacks=[*watchdogs, stopwatch, Progress(), stop, previews, Metrics(), checkpoints, *pruners, *others],
+            # `rows` before `checkpoints`: a step's row must be on disk before its checkpoint.
+            callbacks=[*watchdogs, stopwatch, Progress(), stop, previews, *rows, checkpoints, *pruners, *others],
             default_root_dir=folder,
             enable_checkpointing=False,
             **cluster(cfg.trainer),

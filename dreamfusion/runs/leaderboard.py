@@ -9,13 +9,15 @@ import numpy as np
 
 from dreamfusion.error import UserError
 from dreamfusion.files import replacing
-from dreamfusion.report.leaderboard import Score, Shown, Standing, as_jpeg, write_leaderboard
+from dreamfusion.report.curves import read_curves
+from dreamfusion.report.leaderboard import Line, Score, Shown, Standing, as_jpeg, write_leaderboard
 from dreamfusion.report.markdown import inert
 from dreamfusion.runs.results import TRUE_HIGH, TRUE_LOW, Result
 from dreamfusion.runs.study import differing
 
 log = logging.getLogger(__name__)
 COLUMNS = ("seconds", *TRUE_HIGH, *TRUE_LOW)
+SECONDS, CURVES = "truth/seconds", ("truth/psnr", "truth/silhouette_iou")  # columns of metrics.csv, see TrueScores
 RESAMPLES, LEVEL = 1000, 0.9  # of the bootstrap, and the share of its medians that an interval contains
 
 
@@ -37,7 +39,10 @@ def leaderboard(study: str, results: Sequence[Result], folder: Path) -> list[Pat
         f"{RESAMPLES} resamples of names, and of the seeds of each."
     )
     page, text = folder / "leaderboard.html", folder / "leaderboard.md"
-    write_leaderboard(standings, columns, f"{study}: leaderboard", note, page)
+    curves = {
+        name: {s.method: line for s in standings if (line := progress(by_method[s.method], name))} for name in CURVES
+    }
+    write_leaderboard(standings, columns, curves, f"{study}: leaderboard", note, page)
     with replacing(text) as draft:
         draft.write_text(_markdown(study, standings, columns, note), encoding="utf-8")
     return [page, text]
@@ -62,6 +67,21 @@ def bootstrap(runs: Sequence[Result], score: str, seed: int = 0) -> Score | None
         medians.append(np.median(np.concatenate([rng.choice(one, len(one)) for one in drawn])))
     low, high = np.quantile(medians, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Score(float(np.median(np.concatenate(values))), float(low), float(high))
+
+
+def progress(runs: Sequence[Result], score: str) -> Line | None:
+    """Medians over the runs of seconds and of a score, at the steps at which all of them were scored; None if none."""
+    found = []
+    for run in runs:
+        columns = {curve.name: curve for curve in read_curves(run.path / "metrics.csv")}
+        if SECONDS in columns and score in columns:
+            pairs = zip(columns[SECONDS].values, columns[score].values, strict=True)
+            found.append(dict(zip(columns[SECONDS].steps, pairs, strict=True)))
+    steps = sorted(set.intersection(*map(set, found))) if found else []
+    if not steps:
+        return None
+    seconds, values = np.median([[one[step] for step in steps] for one in found], axis=0).T
+    return Line(seconds, values)
 
 
 def _standing(method: str, runs: Sequence[Result], folder: Path) -> Standing:

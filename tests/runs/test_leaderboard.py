@@ -8,9 +8,10 @@ from PIL import Image
 from results import with_settings
 
 from dreamfusion.error import UserError
-from dreamfusion.runs.leaderboard import bootstrap
+from dreamfusion.runs.leaderboard import bootstrap, progress
 from dreamfusion.runs.report import report
 from dreamfusion.runs.results import check_objective, write_result
+from dreamfusion.runs.study import finished
 
 
 def runs(method, values, seconds=10.0):
@@ -53,6 +54,25 @@ def test_the_report_of_a_scored_study_ranks_methods_and_shows_their_runs(tmp_pat
     page = (tmp_path / "lab" / "leaderboard.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 4
     assert "a dog, seed 0: volume iou 0.9" in page and "http" not in page.split("<body>")[1]
+
+
+def test_the_leaderboard_draws_quality_over_the_seconds_of_training(tmp_path):
+    for seed, factor in ((0, 1.0), (1, 3.0)):
+        for run in runs("$x_", {("a cat", seed): 0.5}) + runs("csd", {("a cat", seed): 0.7}):
+            folder = tmp_path / "lab" / "a-cat" / f"{run.settings['distillation'].strip('$_')}{seed}"
+            write_result(run, folder)
+            rows = ["step,loss,truth/seconds,truth/psnr,truth/silhouette_iou", "0,1,,,"]
+            rows += [f"{step},,{factor * step},{20 + step},0.{step}" for step in (9, 19, 29 + 10 * seed)]
+            (folder / "metrics.csv").write_text("\n".join(rows))
+    found = finished(tmp_path / "lab")
+    line = progress(found, "truth/psnr")
+    assert line.seconds.tolist() == [18, 38] and line.values.tolist() == [29, 39]  # of the steps that both seeds have
+    report("lab", tmp_path)
+    page = (tmp_path / "lab" / "leaderboard.html").read_text()
+    drawn = page[page.index("<svg") : page.index("</svg>")]
+    for text in ("truth psnr", "truth silhouette iou", "seconds of training", "distillation $x_", "distillation csd"):
+        assert text in drawn
+    assert progress(found, "truth/ssim") is None
 
 
 def test_a_study_without_true_scores_has_no_leaderboard(tmp_path):

@@ -1,0 +1,52 @@
+"""Scores against the truth during training, without a training."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from dreamfusion.camera.orbit import Orbit
+from dreamfusion.error import UserError
+from dreamfusion.evaluation.scene import held_out_cameras, mesh_pictures
+from dreamfusion.training import callbacks, true_scores
+from dreamfusion.training.callbacks import Stopwatch
+from dreamfusion.training.true_scores import TrueScores
+from dreamfusion.truth.store import truth_of
+
+ORBIT = Orbit([0, 0], [3, 3], False, [1.374, 1.374], 0.0, 0.0, 0.0, 0.0, [3, 3], 1, 1, 64)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock on which one render of the scene takes 100 s."""
+    now, real = SimpleNamespace(seconds=0.0), mesh_pictures(truth_of("a cat").mesh, held_out_cameras(ORBIT))
+    for module in (callbacks, true_scores):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now.seconds))
+
+    def render(scene, cameras):
+        now.seconds += 100
+        return real if scene == "the truth" else np.zeros_like(real)
+
+    monkeypatch.setattr(true_scores, "scene_pictures", render)
+    return now
+
+
+def test_scores_come_with_the_seconds_of_training_alone_every_few_steps_and_at_the_end(clock):
+    rows, stopwatch = [], Stopwatch()
+    logger = SimpleNamespace(log_metrics=lambda row, step: rows.append((step, row)))
+    scores = TrueScores("a cat", ORBIT, 10, stopwatch)
+    for step in range(1, 26):
+        clock.seconds += 2
+        trainer = SimpleNamespace(global_step=step, max_steps=25, is_global_zero=True, loggers=[logger])
+        scene = "the truth" if step > 20 else "nothing"
+        scores.on_train_batch_end(trainer, SimpleNamespace(scene=scene), None, None, 0)
+    assert [step for step, _ in rows] == [9, 19, 24]
+    assert [row["truth/seconds"] for _, row in rows] == [20, 40, 50]
+    assert stopwatch.seconds == 50
+    assert [row["truth/silhouette_iou"] for _, row in rows] == [0, 0, 1]
+    assert rows[0][1]["truth/psnr"] < 20 and rows[2][1]["truth/psnr"] == 100
+
+
+def test_a_prompt_without_a_truth_is_named():
+    with pytest.raises(UserError, match='the laboratory has no truth for "a dragon"'):
+        TrueScores("a dragon", ORBIT, 10, Stopwatch())
