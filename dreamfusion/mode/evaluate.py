@@ -1,7 +1,9 @@
 """`mode=evaluate`: score the scenes of one or many runs; needs neither guidance nor prompt."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from omegaconf import DictConfig
@@ -28,13 +30,13 @@ log = logging.getLogger(__name__)
 def run(cfg: DictConfig, clip: str | None, captions: str | None, image_reward: str | None) -> list[Path]:
     """Write evaluation.json into the folder of the run, or of all runs that `run` or `study` names.
 
-    Skips runs that fail, with a warning, unless there is only one.
+    Logs the means over several runs. Skips runs that fail, with a warning, unless there is only one.
     """
     settings, choice = ExportSettings.of(cfg.export), run_choice(cfg)
     judges = [] if clip is None else [_clip_judge(clip, _captions(captions))]
     judges += [] if image_reward is None else [_t3bench_judge(image_reward, settings)]
     runs = [None] if choice is None else find_runs(choice)
-    written = []
+    written, found = [], []
     for number, folder in enumerate(runs, 1):
         checkpoint = find_checkpoint(cfg.checkpoint or "latest" if folder is None else str(folder))
         try:
@@ -46,9 +48,21 @@ def run(cfg: DictConfig, clip: str | None, captions: str | None, image_reward: s
             log.warning("%s: not evaluated: %s", folder, error)
             continue
         written.append(run_of(checkpoint) / "evaluation.json")
-        shown = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in scores.items())
-        log.info("%d of %d: %s\n  %s", number, len(runs), shown, written[-1])
+        found.append(scores)
+        log.info("%d of %d: %s\n  %s", number, len(runs), _text(scores), written[-1])
+    if len(found) > 1:
+        log.info("mean of %d runs: %s", len(found), _text(_means(found)))
     return written
+
+
+def _means(found: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of each score over the runs that have it."""
+    names = dict.fromkeys(name for scores in found for name in scores)
+    return {name: fmean(scores[name] for scores in found if name in scores) for name in names}
+
+
+def _text(scores: dict[str, float]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in scores.items())
 
 
 def _captions(path: str | None) -> list[str]:
