@@ -1,6 +1,7 @@
 """The page of a leaderboard: methods and their scores, sortable, with the pictures of their runs on a click."""
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,9 @@ from dreamfusion.report.curves import GREY
 from dreamfusion.report.template import encode_base64, write_html
 
 QUALITY = 80  # of the JPEG of a picture
-SIZE = 9.0, 3.2  # of the picture of the curves, in inches of 72 SVG units
+SIZE = 9.0, 3.0  # of the picture of the curves, in inches of 72 SVG units
+LINE = 0.17  # height of a line of its legend
+LONGEST = 170  # characters of it
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,9 @@ def draw_lines(curves: Mapping[str, Mapping[str, Line]]) -> str:
     from dreamfusion.report.svg import style, to_svg
 
     with style():
-        figure = Figure(figsize=SIZE, layout="constrained")
+        width, height = SIZE
+        lines_below = max(map(len, curves.values()))
+        figure = Figure(figsize=(width, height + LINE * lines_below), layout="constrained")
         charts = figure.subplots(1, len(curves), squeeze=False)[0]
         for axes, (score, lines) in zip(charts, curves.items(), strict=True):
             for line in lines.values():
@@ -89,7 +94,8 @@ def draw_lines(curves: Mapping[str, Mapping[str, Line]]) -> str:
             axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
             axes.tick_params(colors=GREY)
             axes.spines[:].set_color(GREY)
-        legend = charts[-1].legend(charts[-1].lines, list(curves[score]), fontsize=7)
+        names = [textwrap.shorten(method, LONGEST, placeholder=" ...") for method in curves[score]]
+        legend = figure.legend(charts[-1].lines, names, fontsize=7, loc="outside lower left", frameon=False)
         for text in legend.get_texts():
             text.set_parse_math(False)  # a setting may contain $
         svg = to_svg(figure)
