@@ -156,7 +156,7 @@ def test_a_restart_brings_back_the_last_healthy_state_with_smaller_steps(make_sy
     assert torch.equal(states.tables[3], before)
     assert not torch.equal(states.tables[2], before)
     assert states.rates[2] > 10
-    assert states.rates[3] == pytest.approx(0.001 * 5 * 100 / 20 * (1 - 0.9 * 4 / 16), rel=1e-6)  # of the fifth step
+    assert states.rates[3] == pytest.approx(0.001 * 100 * (1 - 0.98 * 4 / 16), rel=1e-6)  # of the fifth step
     assert max(states.rates[3:]) < 0.1
     assert system.scene.field.table.abs().max() < before.abs().max() + 1
     (record,) = caplog.records
