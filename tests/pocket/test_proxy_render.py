@@ -105,6 +105,8 @@ def test_a_frozen_volume_is_decoded_once_and_one_in_training_each_time():
     assert volume.decode(one) is kept
     assert not torch.equal(volume.decode(other), kept)
     assert torch.equal(volume.decode(one), kept)
+    volume._cached = one.to("meta"), kept  # from a device that the prior has left
+    assert torch.equal(volume.decode(one), kept)
 
 
 def test_an_object_trained_from_one_side_renders_from_the_opposite_one():

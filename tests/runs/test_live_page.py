@@ -18,7 +18,7 @@ def test_the_page_of_a_run_at_work_shows_its_previews_and_reloads_itself(page):
     text = (page.folder / "index.html").read_bytes()
     assert RELOADING in text
     assert b"step 250" in text
-    assert b"250 of 600" in text
+    assert b"250 of 300" in text
 
 
 def test_the_page_of_a_run_that_ended_early_rests(page):

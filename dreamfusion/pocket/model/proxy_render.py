@@ -130,7 +130,8 @@ class FeatureVolume(ModelMixin, ConfigMixin):
         frozen = not self.codes.requires_grad
         if frozen and self._cached is not None:
             last, kept = self._cached
-            if last is subject or torch.equal(last, subject):  # the first does not wait for the device
+            same_device = last.device == subject.device  # the prior may have moved to another one since
+            if last is subject or (same_device and torch.equal(last, subject)):  # the first does not wait for it
                 return kept
         volume: Tensor = self.volume(self.codes[subject]).permute(0, 2, 3, 4, 1).float().contiguous()
         self._cached = (subject, volume) if frozen else None
