@@ -48,7 +48,7 @@ def save_zero123(folder):
     from diffusers import DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-    from dreamfusion.guidance.zero123 import CameraProjection
+    from dreamfusion.guidance.zero123 import camera_projection
 
     torch.manual_seed(0)
     UNet2DConditionModel(**UNET | {"in_channels": 8}).save_pretrained(folder / "unet")
@@ -57,7 +57,7 @@ def save_zero123(folder):
     vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = CLIPVisionConfig(**vision, image_size=24, patch_size=8, projection_dim=16)
     CLIPVisionModelWithProjection(config).save_pretrained(folder / "image_encoder")
-    CameraProjection(embedding_dim=16).save_pretrained(folder / "clip_camera_projection")
+    camera_projection()(embedding_dim=16).save_pretrained(folder / "clip_camera_projection")
     return folder
 
 

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 import dreamfusion
 from dreamfusion import system as system_module
+from dreamfusion.guidance import prior_cache
 from dreamfusion.ops import backend
 from dreamfusion.ops.composite import reference as composite_reference
 from dreamfusion.ops.constants import constant
@@ -122,8 +123,9 @@ def all_steps(rays, occupancy, radius, step, jitter, backend=None):
 
 
 @pytest.fixture
-def system():
-    """The system of the default command, on the CPU."""
+def system(monkeypatch):
+    """The system of the default command, on the CPU, with a prior that no other test has used."""
+    monkeypatch.setattr(prior_cache, "_KEPT", {})
     return copy.deepcopy(assemble(dreamfusion.compose(["prompt=a cat", "field.levels=4"])))
 
 

@@ -6,11 +6,10 @@ small random networks; the published weights were never run.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Self
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from dreamfusion.error import GuidanceError
@@ -23,13 +22,19 @@ from dreamfusion.types import Branch, Cameras, TextEmbedding
 CAMERA = 4  # numbers of a relative camera
 
 
-class CameraProjection(ModelMixin, ConfigMixin):
-    """CLIP embedding and relative camera -> one token; the names are those of the published folders."""
+@cache
+def camera_projection() -> Any:
+    """The class of the network from CLIP embedding and relative camera to one token; names as in the published folders."""
+    from diffusers import ConfigMixin, ModelMixin  # imported here: other priors do without
+    from diffusers.configuration_utils import register_to_config
 
-    @register_to_config
-    def __init__(self, embedding_dim: int = 768, additional_embeddings: int = CAMERA) -> None:
-        super().__init__()
-        self.proj = nn.Linear(embedding_dim + additional_embeddings, embedding_dim)
+    class CameraProjection(ModelMixin, ConfigMixin):
+        @register_to_config
+        def __init__(self, embedding_dim: int = 768, additional_embeddings: int = CAMERA) -> None:
+            super().__init__()
+            self.proj = nn.Linear(embedding_dim + additional_embeddings, embedding_dim)
+
+    return CameraProjection
 
 
 class Zero123Prior(DiffusersPrior):
@@ -50,7 +55,7 @@ class Zero123Prior(DiffusersPrior):
         """
         super().__init__(attention_slicing=False, lora=None, tokens=None, **settings)
         self.stable = stable
-        self._projection = load_frozen(CameraProjection, self._folder, "clip_camera_projection", torch.float32)
+        self._projection = load_frozen(camera_projection(), self._folder, "clip_camera_projection", torch.float32)
         self._picture: tuple[Tensor, Tensor, Cameras] | None = None  # CLIP embedding (1, D), latents, camera
 
     def to(self, device: torch.device | str) -> Self:
