@@ -24,7 +24,7 @@ CAMERA = 4  # numbers of a relative camera
 
 @cache
 def camera_projection() -> Any:
-    """The class of the network from CLIP embedding and relative camera to one token; names as in the published folders."""
+    """The class of the network from CLIP embedding and relative camera to one token, as in the published folders."""
     from diffusers import ConfigMixin, ModelMixin  # imported here: other priors do without
     from diffusers.configuration_utils import register_to_config
 
