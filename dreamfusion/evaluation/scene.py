@@ -12,10 +12,12 @@ from skimage.color import rgb2lab
 from skimage.metrics import structural_similarity
 
 from dreamfusion.camera.orbit import Orbit
+from dreamfusion.camera.rays import project
 from dreamfusion.evaluation.likeness import features
 from dreamfusion.evaluation.shape import (
     POINTS,
     align,
+    cell_centers,
     distances,
     f_score,
     iou,
@@ -37,6 +39,7 @@ from dreamfusion.types import Cameras, Mesh
 
 SIZE, FINER = 64, 2  # pixels a side of the compared pictures; renders have FINER times as many, averaged
 HELD_OUT, HEIGHTS = 32, (0.0, 20.0, 40.0, 60.0)  # cameras, between training's in no way but by chance; elevations
+AROUND, FINE = 16, 96  # azimuths and pixels a side of the cameras that decide which cells can be seen
 RING, RING_ELEVATION = 24, 15.0  # azimuths around the object, for the sides; degrees
 SIDE = 45.0  # degrees of azimuth that belong to the front, or to the back
 DISTINCT = 1.0  # how much farther the back is from the front than from the back's next view, for a truth with a front
@@ -70,7 +73,7 @@ def evaluate_scene(scene: Scene, orbit: Orbit, export: ExportSettings, truth: Tr
     seen = scene_pictures(scene, cameras)
     shown = [seen[:: HELD_OUT // SHOWN]]
     if truth is not None:
-        scores |= shape_scores(surface.mesh, filled, truth.mesh)
+        scores |= shape_scores(surface.mesh, filled, truth.mesh, training_views(orbit))
         real = mesh_pictures(truth.mesh, cameras)
         scores["normal_error"] = normal_error(surface.mesh, truth.mesh, cameras)
         scores |= picture_scores(seen, real)
@@ -84,6 +87,13 @@ def held_out_cameras(orbit: Orbit) -> Cameras:
     """HELD_OUT cameras evenly around the object, at HEIGHTS in turn."""
     azimuth = (torch.arange(HELD_OUT) + 0.5) * (360 / HELD_OUT)
     return orbit.view(azimuth, torch.tensor(HEIGHTS).repeat(HELD_OUT // len(HEIGHTS)), SIZE, SIZE)
+
+
+def training_views(orbit: Orbit) -> Cameras:
+    """AROUND cameras at the lowest, middle and highest elevation of the training's, and at two between these."""
+    heights = torch.linspace(*orbit.elevation, 5)
+    azimuth = torch.arange(AROUND * len(heights)) * (360 / AROUND + 360 / AROUND / AROUND / len(heights))
+    return orbit.view(azimuth, heights.repeat_interleave(AROUND), FINE, FINE)
 
 
 def ring_cameras(orbit: Orbit) -> Cameras:
@@ -111,9 +121,13 @@ def over(pictures: np.ndarray, grey: float) -> np.ndarray:
     return np.asarray(pictures[..., :3] * pictures[..., 3:] + grey * (1 - pictures[..., 3:]))
 
 
-def shape_scores(mesh: Mesh, filled: np.ndarray, truth: Mesh) -> dict[str, float]:
-    """Volumes and distances of a mesh and the truth; thresholds are shares of the truth's longest side."""
+def shape_scores(mesh: Mesh, filled: np.ndarray, truth: Mesh, cameras: Cameras) -> dict[str, float]:
+    """Volumes and distances of a mesh and the truth; thresholds are shares of the truth's longest side.
+
+    volume_iou_seen leaves out what the cameras cannot see: whether a traffic cone is hollow, seen from above.
+    """
     real = occupancy(truth.vertices, truth.faces)
+    decided = ~unseen(truth, real, cameras)
     moved = transformed(mesh, align(mesh, truth))
     aligned = iou(occupancy(moved.vertices, moved.faces), real)
     side = float((truth.vertices.max(0) - truth.vertices.min(0)).max())
@@ -121,11 +135,27 @@ def shape_scores(mesh: Mesh, filled: np.ndarray, truth: Mesh) -> dict[str, float
     direct = iou(filled, real)
     return {
         "volume_iou": direct,
+        "volume_iou_seen": iou(filled & decided, real & decided),
         "volume_iou_aligned": max(aligned, direct),  # the identity is a similarity too
         "fscore_1": f_score(there, back, 0.01 * side),
         "fscore_2": f_score(there, back, 0.02 * side),
         "chamfer": float(there.mean() + back.mean()) / 2,
     }
+
+
+def unseen(mesh: Mesh, solid: np.ndarray, cameras: Cameras) -> np.ndarray:
+    """The cells (G, G, G) outside of a mesh, of those of its box, that no camera sees; `solid` is its occupancy."""
+    drawn, centers = rasterize(as_raster(mesh), cameras, supersample=1), cell_centers()
+    within = ((centers >= mesh.vertices.min(axis=0)) & (centers <= mesh.vertices.max(axis=0))).all(axis=-1)
+    hidden = np.flatnonzero(within & ~solid)
+    points = torch.from_numpy(centers.reshape(-1, 3)).float()
+    for view in range(len(cameras)):
+        here = points[hidden]
+        place = project(cameras.one(view), here[None])[0].long().clamp(0, cameras.width - 1).numpy()
+        at = view, place[:, 1], place[:, 0]
+        distance = (here - cameras.camera_to_world[view, :, 3]).norm(dim=1).numpy()
+        hidden = hidden[(drawn.alpha[at] > 0) & (distance >= drawn.depth[at])]
+    return np.asarray(np.isin(np.arange(solid.size), hidden).reshape(solid.shape))
 
 
 def normal_error(mesh: Mesh, truth: Mesh, cameras: Cameras) -> float:

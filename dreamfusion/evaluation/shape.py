@@ -31,6 +31,12 @@ class Similarity:
         return self.scale * points @ self.rotation.T + self.translation
 
 
+def cell_centers() -> np.ndarray:
+    """(G, G, G, 3) scene units, axes x, y, z."""
+    axis = (np.arange(CELLS) + 0.5) * (2 * EXTENT / CELLS) - EXTENT
+    return np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
+
+
 def occupancy(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """The cells whose centres have a positive winding number, (G, G, G) bool, axes x, y, z.
 

@@ -222,7 +222,8 @@ def _finish(
             if outputs.evaluate:
                 from dreamfusion.runs.evaluate import evaluate_run
 
-                figures |= scored("evaluation", partial(evaluate_run, scene, export))
+                with stopwatch.stopped():  # scores are not part of a run's seconds
+                    figures |= scored("evaluation", partial(evaluate_run, scene, export))
         except EmptyFieldError as error:
             pruned = _reason(error, pruners)
     elif failed is None:

@@ -18,7 +18,8 @@ RESULT = "result.json"
 SCORES = ("prior_score", "silhouette_iou", "color_difference")  # the figures that compare runs
 # The higher, the better, and the lower: against the laboratory's truth, see evaluation/scene.py.
 TRUE_HIGH = (
-    "volume_iou", "volume_iou_aligned", "fscore_1", "fscore_2", "truth_silhouette_iou", "truth_psnr", "truth_ssim",
+    "volume_iou", "volume_iou_seen", "volume_iou_aligned", "fscore_1", "fscore_2", "truth_silhouette_iou",
+    "truth_psnr", "truth_ssim",
 )  # fmt: skip
 TRUE_LOW = ("chamfer", "normal_error", "truth_color_error", "azimuth_error", "second_face_rate")
 COMPARED = (*SCORES, *TRUE_HIGH, *TRUE_LOW, "clip_score", "r_precision", "r_precision_geometry", "t3bench_quality")

@@ -2,7 +2,8 @@
 
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,14 @@ class Stopwatch(L.Callback):
     def seconds(self) -> float:
         return self._before + time.monotonic() - self._started
 
-    def exclude(self, seconds: float) -> None:
-        """Exclude `seconds` from the elapsed time."""
-        self._before -= seconds
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Exclude what is done in this context from the elapsed time."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._before -= time.monotonic() - began
 
     def state_dict(self) -> dict[str, Any]:
         return {"seconds": self.seconds}

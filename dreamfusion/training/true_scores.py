@@ -1,6 +1,5 @@
 """Scores against the laboratory's truth during training: quality against seconds."""
 
-import time
 from typing import Any
 
 import lightning as L
@@ -20,19 +19,18 @@ class TrueScores(L.Callback):
 
     def __init__(self, prompt: str, orbit: Orbit, every: int, stopwatch: Stopwatch) -> None:
         """Raises: UserError: the laboratory has no truth for the prompt."""
-        started = time.monotonic()
         self._every, self._stopwatch = every, stopwatch
         self._cameras = held_out_cameras(orbit)
-        self._real = mesh_pictures(truth_of(prompt).mesh, self._cameras)
-        stopwatch.exclude(time.monotonic() - started)
+        with stopwatch.stopped():
+            self._real = mesh_pictures(truth_of(prompt).mesh, self._cameras)
 
     def on_train_batch_end(self, trainer: L.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
         if not trainer.is_global_zero or (step % self._every and step != trainer.max_steps):
             return
-        started, seconds = time.monotonic(), self._stopwatch.seconds
-        scores = picture_scores(scene_pictures(system.scene, self._cameras), self._real)
+        seconds = self._stopwatch.seconds
+        with self._stopwatch.stopped():
+            scores = picture_scores(scene_pictures(system.scene, self._cameras), self._real)
         row = {name.replace("_", "/", 1): value for name, value in scores.items()}  # truth_psnr -> truth/psnr
         for logger in trainer.loggers:
             logger.log_metrics(row | {"truth/seconds": seconds}, step - 1)  # counted from 0, as Lightning logs steps
-        self._stopwatch.exclude(time.monotonic() - started)

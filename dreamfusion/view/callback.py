@@ -66,12 +66,11 @@ class ViewCallback(L.Callback):
 
     def _serve_while_paused(self, trainer: L.Trainer, render_loop: RenderLoop) -> None:
         """Serve without training until resumed or interrupted; the pause does not count as training time."""
-        began = time.monotonic()
         self.window.set_status(f"paused at step {trainer.global_step} of {trainer.max_steps}")
-        while self.paused and not callback_of(trainer, StopOnInterrupt).interrupted:
-            render_loop.wait(POLL)
-            render_loop.serve()
-        callback_of(trainer, Stopwatch).exclude(time.monotonic() - began)
+        with callback_of(trainer, Stopwatch).stopped():
+            while self.paused and not callback_of(trainer, StopOnInterrupt).interrupted:
+                render_loop.wait(POLL)
+                render_loop.serve()
 
     def _save(self, trainer: L.Trainer, then: Callable[[TrainedScene], None] | None = None) -> None:
         """Write the run's checkpoint, and call `then` with the scene loaded from it."""

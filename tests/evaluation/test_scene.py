@@ -9,6 +9,7 @@ from pipelines import save_clip_model
 
 from dreamfusion.evaluation import clip_scores as judging
 from dreamfusion.evaluation import scene as scoring
+from dreamfusion.evaluation.shape import occupancy
 from dreamfusion.guidance.clip import ClipPrior
 from dreamfusion.truth.store import Truth
 from dreamfusion.types import Mesh
@@ -62,6 +63,26 @@ def test_the_error_of_the_normals_is_the_mean_angle_between_the_surfaces():
     tilted = Mesh(tilted.vertices, tilted.faces, (tilted.normals @ turn.T).astype(np.float32), tilted.colors)
     sides = 18.0, 20.0  # those of the top do not turn, and are seen a little
     assert sides[0] < scoring.normal_error(tilted, figure(), cameras) < sides[1]
+
+
+def revolved(*profile):
+    """The closed surface that a line of (radius, height) from axis to axis makes, with y up."""
+    body = trimesh.creation.revolve(profile).apply_transform(
+        trimesh.transformations.rotation_matrix(-np.pi / 2, (1, 0, 0))
+    )
+    assert body.is_watertight and body.volume > 0
+    return Mesh(body.vertices.astype(np.float32), np.asarray(body.faces))
+
+
+def test_whether_a_cup_upside_down_is_hollow_does_not_count_for_cameras_that_do_not_look_into_it():
+    block = revolved((0, -0.4), (0.5, -0.4), (0.5, 0.4), (0, 0.4))
+    cup = revolved((0, 0.34), (0.44, 0.34), (0.44, -0.4), (0.5, -0.4), (0.5, 0.4), (0, 0.4))
+    filled = occupancy(block.vertices, block.faces)
+    above, below = (scoring.training_views(option("camera/orbit", elevation=[low, 75])) for low in (0, -80))
+    found = scoring.shape_scores(block, filled, cup, above)
+    assert found["volume_iou"] < 0.35 < 0.99 < found["volume_iou_seen"]
+    into = scoring.shape_scores(block, filled, cup, below)
+    assert into["volume_iou_seen"] == pytest.approx(found["volume_iou"], abs=0.02)
 
 
 def test_equal_pictures_score_best_and_a_grey_offset_has_its_psnr():

@@ -16,6 +16,8 @@ LUMINANCE = np.array([0.299, 0.587, 0.114])
         ("armchair", "an armchair"),
         ("orange cactus", "an orange cactus"),
         ("ukulele", "a ukulele"),
+        ("upright piano", "an upright piano"),
+        ("unicorn", "a unicorn"),
         ("tulips", "tulips"),
         ("rubik's cube", "a rubik's cube"),
         ("wine glass", "a wine glass"),

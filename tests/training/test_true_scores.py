@@ -20,8 +20,7 @@ ORBIT = Orbit([0, 0], [3, 3], False, [1.374, 1.374], 0.0, 0.0, 0.0, 0.0, [3, 3],
 def clock(monkeypatch):
     """A clock on which one render of the scene takes 100 s."""
     now, real = SimpleNamespace(seconds=0.0), mesh_pictures(truth_of("a cat").mesh, held_out_cameras(ORBIT))
-    for module in (callbacks, true_scores):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now.seconds))
+    monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: now.seconds))
 
     def render(scene, cameras):
         now.seconds += 100

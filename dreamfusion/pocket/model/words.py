@@ -24,6 +24,7 @@ _NO_ARTICLE = frozenset(
     {"bread", "french fries", "butter", "milk", "sugar", "soap", "headphones", "sunglasses", "glasses"}
 )
 _SINGULAR_S = ("ss", "us", "is")
+_VOWEL = re.compile("[aeio]|u(?!fo|k|ni|s|t)")  # sounds: "an umbrella", "a unicorn"
 
 
 def with_article(name: str) -> str:
@@ -31,7 +32,7 @@ def with_article(name: str) -> str:
     last = name.split()[-1]
     if name in _NO_ARTICLE or (last.endswith("s") and not last.endswith(_SINGULAR_S)):
         return name
-    return ("an " if name[0] in "aeio" else "a ") + name
+    return ("an " if _VOWEL.match(name) else "a ") + name
 
 
 # Words that carry no meaning of their own here: articles and prepositions of any caption.
