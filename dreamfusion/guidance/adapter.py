@@ -4,7 +4,8 @@ The network is shared by the runs of a process; the adapter's parameters belong 
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -50,7 +51,7 @@ class Adapter(nn.Module):
             for name, layer in parent.named_children()
             if hasattr(layer, "enable_adapters")
         ]
-        self.lora = nn.ParameterList(p for name, p in network.named_parameters() if "lora_" in name)
+        self.lora = nn.ParameterList(p for name, p in network.named_parameters() if "lora_" in name).float()
         self.camera: Any = None
         self._matrix: Tensor | None = None
         self._hook: Any = None
@@ -111,6 +112,15 @@ class AdaptablePrior:
             self._adapter.enable(False)
         return self._denoise(noisy, timestep, branches)
 
+    @contextmanager
+    def _adapter_as_it_is(self, device: torch.device) -> Iterator[None]:
+        """Move the adapter to the device, but let the block not round it with the network."""
+        own = [] if self._adapter is None else list(self._adapter.parameters())
+        values = [parameter.data for parameter in own]
+        yield
+        for parameter, value in zip(own, values, strict=True):
+            parameter.data = value.to(device)
+
     def adapt(self, rank: int) -> Adapter:
         """See `Adaptable`."""
         if self._adapter is not None:
@@ -124,6 +134,5 @@ class AdaptablePrior:
         """See `Adaptable`; the adapter is conditioned on the camera, even if `denoise` ignores it."""
         assert self._adapter is not None
         known = None if branch.unconditional else branch.cameras
-        self._adapter.to(noisy.device, torch.float32)  # `to` of the prior changes it with the network
         self._adapter.enable(True, None if known is None else known.camera_to_world)
         return self._denoise(noisy, timestep, [branch])[0]

@@ -127,7 +127,8 @@ class DiffusersPrior(AdaptablePrior):
     def to(self, device: torch.device | str) -> Self:
         """Move in place; dtype "auto" follows the new device."""
         self._device = torch.device(device)
-        self._network.to(self._device, choose_dtype(self._dtype_name, self._device))
+        with self._adapter_as_it_is(self._device):
+            self._network.to(self._device, choose_dtype(self._dtype_name, self._device))
         if self._vae is not None:
             self._vae.to(self._device)
         self.alphas_cumprod = self.alphas_cumprod.to(self._device)

@@ -129,8 +129,9 @@ class PocketPrior(PixelSpace, AdaptablePrior):
         if self.dtype == "auto" and device.type == "cpu" and processor_bfloat16():
             unet = torch.bfloat16
         self._dtype = unet if device.type == "cuda" else torch.float32
-        self.model.to(device, self._dtype)
-        self.model.unet_to(unet)
+        with self._adapter_as_it_is(device):
+            self.model.to(device, self._dtype)
+            self.model.unet_to(unet)
         self.text_encoder.to(device)
         self.alphas_cumprod = self.alphas_cumprod.to(device)
         return self

@@ -49,6 +49,23 @@ def test_an_untrained_adapter_changes_nothing(case):
     torch.testing.assert_close(prior.denoise_adapted(noisy, timestep, branch), before)
 
 
+def test_a_prior_that_is_moved_and_rounded_leaves_its_adapter_as_it_is_bit_for_bit(case, monkeypatch):
+    prior, noisy, timestep, branch = case
+    adapter = prior.adapt(2)
+    for parameter in adapter.parameters():
+        torch.nn.init.normal_(parameter)
+    before = [parameter.detach().clone() for parameter in adapter.parameters()]
+    monkeypatch.setattr(prior, "dtype" if hasattr(prior, "dtype") else "_dtype_name", "bfloat16")
+    prior.to("cpu")
+    for parameter, value in zip(adapter.parameters(), before, strict=True):
+        assert parameter.dtype == torch.float32 and torch.equal(parameter, value)
+    prior.denoise_adapted(noisy, timestep, branch).square().mean().backward()
+    assert all(parameter.grad.dtype == torch.float32 for parameter in adapter.lora)
+    assert {p.dtype for p in prior.adapt(2).parameters()} == {torch.float32}  # of a prior that is rounded already
+    monkeypatch.undo()
+    prior.to("cpu")
+
+
 def test_training_the_adapter_leaves_the_prior_as_it_is_bit_for_bit(case):
     prior, noisy, timestep, branch = case
     (before,) = prior.denoise(noisy, timestep, [branch])
