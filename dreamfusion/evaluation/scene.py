@@ -65,15 +65,14 @@ def evaluate_scene(scene: Scene, orbit: Orbit, export: ExportSettings, truth: Tr
         EmptyFieldError: the scene has no surface.
     """
     surface = extract_surface(scene, orbit, replace(export, texture=0))
-    filled = occupancy(surface.mesh.vertices, surface.mesh.faces)
     match = compare(scene, orbit, surface.mesh)
-    scores = {"watertight": float(surface.watertight), **mesh_facts(surface.mesh, filled)}
+    scores = {"watertight": float(surface.watertight), **mesh_facts(surface.mesh)}
     scores |= {"silhouette_iou": match.iou, "color_difference": match.color_difference}
     cameras, ring = held_out_cameras(orbit), ring_cameras(orbit)
     seen = scene_pictures(scene, cameras)
     shown = [seen[:: HELD_OUT // SHOWN]]
     if truth is not None:
-        scores |= shape_scores(surface.mesh, filled, truth.mesh, training_views(orbit))
+        scores |= shape_scores(surface.mesh, truth.mesh, training_views(orbit))
         real = mesh_pictures(truth.mesh, cameras)
         scores["normal_error"] = normal_error(surface.mesh, truth.mesh, cameras)
         scores |= picture_scores(seen, real)
@@ -121,12 +120,12 @@ def over(pictures: np.ndarray, grey: float) -> np.ndarray:
     return np.asarray(pictures[..., :3] * pictures[..., 3:] + grey * (1 - pictures[..., 3:]))
 
 
-def shape_scores(mesh: Mesh, filled: np.ndarray, truth: Mesh, cameras: Cameras) -> dict[str, float]:
+def shape_scores(mesh: Mesh, truth: Mesh, cameras: Cameras) -> dict[str, float]:
     """Volumes and distances of a mesh and the truth; thresholds are shares of the truth's longest side.
 
     volume_iou_seen leaves out what the cameras cannot see: whether a traffic cone is hollow, seen from above.
     """
-    real = occupancy(truth.vertices, truth.faces)
+    filled, real = (occupancy(shape.vertices, shape.faces) for shape in (mesh, truth))
     decided = ~unseen(truth, real, cameras)
     moved = transformed(mesh, align(mesh, truth))
     aligned = iou(occupancy(moved.vertices, moved.faces), real)

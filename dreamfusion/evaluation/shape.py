@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import trimesh
-from scipy.ndimage import distance_transform_edt, maximum_filter
 from scipy.spatial import cKDTree
 
+from dreamfusion.mesh.printing import thinnest_wall
 from dreamfusion.types import Mesh
 
 EXTENT = 1.1  # scene units
@@ -119,21 +119,19 @@ def transformed(mesh: Mesh, by: Similarity) -> Mesh:
     return replace(mesh, vertices=by(mesh.vertices).astype(np.float32), normals=normals)
 
 
-def mesh_facts(mesh: Mesh, filled: np.ndarray) -> dict[str, float]:
-    """Triangles, connected components, and the thinnest wall in scene units (`filled` is the mesh's occupancy).
-
-    The thinnest wall is twice the 5th percentile of the distance to the outside along the solid's ridges; at least a
-    cell, 2 EXTENT / CELLS.
-    """
+def mesh_facts(mesh: Mesh) -> dict[str, float]:
+    """Triangles, connected components, and the thinnest wall in scene units, if there is one."""
     _, place = np.unique(mesh.vertices, axis=0, return_inverse=True)
     faces = place.reshape(-1)[mesh.faces]
     pieces = trimesh.graph.connected_component_labels(
         faces[:, [[0, 1], [1, 2]]].reshape(-1, 2), node_count=faces.max() + 1
     )
-    depth = distance_transform_edt(filled) * (2 * EXTENT / CELLS)
-    ridge = depth[filled & (depth == maximum_filter(depth, 3))]
-    wall = 2 * float(np.percentile(ridge, 5)) if len(ridge) else 0.0
-    return {"triangles": len(faces), "components": int(pieces.max()) + 1, "thinnest_wall": wall}
+    wall = thinnest_wall(mesh)
+    return {
+        "triangles": len(faces),
+        "components": int(pieces.max()) + 1,
+        **({} if wall is None else {"thinnest_wall": wall}),
+    }
 
 
 def _umeyama(source: np.ndarray, goal: np.ndarray) -> Similarity:

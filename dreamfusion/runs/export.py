@@ -2,7 +2,7 @@
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,9 @@ from dreamfusion.export.writer import MILLIMETRES, Finish, write_mesh
 from dreamfusion.image import write_image
 from dreamfusion.mesh.extract import Surface, extract_surface, longest_side, placed
 from dreamfusion.mesh.metrics import MeshMetrics, compare, unlike
+from dreamfusion.mesh.printing import PrintFacts, print_facts
 from dreamfusion.phases import phase
 from dreamfusion.runs.summary import add_to_summary
-from dreamfusion.types import Mesh
 
 log = logging.getLogger(__name__)
 
@@ -28,18 +28,22 @@ class Exported:
     path: Path
     surface: Surface
     metrics: MeshMetrics
+    facts: PrintFacts  # in scene units
+    scale: float  # units of the file in a scene unit
+    unit: str  # of the file
     megabytes: float  # of its files
-    size: str  # the sides of the file's bounding box, its unit, and the axis that is up
+    size: str  # the sides of the file's bounding box, its unit, and the axis that is up; "100 x 43 x 62 mm, z up"
     seconds: float  # of the export, including the comparison
 
     @property
     def figures(self) -> dict[str, float]:
-        """The figures for the summary and the loggers, by name."""
+        """The figures for the summary and the loggers, by name; lengths in scene units, whatever the file's size."""
         figures = {
             "triangles": len(self.surface.mesh.faces),
             "watertight": int(self.surface.watertight),
             **({} if self.surface.threshold is None else {"threshold": self.surface.threshold}),
             **({} if self.surface.iou is None else {"threshold_iou": self.surface.iou}),
+            **{name: value for name, value in asdict(self.facts).items() if value is not None},
             "silhouette_iou": self.metrics.iou,
             "silhouette_iou_worst": self.metrics.worst_iou,
             "color_difference": self.metrics.color_difference,
@@ -47,6 +51,18 @@ class Exported:
             f"{self.path.suffix[1:]}_megabytes": self.megabytes,
         }
         return {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in figures.items()}
+
+    @property
+    def printing(self) -> dict[str, str]:
+        """What decides whether the file can be printed, by name; in the unit of the file."""
+        volume, wall, overhang = self.facts.volume, self.facts.thinnest_wall, self.facts.overhang
+        cubic, cubes = ("cm3", 1e-3) if self.unit == "mm" else (f"{self.unit}3", 1.0)
+        found = {"surface": "watertight" if self.surface.watertight else "not watertight"}
+        if volume is not None:
+            found["volume"] = f"{volume * self.scale**3 * cubes:.3g} {cubic}"
+        if wall is not None:
+            found["thinnest wall"] = f"{wall * self.scale:.2g} {self.unit}"
+        return found | {"overhang": f"{overhang:.0%}"}
 
 
 def export_scene(scene: TrainedScene, export: ExportSettings) -> Exported:
@@ -61,6 +77,7 @@ def export_scene(scene: TrainedScene, export: ExportSettings) -> Exported:
     surface = extract_surface(scene.scene, scene.camera, export)  # logs its phases
     with phase("check"):
         metrics = compare(scene.scene, scene.camera, surface.mesh)
+        facts = print_facts(surface.mesh, surface.watertight)
     path = scene.run / f"mesh.{FORMATS[0] if export.format == SPLAT else export.format}"
     metadata = {
         "prompt": str(scene.config.prompt),
@@ -78,20 +95,26 @@ def export_scene(scene: TrainedScene, export: ExportSettings) -> Exported:
         write_splat(splats, scene.run / "splats.splat")
     finish = Finish(export.roughness, export.double_sided, unlit=export.lit)
     mesh = placed(surface.mesh, export.size, export.up)
-    metadata |= {"up": str(export.up), "metres_per_unit": f"{longest_side(mesh) / longest_side(surface.mesh):.6g}"}
+    metres = longest_side(mesh) / longest_side(surface.mesh)
+    metadata |= {"up": str(export.up), "metres_per_unit": f"{metres:.6g}"}
     written = write_mesh(mesh, path, metadata, finish)
     megabytes = sum(file.stat().st_size for file in written) / 1e6
     write_image(metrics.sheet, scene.run / "mesh_check.png")
-    exported = Exported(path, surface, metrics, megabytes, _size(mesh, export), time.monotonic() - started)
+    unit, factor = ("mm", MILLIMETRES) if export.format == "stl" else ("m", 1.0)
+    sides = " x ".join(f"{side:.3g}" for side in np.ptp(mesh.vertices, axis=0) * factor)
+    exported = Exported(
+        path,
+        surface,
+        metrics,
+        facts,
+        scale=metres * factor,
+        unit=unit,
+        megabytes=megabytes,
+        size=f"{sides} {unit}, {export.up} up",
+        seconds=time.monotonic() - started,
+    )
     add_to_summary(scene.run, exported.figures)
     return exported
-
-
-def _size(mesh: Mesh, export: ExportSettings) -> str:
-    """Such as "100 x 43 x 62 mm, z up"."""
-    unit, factor = ("mm", MILLIMETRES) if export.format == "stl" else ("m", 1.0)
-    sides = np.ptp(mesh.vertices, axis=0) * factor
-    return f"{' x '.join(f'{side:.3g}' for side in sides)} {unit}, {export.up} up"
 
 
 def warn_if_unlike(exported: Exported) -> None:
@@ -106,15 +129,16 @@ def warn_if_unlike(exported: Exported) -> None:
 
 def describe(exported: Exported) -> list[str]:
     """The mesh's size, quality and export time, one phrase each."""
-    surface, metrics = exported.surface, exported.metrics
+    surface, metrics, printing = exported.surface, exported.metrics, dict(exported.printing)
     lines = [
-        f"{len(surface.mesh.faces)} triangles, {'watertight' if surface.watertight else 'not watertight'}",
+        f"{len(surface.mesh.faces)} triangles, {printing.pop('surface')}",
         exported.size,
+        ", ".join(f"{name} {value}" for name, value in printing.items()),
         f"silhouette IoU {metrics.iou:.3f} with the renders, colours differ by {metrics.color_difference:.3f}",
         f"{exported.seconds:.0f} s",
     ]
     if surface.iou is not None:
         lines.insert(
-            2, f"surface at density {surface.threshold:.3g} (silhouette IoU {surface.iou:.3f} by density alone)"
+            3, f"surface at density {surface.threshold:.3g} (silhouette IoU {surface.iou:.3f} by density alone)"
         )
     return lines

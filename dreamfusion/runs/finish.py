@@ -47,6 +47,7 @@ def finish(
             mesh = exported.path
             found |= exported.figures
             figures["triangles"] = f"{len(exported.surface.mesh.faces):,}"
+            figures |= exported.printing
             figures[LIKENESS] = f"{exported.metrics.iou:.3f}"
             warn_if_unlike(exported)
             warning = unlike(exported.metrics.iou)

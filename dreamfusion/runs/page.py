@@ -15,6 +15,8 @@ RELOADING = b'<meta http-equiv="refresh"'
 RELOAD = 10  # seconds between two loads of the page of a run at work
 LIKENESS, PRIOR_SCORE = "mesh like renders", "prior score"  # names of figures
 NOTES = {
+    "thinnest wall": "diameter of the largest sphere between two opposite sides; 1 % of the surface is thinner",
+    "overhang": "share of the surface that faces more than 45 degrees downwards, without what stands on the plate",
     LIKENESS: "overlap of their silhouettes, 0 to 1; it says that the mesh is what the renders show, not that these "
     "are good: a blob has a high one, too",
     PRIOR_SCORE: "share of the prior's denoising error that the prompt removes; at most 1, about 0 for a scene that "

@@ -55,9 +55,13 @@ def test_a_printed_mesh_is_a_hundred_millimetres_long_and_stands_on_the_plate(co
     folder, run = copied
     ended = launch(folder, "mode=export", "export=stl", *FAST, f"checkpoint={run}")
     assert ended.status == 0, ended.text
-    sides = np.ptp(trimesh.load(run / "mesh.stl").vertices, axis=0)
+    printed, summary = trimesh.load(run / "mesh.stl"), json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    sides = np.ptp(printed.vertices, axis=0)
     assert sides.max() == pytest.approx(100, rel=1e-5)
     assert "{:.3g} x {:.3g} x {:.3g} mm, z up".format(*sides) in ended.text
+    scale = (printed.volume / summary["volume"]) ** (1 / 3)  # mm in a scene unit
+    facts = (printed.volume / 1000, scale * summary["thinnest_wall"], summary["overhang"])
+    assert "volume {:.3g} cm3, thinnest wall {:.2g} mm, overhang {:.0%}".format(*facts) in ended.text
 
 
 def test_many_runs_are_exported_at_once(copied, launch):
@@ -91,6 +95,9 @@ def test_the_summary_of_a_run_holds_its_figures(finished):
     summary = json.loads((finished.run / "summary.json").read_text(encoding="utf-8"))
     assert summary["steps"] == 2
     assert {"seconds", "triangles", "prior_score", "silhouette_iou", "threshold_iou", "watertight"} <= set(summary)
+    assert {"volume", "thinnest_wall", "overhang"} <= set(summary)
+    page = (finished.run / "index.html").read_text(encoding="utf-8")
+    assert "<dt>thinnest wall</dt>" in page and "<dt>overhang</dt>" in page and ">watertight</dd>" in page
 
 
 def test_a_turntable_in_another_size(copied, launch, monkeypatch):
