@@ -90,7 +90,7 @@ def held_out_cameras(orbit: Orbit) -> Cameras:
 
 def training_views(orbit: Orbit) -> Cameras:
     """AROUND cameras at the lowest, middle and highest elevation of the training's, and at two between these."""
-    heights = torch.linspace(*orbit.elevation, 5)
+    heights = torch.linspace(orbit.elevation[0], orbit.elevation[1], 5)
     azimuth = torch.arange(AROUND * len(heights)) * (360 / AROUND + 360 / AROUND / AROUND / len(heights))
     return orbit.view(azimuth, heights.repeat_interleave(AROUND), FINE, FINE)
 
