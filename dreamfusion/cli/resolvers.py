@@ -10,6 +10,7 @@ from hydra.core.object_type import ObjectType
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from dreamfusion.cli.composition import compose_quickly
 from dreamfusion.cli.spelling import studies
 from dreamfusion.error import UserError
 from dreamfusion.runs.names import digest, run_folder, slug, study_of, subject
@@ -18,7 +19,8 @@ WIDTH = 120  # characters of a line of --help
 
 
 def register() -> None:
-    """Register the resolvers; call before Hydra composes."""
+    """Register the resolvers, and the faster composition; call before Hydra composes."""
+    compose_quickly()
     OmegaConf.register_new_resolver("suits", _suits, replace=True)
     OmegaConf.register_new_resolver("choices", _choices_for_help, replace=True)
     OmegaConf.register_new_resolver("studies", lambda: ", ".join(studies()), replace=True)
