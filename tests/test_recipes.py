@@ -1,6 +1,5 @@
 """A prior brings its recipe, and whatever the user chooses wins."""
 
-import itertools
 import subprocess
 import sys
 
@@ -41,7 +40,9 @@ def test_deepfloyd_is_the_same_with_views_from_above(compose_config):
 
 def test_a_users_choice_wins_in_any_order(compose_config):
     chosen = ("guidance=sd", "camera=orbit", "system.regularizer.opacity=7.0", "trainer.max_steps=12")
-    composed = [compose_config("prompt=x", *order) for order in itertools.permutations(chosen)]
+    rotated = [chosen[turn:] + chosen[:turn] for turn in range(len(chosen))]
+    # Each two choices in both orders, each choice first and last.
+    composed = [compose_config("prompt=x", *order[::way]) for order in rotated for way in (1, -1)]
     assert all(cfg == composed[0] for cfg in composed)
     cfg = composed[0]
     assert cfg.camera == compose_config("prompt=x").camera

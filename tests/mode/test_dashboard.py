@@ -10,8 +10,6 @@ import pytest
 import torch
 import yaml
 from launched import ROOT, files
-from wandb.proto import wandb_internal_pb2
-from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from dreamfusion.training.loggers import earlier_id
 from dreamfusion.training.metrics import memory_in_use, norms_by_timestep
@@ -28,6 +26,8 @@ BLOCK, HEAD = 32768, 7  # bytes of a block, and of the header of file and record
 
 def records(path):
     """The protocol buffers in an offline run's file; wandb has no Python reader for it."""
+    from wandb.proto import wandb_internal_pb2  # here, as its import takes seconds
+
     data, at, parts = path.read_bytes(), HEAD, b""
     assert data[:4] == b":W&B"
     while at < len(data):
@@ -130,6 +130,8 @@ def test_the_agents_sweeps_are_valid_and_every_run_composes(path, compose_config
 
 def commands(sweep, count):
     """The launch.py arguments of the first runs that W&B's sweep engine draws."""
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+
     from sweeps import RunState, next_run
 
     assert sweep["command"][:3] == ["${env}", "${interpreter}", "${program}"]
