@@ -42,7 +42,8 @@ def command(site, cwd, *arguments):
 
 
 def test_the_wheel_runs_from_any_folder_and_writes_there(wheel, tmp_path):
-    said = command(wheel, tmp_path, "prompt=a cat", "experiment=smoke", "mode.preview_every=0", "trainer.max_steps=1")
+    small = ["mode.preview_every=0", "mode.turntable_frames=1", "export.resolution=16", "export.texture=0"]
+    said = command(wheel, tmp_path, "prompt=a cat", "experiment=smoke", "trainer.max_steps=1", *small)
     (run,) = (tmp_path / "outputs" / "train" / "a-cat").iterdir()
     assert (run / "mesh.glb").is_file()
     assert f"outputs/train/a-cat/{run.name}" in said

@@ -73,7 +73,7 @@ def test_many_runs_are_exported_at_once(copied, launch):
                            ("study=My pets", 1), (f"run={run}", 1)):  # fmt: skip
         for mesh in (run / "mesh.ply", twin / "mesh.ply"):
             mesh.unlink(missing_ok=True)
-        ended = launch(folder, "mode=export", "export=ply", "export.resolution=16", choice)
+        ended = launch(folder, "mode=export", "export=ply", "export.resolution=16", "export.texture=0", choice)
         assert ended.status == 0, ended.text
         assert (run / "mesh.ply").is_file() + (twin / "mesh.ply").is_file() == number
         assert f"{number} of {number} runs" in ended.text

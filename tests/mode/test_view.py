@@ -261,7 +261,7 @@ def test_training_during_an_export_is_bit_for_bit_the_same(while_open, launch, p
 
     monkeypatch.setattr(ViewCallback, "on_train_batch_start", step)
     monkeypatch.setattr("dreamfusion.mode.view.export_scene", export)
-    settings = ["prompt=a cat", "experiment=smoke", "trainer.max_steps=20"]
+    settings = ["prompt=a cat", "experiment=smoke", "mode.preview_every=0", "trainer.max_steps=20"]
 
     def visit():
         viewer = connected(port)
