@@ -18,7 +18,7 @@ PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--headless=new", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-first-run",
          "--disable-gpu-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
          "--remote-debugging-pipe", "--hide-scrollbars", "--disable-dev-shm-usage"]  # fmt: skip
-PATIENCE = 300  # seconds; the model is drawn without a GPU, on a machine that may have other work
+PATIENCE = 900  # seconds; the model is drawn without a GPU, on a machine that may have other work
 
 
 class Browser:

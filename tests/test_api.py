@@ -53,7 +53,7 @@ def test_the_notebook_runs_and_shows_a_training_and_a_mesh(tmp_path):
     first = next(cell for cell in notebook.cells if cell.cell_type == "code")
     assert first.source.startswith("steps, overrides = 300, []")
     first.source = f"steps, overrides = 4, {list(SMOKE)}\nimport torch\ntorch.set_num_threads(1)"
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(notebook, timeout=1500, resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = [output for cell in notebook.cells for output in cell.get("outputs", []) if "data" in output]
     assert not [output for output in shown if output.output_type == "error"]
     assert sum("image/png" in output.data for output in shown) >= 2  # the live figure, and the mesh

@@ -22,7 +22,7 @@ from dreamfusion.system import DreamFusion
 
 RANKS, STEPS, VIEWS, SIZE, SEED = 2, 3, 2, 8, 0
 ORBIT = Orbit([-15, 75], [2.7, 3.3], False, [1.3, 1.4], 0.5, 0.1, 0.1, 0.1, [1, 2], VIEWS, 1, SIZE)
-PATIENCE = 300  # seconds for all steps; a process waits forever for a failed one
+PATIENCE = 900  # seconds for all steps; a process waits forever for a failed one
 
 
 def make_system():

@@ -30,7 +30,7 @@ class Viewer:
         pose = {"wxyz": SO3.from_matrix(axes).wxyz.tolist(), "position": (distance * back).tolist()}
         self._send("ViewerCameraMessage", **lens, **pose, look_at=[0.0, 0.0, 0.0], up_direction=[0.0, 1.0, 0.0])
 
-    def wait_for(self, *wanted, seconds=300.0):
+    def wait_for(self, *wanted, seconds=900.0):
         """Read messages until each of the texts has been received."""
         end, missing = time.monotonic() + seconds, set(wanted)
         while missing:

@@ -50,7 +50,7 @@ def records(path):
 
 def whole(path):
     """The records of a finished run, whose file is completed by another process a moment later."""
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while True:
         found = list(records(path))
         if any(r.WhichOneof("record_type") == "exit" for r in found) or time.monotonic() > deadline:

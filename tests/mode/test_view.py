@@ -27,7 +27,7 @@ from dreamfusion.runs.lock import locked
 from dreamfusion.types import Mesh
 from dreamfusion.view.callback import ViewCallback
 
-PATIENCE = 300  # seconds, for a busy machine
+PATIENCE = 900  # seconds, for a busy machine
 
 
 @pytest.fixture

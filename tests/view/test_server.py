@@ -42,7 +42,7 @@ def knock(port, host=None, origin=None, path="", cookie=None):
         address = f"ws://{host or f'127.0.0.1:{port}'}/{path}"
         settings = {"origin": origin, "subprotocols": [PROTOCOL], "additional_headers": headers}
         with connect(address, sock=to, **settings) as guest:
-            guest.recv(timeout=60)  # the server sends messages, too
+            guest.recv(timeout=900)  # the server sends messages, too
             return guest.response.status_code
     except InvalidStatus as refused:
         return refused.response.status_code

@@ -24,7 +24,7 @@ from dreamfusion.view.render_loop import RenderLoop
 from dreamfusion.view.window import Window, view_of
 
 STEP = 40
-PATIENCE = 300  # seconds; loading viser's page takes two minutes on a busy machine
+PATIENCE = 900  # seconds; loading viser's page takes two minutes on a busy machine
 
 
 class TwoSided(Field):
