@@ -12,7 +12,8 @@ from omegaconf import DictConfig
 
 from dreamfusion.error import UserError
 
-FORMATS = ("glb", "obj", "ply", "stl", "usdz")
+FORMATS = ("glb", "obj", "ply", "stl", "usdz", "3mf")
+PRINTED = ("stl", "3mf")  # in millimetres, as slicers expect; the others are in metres
 SPLAT = "splat"  # Gaussians, beside a mesh in the first format
 FINEST = 1024  # cells a side; needs about eight times the memory of 512, the largest resolution measured
 ABOVE_ZERO = sys.float_info.min

@@ -1,13 +1,14 @@
-"""Write a `Mesh` as GLB, OBJ, PLY, STL or USDZ, chosen by the suffix of the path (stage 15).
+"""Write a `Mesh` as GLB, OBJ, PLY, STL, USDZ or 3MF, chosen by the suffix of the path (stage 15).
 
-All formats keep the axes of the mesh and its unit, the metre, except STL, which is in millimetres, as slicers expect.
+All formats keep the axes of the mesh. Those of slicers, STL and 3MF, are in millimetres and begin at the origin, so
+that the mesh stands on the plate; the others keep its unit, the metre, and its place.
 """
 
 import io
 import json
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
 from dreamfusion import __version__
 from dreamfusion.export.settings import FORMATS
+from dreamfusion.export.threemf import threemf
 from dreamfusion.export.usd import usdz
 from dreamfusion.files import replacing
 from dreamfusion.image import linear_from_srgb
@@ -42,9 +44,9 @@ def write_mesh(
 ) -> list[Path]:
     """Write `mesh` atomically in the format of the path's suffix, replacing existing files.
 
-    `metadata` (prompt, seed, ...) is stored in `asset.extras` of a GLB, in comments at the head of an OBJ or PLY, and
-    in the layer of a USDZ; STL stores neither metadata nor colours. A textured OBJ has a .mtl and a .png of the same
-    name beside it. PLY stores vertex colours only.
+    `metadata` (prompt, seed, ...) is stored in `asset.extras` of a GLB, in comments at the head of an OBJ or PLY, in
+    the layer of a USDZ, and in the model of a 3MF; STL stores neither metadata nor colours. A textured OBJ has a .mtl
+    and a .png of the same name beside it. PLY stores vertex colours only.
 
     Returns:
         The files written, `path` first.
@@ -148,18 +150,31 @@ def _ply(mesh: Mesh, metadata: dict[str, str], _: Finish, __: str) -> dict[str, 
 
 
 def _stl(mesh: Mesh, _: dict[str, str], __: Finish, ___: str) -> dict[str, bytes]:
-    surface = _surface(mesh)
-    surface.apply_scale(MILLIMETRES)
-    return {"": bytes(surface.export(file_type="stl"))}
+    return {"": bytes(_surface(_on_plate(mesh)).export(file_type="stl"))}
+
+
+def _threemf(mesh: Mesh, metadata: dict[str, str], _: Finish, __: str) -> dict[str, bytes]:
+    return {"": threemf(_on_plate(mesh), _png(mesh), metadata)}
 
 
 def _usdz(mesh: Mesh, metadata: dict[str, str], finish: Finish, _: str) -> dict[str, bytes]:
-    texture = io.BytesIO()
-    if mesh.texture is not None:
-        Image.fromarray(mesh.texture).save(texture, "PNG")
     colors = None if mesh.colors is None else linear_from_srgb(mesh.colors).astype(np.float32)
     comment = json.dumps({"generator": f"dreamfusion {__version__}", **metadata}, ensure_ascii=False, allow_nan=False)
-    return {"": usdz(mesh, colors, texture.getvalue() or None, comment, finish.roughness, finish.double_sided)}
+    return {"": usdz(mesh, colors, _png(mesh), comment, finish.roughness, finish.double_sided)}
+
+
+def _png(mesh: Mesh) -> bytes | None:
+    """The texture as a file."""
+    if mesh.texture is None:
+        return None
+    file = io.BytesIO()
+    Image.fromarray(mesh.texture).save(file, "PNG")
+    return file.getvalue()
+
+
+def _on_plate(mesh: Mesh) -> Mesh:
+    """The mesh in millimetres, with the origin at the corner of its box: slicers expect no negative coordinates."""
+    return replace(mesh, vertices=(mesh.vertices - mesh.vertices.min(axis=0)) * np.float32(MILLIMETRES))
 
 
 def _comments(metadata: Mapping[str, str]) -> list[str]:
@@ -180,5 +195,5 @@ def _colored(mesh: Mesh) -> trimesh.Trimesh:
 
 _Encode = Callable[[Mesh, dict[str, str], Finish, str], dict[str, bytes]]
 _ENCODERS: dict[str, _Encode] = dict(
-    zip((f".{name}" for name in FORMATS), (_glb, _obj, _ply, _stl, _usdz), strict=True)
+    zip((f".{name}" for name in FORMATS), (_glb, _obj, _ply, _stl, _usdz, _threemf), strict=True)
 )

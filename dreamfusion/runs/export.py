@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dreamfusion.checkpoint import TrainedScene
-from dreamfusion.export.settings import FORMATS, SPLAT, ExportSettings
+from dreamfusion.export.settings import FORMATS, PRINTED, SPLAT, ExportSettings
 from dreamfusion.export.splats import splats_of, write_ply, write_splat
 from dreamfusion.export.writer import MILLIMETRES, Finish, write_mesh
 from dreamfusion.image import write_image
@@ -100,7 +100,7 @@ def export_scene(scene: TrainedScene, export: ExportSettings) -> Exported:
     written = write_mesh(mesh, path, metadata, finish)
     megabytes = sum(file.stat().st_size for file in written) / 1e6
     write_image(metrics.sheet, scene.run / "mesh_check.png")
-    unit, factor = ("mm", MILLIMETRES) if export.format == "stl" else ("m", 1.0)
+    unit, factor = ("mm", MILLIMETRES) if export.format in PRINTED else ("m", 1.0)
     sides = " x ".join(f"{side:.3g}" for side in np.ptp(mesh.vertices, axis=0) * factor)
     exported = Exported(
         path,

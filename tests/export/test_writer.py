@@ -62,11 +62,15 @@ def test_file_read_back_has_the_same_vertices_and_faces(tetrahedron: Mesh, tmp_p
     assert loaded.volume > 0.0
 
 
-def test_stl_read_back_has_the_same_triangles_in_millimetres(tetrahedron: Mesh, tmp_path: Path) -> None:
+def test_stl_read_back_has_the_same_triangles_in_millimetres_and_stands_on_the_plate(
+    tetrahedron: Mesh, tmp_path: Path
+) -> None:
     write_mesh(tetrahedron, tmp_path / "mesh.stl", METADATA)
     loaded = read(tmp_path / "mesh.stl")
-    np.testing.assert_allclose(loaded.triangles, 1000 * tetrahedron.vertices[tetrahedron.faces], rtol=1e-6)
-    np.testing.assert_allclose(loaded.bounds, [[-1000, 0, -1000], [1000, 2000, 1000]])
+    np.testing.assert_allclose(
+        loaded.triangles, 1000 * (tetrahedron.vertices[tetrahedron.faces] + [1, 0, 1]), rtol=1e-6
+    )
+    np.testing.assert_allclose(loaded.bounds, [[0, 0, 0], [2000, 2000, 2000]])  # on the plate
 
 
 @pytest.mark.parametrize("suffix", ["obj", "ply"])
