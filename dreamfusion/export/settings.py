@@ -4,7 +4,9 @@ Imports no mesh library: those are loaded only when a mesh is made.
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from math import inf, nan
 from typing import NamedTuple, Self
 
@@ -36,6 +38,9 @@ ALLOWED = {
     "texture": Allowed("it is 0 (colours at the vertices), or 16 to 8192 texels", 16, 8192, (0,)),
     "roughness": Allowed("it is 0 (mirror) to 1 (chalk)", 0, 1),
     "faces": Allowed("it is 0 (all), or at least 100 triangles", 100, choices=(0,)),
+    "levels": Allowed(
+        "it is a list of falling numbers of triangles, at least 100 and below export.faces: [10000,3000]"
+    ),
     "size": Allowed("it is null, or the longest side in metres, such as 0.1", ABOVE_ZERO, choices=(None,)),
     "blur": Allowed("it is 0 (none) to 0.5 scene units", 0, 0.5),
     "smoothing": Allowed("it is a number of rounds, 0 for none", 0),
@@ -61,6 +66,7 @@ class ExportSettings:
     blur: float
     smoothing: int
     faces: int
+    levels: Sequence[int]
     texture: int
     lit: bool
     color_depth: float
@@ -74,8 +80,15 @@ class ExportSettings:
         for name, allowed in ALLOWED.items():
             value = getattr(self, name)
             in_range = isinstance(value, int | float) and allowed.least <= value <= allowed.most
+            if name == "levels":
+                in_range = self._falling(value)
             if not in_range and value not in allowed.choices:
                 raise UserError(f"export.{name} is {value}; {allowed.text}")
+
+    def _falling(self, levels: object) -> bool:
+        if not isinstance(levels, Sequence) or not all(isinstance(n, int) and n >= 100 for n in levels):
+            return False
+        return all(n < before for before, n in pairwise([self.faces or inf, *levels]))
 
     @classmethod
     def of(cls, export: DictConfig) -> Self:

@@ -15,7 +15,7 @@ from dreamfusion.error import UserError
 from dreamfusion.export.settings import ExportSettings
 from dreamfusion.mesh.bake_texture import Color, bake_texture, bake_vertex_colors
 from dreamfusion.mesh.density_grid import SURFACE, EmptyFieldError
-from dreamfusion.mesh.isosurface import extract_mesh, finish_mesh
+from dreamfusion.mesh.isosurface import decimated, extract_mesh, finish_mesh
 from dreamfusion.mesh.simplify import is_watertight
 from dreamfusion.mesh.threshold import find_threshold, max_density_per_ray
 from dreamfusion.mesh.visual_hull import Density, intersect_visual_hull, lowered
@@ -29,6 +29,7 @@ from dreamfusion.types import Cameras, FieldOutput, Mesh, RaySamples
 
 VIEWS, SIZE = 16, 128  # held-out cameras for the silhouette: number, pixels a side
 ELEVATIONS = (0.0, 25.0)  # degrees, alternating between cameras
+SMALLEST = 16  # texels along a side of a level's texture
 
 DEPTHS, OUTSIDE = 6, 0.25  # samples per colour; fraction of the depth that lies outside the surface
 
@@ -52,6 +53,7 @@ class Surface:
     threshold: float | None  # density, per scene unit; None for a scene that is already a surface
     iou: float | None  # of mesh and render silhouettes; None for a given threshold
     watertight: bool  # before vertices are duplicated at texture seams
+    levels: tuple[Mesh, ...] = ()  # the same with fewer faces, the finest first
 
 
 def extract_surface(scene: Scene, orbit: Orbit, export: ExportSettings) -> Surface:
@@ -87,9 +89,10 @@ def extract_surface(scene: Scene, orbit: Orbit, export: ExportSettings) -> Surfa
             raise EmptyFieldError(
                 f"{error}; the opacity of the renders is {seen.min():.3g} to {seen.max():.3g}"
             ) from error
+    color = surface_color(volume, export.color_depth)
+    painted = [_painted(scene, level, color, orbit, of_level, DEPTHS) for level, of_level in _levels(mesh, export)]
     watertight = is_watertight(mesh.vertices, mesh.faces)
-    mesh = _painted(scene, mesh, surface_color(volume, export.color_depth), orbit, export, DEPTHS)
-    return Surface(mesh, threshold, None if fit is None else fit.iou, watertight)
+    return Surface(painted[0], threshold, None if fit is None else fit.iou, watertight, tuple(painted[1:]))
 
 
 def _finished(scene: Scene, mesh: Mesh, orbit: Orbit, export: ExportSettings) -> Surface:
@@ -97,15 +100,29 @@ def _finished(scene: Scene, mesh: Mesh, orbit: Orbit, export: ExportSettings) ->
 
     Raises:
         EmptyFieldError: it has no faces.
+        UserError: its own colours cannot be given to other levels of detail.
     """
     if len(mesh.faces) == 0:
         raise EmptyFieldError("the surface of the scene has vanished; begin again with smaller learning rates")
     if mesh.colors is not None:
+        if export.levels:
+            raise UserError(f"{type(scene).__name__} has its own colours, for its own vertices; type export.levels=[]")
         return Surface(mesh, None, None, is_watertight(mesh.vertices, mesh.faces))
     mesh = finish_mesh(mesh.vertices, mesh.faces, export)
-    watertight = is_watertight(mesh.vertices, mesh.faces)
-    colored = _painted(scene, mesh, lambda positions, _: scene.surface_albedo(positions), orbit, export, 1)
-    return Surface(colored, None, None, watertight)
+
+    def color(positions: Tensor, _: Tensor) -> Tensor:
+        return scene.surface_albedo(positions)
+
+    painted = [_painted(scene, level, color, orbit, of_level, 1) for level, of_level in _levels(mesh, export)]
+    return Surface(painted[0], None, None, is_watertight(mesh.vertices, mesh.faces), tuple(painted[1:]))
+
+
+def _levels(mesh: Mesh, export: ExportSettings) -> Iterator[tuple[Mesh, ExportSettings]]:
+    """The mesh, then the same with fewer faces and half the texture each time; with the settings to paint them."""
+    yield mesh, export
+    for number, faces in enumerate(export.levels, 1):
+        side = max(export.texture >> number, SMALLEST) if export.texture else 0
+        yield decimated(mesh.vertices, mesh.faces, faces), replace(export, texture=side)
 
 
 def _painted(scene: Scene, mesh: Mesh, color: Color, orbit: Orbit, export: ExportSettings, samples: int) -> Mesh:

@@ -62,7 +62,7 @@ def extract_mesh(
     vertices, triangles = _keep_large_pieces(vertices, triangles.astype(np.int64), export.min_piece)
     if export.smoothing > 0:
         vertices = _smooth(vertices, triangles, export.smoothing)
-    return _decimated(vertices, triangles, export.faces)
+    return decimated(vertices, triangles, export.faces)
 
 
 def finish_mesh(vertices: np.ndarray, triangles: np.ndarray, export: ExportSettings) -> Mesh:
@@ -71,7 +71,7 @@ def finish_mesh(vertices: np.ndarray, triangles: np.ndarray, export: ExportSetti
     Not smoothed: its roughness was trained away, or is wanted.
     """
     vertices, triangles = repair(*_keep_large_pieces(vertices, triangles, export.min_piece))
-    return _decimated(vertices, triangles, export.faces)
+    return decimated(vertices, triangles, export.faces)
 
 
 def _blur(occupancy: np.ndarray, cells: float) -> None:
@@ -115,7 +115,7 @@ def _smooth(vertices: np.ndarray, faces: np.ndarray, rounds: int) -> np.ndarray:
     return np.asarray(mesh.vertices, dtype=np.float32)
 
 
-def _decimated(vertices: np.ndarray, triangles: np.ndarray, faces: int) -> Mesh:
+def decimated(vertices: np.ndarray, triangles: np.ndarray, faces: int) -> Mesh:
     """The surface (V, 3), (F, 3) with about `faces` triangles, lit as before: with the normals of the whole surface.
 
     The normals are means over the nearest of its vertices, weighted by the inverse squared distance; not over those

@@ -99,6 +99,9 @@ def export_scene(scene: TrainedScene, export: ExportSettings) -> Exported:
     metadata |= {"up": str(export.up), "metres_per_unit": f"{metres:.6g}"}
     written = write_mesh(mesh, path, metadata, finish)
     megabytes = sum(file.stat().st_size for file in written) / 1e6
+    for number, level in enumerate(surface.levels, 1):
+        same_scale = placed(level, metres * longest_side(level), export.up)
+        write_mesh(same_scale, path.with_stem(f"mesh.lod{number}"), metadata, finish)
     write_image(metrics.sheet, scene.run / "mesh_check.png")
     unit, factor = ("mm", MILLIMETRES) if export.format in PRINTED else ("m", 1.0)
     sides = " x ".join(f"{side:.3g}" for side in np.ptp(mesh.vertices, axis=0) * factor)
@@ -133,12 +136,13 @@ def describe(exported: Exported) -> list[str]:
     lines = [
         f"{len(surface.mesh.faces)} triangles, {printing.pop('surface')}",
         exported.size,
+        *(f"level {number} {len(level.faces)} triangles" for number, level in enumerate(surface.levels, 1)),
         ", ".join(f"{name} {value}" for name, value in printing.items()),
         f"silhouette IoU {metrics.iou:.3f} with the renders, colours differ by {metrics.color_difference:.3f}",
         f"{exported.seconds:.0f} s",
     ]
     if surface.iou is not None:
         lines.insert(
-            3, f"surface at density {surface.threshold:.3g} (silhouette IoU {surface.iou:.3f} by density alone)"
+            -2, f"surface at density {surface.threshold:.3g} (silhouette IoU {surface.iou:.3f} by density alone)"
         )
     return lines

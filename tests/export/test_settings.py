@@ -1,3 +1,4 @@
+import re
 from dataclasses import fields
 from math import inf, nan
 from pathlib import Path
@@ -28,6 +29,10 @@ def test_every_checked_setting_is_in_the_default_file_which_is_allowed(export):
         ("threshold", nan),
         ("texture", 15),
         ("faces", 99),
+        ("levels", 5000),
+        ("levels", [5000, 10000]),
+        ("levels", [30000]),
+        ("levels", [50]),
         ("size", 0.0),
         ("up", inf),
         ("chunk", 0),
@@ -35,12 +40,13 @@ def test_every_checked_setting_is_in_the_default_file_which_is_allowed(export):
 )
 def test_value_outside_the_allowed_ones_is_named(export, name, value):
     export[name] = value
-    with pytest.raises(UserError, match=f"export.{name} is {value}; it "):
+    with pytest.raises(UserError, match=re.escape(f"export.{name} is {value}; it ")):
         ExportSettings.of(export)
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("threshold", 5), ("texture", 0), ("faces", 0), ("size", None), ("up", "z")]
+    ("name", "value"),
+    [("threshold", 5), ("texture", 0), ("faces", 0), ("levels", [29999, 100]), ("size", None), ("up", "z")],
 )
 def test_special_values_are_allowed(export, name, value):
     export[name] = value

@@ -3,11 +3,13 @@ import pytest
 import torch
 import trimesh
 from omegaconf import OmegaConf
+from options import export_settings
 
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.mesh.density_grid import EmptyFieldError
 from dreamfusion.mesh.extract import extract_surface, placed, surface_color
 from dreamfusion.mesh.metrics import SIZE, VIEWS, compare
+from dreamfusion.mesh.simplify import is_watertight
 from dreamfusion.scene.background.solid import ConstantBackground
 from dreamfusion.scene.nerf.field import Field
 from dreamfusion.scene.nerf.scene import NeRF
@@ -58,7 +60,7 @@ SETTINGS = OmegaConf.create(
     {
         "resolution": 64, "threshold": "auto", "visual_hull": True, "min_piece": 0.01, "smoothing": 2, "faces": 3000,
         "texture": 128, "lit": False, "color_depth": 0.06, "chunk": 100000,
-        "blur": 0.02,
+        "blur": 0.02, "levels": [],
     }
 )  # fmt: skip
 
@@ -70,6 +72,17 @@ def test_what_is_extracted_agrees_with_the_renders(scene):
     found = compare(scene, ORBIT, surface.mesh)
     assert found.iou > 0.95
     assert found.color_difference < 0.005
+
+
+def test_a_level_of_detail_has_fewer_faces_half_the_texture_and_the_same_looks(scene):
+    settings = export_settings(resolution=48, threshold=20.0, blur=0, faces=2000, levels=[1000, 300], texture=64)
+    surface = extract_surface(scene, ORBIT, settings)
+    assert [mesh.texture.shape[0] for mesh in (surface.mesh, *surface.levels)] == [64, 32, 16]
+    for level, faces in zip(surface.levels, (1000, 300), strict=True):
+        assert len(level.faces) == pytest.approx(faces, rel=0.02)
+        assert is_watertight(level.vertices, level.faces)
+    found = compare(scene, ORBIT, surface.levels[1])
+    assert found.iou > 0.95 and found.color_difference < 0.005
 
 
 def test_a_wheel_that_hangs_in_the_air_is_part_of_the_mesh(scene):
