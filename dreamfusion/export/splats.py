@@ -54,14 +54,19 @@ def write_ply(gaussians: Gaussians, path: Path, metadata: Mapping[str, str]) -> 
 
 
 def write_splat(gaussians: Gaussians, path: Path) -> None:
-    """.splat: 32 bytes a Gaussian, the most visible first: place, scales as float32, colour, rotation as bytes."""
+    """See `splat_bytes`."""
+    with replacing(path) as draft:
+        draft.write_bytes(splat_bytes(gaussians))
+
+
+def splat_bytes(gaussians: Gaussians) -> bytes:
+    """A .splat: 32 bytes a Gaussian, the most visible first: place, scales as float32, colour, rotation as bytes."""
     means, rotations = _turned(gaussians)
     order = (gaussians.scales.prod(1) * gaussians.opacities).argsort(descending=True, stable=True)
     floats = torch.cat([means, gaussians.scales], dim=1)[order].cpu().numpy().astype("<f4")
     tint = torch.cat([gaussians.colors, gaussians.opacities[:, None]], dim=1) * 255
     small = torch.cat([tint, rotations * 128 + 128], dim=1)[order].round().clamp(0, 255).byte().cpu().numpy()
-    with replacing(path) as draft:
-        draft.write_bytes(np.concatenate([floats.view(np.uint8), small], axis=1).tobytes())
+    return np.concatenate([floats.view(np.uint8), small], axis=1).tobytes()
 
 
 def _turned(gaussians: Gaussians) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dreamfusion.report.curves import draw_curve, read_curves
-from dreamfusion.report.template import write_html
+from dreamfusion.report.template import encode_base64, write_html
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class RunPage:
     warning: str = ""  # shown above the figures
     settings: Mapping[str, str] = field(default_factory=dict)  # guidance, seed, ...
     files: Sequence[Path] = ()  # linked relative to the page
+    splats: bytes = b""  # of a .splat file, shown in 3D instead of the mesh until a button is pressed
     reload: int | None = None  # seconds until an open page loads itself again, while the run is at work
 
 
@@ -44,6 +45,7 @@ def write_page(page: RunPage, path: Path) -> None:
         page=page,
         folder=path.parent,
         charts=[draw_curve(curve) for curve in curves],
+        splats=encode_base64(page.splats),
         has_model=page.mesh is not None,
         reload=page.reload,
     )

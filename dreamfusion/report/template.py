@@ -66,10 +66,10 @@ def _environment() -> Environment:
     )
     for function in (data_url, relative_path, relative_url):
         environment.filters[function.__name__] = function
-    environment.globals |= {"version": __version__, "viewer_script": viewer_script}
+    environment.globals |= {"version": __version__, "script": script}
     return environment
 
 
-def viewer_script() -> Markup:
-    """The source of the 3D viewer (model-viewer)."""
-    return Markup(files("dreamfusion.report").joinpath("assets/model-viewer-umd.min.js").read_text(encoding="utf-8"))
+def script(name: str) -> Markup:
+    """The source of a script of assets/, such as the 3D viewer (model-viewer)."""
+    return Markup(files("dreamfusion.report").joinpath(f"assets/{name}").read_text(encoding="utf-8"))

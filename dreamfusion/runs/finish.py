@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dreamfusion.checkpoint import TrainedScene
 from dreamfusion.export.settings import ExportSettings
+from dreamfusion.export.splats import splat_bytes
 from dreamfusion.files import check_finite
 from dreamfusion.mesh.density_grid import EmptyFieldError
 from dreamfusion.mesh.metrics import unlike
@@ -60,8 +61,10 @@ def finish(
         figures[PRIOR_SCORE] = f"{found['prior_score']:.3f}"
     add_to_summary(folder, found)
     files = [p for p in (mesh, video, folder / "checkpoints" / LAST, folder / "config.yaml") if p is not None]
+    splats = scene.scene.gaussians()
     with phase("page"):
-        write_run_page(folder, scene.config, figures, mesh, video, files, warning)
+        shown_too = b"" if splats is None else splat_bytes(splats)
+        write_run_page(folder, scene.config, figures, mesh, video, files, warning, splats=shown_too)
     log.info("\n%s: %s", scene.config.prompt, ", ".join(f"{value} {name}" for name, value in figures.items()))
     for path in (mesh, video, folder / "index.html", folder):
         if path is not None:

@@ -57,6 +57,7 @@ def write_run_page(
     files: Sequence[Path] = (),
     warning: str = "",
     reload: int | None = None,
+    splats: bytes = b"",
 ) -> None:
     """Write index.html into the run's folder; `reload`: seconds until an open page loads itself again."""
     sheets = sorted(path for path in (folder / "previews").glob("*.png") if SHEET.fullmatch(path.name))
@@ -64,6 +65,7 @@ def write_run_page(
     page = RunPage(
         prompt=str(cfg.prompt),
         mesh=mesh if mesh is not None and mesh.suffix == ".glb" else None,
+        splats=splats,
         video=video,
         previews=({"the picture": picture} if cfg.get("image") is not None and picture.is_file() else {})
         | {f"step {int(path.stem)}": path for path in sheets[-4:]},
