@@ -34,6 +34,7 @@ ALSO = {  # other names of options
     **dict.fromkeys(("if", "deepfloyd-if", "deep_floyd"), "deepfloyd"),
     **dict.fromkeys(("splats", "3dgs", "gs", "gaussian_splatting"), "gaussians"),
     **dict.fromkeys(("usd", "usda", "usdc"), "usdz"),
+    **dict.fromkeys(("mjcf", "mujoco", "robot"), "urdf"),
     **dict.fromkeys(("w&b", "wb"), "wandb"),
     "gltf": "glb",
     "tb": "tensorboard",

@@ -16,7 +16,8 @@ from dreamfusion.error import UserError
 
 FORMATS = ("glb", "obj", "ply", "stl", "usdz", "3mf")
 PRINTED = ("stl", "3mf")  # in millimetres, as slicers expect; the others are in metres
-SPLAT = "splat"  # Gaussians, beside a mesh in the first format
+SPLAT, ROBOT = "splat", "urdf"  # more files than a mesh: Gaussians, and a body of convex parts
+BESIDE = {SPLAT: "glb", ROBOT: "obj"}  # the format of the mesh beside them
 FINEST = 1024  # cells a side; needs about eight times the memory of 512, the largest resolution measured
 ABOVE_ZERO = sys.float_info.min
 
@@ -31,7 +32,7 @@ class Allowed(NamedTuple):
 
 
 ALLOWED = {
-    "format": Allowed(f"the formats are {', '.join((*FORMATS, SPLAT))}", choices=(*FORMATS, SPLAT)),
+    "format": Allowed(f"the formats are {', '.join((*FORMATS, *BESIDE))}", choices=(*FORMATS, *BESIDE)),
     "resolution": Allowed(f"it is 8 to {FINEST} cells a side", 8, FINEST),
     "min_piece": Allowed("it is a share of the largest piece, 0 to 1", 0, 1),
     "threshold": Allowed("it is auto, or a density above 0", ABOVE_ZERO, choices=("auto",)),
@@ -46,6 +47,8 @@ ALLOWED = {
     "smoothing": Allowed("it is a number of rounds, 0 for none", 0),
     "up": Allowed("it is y or z", choices=("y", "z")),
     "color_depth": Allowed("it is 0 (at the surface) to 0.5 scene units", 0, 0.5),
+    "density": Allowed("it is above 0 kg/m^3, such as 1000", ABOVE_ZERO),
+    "concavity": Allowed("it is 0.01 (many convex parts) to 1 (one convex hull)", 0.01, 1),
     "chunk": Allowed("it must be at least 1, a whole number", 1),
 }
 
@@ -74,6 +77,8 @@ class ExportSettings:
     double_sided: bool
     size: float | None
     up: str
+    density: float
+    concavity: float
     chunk: int
 
     def __post_init__(self) -> None:

@@ -1,12 +1,13 @@
 """Check the settings of a command before anything is built. Light: a mistake is answered before torch is imported."""
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
 
 from dreamfusion.error import GuidanceError, UserError, check_positive
-from dreamfusion.export.settings import ExportSettings
+from dreamfusion.export.settings import ROBOT, ExportSettings
 from dreamfusion.runs.find import find_checkpoint, find_runs, run_choice
 from dreamfusion.runs.prompt_list import read_prompts
 
@@ -47,7 +48,9 @@ def check_first(mode: str, cfg: DictConfig) -> None:
         check_prompt(cfg.prompt)
     if (makes and cfg.checkpoint is None) or mode in ("sample", "image"):
         _check_weights(cfg.guidance)
-        _check_packages(cfg)
+        _check_packages(_of_prior(cfg))
+    if makes or mode == "export":
+        _check_packages(_of_export(cfg.export))
 
 
 def check(cfg: DictConfig) -> None:
@@ -112,15 +115,27 @@ def check_trainer(trainer: DictConfig) -> None:
         raise UserError(f"trainer.gradient_clip_val is {clip}; it must be above 0, or null for no clipping")
 
 
-def _check_packages(cfg: DictConfig) -> None:
-    """Raises: UserError: an optional package is missing, which would be found after a download of gigabytes."""
-    settings = {
-        "distillation=vsd": str(cfg.distillation._target_).startswith("dreamfusion.distillation.vsd."),
-        "guidance.lora": cfg.guidance.get("lora") is not None,
+def _check_packages(needs: Mapping[str, tuple[bool, str, str]]) -> None:
+    """Raises: UserError: a package that a chosen setting needs is missing: `needs` says whether, package and extra.
+
+    It would be found after a download of gigabytes, or after the training.
+    """
+    for setting, (chosen, package, extra) in needs.items():
+        if chosen and find_spec(package) is None:
+            raise UserError(f"{setting} needs the package {package}; type pip install 'dreamfusion[{extra}]'")
+
+
+def _of_prior(cfg: DictConfig) -> dict[str, tuple[bool, str, str]]:
+    vsd = str(cfg.distillation._target_).startswith("dreamfusion.distillation.vsd.")
+    return {
+        "distillation=vsd": (vsd, "peft", "vsd"),
+        "guidance.lora": (cfg.guidance.get("lora") is not None, "peft", "vsd"),
     }
-    for setting, chosen in settings.items():
-        if chosen and find_spec("peft") is None:
-            raise UserError(f"{setting} needs the package peft; type pip install 'dreamfusion[vsd]'")
+
+
+def _of_export(export: DictConfig) -> dict[str, tuple[bool, str, str]]:
+    parts = export.format == ROBOT and isinstance(export.concavity, int | float) and export.concavity < 1
+    return {"export=urdf with export.concavity below 1": (parts, "coacd", "urdf")}
 
 
 def _check_weights(guidance: DictConfig) -> None:

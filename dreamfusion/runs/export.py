@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from dreamfusion.checkpoint import TrainedScene
-from dreamfusion.export.settings import FORMATS, PRINTED, SPLAT, ExportSettings
+from dreamfusion.error import UserError
+from dreamfusion.export.robot import write_robot
+from dreamfusion.export.settings import BESIDE, PRINTED, ROBOT, SPLAT, ExportSettings
 from dreamfusion.export.splats import splats_of, write_ply, write_splat
 from dreamfusion.export.writer import MILLIMETRES, Finish, write_mesh
 from dreamfusion.image import write_image
@@ -70,15 +72,17 @@ def export_scene(scene: TrainedScene, export: ExportSettings) -> Exported:
 
     Raises:
         EmptyFieldError: the scene is empty.
-        UserError: export=splat for a scene without Gaussians.
+        UserError: export=splat for a scene without Gaussians; export=urdf for an open surface, or without coacd.
     """
     started = time.monotonic()
     splats = splats_of(scene.scene) if export.format == SPLAT else None
     surface = extract_surface(scene.scene, scene.camera, export)  # logs its phases
+    if export.format == ROBOT and not surface.watertight:
+        raise UserError("export=urdf needs a closed surface for the mass, and this one is open; type export.faces=0")
     with phase("check"):
         metrics = compare(scene.scene, scene.camera, surface.mesh)
         facts = print_facts(surface.mesh, surface.watertight)
-    path = scene.run / f"mesh.{FORMATS[0] if export.format == SPLAT else export.format}"
+    path = scene.run / f"mesh.{BESIDE.get(export.format, export.format)}"
     metadata = {
         "prompt": str(scene.config.prompt),
         "seed": str(scene.config.seed),
@@ -98,6 +102,10 @@ def export_scene(scene: TrainedScene, export: ExportSettings) -> Exported:
     metres = longest_side(mesh) / longest_side(surface.mesh)
     metadata |= {"up": str(export.up), "metres_per_unit": f"{metres:.6g}"}
     written = write_mesh(mesh, path, metadata, finish)
+    if export.format == ROBOT:
+        with phase("parts"):
+            files, mass = write_robot(mesh, written, metadata, export.density, export.concavity)
+        log.info("%s: %d convex parts, %.3g kg", files[-2], len(files) - 2, mass)
     megabytes = sum(file.stat().st_size for file in written) / 1e6
     for number, level in enumerate(surface.levels, 1):
         same_scale = placed(level, metres * longest_side(level), export.up)

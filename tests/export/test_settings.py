@@ -29,6 +29,8 @@ def test_every_checked_setting_is_in_the_default_file_which_is_allowed(export):
         ("threshold", nan),
         ("texture", 15),
         ("faces", 99),
+        ("density", 0),
+        ("concavity", 0),
         ("levels", 5000),
         ("levels", [5000, 10000]),
         ("levels", [30000]),
