@@ -67,6 +67,7 @@ class PocketPrior(PixelSpace, AdaptablePrior):
         weights: str | Path | None,
         camera_conditioning: bool,
         guidance_scale: float,
+        untold_guidance_scale: float,
         weighting: str,
         variant: int,
         dtype: str,
@@ -79,6 +80,9 @@ class PocketPrior(PixelSpace, AdaptablePrior):
                 replaced by the package's; without `vocabulary.txt` no prompt counts as unknown.
             camera_conditioning: condition the network on the camera; False: the network's "unknown camera" input.
             guidance_scale, weighting: recommended values for distillation, see `Prior`.
+            untold_guidance_scale: in place of guidance_scale without camera_conditioning. The text's branch alone
+                denoises to the mean of all sides, which fades: a scene that follows it faster than the timesteps fall
+                is empty after a hundred steps.
             variant: index from 0 of the model among those with the same name, such as several chairs.
             dtype: of the U-Net: "float32", "float16", "bfloat16", or "auto": float16 on CUDA, bfloat16 on processors
                 with bfloat16 products, else float32. Applied by `to`; the weights are loaded as float32.
@@ -90,7 +94,8 @@ class PocketPrior(PixelSpace, AdaptablePrior):
         """
         if dtype != "auto":
             choose_dtype(dtype, torch.device("cpu"))
-        self.guidance_scale, self.weighting = guidance_scale, weighting
+        self.guidance_scale = guidance_scale if camera_conditioning else untold_guidance_scale
+        self.weighting = weighting
         self.camera_conditioning = camera_conditioning
         self._folder = Path(weights).expanduser() if weights is not None else WEIGHTS
         for part in ("unet", "scheduler"):

@@ -82,9 +82,10 @@ def write_run_page(
 
 def shown_settings(cfg: DictConfig) -> dict[str, str]:
     """The settings shown on the page."""
+    scale = "guidance_scale" if cfg.guidance.get("camera_conditioning", True) else "untold_guidance_scale"
     return {
         "guidance": str(cfg.guidance._target_).rsplit(".", 1)[-1],
-        "guidance scale": str(cfg.distillation.guidance_scale or cfg.guidance.get("guidance_scale", "")),
+        "guidance scale": str(cfg.distillation.guidance_scale or cfg.guidance.get(scale, "")),
         "seed": str(cfg.seed),
         "views a step": str(cfg.camera.views),
         "image size": str(cfg.camera.size),
