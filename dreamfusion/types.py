@@ -258,6 +258,7 @@ class Mesh:
     colors: np.ndarray | None = None  # (V, 3) float32 in [0, 1]
     uv: np.ndarray | None = None  # (V, 2) float32 in [0, 1], (0, 0) is the lower left corner of the texture
     texture: np.ndarray | None = None  # (h, w, 3) uint8 display colours, first row at the top (v = 1)
+    quads: bool = False  # faces 2k and 2k + 1 are the halves (a, b, c) and (a, c, d) of a quadrilateral
 
     def __post_init__(self) -> None:
         v = len(self.vertices)

@@ -64,7 +64,7 @@ def evaluate_scene(scene: Scene, orbit: Orbit, export: ExportSettings, truth: Tr
     Raises:
         EmptyFieldError: the scene has no surface.
     """
-    surface = extract_surface(scene, orbit, replace(export, texture=0, levels=()))
+    surface = extract_surface(scene, orbit, replace(export, texture=0, levels=(), quads=False))
     match = compare(scene, orbit, surface.mesh)
     scores = {"watertight": float(surface.watertight), **mesh_facts(surface.mesh)}
     scores |= {"silhouette_iou": match.iou, "color_difference": match.color_difference}

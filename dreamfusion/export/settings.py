@@ -70,6 +70,7 @@ class ExportSettings:
     smoothing: int
     faces: int
     levels: Sequence[int]
+    quads: bool
     texture: int
     lit: bool
     color_depth: float
@@ -89,6 +90,12 @@ class ExportSettings:
                 in_range = self._falling(value)
             if not in_range and value not in allowed.choices:
                 raise UserError(f"export.{name} is {value}; {allowed.text}")
+
+        if self.quads and self.format != "obj":
+            raise UserError(
+                f"export.quads is true with export={self.format}, which has triangles only; type export=obj "
+                "export.quads=true"
+            )
 
     def _falling(self, levels: object) -> bool:
         if not isinstance(levels, Sequence) or not all(isinstance(n, int) and n >= 100 for n in levels):

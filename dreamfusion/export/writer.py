@@ -122,7 +122,8 @@ def _obj(mesh: Mesh, metadata: dict[str, str], finish: Finish, name: str) -> dic
     surface = _colored(mesh)
     surface.metadata["name"] = "dreamfusion"
     if mesh.uv is None or mesh.texture is None:
-        return {"": (comments + surface.export(file_type="obj", include_normals=True, header=None)).encode()}
+        text = surface.export(file_type="obj", include_normals=True, header=None)
+        return {"": (comments + (_with_quads(text) if mesh.quads else text)).encode()}
     material = SimpleMaterial(
         image=Image.fromarray(mesh.texture),
         ambient=[0, 0, 0, 255],
@@ -139,7 +140,20 @@ def _obj(mesh: Mesh, metadata: dict[str, str], finish: Finish, name: str) -> dic
     # trimesh writes neither the comments nor the illumination model (0 = colour only, 1 = diffuse).
     illumination = f"\nillum {0 if finish.unlit else 1}\n"
     properties = comments.encode() + files[library] + illumination.encode()
+    text = _with_quads(text) if mesh.quads else text
     return {"": (comments + text).encode(), ".mtl": properties, ".png": files[f"{name}.png"]}
+
+
+def _with_quads(text: str) -> str:
+    """An OBJ whose faces 2k and 2k + 1 are halves of quadrilaterals, joined unless a seam of the texture parts them."""
+    lines = text.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("f "))
+    faces = [line.split()[1:] for line in lines[first:] if line.startswith("f ")]
+    rows = lines[:first] + [line for line in lines[first:] if not line.startswith("f ")]
+    for one, other in zip(faces[::2], faces[1::2], strict=True):
+        joined = one[0] == other[0] and one[2] == other[1]
+        rows += [" ".join(["f", *corners]) for corners in ([[*one, other[2]]] if joined else [one, other])]
+    return "\n".join(rows) + "\n"
 
 
 def _ply(mesh: Mesh, metadata: dict[str, str], _: Finish, __: str) -> dict[str, bytes]:

@@ -16,6 +16,7 @@ from dreamfusion.export.settings import ExportSettings
 from dreamfusion.mesh.bake_texture import Color, bake_texture, bake_vertex_colors
 from dreamfusion.mesh.density_grid import SURFACE, EmptyFieldError
 from dreamfusion.mesh.isosurface import decimated, extract_mesh, finish_mesh
+from dreamfusion.mesh.quads import with_quads
 from dreamfusion.mesh.simplify import is_watertight
 from dreamfusion.mesh.threshold import find_threshold, max_density_per_ray
 from dreamfusion.mesh.visual_hull import Density, intersect_visual_hull, lowered
@@ -89,6 +90,7 @@ def extract_surface(scene: Scene, orbit: Orbit, export: ExportSettings) -> Surfa
             raise EmptyFieldError(
                 f"{error}; the opacity of the renders is {seen.min():.3g} to {seen.max():.3g}"
             ) from error
+    mesh = with_quads(mesh, export.faces) if export.quads else mesh
     color = surface_color(volume, export.color_depth)
     painted = [_painted(scene, level, color, orbit, of_level, DEPTHS) for level, of_level in _levels(mesh, export)]
     watertight = is_watertight(mesh.vertices, mesh.faces)
@@ -100,15 +102,19 @@ def _finished(scene: Scene, mesh: Mesh, orbit: Orbit, export: ExportSettings) ->
 
     Raises:
         EmptyFieldError: it has no faces.
-        UserError: its own colours cannot be given to other levels of detail.
+        UserError: its own colours cannot be given to other levels of detail, or to quadrilaterals.
     """
     if len(mesh.faces) == 0:
         raise EmptyFieldError("the surface of the scene has vanished; begin again with smaller learning rates")
     if mesh.colors is not None:
-        if export.levels:
-            raise UserError(f"{type(scene).__name__} has its own colours, for its own vertices; type export.levels=[]")
+        if export.levels or export.quads:
+            raise UserError(
+                f"{type(scene).__name__} has its own colours, for its own vertices; type export.levels=[] "
+                "export.quads=false"
+            )
         return Surface(mesh, None, None, is_watertight(mesh.vertices, mesh.faces))
     mesh = finish_mesh(mesh.vertices, mesh.faces, export)
+    mesh = with_quads(mesh, export.faces) if export.quads else mesh
 
     def color(positions: Tensor, _: Tensor) -> Tensor:
         return scene.surface_albedo(positions)

@@ -122,10 +122,10 @@ def decimated(vertices: np.ndarray, triangles: np.ndarray, faces: int) -> Mesh:
     of the other side of a thin wall.
     """
     coarse_vertices, coarse = simplify(vertices, triangles, faces)
-    normals = _vertex_normals(coarse_vertices, coarse)
+    normals = vertex_normals(coarse_vertices, coarse)
     if len(coarse) < len(triangles):
         distance, nearest = cKDTree(vertices).query(coarse_vertices, NEAREST)
-        around = _vertex_normals(vertices, triangles)[nearest]  # (V, NEAREST, 3)
+        around = vertex_normals(vertices, triangles)[nearest]  # (V, NEAREST, 3)
         same_side = (around * normals[:, None]).sum(2) > SAME_SIDE
         mean = (around * (same_side / (distance**2 + TINY))[..., None]).sum(1)
         length = np.linalg.norm(mean, axis=1, keepdims=True)
@@ -133,7 +133,7 @@ def decimated(vertices: np.ndarray, triangles: np.ndarray, faces: int) -> Mesh:
     return Mesh(coarse_vertices, coarse, normals.astype(np.float32))
 
 
-def _vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """Unit normals (V, 3): the area-weighted mean over the faces at the vertex.
 
     Where all faces are degenerate, use the mean of the neighbouring vertices, or else the y axis.

@@ -135,7 +135,10 @@ def _of_prior(cfg: DictConfig) -> dict[str, tuple[bool, str, str]]:
 
 def _of_export(export: DictConfig) -> dict[str, tuple[bool, str, str]]:
     parts = export.format == ROBOT and isinstance(export.concavity, int | float) and export.concavity < 1
-    return {"export=urdf with export.concavity below 1": (parts, "coacd", "urdf")}
+    return {
+        "export=urdf with export.concavity below 1": (parts, "coacd", "urdf"),
+        "export.quads=true": (export.quads is True, "pynanoinstantmeshes", "quads"),
+    }
 
 
 def _check_weights(guidance: DictConfig) -> None:

@@ -53,3 +53,11 @@ def test_value_outside_the_allowed_ones_is_named(export, name, value):
 def test_special_values_are_allowed(export, name, value):
     export[name] = value
     ExportSettings.of(export)
+
+
+def test_quadrilaterals_are_refused_in_formats_without_them(export):
+    export.quads = True
+    with pytest.raises(UserError, match=r"export.quads is true with export=glb, .* type export=obj export.quads=true"):
+        ExportSettings.of(export)
+    export.format = "obj"
+    ExportSettings.of(export)

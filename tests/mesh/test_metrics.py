@@ -60,7 +60,7 @@ SETTINGS = OmegaConf.create(
     {
         "resolution": 64, "threshold": "auto", "visual_hull": True, "min_piece": 0.01, "smoothing": 2, "faces": 3000,
         "texture": 128, "lit": False, "color_depth": 0.06, "chunk": 100000,
-        "blur": 0.02, "levels": [],
+        "blur": 0.02, "levels": [], "quads": False,
     }
 )  # fmt: skip
 
