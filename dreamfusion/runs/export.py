@@ -105,7 +105,7 @@ def export_scene(scene: TrainedScene, export: ExportSettings) -> Exported:
     if export.format == ROBOT:
         with phase("parts"):
             files, mass = write_robot(mesh, written, metadata, export.density, export.concavity)
-        log.info("%s: %d convex parts, %.3g kg", files[-2], len(files) - 2, mass)
+        log.info("%s: convex parts: %d, %.3g kg", files[-2], len(files) - 2, mass)
     megabytes = sum(file.stat().st_size for file in written) / 1e6
     for number, level in enumerate(surface.levels, 1):
         same_scale = placed(level, metres * longest_side(level), export.up)

@@ -68,6 +68,17 @@ def test_a_printed_mesh_is_a_hundred_millimetres_long_and_stands_on_the_plate(co
     assert "volume {:.3g} cm3, thinnest wall {:.2g} mm, overhang {:.0%}".format(*facts) in ended.text
 
 
+def test_a_body_for_simulators_is_written_beside_its_mesh(copied, launch):
+    folder, run = copied
+    ended = launch(folder, "mode=export", "export=urdf", *FAST, "export.concavity=1", f"checkpoint={run}")
+    assert ended.status == 0, ended.text
+    solid = trimesh.load(run / "mesh.obj", force="mesh")
+    assert f"mesh.urdf: convex parts: 1, {1000 * solid.volume:.3g} kg" in ended.text
+    part = trimesh.load(run / "mesh.part00.stl")
+    np.testing.assert_allclose(part.bounds, solid.bounds, atol=1e-5)  # metres, in the frame of the mesh
+    assert (run / "mesh.xml").is_file()
+
+
 def test_many_runs_are_exported_at_once(copied, launch):
     folder, run = copied
     twin = folder / "outputs" / "studies" / "my-pets" / "a-cat" / "0123abcd"

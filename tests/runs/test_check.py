@@ -24,6 +24,20 @@ def test_a_missing_package_is_named_before_weights_are_loaded(setting, arguments
     check_first(mode, compose_config("prompt=a cat"))
 
 
+@pytest.mark.parametrize("mode", ["train", "view"])
+@pytest.mark.parametrize(
+    ("arguments", "package"),
+    [(["export=urdf"], r"coacd; .*\[urdf\]"), (["export=obj", "export.quads=true"], r"pynano\w+; .*\[quads\]")],
+)
+def test_a_missing_package_of_the_export_is_named_before_the_training(
+    mode, arguments, package, compose_config, monkeypatch
+):
+    monkeypatch.setattr("dreamfusion.runs.check.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=rf"needs the package {package}"):
+        check_first(mode, compose_config("prompt=a cat", *arguments))
+    check_first(mode, compose_config("prompt=a cat", "export=urdf", "export.concavity=1"))
+
+
 def test_a_picture_needs_a_file_and_with_most_priors_a_prompt(compose_config, tmp_path):
     picture = tmp_path / "cat, from the front.png"
     with pytest.raises(UserError, match=r"there is no file .*front\.png; type image=\.\.\. with a picture of one"):
