@@ -16,6 +16,7 @@ LOOKING = ("dreamfusion.guidance.zero123.Zero123Prior",)  # priors that look at 
 RECOGNIZERS = ("dreamfusion.guidance.pocket.PocketPrior",)  # priors that find the prompt of a picture
 LONGEST_PROMPT = 2000  # characters, far above the limit of the text encoders
 PRECISIONS = ("32-true", "32", 32, "16-mixed", "16", 16, "bf16-mixed", "bf16")  # of a step: weights stay float32
+IMPORTED = {"usd-core": "pxr"}  # names of packages whose module has another name
 
 
 def check_first(mode: str, cfg: DictConfig) -> None:
@@ -121,7 +122,7 @@ def _check_packages(needs: Mapping[str, tuple[bool, str, str]]) -> None:
     It would be found after a download of gigabytes, or after the training.
     """
     for setting, (chosen, package, extra) in needs.items():
-        if chosen and find_spec(package) is None:
+        if chosen and find_spec(IMPORTED.get(package, package)) is None:
             raise UserError(f"{setting} needs the package {package}; type pip install 'dreamfusion[{extra}]'")
 
 
@@ -137,6 +138,7 @@ def _of_export(export: DictConfig) -> dict[str, tuple[bool, str, str]]:
     parts = export.format == ROBOT and isinstance(export.concavity, int | float) and export.concavity < 1
     return {
         "export=urdf with export.concavity below 1": (parts, "coacd", "urdf"),
+        "export=usdz": (export.format == "usdz", "usd-core", "usd"),
         "export.quads=true": (export.quads is True, "pynanoinstantmeshes", "quads"),
     }
 

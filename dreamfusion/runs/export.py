@@ -107,9 +107,12 @@ def export_scene(scene: TrainedScene, export: ExportSettings) -> Exported:
             files, mass = write_robot(mesh, written, metadata, export.density, export.concavity)
         log.info("%s: convex parts: %d, %.3g kg", files[-2], len(files) - 2, mass)
     megabytes = sum(file.stat().st_size for file in written) / 1e6
+    coarser: list[Path] = []
     for number, level in enumerate(surface.levels, 1):
         same_scale = placed(level, metres * longest_side(level), export.up)
-        write_mesh(same_scale, path.with_stem(f"mesh.lod{number}"), metadata, finish)
+        coarser += write_mesh(same_scale, path.with_stem(f"mesh.lod{number}"), metadata, finish)
+    for old in set(scene.run.glob("mesh.lod*")) - set(coarser):  # of an export with other levels
+        old.unlink()
     write_image(metrics.sheet, scene.run / "mesh_check.png")
     unit, factor = ("mm", MILLIMETRES) if export.format in PRINTED else ("m", 1.0)
     sides = " x ".join(f"{side:.3g}" for side in np.ptp(mesh.vertices, axis=0) * factor)

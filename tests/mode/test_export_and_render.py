@@ -53,12 +53,14 @@ def test_the_newest_run_is_exported_in_every_format(export, copied, launch, monk
 
 def test_a_printed_mesh_is_a_hundred_millimetres_long_and_stands_on_the_plate(copied, launch):
     folder, run = copied
+    (folder / run / "mesh.lod7.stl").write_text("of an export with seven levels")
     ended = launch(folder, "mode=export", "export=stl", *FAST, "export.levels=[200]", f"checkpoint={run}")
     assert ended.status == 0, ended.text
     printed, summary = trimesh.load(run / "mesh.stl"), json.loads((run / "summary.json").read_text(encoding="utf-8"))
     sides = printed.vertices.max(0)
     np.testing.assert_allclose(printed.vertices.min(0), 0, atol=1e-6)
     coarse = trimesh.load(run / "mesh.lod1.stl")
+    assert not (run / "mesh.lod7.stl").exists()
     assert f"level 1 {len(coarse.faces)} triangles" in ended.text and len(coarse.faces) < 210
     np.testing.assert_allclose(np.ptp(coarse.vertices, axis=0), sides, rtol=0.05)
     assert sides.max() == pytest.approx(100, rel=1e-5)

@@ -27,7 +27,11 @@ def test_a_missing_package_is_named_before_weights_are_loaded(setting, arguments
 @pytest.mark.parametrize("mode", ["train", "view"])
 @pytest.mark.parametrize(
     ("arguments", "package"),
-    [(["export=urdf"], r"coacd; .*\[urdf\]"), (["export=obj", "export.quads=true"], r"pynano\w+; .*\[quads\]")],
+    [
+        (["export=urdf"], r"coacd; .*\[urdf\]"),
+        (["export=usdz"], r"usd-core; .*\[usd\]"),
+        (["export=obj", "export.quads=true"], r"pynano\w+; .*\[quads\]"),
+    ],
 )
 def test_a_missing_package_of_the_export_is_named_before_the_training(
     mode, arguments, package, compose_config, monkeypatch
