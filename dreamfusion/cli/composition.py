@@ -9,36 +9,33 @@ from typing import Any
 
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.hydra import Hydra
-from hydra._internal.sources_registry import SourcesRegistry
-from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
 
 from dreamfusion.paths import CONFIGURATION
 
 _PARSED: dict[tuple[str, str, Path, int, int], ConfigResult] = {}
-_get_mode = Hydra.get_mode
+_get_mode, _load_config = Hydra.get_mode, FileConfigSource.load_config
 
 
 def compose_quickly() -> None:
-    """Install both; call before Hydra composes."""
-    Plugins.instance()  # registers Hydra's own sources
-    SourcesRegistry.instance().types["file"] = ParsedOnce
+    """Install both; call before Hydra composes.
+
+    Hydra's classes stay the same objects: launchers send them to workers, in which Hydra registers its own.
+    """
+    FileConfigSource.load_config = load_config  # type: ignore[assignment, method-assign]
     Hydra.get_mode = get_mode  # type: ignore[assignment, method-assign]
 
 
-class ParsedOnce(FileConfigSource):
-    """A folder of YAML files; a file is parsed again after its time or size has changed."""
-
-    def load_config(self, config_path: str) -> ConfigResult:
-        """The content of a file, which the caller may change."""
-        path = Path(self.path, self._normalize_file_name(config_path)).resolve()
-        if not path.is_file():
-            return super().load_config(config_path)  # raises
-        stat = path.stat()
-        key = self.provider, self.path, path, stat.st_mtime_ns, stat.st_size
-        if key not in _PARSED:
-            _PARSED[key] = super().load_config(config_path)
-        return copy.deepcopy(_PARSED[key])
+def load_config(source: FileConfigSource, config_path: str) -> ConfigResult:
+    """The content of a YAML file, which the caller may change; parsed again after its time or size has changed."""
+    path = Path(source.path, source._normalize_file_name(config_path)).resolve()
+    if not path.is_file():
+        return _load_config(source, config_path)  # raises
+    stat = path.stat()
+    key = source.provider, source.path, path, stat.st_mtime_ns, stat.st_size
+    if key not in _PARSED:
+        _PARSED[key] = _load_config(source, config_path)
+    return copy.deepcopy(_PARSED[key])
 
 
 def get_mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> Any:

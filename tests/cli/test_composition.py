@@ -2,11 +2,12 @@
 
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.global_hydra import GlobalHydra
 from launched import ROOT, launched
 
 from dreamfusion.cli import composition
-from dreamfusion.cli.composition import ParsedOnce
+from dreamfusion.cli.composition import compose_quickly
 
 
 @pytest.fixture
@@ -56,7 +57,8 @@ def link(folder, experiment):
 
 
 def test_a_file_is_read_again_after_a_change_and_the_copy_is_the_callers(tmp_path):
-    source = ParsedOnce("main", f"file://{tmp_path}")
+    compose_quickly()
+    source = FileConfigSource("main", f"file://{tmp_path}")
     (tmp_path / "a.yaml").write_text("x: 1")
     first = source.load_config("a").config
     first.x = 7
