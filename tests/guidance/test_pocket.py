@@ -84,7 +84,7 @@ def test_without_camera_conditioning_the_camera_has_no_effect(folder, batch, mak
 
 def test_without_camera_conditioning_distillation_is_guided_more_strongly(folder):
     assert pocket_prior(folder).guidance_scale == 1.0
-    assert pocket_prior(folder, camera_conditioning=False).guidance_scale == 5.0
+    assert pocket_prior(folder, camera_conditioning=False).guidance_scale == 20.0
     assert pocket_prior(folder, camera_conditioning=False, untold_guidance_scale=2.0).guidance_scale == 2.0
 
 
