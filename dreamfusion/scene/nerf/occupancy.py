@@ -11,6 +11,22 @@ from dreamfusion.scene.nerf.renderer import Renderer
 from dreamfusion.types import RayBundle, RaySamples
 
 
+class Grid(OccGridEstimator):
+    """nerfacc's grid, whose updates after the warm-up visit no cell twice.
+
+    It draws cells with repetitions; of two values that are written to one cell, the thread that is last decides, and
+    runs with several threads differ.
+    """
+
+    def _sample_uniform_and_occupied_cells(self, n: int) -> list[torch.Tensor]:
+        found = []
+        for cells in super()._sample_uniform_and_occupied_cells(n):
+            drawn = torch.zeros(self.cells_per_lvl, dtype=torch.bool, device=cells.device)
+            drawn[cells] = True
+            found.append(drawn.nonzero()[:, 0])
+        return found
+
+
 class OccupancyRenderer(Renderer):
     """Sample the occupied cells of a grid over [-radius, radius]^3 that is updated from the field during training."""
 
@@ -33,7 +49,7 @@ class OccupancyRenderer(Renderer):
         self.radius, self.step, self.most_samples = radius, 2 * radius / steps, steps + 1
         self.threshold, self.decay, self.update_every, self.warmup = threshold, decay, update_every, warmup
         box = torch.tensor([-radius] * 3 + [radius] * 3)
-        self.grid = OccGridEstimator(box, resolution=resolution, levels=1)
+        self.grid = Grid(box, resolution=resolution, levels=1)
         # All cells count as occupied until the first update.
         self.grid.binaries.fill_(True)
 

@@ -195,3 +195,24 @@ def test_the_grid_is_updated_every_few_steps_only(ball):
     assert renderer.grid.binaries.all()
     renderer.update(ball(0.0), 4)
     assert not renderer.grid.binaries.any()
+
+
+def test_an_update_after_the_warm_up_visits_the_occupied_cells_and_a_part_of_the_others_once_each():
+    """Of two values written to one cell, the last thread's would stay: runs would differ."""
+    renderer, visited = occupancy(resolution=32, warmup=0), []
+    renderer.grid.binaries.fill_(False)
+    renderer.grid.binaries[0, 4:9] = True
+    cells = renderer.grid.binaries[0].sum()
+
+    class Field:
+        def density(self, positions):
+            visited.append(((positions + 1) / 2 * 32).long())
+            return torch.ones(len(positions))
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        renderer.update(Field(), 4)
+    (places,) = visited
+    assert len(places.unique(dim=0)) == len(places)
+    assert ((places[:, 0] >= 4) & (places[:, 0] < 9)).sum() == cells
+    assert 0.15 < (len(places) - cells) / (32**3 - cells) < 0.3
