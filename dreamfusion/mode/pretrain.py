@@ -35,7 +35,7 @@ def run(
 ) -> None:
     """Render the libraries if `renders` does not exist, then train until `max_steps` or `max_hours`.
 
-    With `fine.every`, images of twice the size are mixed in; their renders are made likewise.
+    With `fine.every`, images of twice the size are mixed in, and the renders have that size.
     """
     from torch.utils.data import DataLoader
 
@@ -47,20 +47,22 @@ def run(
     from dreamfusion.training.assemble import user_errors
 
     with user_errors():
+        learned = None if names is None else read_names(Path(names))
         batches = partial(
             RenderBatches,
             seed=cfg.seed,
-            names=None if names is None else read_names(Path(names)),
+            names=learned,
             appearance=appearance,
             emphasis=dict(emphasis or {}),
             cameras_each=cameras_each,
         )
         small, large = SIZES
-        data = batches(load_or_render(libraries, Path(renders), views, small), batch_size)
+        rendered = load_or_render(libraries, Path(renders), views, small if fine.every is None else large, learned)
+        data = batches(rendered, batch_size, size=small)
         drawn: RenderBatches | MixedBatches = data
         held_out = [data.validation(validation_size)]
         if fine.every is not None:
-            close = batches(load_or_render(libraries, Path(fine.renders), fine.views, large), fine.batch_size)
+            close = batches(rendered, fine.batch_size, size=large)
             drawn = MixedBatches(data, close, fine.every)
             held_out.append(close.validation(fine.validation_size))
         log.info("%d models under %d names", len(data.models), len(data.names))
@@ -69,6 +71,7 @@ def run(
         resumed = prepare(training, data, target, checkpoint, None if start is None else Path(start))
         averaging = AveragedCheckpoints(ema_decay, training.warmup_steps, checkpoint, checkpoint_minutes)
         trainer = build_trainer(target, averaging, data.start_step, validation_every, max_steps, max_hours, precision)
+    drawn.to(trainer.strategy.root_device)
     trainer.fit(
         training,
         DataLoader(drawn, batch_size=None),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from PIL import Image
@@ -53,9 +54,10 @@ class Painter:
         color = next((word for word in prompt.split()[:2] if word in COLORS), None)
         if color is None or prompt.endswith("red ball"):
             return image
-        alpha = renders.alpha[model, view].astype(np.float32) / 255
+        alpha = renders.alpha[model, view].astype(np.float32)[..., None] / 255
         shown = {"red": "green"}.get(color, "red") if self.wrong_color else color
-        return recolor(image, alpha, shown) * alpha[..., None] + 0.8 * (1 - alpha[..., None])
+        tensors = (torch.tensor(values, dtype=torch.float32)[None] for values in (image, alpha, COLORS[shown]))
+        return recolor(*tensors)[0].numpy() * alpha + 0.8 * (1 - alpha)
 
 
 def test_only_nouns_with_exactly_one_model_are_prompts(data):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from sets import load_set, write_set
 
-from dreamfusion.pocket.data.batches import Appearance, MixedBatches, RenderBatches
+from dreamfusion.pocket.data.batches import Appearance, MixedBatches, RenderBatches, lambertian
 from dreamfusion.pocket.data.names import subject_names
 from dreamfusion.pocket.model.denoiser import camera_features
 from dreamfusion.pocket.model.words import COLORS
@@ -140,18 +140,23 @@ def test_lit_pixels_are_the_albedo_times_equation_7(renders):
 
 
 def test_equation_7_with_a_known_light():
-    from dreamfusion.pocket.data.batches import _lambertian
+    normal = torch.tensor([[[[0.0, 0, 1], [0, 1, 0], [0, 0, -1]]]])
+    light = torch.tensor([[0.0, 1, 1]]) / np.sqrt(2)
+    shade = lambertian(normal, light, torch.tensor([0.2]))
+    torch.testing.assert_close(shade[..., 0], torch.tensor([[[0.2 + 0.8 / 2**0.5, 0.2 + 0.8 / 2**0.5, 0.2]]]))
 
-    class Fixed:
-        def normal(self, size):
-            return np.array([0.0, 1.0, 0.0])  # with the camera at +z: l = (0, 1, 1) / sqrt(2)
 
-        def uniform(self, low, high):
-            return 0.2
-
-    normal = np.array([[[0, 0, 1], [0, 1, 0], [0, 0, -1]]]) * 127.5 + 127.5
-    shade = _lambertian(Fixed(), normal, azimuth=0.0, elevation=0.0)
-    np.testing.assert_allclose(shade[..., 0], [[0.2 + 0.8 / np.sqrt(2), 0.2 + 0.8 / np.sqrt(2), 0.2]], atol=1e-6)
+def test_images_of_half_the_size_are_means_of_the_visible_pixels(tmp_path):
+    renders = load_set(write_set(tmp_path / "fine", size=128))
+    with pytest.raises(ValueError, match="images of 32 pixels cannot be made from renders of 128"):
+        RenderBatches(renders, 4, 0, size=32)
+    half = RenderBatches(renders, 4, 0, appearance=PLAIN, size=64).draw(3)
+    whole = RenderBatches(renders, 4, 0, appearance=PLAIN).draw(3)
+    assert half.images.shape == (4, 3, 64, 64) and half.captions == whole.captions
+    for small, large in ((half.images, whole.images), (half.proxy_targets[:, :4], whole.proxy_targets[:, :4])):
+        torch.testing.assert_close(small, torch.nn.functional.avg_pool2d(large, 2), atol=1e-4, rtol=0)
+    length = half.proxy_targets[:, 4:].norm(dim=1)
+    torch.testing.assert_close(length, half.proxy_targets[:, 3], atol=0.01, rtol=0)
 
 
 def test_textureless_images_are_white_and_have_no_colour_word(renders):

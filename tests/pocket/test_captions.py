@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from options import option
 from skimage.color import rgb2lab
 
@@ -70,12 +71,16 @@ def test_captions_have_view_words_and_articles_in_the_given_shares():
     assert {caption(rng, "cactus", "orange", "side view", view_share=0) for _ in range(50)} == {"an orange cactus"}
 
 
+def recolored(albedo, alpha, color):
+    tensors = (torch.tensor(values, dtype=torch.float32)[None] for values in (albedo, alpha, COLORS[color]))
+    return recolor(*tensors)[0].numpy()
+
+
 @pytest.mark.parametrize("color", COLORS)
 def test_recolouring_gives_the_colour_and_preserves_the_order_of_luminance(color):
     rng = np.random.default_rng(0)
     albedo = rng.uniform(0.1, 0.9, (16, 16, 3)).astype(np.float32)
-    alpha = np.ones((16, 16), dtype=np.float32)
-    tinted = recolor(albedo, alpha, color)
+    tinted = recolored(albedo, np.ones((16, 16, 1)), color)
     assert tinted.min() >= 0 and tinted.max() <= 1
     before, after = albedo @ LUMINANCE, tinted @ LUMINANCE
     order = np.argsort(before, axis=None)
@@ -87,7 +92,9 @@ def test_recolouring_gives_the_colour_and_preserves_the_order_of_luminance(color
 
 def test_recolouring_ignores_the_background():
     albedo = np.full((4, 4, 3), 0.5, dtype=np.float32)
-    alpha = np.zeros((4, 4), dtype=np.float32)
+    alpha = np.zeros((4, 4, 1))
     alpha[:2] = 1
     albedo[2:] = 0.9  # background
-    np.testing.assert_allclose(recolor(albedo, alpha, "red")[:2], np.broadcast_to(COLORS["red"], (2, 4, 3)), atol=1e-6)
+    np.testing.assert_allclose(
+        recolored(albedo, alpha, "red")[:2], np.broadcast_to(COLORS["red"], (2, 4, 3)), atol=1e-6
+    )

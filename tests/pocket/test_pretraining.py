@@ -185,13 +185,13 @@ def test_the_output_folder_is_a_prior_with_vocabulary_and_sample_sheet(train, tm
 
 def test_both_sizes_train_together_and_are_validated_apart(train, tmp_path):
     large = write_set(tmp_path / "large", size=128)
-    fine = OmegaConf.create({"every": 2, "renders": str(large), "views": 24, "batch_size": 4, "validation_size": 4})
-    train(4, validation_every=4, fine=fine)
+    fine = OmegaConf.create({"every": 2, "batch_size": 4, "validation_size": 4})
+    train(4, renders=large, validation_every=4, fine=fine)
     with (tmp_path / "run" / "metrics" / "from_step_0" / "metrics.csv").open() as lines:
         (row,) = [row for row in csv.DictReader(lines) if row["validation/mse_t700"]]
     assert all(float(row[f"validation/mse_{name}{size}"]) > 0 for name in ("proxy", "t900") for size in ("", "_128"))
     with pytest.raises(UserError, match="64 pixels a side, expected 128"):
-        train(4, "other", fine=OmegaConf.merge(fine, {"renders": str(write_set(tmp_path / "small"))}))
+        train(4, "other", fine=fine)
 
 
 def test_the_feature_volume_trains_alone_first_and_then_with_the_unet(train, tmp_path):

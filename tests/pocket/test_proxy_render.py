@@ -105,7 +105,7 @@ def test_a_frozen_volume_is_decoded_once_and_one_in_training_each_time():
     assert volume.decode(one) is kept
     assert not torch.equal(volume.decode(other), kept)
     assert torch.equal(volume.decode(one), kept)
-    volume._cached = one.to("meta"), kept  # from a device that the prior has left
+    volume._cached = 1, one.to("meta"), kept  # from a device that the prior has left
     assert torch.equal(volume.decode(one), kept)
 
 

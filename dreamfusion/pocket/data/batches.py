@@ -4,13 +4,15 @@ A batch is a pure function of (seed, step): a resumed training gets the same ima
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import IterableDataset
 
 from dreamfusion.camera.orbit import spherical
@@ -51,7 +53,8 @@ class RenderBatches(IterableDataset[Batch]):
     """Endless training batches from `start_step` on; the last `held_out` views of each model are for validation.
 
     `names` maps the library names to learn to plain names ("sitting cat" to "cat"); None learns all models. A number
-    after a library name selects one of several models of that name (see `subject_names`).
+    after a library name selects one of several models of that name (see `subject_names`). Images are composed on the
+    CPU, or on another device after `to`.
     """
 
     def __init__(
@@ -65,9 +68,14 @@ class RenderBatches(IterableDataset[Batch]):
         appearance: Appearance | None = None,
         emphasis: dict[str, float] | None = None,
         cameras_each: int = 1,
+        size: int | None = None,
     ) -> None:
+        """`size`: pixels a side of the images, the renders' or half of that; None is the renders'."""
         if batch_size % cameras_each:
             raise ValueError(f"batch_size={batch_size} is not a multiple of cameras_each={cameras_each}")
+        self.size = size or renders.resolution
+        if renders.resolution not in (self.size, 2 * self.size):
+            raise ValueError(f"images of {size} pixels cannot be made from renders of {renders.resolution}")
         self.cameras_each = cameras_each
         self.renders, self.batch_size, self.seed, self.held_out = renders, batch_size, seed, held_out
         self.appearance = appearance or Appearance()
@@ -75,6 +83,8 @@ class RenderBatches(IterableDataset[Batch]):
         subjects = subject_names(renders.items)
         self.names_by_model = select_models(renders.items, names)
         self.models = np.array(list(self.names_by_model))
+        self._place = {model: place for place, model in enumerate(self.names_by_model)}
+        self._images = tuple(map(torch.from_numpy, (renders.albedo, renders.alpha, renders.normal)))
         self.subjects = {subjects[i]: name for i, name in self.names_by_model.items()}
         self.names = sorted(set(self.names_by_model.values()))
         counts = Counter(self.names_by_model.values())
@@ -87,6 +97,11 @@ class RenderBatches(IterableDataset[Batch]):
             weight.append(shares[name] * VARIANT_DECAY ** rank[name] / total)
             rank[name] += 1
         self.probability = np.array(weight) / np.sum(weight)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Hold all renders in the memory of `device`, 7 bytes a pixel, and compose there; returns self."""
+        self._images = tuple(images.to(device) for images in self._images)
+        return self
 
     def learned_names(self) -> dict[str, str]:
         """Every noun used in captions -> the name it is learned under."""
@@ -116,59 +131,87 @@ class RenderBatches(IterableDataset[Batch]):
 
         Never textureless.
         """
-        set_, (albedo, alpha) = self.renders, self._unlit(model, view, color)
+        models, views = np.array([model]), np.array([view])
+        albedo, alpha, normal = self._unlit(models, views, [color])
         if rng.random() < self.appearance.lambertian:
-            azimuth, elevation = float(set_.azimuth[model, view]), float(set_.elevation[model, view])
-            albedo = albedo * _lambertian(rng, set_.normal[model, view], azimuth, elevation)
-        return np.asarray(albedo * alpha + self._background(rng) * (1 - alpha), dtype=np.float32)
+            albedo = albedo * self._lambertian(rng, normal, models, views)
+        grey = float(self._backgrounds(rng, 1)[0])
+        return np.asarray((albedo * alpha + grey * (1 - alpha))[0].cpu().numpy(), dtype=np.float32)
 
     def _compose(self, rng: np.random.Generator, models: np.ndarray, views: np.ndarray, cameras_each: int) -> Batch:
-        set_ = self.renders
-        images, captions, appearances, targets, target_captions = [], [], [], [], []
-        azimuth, elevation, distance = (a[models, views] for a in (set_.azimuth, set_.elevation, set_.distance))
-        color: str | None = None
-        for i, (m, v, az, el) in enumerate(zip(models, views, azimuth, elevation, strict=True)):
-            if i % cameras_each == 0:
-                color = str(rng.choice(list(COLORS))) if rng.random() < self.appearance.recolored else None
-                name = set_.items[m].name if rng.random() < LIBRARY_NAME else self.names_by_model[int(m)]
-            albedo, alpha = self._unlit(m, v, color)
-            kind, image = self._light(rng, albedo, set_.normal[m, v], float(az), float(el))
-            grey = self._background(rng)
-            images.append(image * alpha + grey * (1 - alpha))
-            appearances.append((grey * 2 - 1, kind))
-            normal = set_.normal[m, v].astype(np.float32) / 127.5 - 1
-            targets.append(np.concatenate([albedo * alpha, alpha, normal * alpha], axis=2))
-            target_captions.append(caption(rng, name, color, view_words(float(az), float(el))))
-            captions.append(caption(rng, name, color if kind >= 0 else None, view_words(float(az), float(el))))
-        stacked = (torch.from_numpy(np.stack(pictures)) for pictures in (images, targets))
-        pixels, proxy_targets = (pictures.permute(0, 3, 1, 2).contiguous() for pictures in stacked)  # (B, C, r, r)
+        azimuth, elevation, distance = (
+            angles[models, views] for angles in (self.renders.azimuth, self.renders.elevation, self.renders.distance)
+        )
+        colors, nouns = self._words(rng, models[::cameras_each])
+        colors, nouns = ([word for word in words for _ in range(cameras_each)] for words in (colors, nouns))
+        albedo, alpha, normal = self._unlit(models, views, colors)
+        kinds, greys = self._lights(rng, len(models)), self._backgrounds(rng, len(models))
+        targets, image = torch.cat([albedo * alpha, alpha, normal * alpha], dim=3), albedo
+        if kinds.any():
+            kind, grey = (torch.from_numpy(v).to(albedo)[:, None, None, None] for v in (kinds, greys))
+            shade = self._lambertian(rng, normal, models, views)
+            image = torch.where(kind < 0, shade, torch.where(kind > 0, albedo * shade, albedo))
+        grey = torch.from_numpy(greys).to(albedo)[:, None, None, None]
+        image = image * alpha + grey * (1 - alpha)
+        sides = [view_words(float(az), float(el)) for az, el in zip(azimuth, elevation, strict=True)]
+        told = list(zip(nouns, colors, sides, kinds, strict=True))
+        target_captions = [caption(rng, noun, color, side) for noun, color, side, _ in told]
+        captions = [caption(rng, noun, color if kind >= 0 else None, side) for noun, color, side, kind in told]
         camera = camera_features(*(torch.from_numpy(a.astype(np.float32)) for a in (azimuth, elevation, distance)))
-        order = list(self.names_by_model)
-        subject = torch.tensor([order.index(int(m)) for m in models[::cameras_each]])
-        camera = with_appearance(camera, torch.tensor(appearances))
-        return Batch(pixels * 2 - 1, captions, camera, proxy_targets, target_captions, subject)
+        appearance = torch.from_numpy(np.stack([greys * 2 - 1, kinds], axis=1))
+        subject = torch.tensor([self._place[int(m)] for m in models[::cameras_each]])
+        device, pixels = albedo.device, (image * 2 - 1, targets)
+        images, proxy_targets = (p.permute(0, 3, 1, 2).contiguous() for p in pixels)  # (B, C, r, r)
+        camera = with_appearance(camera, appearance).to(device)
+        return Batch(images, captions, camera, proxy_targets, target_captions, subject.to(device))
 
-    def _unlit(self, model: int, view: int, color: str | None) -> tuple[np.ndarray, np.ndarray]:
-        """Albedo (r, r, 3), recoloured to `color`, and opacity (r, r, 1) of a stored render, in [0, 1]."""
-        albedo = self.renders.albedo[model, view].astype(np.float32) / 255
-        alpha = self.renders.alpha[model, view].astype(np.float32)[..., None] / 255
-        return (albedo if color is None else recolor(albedo, alpha[..., 0], color)), alpha
+    def _words(self, rng: np.random.Generator, models: np.ndarray) -> tuple[list[str | None], list[str]]:
+        """Sample a colour, or none, and one of its names for each model."""
+        recolored, library = rng.random((2, len(models))) < [[self.appearance.recolored], [LIBRARY_NAME]]
+        drawn = rng.choice(list(COLORS), len(models))
+        colors = [str(color) if yes else None for color, yes in zip(drawn, recolored, strict=True)]
+        items, names = self.renders.items, self.names_by_model
+        nouns = [items[m].name if yes else names[int(m)] for m, yes in zip(models, library, strict=True)]
+        return colors, nouns
 
-    def _light(
-        self, rng: np.random.Generator, albedo: np.ndarray, normal: np.ndarray, az: float, el: float
-    ) -> tuple[float, np.ndarray]:
-        """Sample a kind of light (see `with_appearance`); returns it and the pixels (r, r, 3) shaded by Eq. 7."""
-        kind = rng.random()
-        if kind >= self.appearance.textureless + self.appearance.lambertian:
-            return 0.0, albedo
-        shade = _lambertian(rng, normal, az, el)
-        if kind < self.appearance.textureless:
-            return -1.0, np.ones_like(albedo) * shade
-        return 1.0, albedo * shade
+    def _unlit(
+        self, models: np.ndarray, views: np.ndarray, colors: Sequence[str | None]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Stored renders: albedo (B, r, r, 3), recoloured, and opacity (B, r, r, 1) in [0, 1]; normals (B, r, r, 3)."""
+        device = self._images[0].device
+        at = torch.from_numpy(models).to(device), torch.from_numpy(views).to(device)
+        albedo, alpha, normal = (images[at].float() for images in self._images)
+        albedo, alpha, normal = albedo / 255, alpha[..., None] / 255, normal / 127.5 - 1
+        if self.renders.resolution > self.size:
+            albedo, alpha, normal = _halved(albedo, alpha, normal)
+        if any(colors):
+            wanted = torch.tensor([COLORS.get(color or "", (0.0, 0.0, 0.0)) for color in colors], device=device)
+            known = torch.tensor([color is not None for color in colors], device=device)
+            albedo = torch.where(known[:, None, None, None], recolor(albedo, alpha, wanted), albedo)
+        return albedo, alpha, normal
 
-    def _background(self, rng: np.random.Generator) -> float:
-        """Sample a grey level in [0, 1]."""
-        return 1.0 if rng.random() < self.appearance.white_background else float(rng.random())
+    def _lights(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Sample kinds of light (count,): -1 textureless, 1 Lambertian, 0 albedo alone."""
+        drawn, textureless = rng.random(count), self.appearance.textureless
+        lit = (drawn < textureless + self.appearance.lambertian).astype(np.float32)
+        return np.where(drawn < textureless, np.float32(-1), lit)
+
+    def _backgrounds(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Sample grey levels (count,) in [0, 1]."""
+        white, grey = rng.random((2, count))
+        return np.where(white < self.appearance.white_background, 1.0, grey).astype(np.float32)
+
+    def _lambertian(self, rng: np.random.Generator, normal: Tensor, models: np.ndarray, views: np.ndarray) -> Tensor:
+        """`lambertian` with a random light around the camera of each view."""
+        angles = (
+            torch.from_numpy(a[models, views].astype(np.float64))
+            for a in (self.renders.azimuth, self.renders.elevation)
+        )
+        light = spherical(*angles, torch.ones(len(models), dtype=torch.float64)) + torch.from_numpy(
+            rng.normal(size=(len(models), 3))
+        )
+        ambient = torch.from_numpy(rng.uniform(0.1, 0.6, len(models)))
+        return lambertian(normal, F.normalize(light, dim=1).to(normal), ambient.to(normal))
 
 
 class MixedBatches(IterableDataset[Batch]):
@@ -182,6 +225,14 @@ class MixedBatches(IterableDataset[Batch]):
             raise ValueError("the fine renders show other models; render both from the same libraries")
         self.coarse, self.fine, self.every = coarse, fine, every
 
+    def to(self, device: torch.device | str) -> Self:
+        """See `RenderBatches.to`; renders that both use are copied once."""
+        self.coarse.to(device)
+        if self.fine.renders is self.coarse.renders:
+            self.fine._images = self.coarse._images
+        self.fine.to(device)
+        return self
+
     def __iter__(self) -> Iterator[Batch]:
         return map(self.draw, count(self.coarse.start_step))
 
@@ -190,12 +241,18 @@ class MixedBatches(IterableDataset[Batch]):
         return (self.coarse if (step + 1) % self.every else self.fine).draw(step)
 
 
-def _lambertian(rng: np.random.Generator, normal: np.ndarray, azimuth: float, elevation: float) -> np.ndarray:
-    """Factor on the albedo (r, r, 1) by Eq. 7, for stored normals (r, r, 3) and a random light around the camera."""
-    angles = torch.tensor([azimuth, elevation, 1.0], dtype=torch.float64)
-    camera = spherical(*angles).numpy()
-    light = camera + rng.normal(size=3)
-    light = (light / np.linalg.norm(light)).astype(np.float32)
-    diffuse = np.maximum((normal.astype(np.float32) / 127.5 - 1) @ light, 0)[..., None]
-    ambient = rng.uniform(0.1, 0.6)
-    return np.asarray(ambient + (1 - ambient) * diffuse)
+def _halved(albedo: Tensor, alpha: Tensor, normal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Images (B, r, r, C) averaged over 2 x 2 pixels, colours and normals weighted by the opacity."""
+
+    def pooled(image: Tensor) -> Tensor:
+        return F.avg_pool2d(image.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+
+    half = pooled(alpha)
+    return pooled(albedo * alpha) / half.clamp(min=1e-3), half, F.normalize(pooled(normal * alpha), dim=3)
+
+
+def lambertian(normal: Tensor, light: Tensor, ambient: Tensor) -> Tensor:
+    """Factor on the albedo (B, r, r, 1) by Eq. 7: unit normals (B, r, r, 3), unit vectors to the light (B, 3), (B,)."""
+    diffuse = (normal * light[:, None, None]).sum(3, keepdim=True).clamp(min=0)
+    ambient = ambient[:, None, None, None]
+    return ambient + (1 - ambient) * diffuse

@@ -1,6 +1,7 @@
 """Captions of renders from name, colour and view words, in the form of the view-dependent prompts of the 3D stage."""
 
 import numpy as np
+from torch import Tensor
 
 from dreamfusion.pocket.model.words import COLORS, with_article
 
@@ -27,12 +28,15 @@ def captions_of(name: str) -> list[str]:
     return [name, *things, *(f"{thing}, {view}" for thing in things for view in views)]
 
 
-def recolor(albedo: np.ndarray, alpha: np.ndarray, color: str) -> np.ndarray:
-    """Tint albedo (H, W, 3) in [0, 1]: luminance relative to the object's mean scales the named colour."""
-    luminance = albedo @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-    mean = float((luminance * alpha).sum() / max(float(alpha.sum()), 1e-3))
-    relative = np.clip(luminance / max(mean, 0.05), 0.4, 1.6)[..., None]
-    target = np.array(COLORS[color], dtype=np.float32)
+def recolor(albedo: Tensor, alpha: Tensor, color: Tensor) -> Tensor:
+    """Tint albedo (B, H, W, 3) in [0, 1] with opacity (B, H, W, 1) to colours (B, 3).
+
+    The luminance relative to the object's mean scales the colour.
+    """
+    luminance = albedo @ albedo.new_tensor([0.299, 0.587, 0.114])
+    covered = alpha[..., 0]
+    mean = (luminance * covered).sum((1, 2)) / covered.sum((1, 2)).clamp(min=1e-3)
+    relative = (luminance / mean.clamp(min=0.05)[:, None, None]).clamp(0.4, 1.6)[..., None]
     # Darken below the mean, blend towards white above: dark parts stay dark, highlights stay light.
-    dark = target * np.minimum(relative, 1)
-    return np.asarray(dark + (1 - dark) * np.maximum(relative - 1, 0) * 0.5, dtype=np.float32)
+    dark = color[:, None, None] * relative.clamp(max=1)
+    return dark + (1 - dark) * (relative - 1).clamp(min=0) * 0.5

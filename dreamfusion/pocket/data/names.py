@@ -18,13 +18,14 @@ def read_names(path: Path) -> dict[str, str]:
 
 
 def subject_names(items: Sequence[Subject]) -> list[str]:
-    """A unique name per model: its library name, numbered from 1 in the order of `items` if several models share it."""
+    """A unique name per model: its title, or its library name, numbered from 1 where several models share it."""
     counts = Counter(item.name for item in items)
     seen: Counter[str] = Counter()
     names = []
     for item in items:
         seen[item.name] += 1
-        names.append(item.name if counts[item.name] == 1 else f"{item.name} {seen[item.name]}")
+        numbered = item.name if counts[item.name] == 1 else f"{item.name} {seen[item.name]}"
+        names.append(item.title or numbered)
     return names
 
 

@@ -19,9 +19,11 @@ import numpy as np
 import torch
 
 from dreamfusion.camera.orbit import FOV, look_from, spherical
+from dreamfusion.ops.machine import cores
 from dreamfusion.ops.rasterize import rasterize
 from dreamfusion.pocket.data.assets import load_asset
 from dreamfusion.pocket.data.catalog import Item, Subject, read_libraries
+from dreamfusion.pocket.data.names import select_models, subject_names
 from dreamfusion.pocket.data.pool import Failure, map_processes
 from dreamfusion.types import Cameras
 
@@ -74,7 +76,7 @@ class RenderSet:
         try:
             entries = json.loads((path / _ITEMS).read_text(encoding="utf-8"))
             items = tuple(Subject(**{**entry, "tags": tuple(entry["tags"])}) for entry in entries)
-            arrays = {n: np.load(path / f"{n}.npy", mmap_mode="r", allow_pickle=False) for n in (*_IMAGES, *_ANGLES)}
+            arrays = {n: np.load(path / f"{n}.npy", mmap_mode="c", allow_pickle=False) for n in (*_IMAGES, *_ANGLES)}
         except (ValueError, LookupError, TypeError, RecursionError, EOFError) as error:
             raise ValueError(f"{path} is no render set: {error}; remove it to render again") from error
         for name, array in arrays.items():
@@ -86,23 +88,34 @@ class RenderSet:
 
 
 def render_libraries(
-    paths: Sequence[Path], output: Path, views: int = 96, resolution: int = 64, workers: int = 2, seed: int = 0
+    paths: Sequence[Path],
+    output: Path,
+    views: int = 96,
+    resolution: int = 64,
+    workers: int | None = None,
+    seed: int = 0,
+    names: dict[str, str] | None = None,
 ) -> RenderSet:
-    """Render all models of the libraries into the folder `output`, which is created atomically.
+    """Render models of the libraries into the folder `output`, which is created atomically.
 
-    The views of a model depend on the seed and the model alone. Models that cannot be rendered are logged and skipped.
+    Those that `names` selects (see `select_models`), by default all, in as many processes as `workers` or the machine's
+    cores. The views of a model depend on the seed and the model alone. Models that cannot be rendered are logged and
+    skipped.
 
     Raises:
         FileExistsError: `output` exists.
         OSError: it cannot be written.
         ValueError: a library is broken, a number is not positive, or no model could be rendered.
     """
+    workers = cores() if workers is None else workers
     for name, number in {"views": views, "resolution": resolution, "workers": workers}.items():
         if number < 1:
             raise ValueError(f"{name} is {number}, it must be at least 1")
     if output.exists():
         raise FileExistsError(f"{output} exists; remove it or render into another folder")
     items = read_libraries(paths)
+    items = [replace(item, title=title) for item, title in zip(items, subject_names(items), strict=True)]
+    items = [items[index] for index in sorted(select_models(items, names))]
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))

@@ -162,10 +162,8 @@ class PocketModel(nn.Module):
             subject = self.feature_volume.select_subjects(sentence, variant)
             if (subject == subject[0]).all():  # views of one prompt share one volume
                 subject = subject[:1]
-        plain = with_appearance(camera, camera.new_zeros(len(camera), 2))
-        proxy: ProxyRender = self.feature_volume(
-            self.feature_volume.decode(subject), sentence, plain, size // RESOLUTION
-        )
+        plain, zoom = with_appearance(camera, camera.new_zeros(len(camera), 2)), size // RESOLUTION
+        proxy: ProxyRender = self.feature_volume(self.feature_volume.decode(subject, zoom), sentence, plain, zoom)
         return proxy
 
     def forward(

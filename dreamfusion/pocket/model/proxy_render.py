@@ -6,7 +6,7 @@ a model. The code is decoded to a feature volume, features are composited along 
 opacity and normals are predicted from the composited features: all views of an object share one volume.
 
 The features enter the UNet where a ControlNet's would (Zhang et al. 2023): added to the skip connections and to the
-middle block. Letters: M models, G volumes, B images; N voxels a side, also rays a side and samples a ray.
+middle block. Letters: M models, G volumes, B images; N voxels a side and samples a ray, R rays a side.
 """
 
 import math
@@ -63,6 +63,7 @@ class FeatureVolume(ModelMixin, ConfigMixin):
         finest: int = 8,
         resolution: int = 64,
         voxels: int = 32,
+        rays: int | None = None,
         code: int = 16,
         coarse: int = 64,
         middle: int = 32,
@@ -73,15 +74,18 @@ class FeatureVolume(ModelMixin, ConfigMixin):
         """Create a volume decoder with random weights for M models `subjects`, each with its name in `names`.
 
         The volume of `voxels` a side is decoded from `code` channels through `coarse` and `middle` to `fine` ones, the
-        first of which is the density. `channels` are those of the UNet's levels, the first with `finest` pixels a side.
+        first of which is the density. An image of `resolution` pixels has `rays` rays a side (None: as many as voxels)
+        through the volume averaged to that number of voxels. `channels` are those of the UNet's levels, the first with
+        `finest` pixels a side.
         """
         super().__init__()
-        self.voxels = voxels
+        rays = rays or voxels
+        self.voxels, self.rays = voxels, rays
         side = voxels // UPSAMPLING
         self.layers_per_block, self.finest = layers_per_block, finest
         self.names, self.vocabulary = names, list(dict.fromkeys(names))
         self.classify = nn.Linear(text, len(self.vocabulary)).requires_grad_(False)  # fitted by `naming.fit_names`
-        self._cached: tuple[Tensor, Tensor] | None = None
+        self._cached: tuple[int, Tensor, Tensor] | None = None
         self.codes = nn.Parameter(0.1 * torch.randn(len(subjects), code, side, side, side))
         self.volume = nn.Sequential(
             nn.Conv3d(code, coarse, 3, padding=1),
@@ -99,8 +103,8 @@ class FeatureVolume(ModelMixin, ConfigMixin):
         self.tone = nn.Linear(camera + hidden, 2 * width)
         self.gather = nn.Conv2d(fine + 1, width, 3, padding=1)
         self.refine = _Refine(width, nn.Conv2d)
-        self.paint = nn.Conv2d(width, 7 * (resolution // voxels) ** 2, 1)
-        fold = (voxels // finest) ** 2
+        self.paint = nn.Conv2d(width, 7 * (resolution // rays) ** 2, 1)
+        fold = (rays // finest) ** 2
         self.out = nn.ModuleList(_zero_convolution(width * fold, channel) for channel in channels)
         self.bottom = _zero_convolution(width * fold, channels[-1])
         for layer in (self.embed[0], self.embed[2]):  # torch's default shrinks the differences between texts
@@ -122,29 +126,31 @@ class FeatureVolume(ModelMixin, ConfigMixin):
         chosen = [self.variants(self.vocabulary[name]) for name in likeliest]
         return torch.tensor([models[min(variant, len(models) - 1)] for models in chosen], device=text.device)
 
-    def decode(self, subject: Tensor) -> Tensor:
-        """Model indices (G,) -> volumes (G, N, N, N, C), indexed z, y, x.
+    def decode(self, subject: Tensor, zoom: int = 1) -> Tensor:
+        """Model indices (G,) -> volumes (G, N, N, N, C), indexed z, y, x, for `forward` at the same `zoom`.
 
         Frozen weights cache the last result: all views of a prompt use the same volume at every step.
         """
         frozen = not self.codes.requires_grad
         if frozen and self._cached is not None:
-            last, kept = self._cached
+            size, last, kept = self._cached
             same_device = last.device == subject.device  # the prior may have moved to another one since
-            if last is subject or (same_device and torch.equal(last, subject)):  # the first does not wait for it
+            # The first comparison does not wait for the device.
+            if size == zoom and (last is subject or (same_device and torch.equal(last, subject))):
                 return kept
-        volume: Tensor = self.volume(self.codes[subject]).permute(0, 2, 3, 4, 1).float().contiguous()
-        self._cached = (subject, volume) if frozen else None
+        volume: Tensor = self.volume(self.codes[subject]).float()
+        volume = _averaged(volume, max(self.voxels // (zoom * self.rays), 1)).permute(0, 2, 3, 4, 1).contiguous()
+        self._cached = (zoom, subject, volume) if frozen else None
         return volume
 
     def forward(self, volume: Tensor, text: Tensor, camera: Tensor, zoom: int = 1) -> ProxyRender:
         """(G, N, N, N, C), (B, D), (B, 12) -> B proxy renders; the B / G cameras of each volume are consecutive.
 
-        `zoom`: rays per voxel on a side; the images get `zoom` times as many pixels a side. The image layers reach as
-        far in the scene as at zoom 1, and the pixels of a ray differ by less, in proportion to the angle between them.
+        The images get `zoom` times as many pixels and rays a side. The image layers reach as far in the scene as at
+        zoom 1, and the pixels of a ray differ by less, in proportion to the angle between them.
         """
-        rays = zoom * self.voxels
-        points = ray_points(camera, self.voxels, rays).view(len(volume), -1, self.voxels, 3)
+        rays, samples = zoom * self.rays, volume.shape[1]
+        points = ray_points(camera, samples, rays).view(len(volume), -1, samples, 3)
         seen = render_feature_volume(volume, points.float(), heads=1).to(camera.dtype)
         seen = seen.view(len(camera), rays, rays, -1).permute(0, 3, 1, 2)
         # The volume fixes the model; the text modulates its features, above all their colour.
@@ -153,18 +159,31 @@ class FeatureVolume(ModelMixin, ConfigMixin):
         side = math.isqrt(self.paint.out_channels // 7)
         image = F.pixel_shuffle(self.paint(F.silu(features)), side)
         if zoom > 1:
-            image = F.interpolate(F.avg_pool2d(image, side), scale_factor=side).lerp(image, 1 / zoom)
+            mean = F.interpolate(F.avg_pool2d(image, side), scale_factor=side)
+            image = mean + (image - mean) / zoom
         return ProxyRender(image[:, :4], image[:, 4:], features)
 
     def residuals(self, features: Tensor) -> tuple[list[Tensor], Tensor]:
         """Residuals for the skip connections, in the encoder's order, and for the middle block."""
-        folded = F.pixel_unshuffle(features, self.voxels // self.finest)
+        folded = F.pixel_unshuffle(features, self.rays // self.finest)
         levels = [out(F.avg_pool2d(folded, 2**level)) for level, out in enumerate(self.out)]
         zero = torch.zeros((), dtype=features.dtype, device=features.device)  # for the outputs of downsampling layers
         residuals = [levels[0]]
         for level, residual in enumerate(levels):
             residuals += [residual] * self.layers_per_block + ([zero] if level < len(levels) - 1 else [])
         return residuals, self.bottom(F.avg_pool2d(folded, 2 ** (len(levels) - 1)))
+
+
+def _averaged(volume: Tensor, factor: int) -> Tensor:
+    """(G, C, N, N, N) -> volumes with `factor` times fewer voxels a side, and as many samples on a ray of any length.
+
+    Features are averaged; the optical depth, softplus of the first channel, keeps its sum along a ray.
+    """
+    if factor == 1:
+        return volume
+    depth = factor * F.avg_pool3d(F.softplus(volume[:, :1]), factor)
+    density = depth + torch.log(-torch.expm1(-depth.clamp(min=1e-6)))  # softplus's inverse
+    return torch.cat([density, F.avg_pool3d(volume[:, 1:], factor)], dim=1)
 
 
 def ray_points(camera: Tensor, samples: int, rays: int | None = None) -> Tensor:

@@ -63,18 +63,35 @@ def sentence_vector(states: Tensor, mask: Tensor) -> Tensor:
 
 
 class CaptionCache:
-    """Encode every distinct caption once; store the states in fp16."""
+    """Encode every distinct caption once; a table on the encoder's device holds the states in fp16."""
 
     def __init__(self, encoder: TextEncoder) -> None:
         self._encoder = encoder
-        self._known: dict[str, tuple[Tensor, Tensor]] = {}
+        self._rows: dict[str, int] = {}
+        self._states, self._masks = torch.empty(0, TOKENS, WIDTH, dtype=torch.half), torch.empty(0, TOKENS).bool()
+
+    def to(self, device: torch.device) -> Self:
+        """Move encoder and table."""
+        self._encoder.to(device)
+        self._states, self._masks = self._states.to(device), self._masks.to(device)
+        return self
 
     def __call__(self, captions: Sequence[str]) -> TextEmbedding:
-        new = sorted({c for c in captions if c not in self._known})
-        with torch.autocast("cpu", enabled=False):  # no fp16 autocast on CPUs
+        new = [caption for caption in dict.fromkeys(captions) if caption not in self._rows]
+        device = self._states.device
+        with torch.autocast(device.type, enabled=False):  # no fp16 autocast on CPUs
             if new:
-                encoded = self._encoder(new)
-                for text, states, mask in zip(new, encoded.states.half(), encoded.mask, strict=True):
-                    self._known[text] = (states.clone(), mask.clone())
-            states, masks = zip(*(self._known[c] for c in captions), strict=True)
-            return TextEmbedding(torch.stack(states).float(), torch.stack(masks))
+                encoded, begin = self._encoder(sorted(new)), len(self._rows)
+                self._make_room(begin + len(new))
+                self._states[begin : begin + len(new)] = encoded.states.half()
+                self._masks[begin : begin + len(new)] = encoded.mask
+                self._rows |= {text: begin + place for place, text in enumerate(sorted(new))}
+            rows = torch.tensor([self._rows[caption] for caption in captions], device=device)
+            return TextEmbedding(self._states[rows].float(), self._masks[rows])
+
+    def _make_room(self, rows: int) -> None:
+        """Double the table until it has `rows`."""
+        if rows > len(self._states):
+            more = max(rows, 2 * len(self._states)) - len(self._states)
+            self._states = torch.cat([self._states, self._states.new_zeros(more, TOKENS, WIDTH)])
+            self._masks = torch.cat([self._masks, self._masks.new_zeros(more, TOKENS)])

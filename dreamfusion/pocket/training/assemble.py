@@ -10,6 +10,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from dreamfusion.ops.precision import native_bfloat16
 from dreamfusion.pocket import WEIGHTS
 from dreamfusion.pocket.data.batches import RenderBatches
 from dreamfusion.pocket.data.renders import RenderSet, render_libraries
-from dreamfusion.pocket.model.denoiser import RESOLUTION, PocketModel
+from dreamfusion.pocket.model.denoiser import PocketModel
 from dreamfusion.pocket.model.text import TextEncoder
 from dreamfusion.pocket.training.averaging import AveragedCheckpoints
 from dreamfusion.pocket.training.card import TRAINING, write_card
@@ -31,21 +32,25 @@ CODES = "feature_volume.codes"  # (M, ...): one row per model
 log = logging.getLogger(__name__)
 
 
-def load_or_render(libraries: Sequence[str], folder: Path, views: int, resolution: int = RESOLUTION) -> RenderSet:
+def load_or_render(
+    libraries: Sequence[str], folder: Path, views: int, resolution: int, names: dict[str, str] | None
+) -> RenderSet:
     """The render set in `folder`, rendered from the model libraries if the folder does not exist.
+
+    Only models with one of `names` are rendered.
 
     Raises:
         UserError: a library or the folder's renders cannot be read, or these have another size.
     """
     try:
         if not folder.exists():
-            render_libraries([Path(p) for p in libraries], folder, views=views, resolution=resolution)
+            render_libraries([Path(p) for p in libraries], folder, views, resolution, names=names)
         renders = RenderSet.load(folder)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
-    if renders.resolution != resolution:
+    if renders.resolution not in (resolution, 2 * resolution):
         raise UserError(
-            f"the renders in {folder} have {renders.resolution} pixels a side, expected {resolution}; "
+            f"the renders in {folder} have {renders.resolution} pixels a side, expected {resolution} or twice as many; "
             "name another folder"
         )
     return renders
@@ -54,7 +59,8 @@ def load_or_render(libraries: Sequence[str], folder: Path, views: int, resolutio
 def prepare(module: PocketPretraining, data: RenderBatches, folder: Path, checkpoint: Path, start: Path | None) -> bool:
     """Attach the text encoder and the model card to `module`; returns whether `checkpoint` exists and is resumed.
 
-    Without a checkpoint, load the weights in `start` and fit the name classifier; with one, set `data.start_step`.
+    Without a checkpoint, load the weights in `start`, and fit the name classifier unless they have it; with one, set
+    `data.start_step`.
     """
     resumed = checkpoint.is_file()
     encoder = TextEncoder.load(WEIGHTS / "text_encoder")
@@ -62,12 +68,13 @@ def prepare(module: PocketPretraining, data: RenderBatches, folder: Path, checkp
         data.start_step = step_of(checkpoint)
         log.info("resuming at step %d", data.start_step)
     else:
+        volume, fitted = module.model.feature_volume, False
         if start is not None:
-            module.seen = begin_from(module.model, start)
-        volume = module.model.feature_volume
-        outputs = {noun: volume.vocabulary.index(name) for noun, name in data.learned_names().items()}
-        correct = fit_names(volume.classify, encoder, outputs)
-        log.info("the name classifier is correct on %.2f %% of all captions", 100 * correct)
+            module.seen, fitted = begin_from(module.model, start)
+        if not fitted:
+            outputs = {noun: volume.vocabulary.index(name) for noun, name in data.learned_names().items()}
+            correct = fit_names(volume.classify, encoder, outputs)
+            log.info("the name classifier is correct on %.2f %% of all captions", 100 * correct)
 
     describe = partial(
         write_card,
@@ -104,9 +111,8 @@ def build_trainer(
         num_sanity_val_steps=0,
         log_every_n_steps=50,
         logger=CSVLogger(folder, name="metrics", version=f"from_step_{start_step}"),
-        callbacks=[averaging],
+        callbacks=[averaging, TQDMProgressBar(refresh_rate=10)],  # a refresh waits for the device
         enable_checkpointing=False,
-        enable_progress_bar=True,
         **cluster({"devices": 1}),
     )
 
@@ -125,10 +131,13 @@ def step_of(checkpoint: Path) -> int:
         ) from error
 
 
-def begin_from(model: PocketModel, folder: Path) -> Seen:
+def begin_from(model: PocketModel, folder: Path) -> tuple[Seen, bool]:
     """Copy the weights in `folder` whose shapes fit into `model`, codes by the name of their model.
 
-    Returns the `seen` counts of those weights from training.json; parts that do not fit keep their random values.
+    Parts that do not fit keep their random values.
+
+    Returns:
+        The `seen` counts of those weights from training.json, and whether their classifier knows the same names.
 
     Raises:
         GuidanceError: the folder holds no weights.
@@ -147,11 +156,15 @@ def begin_from(model: PocketModel, folder: Path) -> Seen:
     model.load_state_dict(fitting, strict=False)
     left = sorted({key.split(".")[0] for key in own.keys() - fitting.keys()})
     log.info("beginning from %s; randomly initialised: parts of %s", folder, ", ".join(left) or "none")
-    return seen if "feature_volume" not in left else {**seen, "proxy_images": 0}
+    other = start.feature_volume
+    fitted = other is not None and other.vocabulary == model.feature_volume.vocabulary
+    return seen if "feature_volume" not in left else {**seen, "proxy_images": 0}, fitted
 
 
 def _matching_codes(start: PocketModel, model: PocketModel, trained: Tensor, own: Tensor) -> Tensor:
-    """The codes of `model`, replaced by those of `start` for the models that both know by name."""
+    """The codes of `model`, replaced by those of `start` of the same size, for the models that both know by name."""
+    if trained.shape[1:] != own.shape[1:]:
+        return own
     known = {name: row for row, name in enumerate(start.feature_volume.config.subjects)}
     wanted = model.feature_volume.config.subjects
     rows = {row: known[name] for row, name in enumerate(wanted) if name in known}

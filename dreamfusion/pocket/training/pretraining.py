@@ -107,17 +107,19 @@ class PocketPretraining(L.LightningModule):
         return denoising_loss + self.proxy_weight * loss
 
     def _denoising_loss(self, batch: Batch, proxy: ProxyRender) -> Tensor:
-        draws = torch.Generator().manual_seed(hash((self.seed, self.global_step)) % 2**63)
+        seed, images = hash((self.seed, self.global_step)) % 2**63, batch.images
+        draws = torch.Generator().manual_seed(seed)
+        on_device = torch.Generator(images.device).manual_seed(seed)
+        noise = torch.randn(images.shape, generator=on_device, device=images.device)
         b = len(batch.captions)
         uniform = torch.rand(b, generator=draws) ** (1 / (1 + self.high_noise))
         timestep = (uniform * self.model.alphas_cumprod.shape[0]).long()
-        noise = torch.randn(batch.images.shape, generator=draws)
         no_text = torch.rand(b, generator=draws) < self.text_dropout
         no_camera = no_text | (torch.rand(b, generator=draws) < self.camera_dropout)
         captions = ["" if drop else c for c, drop in zip(batch.captions, no_text.tolist(), strict=True)]
         camera = with_appearance(batch.camera, batch.camera[:, -2:], ~no_camera.to(self.device))
         text, timestep = self._encode(captions), timestep.to(self.device)
-        error = denoising_error(self.model, batch.images, text, camera, timestep, noise.to(self.device), proxy)
+        error = denoising_error(self.model, images, text, camera, timestep, noise, proxy)
         alphas_cumprod = self.model.alphas_cumprod[timestep]
         snr = alphas_cumprod / (1 - alphas_cumprod)
         return (error * (snr + 1).clamp(max=6) / 2).mean()
@@ -143,6 +145,10 @@ class PocketPretraining(L.LightningModule):
         if self.describe is not None:
             losses = {level: float(error.mean()) for level, error in errors.items()}
             self.describe(self.folder / "weights", self.seen, losses)
+
+    def on_fit_start(self) -> None:
+        if self.captions is not None:
+            self.captions.to(self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self._began = time.perf_counter()
