@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dreamfusion.diffusion.parameterization import alpha_sigma
 from dreamfusion.distillation.weighting import WEIGHTINGS, weight
-from dreamfusion.guidance.prior import Prior, guided
+from dreamfusion.guidance.prior import Prior, guided, seen_size
 from dreamfusion.image import resize
 from dreamfusion.randomness import gaussian
 from dreamfusion.schedule import ScheduleLike, schedule
@@ -161,7 +161,7 @@ class Distillation(nn.Module):
         with torch.autocast(rgb.device.type, enabled=False):
             rgb = self._with_clipped_gradient(rgb.float(), progress)
             if latents is None:
-                latents = self.prior.encode_image(resize(rgb, self.prior.resolution))
+                latents = self.prior.encode_image(resize(rgb, seen_size(self.prior, rgb.shape[-1])))
             low, high = self._timestep_range(progress**0.5 if self.annealing == "sqrt" else progress)
             timestep = self.draw_timestep(len(rgb), low, high, generator)
             abar = self.prior.alphas_cumprod[timestep]

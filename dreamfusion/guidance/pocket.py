@@ -71,7 +71,7 @@ class PocketPrior(PixelSpace, AdaptablePrior):
         weighting: str,
         variant: int,
         dtype: str,
-        size: int,
+        size: int | None,
     ) -> None:
         """Read the weights.
 
@@ -86,7 +86,7 @@ class PocketPrior(PixelSpace, AdaptablePrior):
             variant: index from 0 of the model among those with the same name, such as several chairs.
             dtype: of the U-Net: "float32", "float16", "bfloat16", or "auto": float16 on CUDA, bfloat16 on processors
                 with bfloat16 products, else float32. Applied by `to`; the weights are loaded as float32.
-            size: pixels a side of the images, one of SIZES.
+            size: pixels a side of the images, one of SIZES; None: as large as the views fill.
 
         Raises:
             GuidanceError: the folder has no complete prior, the variant is negative, or the size is not in SIZES.
@@ -112,13 +112,14 @@ class PocketPrior(PixelSpace, AdaptablePrior):
             self.model = PocketModel.load(self._folder).eval().requires_grad_(False)
         if variant < 0:
             raise GuidanceError(f"guidance.variant={variant}, expected 0 or more: the index among models of one name")
-        if size not in SIZES:
-            raise GuidanceError(f"guidance.size={size}, expected one of {', '.join(map(str, SIZES))} pixels")
+        if size is not None and size not in SIZES:
+            raise GuidanceError(f"guidance.size={size}, expected null or one of {', '.join(map(str, SIZES))} pixels")
         self.variant = variant
         own = self._folder / "text_encoder"
         with refused(damaged, remedy):
             self.text_encoder = TextEncoder.load(own if own.is_dir() else WEIGHTS / "text_encoder")
-        self.resolution: int = size
+        self.sizes = SIZES if size is None else (size,)
+        self.resolution: int = self.sizes[0]
         # A separate copy: noise levels stay float32 when the network runs in half precision.
         self.alphas_cumprod = self.model.alphas_cumprod.float().clone()
         self.dtype, self._dtype = dtype, torch.float32
@@ -126,7 +127,7 @@ class PocketPrior(PixelSpace, AdaptablePrior):
         self._subject: Tensor | None = None  # the only one of them, (1,), on the device
 
     def to(self, device: torch.device | str) -> Self:
-        """Move in place. On CUDA (not yet tested) the whole network has the U-Net's precision; elsewhere all but the
+        """Move in place. On CUDA the whole network has the U-Net's precision; elsewhere all but the
         U-Net is float32.
         """
         device = torch.device(device)

@@ -90,6 +90,19 @@ class PictureConditioned(Protocol):
         ...
 
 
+@runtime_checkable
+class Multiscale(Protocol):
+    """A prior that looks at images of several sizes."""
+
+    sizes: tuple[int, ...]  # pixels a side, increasing; the first is `resolution`
+
+
+def seen_size(prior: Prior, pixels: int) -> int:
+    """Side of the images that the prior looks at, of views of `pixels`: its largest size that these fill."""
+    sizes = prior.sizes if isinstance(prior, Multiscale) else (prior.resolution,)
+    return max((size for size in sizes if size <= pixels), default=prior.resolution)
+
+
 def check_groups(prior: Prior, group: int) -> None:
     """Raises: UserError: the cameras are not drawn in groups that the prior can predict together."""
     if group % prior.views:

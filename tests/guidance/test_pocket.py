@@ -11,6 +11,7 @@ from options import make_sds, noises, option, predict
 from dreamfusion.error import GuidanceError
 from dreamfusion.guidance import pocket
 from dreamfusion.guidance.pocket import WEIGHTS
+from dreamfusion.guidance.prior import seen_size
 from dreamfusion.pocket.model.denoiser import WHITE, PocketModel, camera_features, with_appearance
 from dreamfusion.types import Branch, Conditioning
 
@@ -210,7 +211,10 @@ def test_the_size_is_that_of_the_images_it_looks_at(folder, make_cameras):
     text = large.encode_text(["a cat"])
     noise = predict(large, torch.zeros(1, 3, 128, 128), torch.tensor([500]), text, make_cameras([30.0]))
     assert noise.shape == (1, 3, 128, 128)
-    with pytest.raises(GuidanceError, match=r"guidance.size=100, expected one of 64, 128"):
+    either = pocket_prior(folder, size=None)
+    assert [seen_size(either, pixels) for pixels in (32, 64, 96, 128, 512)] == [64, 64, 64, 128, 128]
+    assert seen_size(large, 64) == 128
+    with pytest.raises(GuidanceError, match=r"guidance.size=100, expected null or one of 64, 128"):
         pocket_prior(folder, size=100)
 
 

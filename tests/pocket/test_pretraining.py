@@ -255,6 +255,20 @@ def test_start_weights_that_are_pickled_or_broken_are_refused_and_execute_nothin
     assert not (tmp_path / "owned").exists()
 
 
+def test_codes_of_another_size_keep_their_random_values_and_the_name_classifier_is_kept(tmp_path):
+    start = PocketModel.create(TINY, named("cat", "dog"), 8, **SMALL)
+    torch.nn.init.normal_(start.feature_volume.classify.weight)
+    start.save(tmp_path)
+    other = PocketModel.create(TINY, named("cat", "dog"), 8, **(SMALL | {"code": 2 * SMALL["code"]}))
+    codes = other.feature_volume.codes.clone()
+    _, fitted = begin_from(other, tmp_path)
+    assert fitted and torch.equal(other.feature_volume.codes, codes)
+    kept, given = (model.feature_volume.classify.weight for model in (other, start))
+    torch.testing.assert_close(kept, given, atol=1e-3, rtol=1e-3)
+    _, fitted = begin_from(PocketModel.create(TINY, named("dog", "cat"), 8, **SMALL), tmp_path)
+    assert not fitted  # its outputs are in another order
+
+
 def test_start_weights_without_a_volume_initialise_the_unet_alone(tmp_path):
     model = PocketModel.create(TINY, named("cat"), 8, **SMALL)
     model.save(tmp_path)
@@ -262,7 +276,7 @@ def test_start_weights_without_a_volume_initialise_the_unet_alone(tmp_path):
     (tmp_path / "training.json").write_text(json.dumps({"images": 640, "proxy_images": 64}))
     other = PocketModel.create(TINY, named("cat"), 8, **SMALL)
     codes = other.feature_volume.codes.clone()
-    assert begin_from(other, tmp_path) == {"images": 640, "proxy_images": 0}
+    assert begin_from(other, tmp_path) == ({"images": 640, "proxy_images": 0}, False)
     assert torch.equal(other.unet.conv_in.weight, model.unet.conv_in.weight.half().float())
     assert torch.equal(other.feature_volume.codes, codes)
 

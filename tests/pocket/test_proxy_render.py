@@ -8,7 +8,14 @@ import torch
 
 from dreamfusion.pocket.data.renders import stratified_cameras
 from dreamfusion.pocket.model.denoiser import PocketModel, camera_features
-from dreamfusion.pocket.model.proxy_render import HALF_EXTENT, OUTSIDE, FeatureVolume, ProxyRender, ray_points
+from dreamfusion.pocket.model.proxy_render import (
+    HALF_EXTENT,
+    OUTSIDE,
+    FeatureVolume,
+    ProxyRender,
+    _averaged,
+    ray_points,
+)
 
 VOXELS = 16
 
@@ -41,6 +48,31 @@ def tiny_volume(subjects=("a", "b"), text=2):
 
 def tiny_model(unshuffle=8):
     return PocketModel.create(TINY, {"z 1": "z", "b": "b", "z 2": "z"}, unshuffle=unshuffle, **SMALL)
+
+
+def test_a_coarser_volume_has_the_same_optical_depth_along_a_ray():
+    """Means over 2^3 voxels, and half the samples: 2 * mean(softplus(d)) of each."""
+    torch.manual_seed(0)
+    fine = 3 * torch.randn(1, 5, 8, 8, 8) - 2
+    coarse = _averaged(fine, 2)
+    assert coarse.shape == (1, 5, 4, 4, 4)
+    depths = [torch.nn.functional.softplus(volume[:, 0]) for volume in (fine, coarse)]
+    per_block = depths[0].view(1, 4, 2, 4, 2, 4, 2).mean((2, 4)).sum(-1)  # of two samples in a row
+    torch.testing.assert_close(depths[1], per_block)
+    torch.testing.assert_close(coarse[:, 1:], torch.nn.functional.avg_pool3d(fine[:, 1:], 2))
+    assert _averaged(torch.full((1, 2, 2, 2, 2), -60.0), 2).isfinite().all()
+
+
+def test_images_of_the_smaller_size_see_the_volume_averaged_to_their_rays():
+    torch.manual_seed(0)
+    volume = FeatureVolume(["a"], ["a"], 2, 12, (16, 16, 32), **(SMALL | {"voxels": 2 * VOXELS}), rays=VOXELS)
+    camera, one = inputs()[4], torch.tensor([0])
+    for zoom, voxels in ((1, VOXELS), (2, 2 * VOXELS)):
+        decoded = volume.decode(one, zoom)
+        assert decoded.shape == (1, voxels, voxels, voxels, SMALL["fine"])
+        proxy = volume(decoded, torch.zeros(2, 2), camera, zoom)
+        assert proxy.rgba.shape == (2, 4, 64 * zoom, 64 * zoom)
+        assert proxy.features.shape == (2, SMALL["width"], zoom * VOXELS, zoom * VOXELS)
 
 
 def test_residuals_of_a_new_volume_are_zero():

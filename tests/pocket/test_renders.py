@@ -7,6 +7,7 @@ from libraries import MTL, OBJ, entry, write_library
 
 from dreamfusion.pocket.data import renders as renders_module
 from dreamfusion.pocket.data.catalog import read_catalog
+from dreamfusion.pocket.data.names import select_models
 from dreamfusion.pocket.data.renders import RenderSet, render_libraries, stratified_cameras
 
 
@@ -88,6 +89,16 @@ def test_cameras_look_at_the_origin_with_y_up():
     np.testing.assert_allclose(np.cross(right, up), back, atol=1e-6)
     np.testing.assert_allclose(right[:, 1], 0, atol=1e-7)
     assert (up[:, 1] > 0).all()
+
+
+def test_only_the_models_of_the_given_names_are_rendered_and_keep_their_numbers(tmp_path):
+    items = "".join(entry(number, "Box", "/m/box.obj") for number in (1, 2)) + entry(3, "Drum", "/m/box.obj")
+    files = {"m/box.obj": OBJ.encode(), "m/box.mtl": MTL.encode()}
+    library = write_library(tmp_path / "test.sh3f", items, files)
+    names = {"box 2": "crate", "drum": "drum"}
+    renders = render_libraries([library], tmp_path / "set", views=1, resolution=8, workers=1, names=names)
+    assert [item.title for item in renders.items] == ["box 2", "drum"]
+    assert select_models(renders.items, names) == {0: "crate", 1: "drum"}
 
 
 def test_an_existing_or_impossible_output_is_a_clear_error(library, tmp_path):

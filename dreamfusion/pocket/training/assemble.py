@@ -82,6 +82,7 @@ def prepare(module: PocketPretraining, data: RenderBatches, folder: Path, checkp
         names=[data.names_by_model[i] for i in data.models],
         views=data.renders.views,
         parameters=sum(p.numel() for p in module.parameters()),
+        voxels=module.model.feature_volume.voxels,
         prompts=module.sheet_prompts,
     )
     module.attach(encoder, folder, describe)

@@ -25,8 +25,9 @@ pipeline_tag: text-to-image
 ---
 # The pocket prior
 
-A text-to-image diffusion model of everyday objects seen from all sides, 64x64 pixels, {parameters:.1f} M parameters.
-The default prior of dreamfusion (`guidance=pocket`), made for distillation; too small to be an image generator.
+A text-to-image diffusion model of everyday objects seen from all sides, 64x64 or 128x128 pixels, {parameters:.1f} M
+parameters. The default prior of dreamfusion (`guidance=pocket`), made for distillation; too small to be an image
+generator.
 
 - **Training**: `python launch.py mode=pretrain`, {images:,} images, and {proxy_images:,} for the
   feature volume alone{hours}.
@@ -36,13 +37,13 @@ The default prior of dreamfusion (`guidance=pocket`), made for distillation; too
 - **Network**: diffusers' `UNet2DConditionModel` on pixel-unshuffled images, cosine schedule, predicts the clean image.
   Conditioned on text (token states and sentence vector), camera (azimuth, elevation, distance), background grey level
   and kind of light. A feature volume (`sketch/`) renders a proxy image: each model has a learned code, a linear
-  classifier maps the text to a model, its code is decoded to 32^3 features, and albedo, opacity and normals are
+  classifier maps the text to a model, its code is decoded to {voxels}^3 features, and albedo, opacity and normals are
   predicted from the features composited along camera rays. The UNet predicts the difference from that image.
 - **Text encoder**: sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0), converted to fp16, from the weights with
   sha256 53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db.
 
-Mean squared error of the predicted clean image (pixels in [-1, 1]) on held-out views by timestep of 1000, with the
-model that each view shows given to the feature volume:
+Mean squared error of the predicted clean image (pixels in [-1, 1]) on held-out views of 64x64 by timestep of 1000,
+with the model that each view shows given to the feature volume:
 
 {losses}
 
@@ -62,17 +63,20 @@ def write_card(
     names: Sequence[str],
     views: int,
     parameters: int,
+    voxels: int,
     prompts: Sequence[str],
 ) -> None:
     """Write README.md, ATTRIBUTION.md, vocabulary.txt and training.json into a folder of weights.
 
     `seen` counts training `images` of the whole network, `proxy_images` of the feature volume alone, and, if known,
-    `hours`; `losses` are by timestep, `names` those under which the `subjects` are learned, `prompts` of the sheet.
+    `hours`; `losses` are by timestep, for 64 pixels a side, `voxels` those of the feature volume a side; `names` are
+    those under which the `subjects` are learned, `prompts` of the sheet.
     """
     vocabulary = sorted({*names, *(s.name for s in subjects)})
     table = "| timestep | error |\n|--:|--:|\n" + "\n".join(f"| {t} | {loss:.4f} |" for t, loss in losses.items())
     card = CARD.format(
         parameters=parameters / 1e6,
+        voxels=voxels,
         images=seen["images"],
         proxy_images=seen["proxy_images"],
         hours=f", in {seen['hours']:.1f} hours" if "hours" in seen else "",
