@@ -81,8 +81,9 @@ class Progress(ProgressBar):
 
 
 def figures(trainer: L.Trainer) -> str:
-    """FIGURES of the step, such as "gradient norm 4.21, opacity 0.312". Lightning reads those of its own progress bar in
-    every step.
+    """FIGURES of the step, such as "gradient norm 4.21, opacity 0.312".
+
+    Not from the metrics of Lightning's own progress bar, which it reads in every step.
     """
     values = trainer.callback_metrics
     return ", ".join(f"{name.replace('_', ' ')} {float(values[name]):.3g}" for name in FIGURES)
