@@ -105,13 +105,13 @@ class DreamFusion(L.LightningModule):
     def _report(self, render: RenderOutput, guidance: GuidanceOutput, terms: dict[str, Tensor]) -> None:
         """Pass statistics to the callbacks; `Metrics` logs them. The value of the surrogate loss is meaningless."""
         values: dict[str, Any] = {
+            "gradient_norm": guidance.gradient_norm.mean(),
+            "opacity": render.opacity.mean(),
             "noise_level": guidance.noise_level.mean(),
             **self.scene.figures(render),
             **{f"loss/{name}": value for name, value in terms.items()},
         }
-        shown = {"gradient_norm": guidance.gradient_norm.mean(), "opacity": render.opacity.mean()}
-        self.log_dict(shown, prog_bar=True, logger=False)
-        # Lightning would copy a number to the device, and wait for it.
+        # Lightning would copy a number to the device, and with `prog_bar` read each value in every step: both wait.
         tensors = {n: v if isinstance(v, Tensor) else guidance.loss.new_full((), v) for n, v in values.items()}
         self.log_dict(tensors, logger=False)
 

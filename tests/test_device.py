@@ -7,6 +7,7 @@ copies between devices are what make the host wait.
 import ast
 import contextlib
 import copy
+import traceback
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,6 +16,7 @@ import torch
 from options import option
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from training import train
 
 import dreamfusion
 from dreamfusion import system as system_module
@@ -31,6 +33,8 @@ from dreamfusion.scene.nerf import occupancy
 from dreamfusion.scene.shading import ALBEDO, LAMBERTIAN
 from dreamfusion.system import DreamFusion
 from dreamfusion.training.assemble import assemble
+from dreamfusion.training.metrics import Metrics
+from dreamfusion.training.progress import figures
 
 META = torch.device("meta")
 READS = ("_local_scalar_dense", "nonzero", "bincount", "masked_select", "unique", "equal", "is_nonzero")
@@ -205,6 +209,32 @@ def test_the_operations_of_a_gpu_read_no_other_value_on_the_host():
 ON_THE_HOST = {
     ("hash_grid/reference.py", "_index(x, y, z, layout, level).view(-1, 8).numpy()"),  # of `corner_entries`, a CPU's
 }
+
+
+class Reads(TorchDispatchMode):
+    """Records the files, below site-packages or this repository, that read a value of a tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket.__name__ == "_local_scalar_dense":
+            files = [Path(frame.filename).as_posix() for frame in traceback.extract_stack()[:-1]]
+            self.found.append(next(name for name in reversed(files) if "/torch/" not in name))
+        return function(*args, **(kwargs or {}))
+
+
+def test_neither_lightning_nor_the_metrics_read_a_value_in_a_step_that_is_not_logged(make_system, tmp_path):
+    """Lightning reads what is logged with `prog_bar` at the end of every step."""
+    with Reads() as reads:
+        trainer = train(make_system(), tmp_path, Metrics(), steps=3)
+    assert {"gradient_norm", "opacity", "noise_level"} <= set(trainer.callback_metrics)
+    places = [Path(name) for name in reads.found if "/lightning/" in name or "/dreamfusion/training/" in name]
+    assert [place.name for place in places] == ["combined_loader.py"]  # a seed, once, on the host
+    with Reads() as reads:
+        figures(trainer)
+    assert [Path(name).name for name in reads.found] == ["progress.py"] * 2
 
 
 def test_a_decision_of_the_host_reads_no_number_of_the_device():

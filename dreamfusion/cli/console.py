@@ -9,11 +9,12 @@ import warnings
 from dreamfusion.error import printable
 from dreamfusion.phases import share_terminal
 
-NOISE = (  # prefixes of Lightning messages that carry no information
+NOISE = (  # prefixes of Lightning messages that carry no information, or ask for what needs no action
     "💡 Tip",
     "TPU available",
     "`weights_only` was not set",
     "`Trainer.fit` stopped: `max_steps",
+    "You are using a CUDA device",  # and could multiply less precisely: a small part of a step
 )
 
 
@@ -33,6 +34,8 @@ def filter_messages(prefix: str = "") -> None:
         logger.propagate = False
     # Lightning's own use of PyTorch's tree functions.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).* is deprecated")
+    # A batch is a few random numbers; mode=pretrain composes its batches on the training device.
+    warnings.filterwarnings("ignore", message=".*does not have many workers which may be a bottleneck")
     # nerfacc's docstrings, when Python 3.12 or newer compiles them at the first start.
     warnings.filterwarnings("ignore", message=".*invalid escape sequence", category=SyntaxWarning)
 

@@ -32,7 +32,7 @@ AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")  # AutoencoderTiny (TAESD): 
 
 
 class DiffusersPrior(AdaptablePrior):
-    """A network with cross-attention to text; half precision on CUDA (not yet tested there).
+    """A network with cross-attention to text; half precision on CUDA (run there with random weights).
 
     Latents are those of the autoencoder in `vae/`, shifted and scaled, and the distillation gradient is backpropagated
     through the encoder (Poole et al. 2022 used a pixel-space prior without an encoder, see `PixelSpace`).

@@ -11,7 +11,7 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,10 @@ from dreamfusion.training.assemble import assemble
 from dreamfusion.training.loggers import logged_in
 
 log = logging.getLogger(__name__)
-PACKAGES = ("torch", "lightning", "diffusers", "transformers", "numba", "triton", "nerfacc", "tinycudann", "nvdiffrast")
+PACKAGES = (
+    *("torch", "lightning", "diffusers", "transformers", "wandb"),
+    *("numba", "triton", "nerfacc", "tinycudann", "nvdiffrast"),
+)
 GB = 1e9
 WARM = 2  # steps before the clock starts
 Report = dict[str, dict[str, Any]]
@@ -64,7 +67,7 @@ def _sections(cfg: DictConfig, steps: int, build_seconds: float) -> Iterator[tup
     devices += [torch.device("mps")] if torch.backends.mps.is_available() else []
     yield "machine", machine(devices)
     yield "packages", {name: _version(name) for name in ("dreamfusion", *PACKAGES)}
-    yield "services", {"hub reachable": hub_answers(), "W&B login accepted": logged_in()}
+    yield "services", {"hub reachable": hub_answers(), "W&B login accepted": _if_installed(logged_in)}
     for device in devices:
         yield f"operations on {device.type}", operations(device, build_seconds)
     if steps > 0:
@@ -149,13 +152,21 @@ class _Clock(L.Callback):
             self._began, self.seconds = (now, 0.0) if trainer.global_step == WARM else (self._began, now - self._began)
 
 
+def _if_installed(check: Callable[[], bool]) -> bool | str:
+    """The result of `check`, or which package it misses."""
+    try:
+        return check()
+    except ModuleNotFoundError as error:
+        return f"{error.name} is not installed"
+
+
 def _version(package: str) -> str:
     if package == "dreamfusion":
         return dreamfusion.__version__
     try:
         return version(package)
-    except PackageNotFoundError:
-        return "not installed"
+    except PackageNotFoundError:  # modules may lie on the path without what pip writes beside them
+        return "not installed" if importlib.util.find_spec(package) is None else "installed, of unknown version"
 
 
 def _driver() -> str | None:

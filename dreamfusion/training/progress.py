@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 FORMAT = "{n_fmt}/{total_fmt} {bar} {rate_fmt}, {remaining} left{postfix}"
 WIDEST = 100  # columns
 FIGURES_EVERY = 10  # steps: reading a metric synchronises with the device
+FIGURES = ("gradient_norm", "opacity")
 SILENCE = 60.0  # seconds between two lines at most, without a terminal
 
 
@@ -80,6 +81,9 @@ class Progress(ProgressBar):
 
 
 def figures(trainer: L.Trainer) -> str:
-    """The metrics logged for the progress bar, such as "gradient norm 4.21, opacity 0.312"."""
-    values = trainer.progress_bar_metrics
-    return ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in values.items())
+    """FIGURES of the step, such as "gradient norm 4.21, opacity 0.312".
+
+    Not from the metrics of Lightning's own progress bar, which it reads in every step.
+    """
+    values = trainer.callback_metrics
+    return ", ".join(f"{name.replace('_', ' ')} {float(values[name]):.3g}" for name in FIGURES)

@@ -2,8 +2,13 @@ import io
 import logging
 import os
 import warnings
+from types import SimpleNamespace
 
 import pytest
+from lightning.fabric.utilities.warnings import PossibleUserWarning
+from lightning.pytorch.trainer.connectors import data_connector
+from torch.utils.data import DataLoader
+from training import train
 
 from dreamfusion.cli.console import Console, filter_messages
 from dreamfusion.error import one_line
@@ -32,9 +37,14 @@ def test_a_message_of_lightning_is_printed_once(lines):
 
 @pytest.mark.parametrize(
     "noise",
-    ["💡 Tip: try litlogger", "TPU available: False, using: 0 TPU cores", "`weights_only` was not set, defaulting to"],
+    [
+        "💡 Tip: try litlogger",
+        "TPU available: False, using: 0 TPU cores",
+        "`weights_only` was not set, defaulting to",
+        "You are using a CUDA device ('NVIDIA H200') that has Tensor Cores. To properly utilize them, you should set",
+    ],
 )
-def test_advertisements_are_dropped(lines, noise):
+def test_advertisements_and_hints_that_need_no_action_are_dropped(lines, noise):
     logging.getLogger("lightning.pytorch.utilities.rank_zero").info(noise)
     assert lines == []
 
@@ -51,6 +61,14 @@ def test_only_the_named_warning_is_ignored():
         warnings.warn("`isinstance(treespec, LeafSpec)` is deprecated, use something else", FutureWarning, stacklevel=1)
         warnings.warn("something else is deprecated", FutureWarning, stacklevel=1)
     assert [str(warning.message) for warning in caught] == ["something else is deprecated"]
+
+
+def test_lightning_does_not_ask_for_workers_on_a_machine_of_many_cores(make_system, tmp_path, monkeypatch):
+    """Warnings are errors here."""
+    monkeypatch.setattr(data_connector, "suggested_max_num_workers", lambda devices: 15)
+    with pytest.warns(PossibleUserWarning, match="does not have many workers"):
+        data_connector._worker_check(SimpleNamespace(num_devices=1), DataLoader([0]), "train_dataloader")
+    train(make_system(), tmp_path, steps=1)
 
 
 def test_characters_that_the_console_cannot_encode_are_escaped(monkeypatch):

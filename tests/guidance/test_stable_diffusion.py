@@ -1,5 +1,6 @@
 """The Stable Diffusion adapter on small random networks of the published classes."""
 
+import logging
 import socket
 import time
 
@@ -30,6 +31,19 @@ def image(b=1, size=32):
 def test_resolution_is_the_latents_side_times_the_autoencoders_factor(prior):
     assert prior.resolution == 32
     assert prior.encode_image(image()).shape == (1, 4, 16, 16)
+
+
+def test_a_prior_moves_to_another_precision_without_a_hint_of_diffusers(folder):
+    """Diffusers advises against it for modules that are to stay in float32, of which these networks have none."""
+    prior, said, handler = option("guidance/sd", model=str(folder), dtype="bfloat16"), [], logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logging.getLogger("diffusers").addHandler(handler)
+    try:
+        prior.to("cpu")
+        logging.getLogger("diffusers.models.modeling_utils").error("heard")
+    finally:
+        logging.getLogger("diffusers").removeHandler(handler)
+    assert said == ["heard"]
 
 
 def test_the_output_is_read_by_the_folders_prediction_type(prior):

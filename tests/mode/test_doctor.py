@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from dreamfusion.mode import doctor
 from dreamfusion.ops import backend, parity
+from dreamfusion.training.loggers import logged_in
 
 
 @pytest.fixture
@@ -58,3 +60,19 @@ def test_folders_and_names_of_users_are_left_out(monkeypatch, text, shown):
 def test_a_run_that_fails_is_a_line_of_the_report(compose_config, monkeypatch):
     monkeypatch.setattr(doctor, "assemble", lambda cfg: 1 / 0)
     assert doctor.speed(compose_config("mode=doctor"), 1) == "fails: ZeroDivisionError: division by zero"
+
+
+def test_a_missing_package_is_a_line_of_the_report(compose_config, monkeypatch):
+    monkeypatch.setattr(doctor, "hub_answers", lambda: False)
+    monkeypatch.setattr(doctor.parity, "OPERATIONS", ())
+    monkeypatch.setitem(sys.modules, "wandb", None)  # its import fails
+    logged_in.cache_clear()
+    report = doctor.run(compose_config("mode=doctor"), None, 0, 60.0)
+    assert report["services"]["W&B login accepted"] == "wandb is not installed"
+
+
+def test_a_package_without_metadata_is_installed_and_one_without_files_is_not(monkeypatch, tmp_path):
+    (tmp_path / "unheard_of.py").touch()
+    assert doctor._version("unheard_of") == "not installed"
+    monkeypatch.syspath_prepend(tmp_path)
+    assert doctor._version("unheard_of") == "installed, of unknown version"

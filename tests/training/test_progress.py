@@ -6,6 +6,7 @@ import re
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from dreamfusion.training.progress import Progress
 
@@ -16,11 +17,12 @@ class Terminal(io.StringIO):
 
 
 def run(progress, steps, first=0):
-    trainer = SimpleNamespace(global_step=first, max_steps=steps, progress_bar_metrics={})
+    trainer = SimpleNamespace(global_step=first, max_steps=steps, callback_metrics={})
     progress.on_train_start(trainer, None)
     for step in range(first + 1, steps + 1):
         trainer.global_step = step
-        trainer.progress_bar_metrics = {"gradient_norm": 100 + step, "opacity": 0.12345}
+        values = {"noise_level": 0.5, "gradient_norm": 100.0 + step, "opacity": 0.12345}
+        trainer.callback_metrics = {name: torch.tensor(value) for name, value in values.items()}
         progress.on_train_batch_end(trainer, None, None, None, 0)
     progress.on_train_end(trainer, None)
 

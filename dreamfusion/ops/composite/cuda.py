@@ -1,6 +1,6 @@
 """Compositing on CUDA by nerfacc (0.5.3).
 
-Written from nerfacc's source; not run on a GPU by this project.
+Written from nerfacc's source; agrees with the reference on an H200 (torch 2.11.0+cu130).
 """
 
 from collections.abc import Sequence

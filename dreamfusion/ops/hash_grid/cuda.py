@@ -1,6 +1,7 @@
 """Hash encoding on CUDA: our flat table as the parameters of a `tinycudann.Encoding`.
 
-Written from bindings/torch/tinycudann/modules.py of tiny-cuda-nn (commit 07bacc57); not run on a GPU by this project.
+Written from bindings/torch/tinycudann/modules.py of tiny-cuda-nn (commit 07bacc57). Not proved on a GPU: the
+one build that was tried, without networks, ended with signal 11 in its check (docs/gpu.md).
 """
 
 from functools import cache
