@@ -18,6 +18,7 @@ from dreamfusion.pocket.data.batches import RenderBatches
 from dreamfusion.pocket.data.renders import render_cameras
 from dreamfusion.pocket.model.denoiser import with_appearance
 from dreamfusion.pocket.model.text import CaptionCache
+from dreamfusion.pocket.training.errors import errors_by_level
 from dreamfusion.types import Conditioning
 
 log = logging.getLogger(__name__)
@@ -68,8 +69,6 @@ class PocketReport:
 
 def held_out_losses(prior: PocketPrior, data: RenderBatches, size: int) -> dict[str, float]:
     """Mean squared error of the clean estimate on `size` held-out views, by timestep, as in `mode=pretrain`."""
-    from dreamfusion.pocket.training.pretraining import errors_by_level  # imports Lightning
-
     device = prior.alphas_cumprod.device
     batch = data.validation(size).to(device)
     if not prior.model.takes_sentence:  # such networks were trained without background and light features

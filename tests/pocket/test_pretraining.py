@@ -22,7 +22,8 @@ from dreamfusion.pocket.data.batches import Appearance, RenderBatches
 from dreamfusion.pocket.data.names import read_names
 from dreamfusion.pocket.model.denoiser import PocketModel
 from dreamfusion.pocket.training.assemble import begin_from
-from dreamfusion.pocket.training.pretraining import NOISE_LEVELS, PocketPretraining
+from dreamfusion.pocket.training.errors import NOISE_LEVELS
+from dreamfusion.pocket.training.pretraining import PocketPretraining
 from dreamfusion.types import Cameras
 
 pytestmark = [

@@ -143,7 +143,8 @@ class RenderBatches(IterableDataset[Batch]):
             angles[models, views] for angles in (self.renders.azimuth, self.renders.elevation, self.renders.distance)
         )
         colors, nouns = self._words(rng, models[::cameras_each])
-        colors, nouns = ([word for word in words for _ in range(cameras_each)] for words in (colors, nouns))
+        colors = [color for color in colors for _ in range(cameras_each)]
+        nouns = [noun for noun in nouns for _ in range(cameras_each)]
         albedo, alpha, normal = self._unlit(models, views, colors)
         kinds, greys = self._lights(rng, len(models)), self._backgrounds(rng, len(models))
         targets, image = torch.cat([albedo * alpha, alpha, normal * alpha], dim=3), albedo
@@ -203,13 +204,12 @@ class RenderBatches(IterableDataset[Batch]):
 
     def _lambertian(self, rng: np.random.Generator, normal: Tensor, models: np.ndarray, views: np.ndarray) -> Tensor:
         """`lambertian` with a random light around the camera of each view."""
-        angles = (
-            torch.from_numpy(a[models, views].astype(np.float64))
-            for a in (self.renders.azimuth, self.renders.elevation)
+        azimuth, elevation = (
+            torch.from_numpy(angles[models, views].astype(np.float64))
+            for angles in (self.renders.azimuth, self.renders.elevation)
         )
-        light = spherical(*angles, torch.ones(len(models), dtype=torch.float64)) + torch.from_numpy(
-            rng.normal(size=(len(models), 3))
-        )
+        camera = spherical(azimuth, elevation, torch.ones_like(azimuth))
+        light = camera + torch.from_numpy(rng.normal(size=(len(models), 3)))
         ambient = torch.from_numpy(rng.uniform(0.1, 0.6, len(models)))
         return lambertian(normal, F.normalize(light, dim=1).to(normal), ambient.to(normal))
 

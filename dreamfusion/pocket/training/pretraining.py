@@ -10,29 +10,26 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dreamfusion.diffusion.ddim import ddim_sample
-from dreamfusion.diffusion.parameterization import alpha_sigma
 from dreamfusion.image import contact_sheet, write_image
 from dreamfusion.pocket.data.batches import Batch
 from dreamfusion.pocket.model.denoiser import RESOLUTION, WHITE, PocketModel, camera_features, with_appearance
 from dreamfusion.pocket.model.proxy_render import ProxyRender
 from dreamfusion.pocket.model.text import CaptionCache, TextEncoder
+from dreamfusion.pocket.training.errors import denoising_error, errors_by_level, fast_attention, proxy_error
 from dreamfusion.types import TextEmbedding
 
 log = logging.getLogger(__name__)
 Seen = dict[str, float]  # see `PocketPretraining.seen`
 Describe = Callable[[Path, Seen, dict[int, float]], None]
 NORMAL_WEIGHT = 0.25  # of the normals' loss, relative to that of albedo and opacity
-NOISE_LEVELS = (200, 450, 700, 900)  # timesteps of 1000 at which the validation loss is computed
 
 
 class PocketPretraining(L.LightningModule):
@@ -243,7 +240,7 @@ class PocketPretraining(L.LightningModule):
         cameras = torch.cat([with_appearance(camera, white), with_appearance(torch.zeros_like(camera), white)])
 
         def guided(noisy: Tensor, timestep: Tensor) -> Tensor:
-            with _fast_attention():
+            with fast_attention():
                 both = self.model(noisy.repeat(2, 1, 1, 1), timestep.repeat(2), states, mask, cameras).float()
             with_text, without = both.chunk(2)
             return without + self.sheet_scale * (with_text - without)
@@ -261,63 +258,7 @@ def current_keys(seen: Mapping[str, float]) -> Seen:
     return {key.replace("sketch_", "proxy_"): value for key, value in seen.items()}
 
 
-@torch.no_grad()
-def errors_by_level(
-    model: PocketModel, text: TextEmbedding, batch: Batch, given_subject: bool = True
-) -> tuple[dict[int, Tensor], Tensor]:
-    """Squared error (B,) of the clean estimate at each of NOISE_LEVELS, with fixed noise, and of the proxy render.
-
-    The latter is zero for networks without a feature volume. `given_subject` renders the model that each image shows,
-    instead of the one its caption names.
-    """
-    errors: dict[int, list[Tensor]] = {level: [] for level in NOISE_LEVELS}
-    proxy_errors = []
-    for part in torch.arange(len(batch.images), device=batch.images.device).split(32):
-        clean, camera = batch.images[part], batch.camera[part]
-        proxy = None
-        if model.feature_volume is not None:
-            states, mask = text[part].states, text[part].mask
-            shown = batch.subject[part] if given_subject else None
-            proxy = model.render_proxy(states, mask, camera, shown, size=clean.shape[-1])
-            proxy_errors.append(proxy_error(proxy, batch.proxy_targets[part, :4]))
-        for level, found in errors.items():
-            generator = torch.Generator().manual_seed(level)
-            noise = torch.randn(batch.images.shape, generator=generator).to(clean.device)[part]
-            timestep = torch.full((len(part),), level, device=clean.device)
-            found.append(denoising_error(model, clean, text[part], camera, timestep, noise, proxy))
-    zeros = [batch.images.new_zeros(len(batch.images))]
-    return {level: torch.cat(found) for level, found in errors.items()}, torch.cat(proxy_errors or zeros)
-
-
-def proxy_error(proxy: ProxyRender, rgba: Tensor) -> Tensor:
-    """Mean squared error (B,) of albedo and opacity, scaled to pixels in [-1, 1]."""
-    return 4 * (proxy.rgba.float() - rgba).square().mean(dim=(1, 2, 3))
-
-
-def denoising_error(
-    model: PocketModel,
-    clean: Tensor,
-    text: TextEmbedding,
-    camera: Tensor,
-    timestep: Tensor,
-    noise: Tensor,
-    proxy: ProxyRender | None = None,
-) -> Tensor:
-    """Mean squared error (B,) of the clean estimate."""
-    alpha, sigma = alpha_sigma(model.alphas_cumprod[timestep])
-    noisy = alpha * clean + sigma * noise
-    with _fast_attention():
-        predicted = model(noisy, timestep, text.states, text.mask, camera, proxy)
-    return (predicted.float() - clean).square().mean(dim=(1, 2, 3))
-
-
 def _sheet(images: Tensor) -> Any:
     """(N, 3, r, r) in [-1, 1] -> contact sheet (H, W, 3) uint8 of 16 columns."""
     pixels = (images * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
     return contact_sheet(list((pixels * 255).round().byte().cpu().numpy()), columns=16)
-
-
-def _fast_attention() -> Any:
-    """Use plain matrix products on the CPU, where the fused attention's bf16 backward pass takes 43 % of a step."""
-    on_cpu = torch.is_autocast_enabled("cpu")
-    return sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext()
