@@ -45,7 +45,9 @@ def run(
     if card and not (weights / CARD_FILE).is_file():
         raise UserError(f"mode.card=true, but there is no model card {weights / CARD_FILE}; mode=pretrain writes one")
     selected = None if names is None else read_names(Path(names))
-    data = RenderBatches(RenderSet.load(Path(renders)), batch_size, cfg.seed, selected)
+    stored = RenderSet.load(Path(renders))
+    stored = stored.halved() if stored.resolution == 2 * prior.resolution else stored
+    data = RenderBatches(stored, batch_size, cfg.seed, selected)
     scale = prior.sample_scale if guidance_scale is None else guidance_scale
     settings = {"weights": str(cfg.guidance.weights or "package"), "seed": cfg.seed, "steps": steps}
     settings |= {"guidance_scale": scale, "models": len(data.models), "names": len(data.names)}

@@ -157,6 +157,9 @@ def test_images_of_half_the_size_are_means_of_the_visible_pixels(tmp_path):
         torch.testing.assert_close(small, torch.nn.functional.avg_pool2d(large, 2), atol=1e-4, rtol=0)
     length = half.proxy_targets[:, 4:].norm(dim=1)
     torch.testing.assert_close(length, half.proxy_targets[:, 3], atol=0.01, rtol=0)
+    stored = RenderBatches(renders.halved(), 4, 0, appearance=PLAIN).draw(3)
+    for one, other in ((stored.images, half.images), (stored.proxy_targets, half.proxy_targets)):
+        torch.testing.assert_close(one, other, atol=0.02, rtol=0)  # rounded to bytes
 
 
 def test_textureless_images_are_white_and_have_no_colour_word(renders):

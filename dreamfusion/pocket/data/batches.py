@@ -18,7 +18,7 @@ from torch.utils.data import IterableDataset
 from dreamfusion.camera.orbit import spherical
 from dreamfusion.pocket.data.captions import caption, recolor, view_words
 from dreamfusion.pocket.data.names import select_models, subject_names
-from dreamfusion.pocket.data.renders import RenderSet
+from dreamfusion.pocket.data.renders import RenderSet, halved
 from dreamfusion.pocket.model.denoiser import camera_features, with_appearance
 from dreamfusion.pocket.model.words import COLORS
 from dreamfusion.types import Movable
@@ -184,7 +184,7 @@ class RenderBatches(IterableDataset[Batch]):
         albedo, alpha, normal = (images[at].float() for images in self._images)
         albedo, alpha, normal = albedo / 255, alpha[..., None] / 255, normal / 127.5 - 1
         if self.renders.resolution > self.size:
-            albedo, alpha, normal = _halved(albedo, alpha, normal)
+            albedo, alpha, normal = halved(albedo, alpha, normal)
         if any(colors):
             wanted = torch.tensor([COLORS.get(color or "", (0.0, 0.0, 0.0)) for color in colors], device=device)
             known = torch.tensor([color is not None for color in colors], device=device)
@@ -239,16 +239,6 @@ class MixedBatches(IterableDataset[Batch]):
     def draw(self, step: int) -> Batch:
         """The training batch of a step."""
         return (self.coarse if (step + 1) % self.every else self.fine).draw(step)
-
-
-def _halved(albedo: Tensor, alpha: Tensor, normal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Images (B, r, r, C) averaged over 2 x 2 pixels, colours and normals weighted by the opacity."""
-
-    def pooled(image: Tensor) -> Tensor:
-        return F.avg_pool2d(image.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
-
-    half = pooled(alpha)
-    return pooled(albedo * alpha) / half.clamp(min=1e-3), half, F.normalize(pooled(normal * alpha), dim=3)
 
 
 def lambertian(normal: Tensor, light: Tensor, ambient: Tensor) -> Tensor:

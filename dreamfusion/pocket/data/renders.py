@@ -17,6 +17,8 @@ from typing import BinaryIO, Self
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from dreamfusion.camera.orbit import FOV, look_from, spherical
 from dreamfusion.ops.machine import cores
@@ -60,6 +62,18 @@ class RenderSet:
         """r, pixels a side."""
         return int(self.alpha.shape[2])
 
+    def halved(self) -> Self:
+        """The same views with half as many pixels a side, in memory."""
+        parts = []
+        for model in range(len(self.items)):
+            stored = (self.albedo[model], self.alpha[model][..., None], self.normal[model])
+            albedo, alpha, normal = (torch.from_numpy(np.asarray(images)).float() / 255 for images in stored)
+            albedo, alpha, normal = halved(albedo, alpha, normal * 2 - 1)
+            normal = torch.where(alpha > 0, normal * 0.5 + 0.5, 0.0)
+            parts.append([_bytes(images.numpy()) for images in (albedo, alpha[..., 0], normal)])
+        albedos, alphas, normals = (np.stack(images) for images in zip(*parts, strict=True))
+        return replace(self, albedo=albedos, alpha=alphas, normal=normals)
+
     @classmethod
     def load(cls, path: Path) -> Self:
         """Open a folder written by `render_libraries`.
@@ -85,6 +99,16 @@ class RenderSet:
                     f"{path}/{name}.npy contains {array.shape[0]} models, {_ITEMS} {len(items)}; render again"
                 )
         return cls(**arrays, items=items)
+
+
+def halved(albedo: Tensor, alpha: Tensor, normal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Images (B, r, r, C) averaged over 2 x 2 pixels, colours and normals weighted by the opacity."""
+
+    def pooled(image: Tensor) -> Tensor:
+        return F.avg_pool2d(image.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+
+    half = pooled(alpha)
+    return pooled(albedo * alpha) / half.clamp(min=1e-3), half, F.normalize(pooled(normal * alpha), dim=3)
 
 
 def render_libraries(
