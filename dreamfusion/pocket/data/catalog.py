@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -38,14 +38,14 @@ class Subject:
     creator: str
     license: str
     source: str  # file name of the library
-    title: str = ""  # the name, numbered if several models share it (see `subject_names`); "" in older render sets
+    title: str = field(default="", kw_only=True)  # unique, see `subject_names`; "" in older render sets
 
 
 @dataclass(frozen=True)
 class Item(Subject):
     """One model of a library."""
 
-    model: str = ""  # path inside the archive, or on disk
+    model: str  # path inside the archive, or on disk
     rotation: Rotation | None = None  # rows; rotates the model to y up, front towards +z
     archive: Path | None = None  # zip file that contains the model
     folder: Path | None = None  # of a library on disk; a model's other files must be in it as well
