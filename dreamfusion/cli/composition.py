@@ -4,6 +4,7 @@ Imports neither torch nor numpy.
 """
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hydra.plugins.config_source import ConfigResult
 from dreamfusion.paths import CONFIGURATION
 
 _PARSED: dict[tuple[str, str, Path, int, int], ConfigResult] = {}
+_FOLDER = re.compile(r"\+{0,2}hydra\.(run\.dir|sweep\.dir|sweep\.subdir)=")  # overrides that set no mode
 _get_mode, _load_config = Hydra.get_mode, FileConfigSource.load_config
 
 
@@ -40,7 +42,7 @@ def load_config(source: FileConfigSource, config_path: str) -> ConfigResult:
 
 def get_mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> Any:
     """`hydra.mode`, for which Hydra composes the configuration a first time; None where nothing can set it."""
-    if config_name == "config" and not any("hydra" in override for override in overrides):
+    if config_name == "config" and not any("hydra" in one and not _FOLDER.match(one) for one in overrides):
         own = all(source.provider != "command-line" for source in hydra.config_loader.get_sources())
         texts = (path.read_text("utf-8") for path in CONFIGURATION.rglob("*.yaml"))
         if own and not any(word in text for text in texts for word in ("MULTIRUN", "searchpath")):

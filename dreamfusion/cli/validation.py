@@ -7,6 +7,7 @@ one, a boolean or a number must stay what it is in the YAML file. The ranges of 
 import inspect
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -56,21 +57,25 @@ def check_types(cfg: DictConfig) -> None:
     unchecked = (*hydra.runtime.choices, "prompt")
     names = [o.key_or_group for o in overrides if not o.is_delete() and o.key_or_group not in unchecked]
     if (names or hydra.runtime.choices.get("experiment")) and GlobalHydra.instance().is_initialized():
-        defaults = file_defaults(hydra.runtime.choices)
-        compare("", *(OmegaConf.to_container(tree, resolve=True) for tree in (defaults, cfg)))
+        folders = tuple(source.full_path() for source in GlobalHydra.instance().config_loader().get_sources())
+        groups = tuple(
+            f"{group}={option}"
+            for group, option in hydra.runtime.choices.items()
+            if option is not None and group != "experiment" and not group.startswith("hydra") and "@" not in group
+        )
+        compare("", file_defaults(groups, folders), OmegaConf.to_container(cfg, resolve=True))
 
 
-def file_defaults(choices: Mapping[str, str | None]) -> DictConfig:
-    """The configuration of these group choices, without command line, study or experiment."""
-    groups = [
-        f"{group}={option}"
-        for group, option in choices.items()
-        if option is not None and group != "experiment" and not group.startswith("hydra") and "@" not in group
-    ]
-    cfg = GlobalHydra.instance().config_loader().load_configuration("config", groups, run_mode=RunMode.RUN)
+@cache
+def file_defaults(groups: tuple[str, ...], folders: tuple[str, ...]) -> object:
+    """The configuration of these group choices, without command line, study or experiment.
+
+    Composed once in a process, in which `folders`, where Hydra looks, tell one command from another.
+    """
+    cfg = GlobalHydra.instance().config_loader().load_configuration("config", list(groups), run_mode=RunMode.RUN)
     with open_dict(cfg):
         del cfg["hydra"]
-    return cfg
+    return OmegaConf.to_container(cfg, resolve=True)
 
 
 def compare(name: str, default: object, given: object, annotation: Any = Any) -> None:

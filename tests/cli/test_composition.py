@@ -24,8 +24,8 @@ def compositions(monkeypatch):
 
 
 def test_a_plain_command_is_composed_once(compositions, tmp_path):
-    launched(tmp_path, "mode=gallery")
-    assert compositions == [["mode=gallery", "hydra.mode=RUN"]]
+    launched(tmp_path, "mode=gallery", "hydra.run.dir=here")
+    assert compositions == [["mode=gallery", "hydra.run.dir=here", "hydra.mode=RUN"]]
 
 
 @pytest.mark.parametrize("place", ["command line", "folder", "conf"])
