@@ -4,12 +4,15 @@ import html
 import json
 import re
 import shutil
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import trimesh
 from launched import PROMPT, files
+
+from dreamfusion.runs.find import find_runs
 
 
 @pytest.fixture
@@ -86,19 +89,23 @@ def test_a_body_for_simulators_is_written_beside_its_mesh(copied, launch):
     assert (run / "mesh.xml").is_file()
 
 
-def test_many_runs_are_exported_at_once(copied, launch):
+def test_many_runs_are_exported_at_once(copied, launch, monkeypatch):
     folder, run = copied
     twin = folder / "outputs" / "studies" / "my-pets" / "a-cat" / "0123abcd"
     shutil.copytree(run, twin)
-    (folder / "My pets").mkdir()
-    for choice, number in (("run=all", 2), ("run=outputs/train", 1), ("run=outputs/*/*/a-*", 1), ("run=my-pets", 1),
-                           ("study=My pets", 1), (f"run={run}", 1)):  # fmt: skip
+    for choice, number in (("run=all", 2), ("study=My pets", 1)):
         for mesh in (run / "mesh.ply", twin / "mesh.ply"):
             mesh.unlink(missing_ok=True)
         ended = launch(folder, "mode=export", "export=ply", "export.resolution=16", "export.texture=0", choice)
         assert ended.status == 0, ended.text
         assert (run / "mesh.ply").is_file() + (twin / "mesh.ply").is_file() == number
         assert f"{number} of {number} runs" in ended.text
+    monkeypatch.chdir(folder)
+    Path("My pets").mkdir()  # not the study of this name
+    found = [place.resolve() for place in (run, twin)]
+    for choice, runs in (("all", found), ("outputs/train", found[:1]), ("outputs/*/*/a-*", found[1:]),
+                         ("my-pets", found[1:]), (str(run), found[:1])):  # fmt: skip
+        assert {place.resolve() for place in find_runs(choice)} == set(runs), choice
 
 
 def test_a_broken_run_among_many_is_skipped_with_a_warning(copied, launch):

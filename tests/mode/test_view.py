@@ -261,11 +261,11 @@ def test_training_during_an_export_is_bit_for_bit_the_same(while_open, launch, p
 
     monkeypatch.setattr(ViewCallback, "on_train_batch_start", step)
     monkeypatch.setattr("dreamfusion.mode.view.export_scene", export)
-    settings = ["prompt=a cat", "experiment=smoke", "mode.preview_every=0", "trainer.max_steps=20"]
+    settings = ["prompt=a cat", "experiment=smoke", "mode.preview_every=0", "trainer.max_steps=8"]
 
     def visit():
         viewer = connected(port)
-        viewer.wait_for("GlbMessage", "step 20, outputs/train/")
+        viewer.wait_for("GlbMessage", "step 8, outputs/train/")
         viewer.close()
 
     ended = while_open(visit, tmp_path, "mode=view", *settings)
