@@ -29,7 +29,7 @@ _KERNELS: dict[str, dict[str, tuple[str, ...]]] = {  # operation -> device type 
     "composite": {"cpu": ("numba", "triton"), "cuda": ("nerfacc", "triton")},
     "render_feature_volume": {"cpu": ("numba", "triton"), "cuda": ("triton",)},
     "rasterize": {"cpu": ("numba",), "cuda": ("nvdiffrast",)},
-    "splat": {"cpu": ("numba",)},
+    "splat": {"cpu": ("numba", "triton"), "cuda": ("triton",)},
 }
 # The module of a backend in the operation's folder.
 _FILES = {
