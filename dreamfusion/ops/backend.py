@@ -28,7 +28,7 @@ _KERNELS: dict[str, dict[str, tuple[str, ...]]] = {  # operation -> device type 
     "march": {"cpu": ("numba", "triton"), "cuda": ("nerfacc", "triton")},
     "composite": {"cpu": ("numba", "triton"), "cuda": ("nerfacc", "triton")},
     "render_feature_volume": {"cpu": ("numba", "triton"), "cuda": ("triton",)},
-    "rasterize": {"cpu": ("numba",), "cuda": ("nvdiffrast",)},
+    "rasterize": {"cpu": ("numba", "triton"), "cuda": ("nvdiffrast", "triton")},
     "splat": {"cpu": ("numba", "triton"), "cuda": ("triton",)},
 }
 # The module of a backend in the operation's folder.
