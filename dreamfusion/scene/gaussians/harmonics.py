@@ -5,7 +5,7 @@ the mean over all directions c. It stays in [0, 1] for each d exactly if |v| <= 
 nothing needs to be clamped: the colour keeps a gradient, and a viewer that clamps shows the same.
 """
 
-from torch import Tensor, minimum
+from torch import Tensor, minimum, stack
 from torch.nn.functional import normalize
 
 from dreamfusion.types import Gaussians
@@ -21,16 +21,22 @@ def bounded(coefficients: Tensor, colors: Tensor) -> Tensor:
         colors: (N, 3) c, in [0, 1].
 
     Returns:
-        (N, 3, 3) by channel, shorter than min(c, 1 - c).
+        (N, 3, 3) by channel, at most min(c, 1 - c) long.
     """
-    room = minimum(colors, 1 - colors)[..., None]
-    return room * coefficients / (1 + coefficients.square().sum(-1, keepdim=True)).sqrt()
+    x, y, z = _planes(coefficients)
+    share = minimum(colors, 1 - colors) / (1 + x * x + y * y + z * z).sqrt()
+    return stack([share * x, share * y, share * z]).permute(1, 2, 0)
 
 
 def colors_along(gaussians: Gaussians, offsets: Tensor) -> Tensor:
     """Colours (B, N, 3) of Gaussians that are `offsets` (B, N, 3) of any length away from B cameras."""
     if gaussians.directional is None:
         return gaussians.colors.expand(len(offsets), -1, -1)
-    x, y, z = normalize(offsets, dim=-1)[..., None].unbind(2)  # (B, N, 1) each
-    by_x, by_y, by_z = gaussians.directional.unbind(-1)  # (N, 3) each
-    return gaussians.colors + x * by_x + y * by_y + z * by_z
+    x, y, z = _planes(normalize(offsets, dim=-1))
+    by_x, by_y, by_z = _planes(gaussians.directional)
+    return gaussians.colors + x[..., None] * by_x + y[..., None] * by_y + z[..., None] * by_z
+
+
+def _planes(vectors: Tensor) -> tuple[Tensor, ...]:
+    """The components of vectors (..., 3), each contiguous: torch is slow on axes of three elements."""
+    return vectors.movedim(-1, 0).contiguous().unbind()

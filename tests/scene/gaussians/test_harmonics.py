@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 from options import option
-from torch.nn.functional import normalize
 
 from dreamfusion.export.splats import splat_bytes
 from dreamfusion.ops.splat import splat
