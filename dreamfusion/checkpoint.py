@@ -17,6 +17,9 @@ from dreamfusion.paths import run_of
 from dreamfusion.scene.base import Scene
 from dreamfusion.untrusted import checked_configuration
 
+# Settings of a scene that came later, and the values of the runs before: checkpoints without them keep their meaning.
+LATER: dict[str, dict[str, Any]] = {"dreamfusion.scene.gaussians.scene.GaussianScene": {"degree": 0}}
+
 
 @dataclass(frozen=True, eq=False)
 class TrainedScene:
@@ -46,7 +49,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     fits = isinstance(content, dict) and all(isinstance(content.get(k), kind) for k, kind in wanted.items())
     if not fits or not all(isinstance(name, str) for name in content["state_dict"]):
         raise CheckpointError(f"{path} is not a checkpoint of a dreamfusion run: it has no configuration")
-    return content | {"config": checked_configuration(content["config"], path)}
+    return content | {"config": completed(checked_configuration(content["config"], path))}
+
+
+def completed(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's configuration with the settings of its scene that came after the run."""
+    scene = config.get("scene")
+    if not isinstance(scene, dict):
+        return config
+    return config | {"scene": LATER.get(str(scene.get("_target_")), {}) | scene}
 
 
 def scene_state(content: dict[str, Any]) -> dict[str, Any]:

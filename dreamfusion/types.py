@@ -241,11 +241,14 @@ class Gaussians(Movable):
     scales: Tensor  # (N, 3) standard deviations along the axes, scene units
     rotations: Tensor  # (N, 4) quaternions w, x, y, z, not normalised
     opacities: Tensor  # (N,) in [0, 1]
-    colors: Tensor  # (N, 3) in [0, 1]
+    colors: Tensor  # (N, 3) in [0, 1], the means over all directions
+    directional: Tensor | None = None  # (N, 3, 3) by channel: vectors whose product with the unit direction from the
+    # camera is added to the colour, at most min(colour, 1 - colour) long; None: the colour is the same from all sides
 
     def __post_init__(self) -> None:
         n = len(self.opacities)
         check_shapes(self, means=(n, 3), scales=(n, 3), rotations=(n, 4), opacities=(None,), colors=(n, 3))
+        check_shapes(self, directional=(n, 3, 3))
 
 
 @dataclass(frozen=True, eq=False)

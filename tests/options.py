@@ -27,7 +27,9 @@ def option(choice, *arguments, **changes):
 def available(op, device):
     """The backends of an operation that can run on `device`, fastest first."""
     with interpreted_triton():
-        return tuple(k for k in backend.backends(op, device) if k == "torch" or backend.missing(k, device.type) is None)
+        return tuple(
+            k for k in backend.backends(op, device) if k == "torch" or backend.missing(k, device.type, op) is None
+        )
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def test_torch_has_one_thread_and_the_kernels_keep_theirs_until_it_is_turned_off
 
 
 def test_no_kernel_that_sums_by_atomics_is_chosen(deterministic, monkeypatch):
-    monkeypatch.setattr(backend, "missing", lambda kernel, device: None)
+    monkeypatch.setattr(backend, "missing", lambda kernel, device, op: None)
     deterministic()
     chosen = {(op, backend.choose(op, device)) for op in backend._KERNELS for device in (CPU, CUDA)}
     assert not chosen & backend.ATOMIC

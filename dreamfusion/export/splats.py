@@ -15,12 +15,12 @@ from dreamfusion.files import replacing
 from dreamfusion.scene.base import Scene
 from dreamfusion.types import Gaussians
 
-C0 = 0.28209479177387814  # of the spherical harmonic of degree 0: colour = 0.5 + C0 f_dc
+# Of the spherical harmonics in a .ply: colour = 0.5 + C0 f_dc + C1 (-y, z, -x) . f_rest for the direction (x, y, z).
+C0, C1 = 0.28209479177387814, 0.4886025119029199
 SURE = 1e-6  # distance of an opacity from 0 and 1, whose logit is infinite
-NAMES = [
-    *("x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", "opacity"),
-    *("scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"),
-]
+PLACE = ("x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2")
+REST = tuple(f"f_rest_{index}" for index in range(9))  # three of red, of green, of blue
+FORM = ("opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3")
 
 
 def splats_of(scene: Scene) -> Gaussians:
@@ -43,18 +43,20 @@ def write_ply(gaussians: Gaussians, path: Path, metadata: Mapping[str, str]) -> 
     means, rotations = _turned(gaussians)
     opacity = gaussians.opacities.clamp(SURE, 1 - SURE).logit()[:, None]
     colors, scales = (gaussians.colors - 0.5) / C0, gaussians.scales.log()
-    rows = torch.cat([means, torch.zeros_like(means), colors, opacity, scales, rotations], dim=1)
+    rest = [] if gaussians.directional is None else [_degree_one(gaussians.directional)]
+    rows = torch.cat([means, torch.zeros_like(means), colors, *rest, opacity, scales, rotations], dim=1)
+    names = (*PLACE, *(REST if rest else ()), *FORM)
     comments = [f"comment {' '.join(f'{key}: {value}'.split())}" for key, value in metadata.items()]
     header = [
         *("ply", "format binary_little_endian 1.0", f"comment dreamfusion {__version__}", *comments),
-        *(f"element vertex {len(rows)}", *(f"property float {name}" for name in NAMES), "end_header\n"),
+        *(f"element vertex {len(rows)}", *(f"property float {name}" for name in names), "end_header\n"),
     ]
     with replacing(path) as draft:
         draft.write_bytes("\n".join(header).encode() + rows.cpu().numpy().astype("<f4").tobytes())
 
 
 def write_splat(gaussians: Gaussians, path: Path) -> None:
-    """See `splat_bytes`."""
+    """See `splat_bytes`: the format has no colours that change with the direction, and gets their means."""
     with replacing(path) as draft:
         draft.write_bytes(splat_bytes(gaussians))
 
@@ -67,6 +69,12 @@ def splat_bytes(gaussians: Gaussians) -> bytes:
     tint = torch.cat([gaussians.colors, gaussians.opacities[:, None]], dim=1) * 255
     small = torch.cat([tint, rotations * 128 + 128], dim=1)[order].round().clamp(0, 255).byte().cpu().numpy()
     return np.concatenate([floats.view(np.uint8), small], axis=1).tobytes()
+
+
+def _degree_one(directional: torch.Tensor) -> torch.Tensor:
+    """f_rest (N, 9) of vectors (N, 3, 3) by channel, which turn with the Gaussians: y and z change their sign."""
+    x, y, z = directional.unbind(-1)
+    return (torch.stack([y, -z, -x], dim=-1) / C1).flatten(1)
 
 
 def _turned(gaussians: Gaussians) -> tuple[torch.Tensor, torch.Tensor]:

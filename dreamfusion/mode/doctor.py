@@ -105,12 +105,12 @@ def operations(device: torch.device, build_seconds: float) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for kernel in {name for op in parity.OPERATIONS for name in backends(op, device)} - {"torch"}:
         if device.type != "cpu" and importlib.util.find_spec(kernel) is not None:
-            failure(kernel, device.type, build_seconds, again=True)  # builds it, and keeps the verdict for `missing`
+            failure(kernel, device.type, limit=build_seconds, again=True)  # builds it; keeps its verdicts for `missing`
     missing.cache_clear()
     for op in parity.OPERATIONS:
         checks = {}
         for name in backends(op, device):
-            reason = None if name == "torch" else missing(name, device.type)
+            reason = None if name == "torch" else missing(name, device.type, op)
             try:
                 varies = ", varies in the last bits" if (op, name) in ATOMIC else ""
                 checks[name] = reason or f"deviates by {parity.deviation(op, name, device):.1e}{varies}"

@@ -28,8 +28,8 @@ _KERNELS: dict[str, dict[str, tuple[str, ...]]] = {  # operation -> device type 
     "march": {"cpu": ("numba", "triton"), "cuda": ("nerfacc", "triton")},
     "composite": {"cpu": ("numba", "triton"), "cuda": ("nerfacc", "triton")},
     "render_feature_volume": {"cpu": ("numba", "triton"), "cuda": ("triton",)},
-    "rasterize": {"cpu": ("numba",), "cuda": ("nvdiffrast",)},
-    "splat": {"cpu": ("numba",)},
+    "rasterize": {"cpu": ("numba", "triton"), "cuda": ("nvdiffrast", "triton")},
+    "splat": {"cpu": ("numba", "triton"), "cuda": ("triton",)},
 }
 # The module of a backend in the operation's folder.
 _FILES = {
@@ -135,8 +135,8 @@ def implementation(package: str, op: str, device: torch.device, requested: str |
 
 
 @cache
-def missing(kernel: str, device: str) -> str | None:
-    """Reason why a kernel library cannot be used on a device of this type, or None.
+def missing(kernel: str, device: str, op: str) -> str | None:
+    """Reason why a kernel library cannot be used for an operation on a device of this type, or None.
 
     On a GPU the kernels are first built, run and compared with the reference in another process, see `probe.failure`.
     """
@@ -147,7 +147,7 @@ def missing(kernel: str, device: str) -> str | None:
     if device != "cpu":
         from dreamfusion.ops.probe import failure  # imports this module
 
-        reason = failure(kernel, device)
+        reason = failure(kernel, device, op)
         if reason is not None:
             return reason
     try:
@@ -252,7 +252,7 @@ def _unusable(op: str, kernel: str, device: str, deterministic: bool) -> str | N
         return None
     if deterministic and (op, kernel) in ATOMIC:
         return f"the sums of {kernel} vary in the last bits, and deterministic=true"
-    reason = missing(kernel, device)
+    reason = missing(kernel, device, op)
     return f"{reason}; to install: {_INSTALL[kernel]}" if reason and kernel in _INSTALL else reason
 
 

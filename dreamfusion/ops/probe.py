@@ -1,7 +1,9 @@
 """Build, run and check the kernels of a GPU in another process, with a time limit, before a run uses them.
 
 A build can fail, hang at the lock of an interrupted one, or abort; a kernel can poison the GPU's context. There, all of
-them cost this process one sentence. The verdict is kept, so that only the first run with an installation waits.
+them cost this process one sentence. The verdicts are kept, so that only the first run with an installation waits. Each
+operation has its own: a kernel that fails leaves the library's others in use, but for those that are checked after one
+that poisons the context.
 """
 
 import hashlib
@@ -15,7 +17,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,21 +29,29 @@ STALE = 600.0  # seconds after which the lock of a build is that of an interrupt
 ROOT = Path(__file__).parents[2]
 INSIDE = "DREAMFUSION_PROBE"  # set in the process that checks, which must not start another
 SAID = "verdict: "
+EVERY = "*"  # operation: those without a verdict of their own
 VERDICTS = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "dreamfusion" / "kernels.json"
 
 
-def failure(kernel: str, device: str, limit: float = LIMIT, again: bool = False) -> str | None:
-    """Why the kernels of a library cannot be used on a device of this type, or None.
+def failure(kernel: str, device: str, op: str = EVERY, limit: float = LIMIT, again: bool = False) -> str | None:
+    """Why the kernels of a library cannot be used for an operation on a device of this type, or None.
 
     Args:
         kernel: an installed library.
         device: type of the device, not the CPU.
+        op: operation that has this backend.
         limit: seconds.
         again: check even if there is a verdict.
     """
     reason = unfit(kernel)
     if reason is not None or INSIDE in os.environ:
         return reason
+    found = _verdicts(kernel, device, limit, again)
+    return found.get(op, found[EVERY]) or None
+
+
+def _verdicts(kernel: str, device: str, limit: float, again: bool) -> dict[str, str]:
+    """For each operation why it cannot be used, "" if it can; those of an earlier check if they were kept."""
     key = _installation(kernel, device)
     with suppress(OSError):
         VERDICTS.parent.mkdir(parents=True, exist_ok=True)
@@ -50,8 +60,7 @@ def failure(kernel: str, device: str, limit: float = LIMIT, again: bool = False)
             if key not in verdicts:
                 verdicts = _read() | {key: _check(kernel, device, limit)}
                 VERDICTS.write_text(json.dumps(verdicts, indent=1, allow_nan=False), encoding="utf-8")
-            kept: str | None = verdicts[key]
-            return kept
+            return verdicts[key]
     return _check(kernel, device, limit)  # no folder to keep the verdict in
 
 
@@ -75,32 +84,33 @@ def c_compiler() -> bool:
     return bool(found) and Path(sysconfig.get_path("include"), "Python.h").is_file()
 
 
-def main(kernel: str, device: str) -> str | None:
-    """Load the kernels and compare them with the reference; returns why they cannot be used."""
+def main(kernel: str, device: str) -> Iterator[tuple[str, str]]:
+    """Load the kernels and compare them with the reference: each operation, and why it cannot be used, "" if it can."""
     try:
         importlib.import_module(kernel)
         if kernel == "nerfacc":
             _remove_lock(lambda made: time.time() - made > STALE)
             if importlib.import_module("nerfacc.cuda._backend")._C is None:
-                return "nerfacc's kernels were not built"
+                yield EVERY, "nerfacc's kernels were not built"
+                return
     except Exception as error:  # a build raises anything
-        return f"{kernel} does not load ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+        yield EVERY, f"{kernel} does not load ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+        return
     import torch
 
     from dreamfusion.ops.parity import disagreement, operations
 
     for op in operations(kernel, torch.device(device)):
         reason = disagreement(op, kernel, torch.device(device))
-        if reason is not None:
-            return f"{kernel}: {reason}"
-    return None
+        yield op, "" if reason is None else f"{kernel}: {reason}"
+    yield EVERY, ""
 
 
-def _check(kernel: str, device: str, limit: float) -> str | None:
-    """`main` in another process; every end but a clean one is a reason."""
+def _check(kernel: str, device: str, limit: float) -> dict[str, str]:
+    """`main` in another process; where it ends early, the end is the reason for the operations that are left."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]), INSIDE: "1"}
     command = [sys.executable, "-m", "dreamfusion.ops.probe", kernel, device]
-    began = time.time()
+    began, late = time.time(), None
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
     ) as process:
@@ -111,15 +121,15 @@ def _check(kernel: str, device: str, limit: float) -> str | None:
                 with suppress(psutil.Error, OSError):
                     one.kill()
             _remove_lock(lambda made: made >= began)
-            return (
+            said, errors = process.communicate()
+            late = (
                 f"the kernels of {kernel} were not built and checked within {limit:.0f} s; "
                 "type mode=doctor to go on with their build"
             )
-    verdicts = [line.removeprefix(SAID) for line in said.splitlines() if line.startswith(SAID)]
-    if process.returncode == 0 and verdicts:
-        return verdicts[-1] or None
     last = (errors.strip().splitlines() or ["no message"])[-1][:300]
-    return f"the check of {kernel} ended with status {process.returncode} ({last})"
+    ended = f"the check of {kernel} ended with status {process.returncode} ({last})"
+    lines = [line.removeprefix(SAID).partition(" ") for line in said.splitlines() if line.startswith(SAID)]
+    return {EVERY: late or ended} | {op: reason for op, _, reason in lines}
 
 
 def _remove_lock(is_left: Callable[[float], bool]) -> None:
@@ -145,7 +155,7 @@ def _installation(kernel: str, device: str) -> str:
     return f"{kernel} {hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"
 
 
-def _read() -> dict[str, str | None]:
+def _read() -> dict[str, dict[str, str]]:
     try:
         return dict(json.loads(VERDICTS.read_text(encoding="utf-8")))
     except (OSError, ValueError):
@@ -153,4 +163,5 @@ def _read() -> dict[str, str | None]:
 
 
 if __name__ == "__main__":
-    print(SAID + (main(*sys.argv[1:]) or ""))
+    for found in main(*sys.argv[1:]):
+        print(SAID + " ".join(found), flush=True)

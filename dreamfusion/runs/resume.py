@@ -8,7 +8,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from dreamfusion.checkpoint import load_scene, read_checkpoint, scene_state
+from dreamfusion.checkpoint import completed, load_scene, read_checkpoint, scene_state
 from dreamfusion.error import CheckpointError, UserError
 from dreamfusion.export.settings import ExportSettings
 from dreamfusion.paths import LAST, PREVIOUS, run_of
@@ -62,7 +62,7 @@ def repeated_settings(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """
     path = Path(str(cfg.config)).expanduser()
     named = [override for override in overrides if override != "mode=train" and not override.startswith("config=")]
-    settings = resumed(OmegaConf.create(read_configuration(path)), cfg, named)
+    settings = resumed(OmegaConf.create(completed(read_configuration(path))), cfg, named)
     return OmegaConf.merge(settings, {name: cfg[name] for name in COMMAND})  # type: ignore[return-value]
 
 
@@ -126,7 +126,7 @@ def load_weights(system: DreamFusion, cfg: DictConfig, resume: Path | None) -> N
         return
     path = resume or find_checkpoint(str(cfg.start))
     content = read_checkpoint(path)
-    state, own = scene_state(content), system.scene.state_dict()
+    state, own = system.scene.adopted(scene_state(content)), system.scene.state_dict()
     fits = {name: value.shape for name, value in state.items()} == {name: value.shape for name, value in own.items()}
     try:
         if resume is not None:

@@ -100,6 +100,10 @@ class Scene(nn.Module):
         """The Gaussians of a scene that consists of them."""
         return None
 
+    def adopted(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The state of a scene that this one starts from, as a state of this scene where the two nearly fit."""
+        return state
+
     def start_from(self, mesh: "RasterMesh") -> None:
         """Take shape and colours of a mesh in scene units.
 

@@ -20,6 +20,9 @@ from dreamfusion.ops.feature_volume import triton as feature_volume
 from dreamfusion.ops.hash_grid import triton as hash_grid
 from dreamfusion.ops.hash_grid.layout import HashGridLayout
 from dreamfusion.ops.march import triton as march
+from dreamfusion.ops.rasterize import triton as rasterize
+from dreamfusion.ops.splat import Screen
+from dreamfusion.ops.splat import triton as splat
 from dreamfusion.types import RayBundle
 
 
@@ -44,7 +47,7 @@ class Absent:
 
 def main(*groups):
     for group in groups:
-        for module in (hash_grid, march, composite, feature_volume):
+        for module in (hash_grid, march, composite, feature_volume, rasterize, splat):
             module.launch = partial(compile_launch, cycle(group.split(",")))
         run_everything()
 
@@ -76,6 +79,10 @@ def run_everything():
     sums.sum().backward()
     volume = torch.zeros(2, 4, 4, 4, 17, requires_grad=True)
     feature_volume.render_feature_volume(volume, torch.zeros(2, 8, 4, 3), 1).sum().backward()
+    rasterize.visible(torch.ones(2, 5, 3), torch.zeros(3, 3, dtype=torch.int64), 24, 40)
+    means, conics = torch.ones(2, 3, 2, requires_grad=True), torch.tensor([1.0, 0.0, 1.0]).expand(2, 3, 3)
+    screen = Screen(means, conics, torch.ones(2, 3), torch.ones(2, 3))
+    splat.splat(screen, torch.ones(2, 3), torch.zeros(2, 3, 4), 24, 40)[1].sum().backward()
 
 
 if __name__ == "__main__":

@@ -48,17 +48,35 @@ def test_a_build_that_fails_aborts_or_hangs_is_one_reason(stand_in, source):
 def test_the_verdict_is_kept_until_the_library_changes_or_a_check_is_asked_for(stand_in, monkeypatch):
     stand_in("standin_kernels", "raise RuntimeError('one')")
     first = probe.failure("standin_kernels", "meta")
-    monkeypatch.setattr(probe, "_check", lambda *given: "checked again")
+    monkeypatch.setattr(probe, "_check", lambda *given: {probe.EVERY: "checked again", "march": ""})
     assert probe.failure("standin_kernels", "meta") == first
     assert probe.failure("standin_kernels", "meta", again=True) == "checked again"
-    assert list(json.loads(probe.VERDICTS.read_text()).values()) == ["checked again"]
+    assert list(json.loads(probe.VERDICTS.read_text()).values()) == [{probe.EVERY: "checked again", "march": ""}]
     probe.VERDICTS.write_text("{")  # damaged
     assert probe.failure("standin_kernels", "meta") == "checked again"
 
 
-def test_a_library_that_disagrees_with_the_reference_is_not_used(monkeypatch):
-    monkeypatch.setattr(parity, "disagreement", lambda op, kernel, device: f"{op} differs")
-    assert probe.main("numba", "cpu") == "numba: hash_encode differs"
+def test_an_operation_that_disagrees_with_the_reference_leaves_the_others_in_use(monkeypatch):
+    monkeypatch.setattr(parity, "disagreement", lambda op, kernel, device: "differs" if op == "splat" else None)
+    found = dict(probe.main("numba", "cpu"))
+    assert found == dict.fromkeys((*parity.OPERATIONS, probe.EVERY), "") | {"splat": "numba: differs"}
+    monkeypatch.setattr(probe, "_check", lambda *given: found)
+    assert probe.failure("numba", "meta", "splat") == "numba: differs"
+    assert probe.failure("numba", "meta", "march") is None
+
+
+def test_a_check_that_aborts_keeps_the_verdicts_before(stand_in):
+    """As where the kernel of one operation poisons the context."""
+    source = """
+import os
+from dreamfusion.ops import parity
+parity.operations = lambda *given: ["march", "composite", "splat"]
+parity.disagreement = lambda op, *given: {"march": None, "composite": "differs"}[op] if op != "splat" else os.abort()
+"""
+    stand_in("standin_kernels", source)
+    march, composite, splat = (probe.failure("standin_kernels", "meta", op) for op in ("march", "composite", "splat"))
+    assert march is None and composite == "standin_kernels: differs"
+    assert "the check of standin_kernels ended with status -6" in splat
 
 
 def test_the_checking_process_starts_no_other(monkeypatch):

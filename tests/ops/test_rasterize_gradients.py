@@ -46,6 +46,23 @@ def test_the_visible_faces_are_those_of_the_point_sampling_rasteriser(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_faces_that_meet_in_pixel_centres_leave_no_gap_and_of_two_in_one_place_the_first_is_seen(backend):
+    square = torch.tensor([[2.5, 1.5, 0.5], [20.5, 1.5, 0.5], [20.5, 19.5, 0.5], [2.5, 19.5, 0.5]])
+    far = torch.tensor([[-9.0, -9.0, 0.2], [90.0, -9.0, 0.2], [-9.0, 90.0, 0.2]])
+    points = torch.stack([torch.cat([square, far]), torch.cat([square + torch.tensor([9.0, 5.0, 0.0]), far])])
+    faces = torch.tensor([[4, 5, 6], [0, 1, 2], [0, 2, 3], [0, 1, 2], [0, 2, 3]])
+    seen, nearest = visible(points, faces, 26, 37, backend)
+    row, column = torch.meshgrid(torch.arange(26), torch.arange(37), indexing="ij")
+    for view, (left, top) in enumerate(((2, 1), (11, 6))):
+        x, y = column - left, row - top
+        inside = (x >= 0) & (x <= 18) & (y >= 0) & (y <= 18)
+        torch.testing.assert_close(nearest[view], torch.where(inside, 0.5, 0.2))
+        assert (seen[view][~inside] == 0).all()
+        assert (seen[view][inside & (x > y)] == 1).all() and (seen[view][inside & (x < y)] == 2).all()
+        assert set(seen[view][inside & (x == y)].tolist()) <= {1, 2, 3, 4}  # equal but for the last bits
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_interpolated_values_have_the_gradient_of_finite_differences(backend):
     generator = torch.Generator().manual_seed(0)
     vertices, faces = tensors(BOX)
@@ -141,8 +158,23 @@ def test_an_edge_that_something_hides_has_no_gradient():
     assert gradient[: len(near.vertices)].any()
 
 
-def test_faces_behind_the_camera_and_no_faces_are_not_drawn():
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_faces_behind_the_camera_and_no_faces_are_not_drawn(backend):
     vertices, faces = tensors(BOX)
-    behind = draw(vertices + 2 * camera().camera_to_world[0, :, 3], faces, camera(), torch.ones(len(vertices), 1))
-    assert not behind.any()
-    assert not draw(vertices, faces[:0], camera(), torch.ones(len(vertices), 1)).any()
+    behind = vertices + 2 * camera().camera_to_world[0, :, 3]
+    assert not draw(behind, faces, camera(), torch.ones(len(vertices), 1), backend).any()
+    assert not draw(vertices, faces[:0], camera(), torch.ones(len(vertices), 1), backend).any()
+
+
+@pytest.mark.parametrize("backend", [backend for backend in BACKENDS if backend != "torch"])
+def test_the_kernel_sees_the_faces_of_the_reference_in_every_view(backend):
+    generator = torch.Generator().manual_seed(0)
+    points = torch.rand(3, 300, 3, generator=generator) * torch.tensor([60.0, 40.0, 1.0]) - torch.tensor(
+        [9.0, 9.0, 0.1]
+    )
+    faces = torch.randint(300, (150, 3), generator=generator)
+    seen, nearest = visible(points, faces, 23, 41, backend)
+    wanted, depths = visible(points, faces, 23, 41, "torch")
+    assert len(wanted.unique()) > 30
+    torch.testing.assert_close(seen, wanted, atol=0, rtol=0)
+    torch.testing.assert_close(nearest, depths, atol=1e-6, rtol=0)

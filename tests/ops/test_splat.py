@@ -83,6 +83,12 @@ def needle(scales):
     return gaussian
 
 
+def pile(count):
+    """Opaque Gaussians behind each other, of which the first few let less than 1e-4 pass."""
+    means, _, rotations, opacities, colors = cloud(count, spread=0.05)
+    return means, torch.full((count, 3), 0.3), rotations, torch.ones_like(opacities), colors
+
+
 CASES = {
     "none": cloud(0),
     "one": cloud(1),
@@ -91,6 +97,7 @@ CASES = {
     "needle": needle([1e-6, 1e-6, 30.0]),
     "sheet": needle([1e-6, 2.0, 2.0]),
     "larger than the picture": needle([50.0, 50.0, 50.0]),
+    "opaque": pile(70),
     "far outside": [cloud(1)[0] + torch.tensor([1e6, 0.0, 0.0]), *cloud(1)[1:]],
 }
 

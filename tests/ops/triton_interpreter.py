@@ -7,7 +7,7 @@ import numpy as np
 import triton.language as tl
 from triton.runtime import JITFunction, interpreter
 
-MODULES = ("march", "hash_grid", "composite", "feature_volume")
+MODULES = ("march", "hash_grid", "composite", "feature_volume", "rasterize", "splat")
 
 
 def prepare():

@@ -27,7 +27,7 @@ def visible(
         points: (B, V, 3) screen points.
         faces: (F, 3) int64.
         height, width: pixels.
-        backend: "torch", "numba" or "nvdiffrast"; None selects the fastest available one.
+        backend: "torch", "numba", "triton" or "nvdiffrast"; None selects the fastest available one.
 
     Returns:
         (B, H, W) int64 index of the face, -1 where there is none, and (B, H, W) float32 1 / depth, 0 where none.

@@ -38,7 +38,7 @@ def splat(
         opacities: (N,) in [0, 1].
         features: (B, N, C) such as colours and distances.
         height, width: pixels.
-        backend: "torch" or "numba"; None selects the fastest available one.
+        backend: "torch", "numba" or "triton"; None selects the fastest available one.
 
     Returns:
         Sums (B, H, W, C) over black, and opacities (B, H, W); differentiable once.

@@ -18,6 +18,7 @@ from dreamfusion.ops.splat.projection import project_gaussians, rotation_matrice
 from dreamfusion.ops.splat.voxels import voxelize
 from dreamfusion.scene.base import Scene
 from dreamfusion.scene.gaussians.growth import Growth, rearrange, split_in_two
+from dreamfusion.scene.gaussians.harmonics import DEGREES, bounded, colors_along
 from dreamfusion.scene.mesh.start import SEED, seen_colors
 from dreamfusion.scene.nerf.grid import GridField
 from dreamfusion.scene.nerf.scene import NeRF
@@ -41,9 +42,19 @@ class GaussianScene(Scene):
     views: Tensor  # (M,) number of views in the sum
 
     def __init__(
-        self, background: nn.Module, radius: float, count: int, most: int, ball: float, opacity: float, growth: Growth
+        self,
+        background: nn.Module,
+        radius: float,
+        count: int,
+        most: int,
+        degree: int,
+        ball: float,
+        opacity: float,
+        growth: Growth,
     ) -> None:
         """Begins with `count` grey Gaussians at random places in a ball of radius `ball`.
+
+        `degree` is that of the spherical harmonics: with 1, colours change with the direction.
 
         Raises:
             ValueError: a value that is not allowed.
@@ -53,16 +64,27 @@ class GaussianScene(Scene):
             raise ValueError(f"scene.count is {count}, of scene.most={most}; type scene.count=5000 scene.most=20000")
         if not 0 < opacity < 1 or not 0 < ball <= radius:
             raise ValueError(f"scene.opacity is {opacity}, allowed 0 to 1; scene.ball {ball}, allowed 0 to {radius}")
+        if degree not in DEGREES:
+            raise ValueError(
+                f"scene.degree is {degree}, allowed 0 (one colour for all directions) and 1 (colours that change with "
+                "the direction); type scene.degree=1"
+            )
         self.background, self.radius, self.growth, self.begin = background, radius, growth, count
         self.position, self.color = nn.Parameter(torch.zeros(most, 3)), nn.Parameter(torch.zeros(most, 3))
         self.opacity, self.scale = nn.Parameter(torch.zeros(most)), nn.Parameter(torch.zeros(most, 3))
         self.rotation = nn.Parameter(torch.zeros(most, 4))
+        self.directional = nn.Parameter(torch.zeros(most, 3, 3)) if degree else None  # see `bounded`
         self.register_buffer("count", torch.tensor(0))
         self.register_buffer("pull", torch.zeros(most))
         self.register_buffer("views", torch.zeros(most))
         self.last_screen: Screen | None = None  # of a training render, for its gradient
         places = normalize(torch.randn(count, 3), dim=-1) * ball * torch.rand(count, 1) ** (1 / 3)
         self._begin(places, torch.full((count, 3), 0.5), opacity, 1.0)
+
+    def adopted(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Gaussians of the other degree: those of degree 0 are the same from all sides, of degree 1 the means stay."""
+        own = {} if self.directional is None else {"directional": torch.zeros_like(self.directional)}
+        return own | {name: value for name, value in state.items() if name in own or name != "directional"}
 
     def start_from(self, mesh: RasterMesh) -> None:
         """Take shape and colours of a mesh in scene units, at even distances on what is seen from outside.
@@ -87,16 +109,20 @@ class GaussianScene(Scene):
         self.opacity[:n] = torch.logit(torch.tensor(opacity))
         self.scale[:n] = width.log()[:, None].to(self.scale)
         self.rotation[:n] = self.rotation.new_tensor([1.0, 0.0, 0.0, 0.0])
+        if self.directional is not None:
+            self.directional[:n] = 0.0
 
     def gaussians(self) -> Gaussians:
         """The Gaussians, differentiable."""
         n = int(self.count)
+        colors = self.color[:n].sigmoid()
         return Gaussians(
             means=self.position[:n],
             scales=self.scale[:n].exp(),
             rotations=self.rotation[:n],
             opacities=self.opacity[:n].sigmoid(),
-            colors=self.color[:n].sigmoid(),
+            colors=colors,
+            directional=None if self.directional is None else bounded(self.directional[:n], colors),
         )
 
     def render(
@@ -114,8 +140,8 @@ class GaussianScene(Scene):
         if generator is not None and screen.means.requires_grad:
             screen.means.retain_grad()
             self.last_screen = screen
-        away = (own.means - cameras.camera_to_world[:, None, :, 3]).norm(dim=-1, keepdim=True)
-        features = torch.cat([own.colors.expand(len(cameras), -1, -1), away], dim=-1)
+        offsets = own.means - cameras.camera_to_world[:, None, :, 3]
+        features = torch.cat([colors_along(own, offsets), offsets.norm(dim=-1, keepdim=True)], dim=-1)
         sums, opacity = splat(screen, own.opacities, features, cameras.height, cameras.width)
         color, depth, opacity = sums[..., :3], sums[..., 3:], opacity[..., None]
         rays, normal = cast_rays(cameras), None
@@ -143,19 +169,21 @@ class GaussianScene(Scene):
 
     def parameter_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
         return {
-            "position": [self.position],
-            "color": [self.color],
-            "opacity": [self.opacity],
-            "scale": [self.scale],
-            "rotation": [self.rotation],
+            **{name: [parameter] for name, parameter in self._rows().items()},
             "network": list(self.background.parameters()),
         }
+
+    def _rows(self) -> dict[str, nn.Parameter]:
+        """The parameters that have a row for each Gaussian."""
+        own = {"position": self.position, "color": self.color, "opacity": self.opacity, "scale": self.scale}
+        own["rotation"] = self.rotation
+        return own if self.directional is None else own | {"directional": self.directional}
 
     def figures(self, render: RenderOutput) -> Mapping[str, float]:
         return {"gaussians": int(self.count)}
 
     def volume(self) -> NeRF:
-        """The density of the Gaussians on a lattice, for the extraction of a mesh."""
+        """The density and mean colours of the Gaussians on a lattice, for the extraction of a mesh."""
         own = self.gaussians()
         grid = voxelize(
             own.means, own.scales, own.rotations, own.opacities.clamp(max=MOST), own.colors, self.radius, GRID
@@ -187,7 +215,7 @@ class GaussianScene(Scene):
         large = self.scale[doubled].amax(1).exp() > self.growth.split
         fresh = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
         fresh[second], fresh[first[large]] = True, True
-        for parameter in (self.position, self.color, self.opacity, self.scale, self.rotation):
+        for parameter in self._rows().values():
             rearrange(parameter, rows, fresh, optimizer)
         self.count.fill_(len(rows))
         split = first[large], second[large]

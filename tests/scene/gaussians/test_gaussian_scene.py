@@ -26,7 +26,7 @@ def growth(**changes):
 
 def make(count=60, most=100, **changes):
     torch.manual_seed(0)
-    settings = {"radius": 1.0, "ball": 0.5, "opacity": 0.1, "growth": growth()} | changes
+    settings = {"radius": 1.0, "degree": 0, "ball": 0.5, "opacity": 0.1, "growth": growth()} | changes
     return GaussianScene(option("background/constant"), count=count, most=most, **settings)
 
 
@@ -97,13 +97,14 @@ def test_the_export_gives_back_the_shape_and_colours_of_a_start():
     assert metrics.color_difference < 0.06
 
 
-def test_every_parameter_has_a_learning_rate_and_only_the_gaussians_a_gradient():
-    scene = make()
+@pytest.mark.parametrize("degree", [0, 1])
+def test_every_parameter_has_a_learning_rate_and_only_the_gaussians_a_gradient(degree):
+    scene = make(degree=degree)
     scene.render(view(), generator=torch.Generator()).rgb.square().sum().backward()
     groups = scene.parameter_groups()
     assert {id(p) for group in groups.values() for p in group} == {id(p) for p in scene.parameters()}
-    assert set(groups) == {"position", "color", "opacity", "scale", "rotation", "network"}
-    for name in ("position", "color", "opacity", "scale"):
+    assert [*groups] == ["position", "color", "opacity", "scale", "rotation", *["directional"] * degree, "network"]
+    for name in ("position", "color", "opacity", "scale", *["directional"] * degree):
         gradient = getattr(scene, name).grad
         assert gradient[:60].any() and not gradient[60:].any()
 
@@ -128,14 +129,17 @@ def test_the_picture_hardly_changes_when_gaussians_are_copied():
 
 @pytest.mark.parametrize("split", [1e-4, 10.0], ids=["split", "copied"])
 def test_moments_follow_their_gaussians_and_those_of_new_ones_are_zero(split):
-    scene = make(growth=growth(split=split))
+    scene = make(growth=growth(split=split), degree=1)
     optimizer = adam(scene)
     train(scene, optimizer, range(2))
     for p in scene.parameters():
         p.grad = None
     moments = optimizer.state[scene.position]["exp_avg"]
+    others = optimizer.state[scene.directional]["exp_avg_sq"]
     with torch.no_grad():
         scene.color[:60] = torch.arange(60.0)[:, None]  # names each one
+        scene.directional[:60] = torch.arange(540.0).view(60, 3, 3)
+        others[:60] = torch.arange(540.0).view(60, 3, 3) + 1
         scene.opacity[10] = -20.0  # faint
         moments[:60] = torch.arange(60.0)[:, None]
         scene.pull[:60] = torch.arange(60.0)
@@ -147,6 +151,9 @@ def test_moments_follow_their_gaussians_and_those_of_new_ones_are_zero(split):
     again = torch.isin(names, names[59:]) if split < 1 else torch.arange(71) >= 59
     assert torch.equal(moments[:71, 0], torch.where(again, 0.0, names.float()))
     assert not moments[71:].any()
+    assert torch.equal(scene.directional[:71], torch.arange(540.0).view(60, 3, 3)[names])
+    expected = (torch.arange(540.0).view(60, 3, 3) + 1)[names]
+    assert torch.equal(others[:71], expected.masked_fill(again[:, None, None], 0.0)) and not others[71:].any()
 
 
 def test_a_split_gaussian_becomes_two_smaller_ones_with_its_mean_and_variance():
@@ -175,18 +182,20 @@ def test_what_is_faint_or_has_left_the_ball_is_removed_but_never_all():
     assert int(scene.count) == 58
 
 
-def test_training_resumes_bit_for_bit_with_the_number_of_gaussians():
-    whole, first = make(), make()
+@pytest.mark.parametrize("degree", [0, 1])
+def test_training_resumes_bit_for_bit_with_the_number_of_gaussians(degree):
+    whole, first = make(degree=degree), make(degree=degree)
     optimizers = adam(whole), adam(first)
     train(whole, optimizers[0], range(9))
     train(first, optimizers[1], range(5))
-    again = make(opacity=0.5)
+    again = make(opacity=0.5, degree=degree)
     again.load_state_dict(first.state_dict())
     third = adam(again)
     third.load_state_dict(optimizers[1].state_dict())
     assert int(again.count) == 86
     train(again, third, range(5, 9))
     assert_same(dict(again.state_dict()), dict(whole.state_dict()))
+    assert ("directional" in again.state_dict()) == (degree == 1)
     assert_same(third.state_dict(), optimizers[0].state_dict())
 
 
