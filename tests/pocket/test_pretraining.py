@@ -156,10 +156,10 @@ def test_a_checkpoint_with_the_keys_of_earlier_code_resumes_bit_for_bit(train, t
 
 
 def test_the_loss_falls_on_a_handful_of_models(train, tmp_path):
-    train(80, batch_size=8, validation_every=20, validation_size=16)
+    train(60, batch_size=8, validation_every=20, validation_size=16)
     with (tmp_path / "run" / "metrics" / "from_step_0" / "metrics.csv").open() as lines:
         rows = [row for row in csv.DictReader(lines) if row["validation/mse_t700"]]
-    assert [int(row["step"]) for row in rows] == [19, 39, 59, 79]
+    assert [int(row["step"]) for row in rows] == [19, 39, 59]
     for level in NOISE_LEVELS:
         first, *_, last = (float(row[f"validation/mse_t{level}"]) for row in rows)
         assert last < 0.8 * first, level
