@@ -7,9 +7,12 @@ A browser lets any page open a WebSocket to any address, including this machine'
 refuse, by the header `Origin`, which a page cannot change.
 """
 
+import asyncio
+import inspect
 import logging
 import re
 import secrets
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -28,6 +31,7 @@ from dreamfusion.view.address import is_loopback
 
 log = logging.getLogger(__name__)
 Answer = Response | None  # None: continue with the handshake
+READY_EVERY = 0.01  # seconds between looks whether a server is ready
 HOST = re.compile(r"(\[[^]]+\]|[^:]+)(:\d+)?")
 
 
@@ -38,8 +42,10 @@ class LocalServer(viser.ViserServer):
         """Serve at `host` and `port`, or at the next free port."""
         self._loopback_only, self._warned = is_loopback(host), False
         self.token = None if self._loopback_only else secrets.token_urlsafe(24)
-        with _checking_requests(self._refuse, self._complete) as patched:
+        ready = threading.Event()  # viser answers requests before its constructor has ended, and fails
+        with _checking_requests(self._refuse, self._complete, ready) as patched:
             super().__init__(host, port, label=title, verbose=False)
+        ready.set()
         if not patched:
             self.stop()
             raise UserError(
@@ -107,10 +113,11 @@ def refusal_reason(headers: Headers, loopback_only: bool) -> str | None:
 def _checking_requests(
     check: Callable[[ServerConnection, Request], Answer],
     complete: Callable[[ServerConnection, Request, Response], None],
+    ready: threading.Event,
 ) -> Iterator[list[str]]:
     """Call `check` for each request to servers started inside this context, and `complete` for its response.
 
-    The list is empty if no server was started.
+    Requests wait until the server is `ready`. The list is empty if no server was started.
 
     viser starts its server with `websockets.asyncio.server.serve`, and has no parameter for a request check.
     """
@@ -119,12 +126,14 @@ def _checking_requests(
     def serve_checked(*args: Any, process_request: Any = None, **settings: Any) -> websockets.asyncio.server.serve:
         started.append("checked")
 
-        def process(connection: ServerConnection, request: Request) -> Answer | Awaitable[Answer]:
+        async def process(connection: ServerConnection, request: Request) -> Answer:
+            while not ready.is_set():
+                await asyncio.sleep(READY_EVERY)
             refused = check(connection, request)
             if refused is not None or process_request is None:
                 return refused
             answer: Answer | Awaitable[Answer] = process_request(connection, request)
-            return answer
+            return await answer if inspect.isawaitable(answer) else answer
 
         return serve(*args, process_request=process, **{"process_response": complete} | settings)
 

@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import threading
 import urllib.error
 import urllib.request
 from types import SimpleNamespace
@@ -53,6 +54,23 @@ def test_the_windows_own_page_and_clients_without_a_page_may_connect(serve):
     assert knock(port) == 101
     for name in ("127.0.0.1", "localhost", "LocalHost"):
         assert knock(port, f"{name}:{port}", f"http://{name.lower()}:{port}") == 101
+
+
+def test_a_request_during_the_start_waits_until_the_server_is_complete(serve, monkeypatch):
+    start, said = viser.infra.WebsockServer.start, []
+
+    def start_and_be_visited(server):
+        start(server)
+        guest = threading.Thread(target=lambda: said.append(knock(server._port)))
+        guest.start()
+        guest.join(0.5)  # seconds of a slow constructor
+        said.append(guest)
+
+    monkeypatch.setattr(viser.infra.WebsockServer, "start", start_and_be_visited)
+    serve()
+    guest = said.pop(0)
+    guest.join()
+    assert said == [101]
 
 
 def test_a_browser_connects_from_the_windows_page_and_not_from_another_page(serve, browser):
