@@ -19,6 +19,7 @@ from dreamfusion.report.template import encode_base64, relative_url, write_html
 THUMBNAIL = 320  # largest side in pixels
 EMBEDDED = 200_000_000  # most bytes of models in a page, about a hundred models of the default size
 QUALITY = 85  # JPEG quality of a thumbnail
+FEW = 4  # figures of a run that are shown; the others on a click
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class _Card:
 
     entry: Entry
     settings: Mapping[str, str]  # those that differ between the runs
+    figures: Mapping[str, str]  # the first FEW
+    others: Mapping[str, str]  # the other figures
     address: str  # of the run's page
     thumbnail: str  # data URL
     model: str  # base64 of the GLB; empty if missing or beyond the limit of the page
@@ -60,9 +63,12 @@ def write_gallery(entries: Sequence[Entry], title: str, path: Path) -> None:
         size = 0 if entry.mesh is None else entry.mesh.stat().st_size
         fits = 0 < size <= available
         available -= size if fits else 0
+        figures = list(entry.figures.items())
         cards.append(
             _Card(
                 entry=entry,
+                figures=dict(figures[:FEW]),
+                others=dict(figures[FEW:]),
                 settings={name: entry.settings[name] for name in shown if name in entry.settings},
                 address="" if entry.page is None else relative_url(entry.page, path.parent),
                 thumbnail="" if entry.video is None else _thumbnail(entry.video),

@@ -10,6 +10,7 @@ from dreamfusion.error import UserError
 from dreamfusion.mesh.metrics import unlike
 from dreamfusion.report.gallery import Entry, check_video, write_gallery
 from dreamfusion.runs.names import IGNORED
+from dreamfusion.runs.page import LIKENESS
 from dreamfusion.runs.settings import flat
 from dreamfusion.runs.summary import read_summary
 from dreamfusion.untrusted import INTERPOLATION, read_settings
@@ -17,6 +18,7 @@ from dreamfusion.untrusted import INTERPOLATION, read_settings
 log = logging.getLogger(__name__)
 
 EXCLUDED = {*IGNORED, "mode", "prompt", "export"} - {"study"}  # settings that do not change the pictures
+LABELS = {"silhouette_iou": LIKENESS}
 FIRST = ("prior_score", "silhouette_iou", "color_difference", "seconds")  # figures shown before the others
 
 
@@ -50,13 +52,18 @@ def entry_of(folder: Path) -> Entry:
         check_video(video)
     summary = read_summary(folder)
     names = [name for name in FIRST if name in summary] + [name for name in summary if name not in FIRST]
-    figures = {name.replace("_", " "): f"{summary[name]:,}" for name in names if isinstance(summary[name], int | float)}
+    found = {name: summary[name] for name in names if isinstance(summary[name], int | float)}
     return Entry(
         prompt=prompt,
         mesh=mesh if mesh.is_file() else None,
         video=video if video.is_file() else None,
         page=page if page.is_file() else None,
         settings=settings,
-        figures=figures,
+        figures={LABELS.get(name, name.replace("_", " ")): number(value) for name, value in found.items()},
         warning=unlike(iou) if isinstance(iou := summary.get("silhouette_iou"), int | float) else "",
     )
+
+
+def number(value: int | float) -> str:
+    """A figure with four digits, or a whole number."""
+    return f"{int(value):,}" if isinstance(value, int) or value.is_integer() else f"{value:,.4g}"

@@ -54,6 +54,16 @@ def test_a_card_for_each_run_and_a_hostile_prompt_stays_text(entries, tmp_path):
     assert page.attributes("meta")[3]["content"].startswith("default-src 'none'")
 
 
+def test_a_run_shows_its_first_figures_and_the_others_on_a_click(entries, tmp_path):
+    figures = {f"score {n}": str(n) for n in range(7)}
+    write_gallery([replace(entries[0], figures=figures)], "t", tmp_path / "gallery.html")
+    page = (tmp_path / "gallery.html").read_text(encoding="utf-8").partition("<article")[2].partition("</article>")[0]
+    first, others = page.split("<details>")
+    assert [name for name in figures if name in first] == [f"score {n}" for n in range(4)]
+    assert [name for name in figures if name in others] == ["score 4", "score 5", "score 6"]
+    assert "3 more" in others
+
+
 def test_models_beyond_the_size_limit_are_links_to_the_pages_of_their_runs(entries, tmp_path, monkeypatch):
     size = entries[0].mesh.stat().st_size
     monkeypatch.setattr(gallery, "EMBEDDED", 2 * size)
