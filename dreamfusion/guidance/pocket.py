@@ -19,6 +19,7 @@ from dreamfusion.guidance.pretrained import choose_dtype, refused
 from dreamfusion.guidance.prior import PixelSpace, concatenate_texts
 from dreamfusion.guidance.recognition import Recognised, nearest_model
 from dreamfusion.ops.constants import constant
+from dreamfusion.ops.cuda_graph import CudaGraph, replayable
 from dreamfusion.ops.precision import processor_bfloat16
 from dreamfusion.pocket import WEIGHTS
 from dreamfusion.pocket.model.denoiser import (
@@ -72,6 +73,7 @@ class PocketPrior(PixelSpace, AdaptablePrior):
         variant: int,
         dtype: str,
         size: int | None,
+        cuda_graph: bool,
     ) -> None:
         """Read the weights.
 
@@ -87,6 +89,7 @@ class PocketPrior(PixelSpace, AdaptablePrior):
             dtype: of the U-Net: "float32", "float16", "bfloat16", or "auto": float16 on CUDA, bfloat16 on processors
                 with bfloat16 products, else float32. Applied by `to`; the weights are loaded as float32.
             size: pixels a side of the images, one of SIZES; None: as large as the views fill.
+            cuda_graph: on CUDA, replay the network as one CUDA graph; without effect while it has an adapter.
 
         Raises:
             GuidanceError: the folder has no complete prior, the variant is negative, or the size is not in SIZES.
@@ -125,6 +128,7 @@ class PocketPrior(PixelSpace, AdaptablePrior):
         self.dtype, self._dtype = dtype, torch.float32
         self._subjects: set[int] = set()  # models that the texts encoded so far name
         self._subject: Tensor | None = None  # the only one of them, (1,), on the device
+        self.cuda_graph, self._graph = cuda_graph, CudaGraph(self._predict)
 
     def to(self, device: torch.device | str) -> Self:
         """Move in place. On CUDA the whole network has the U-Net's precision; elsewhere all but the
@@ -135,6 +139,7 @@ class PocketPrior(PixelSpace, AdaptablePrior):
         if self.dtype == "auto" and device.type == "cpu" and processor_bfloat16():
             unet = torch.bfloat16
         self._dtype = unet if device.type == "cuda" else torch.float32
+        self._graph = CudaGraph(self._predict)  # the old one has the addresses of the old weights
         with self._adapter_as_it_is(device):
             self.model.to(device, self._dtype)
             self.model.unet_to(unet)
@@ -216,8 +221,21 @@ class PocketPrior(PixelSpace, AdaptablePrior):
         proxy = self._render_proxy(branches, camera.to(self._dtype), noisy.shape[-1])
         noisy, timestep, dtype = noisy.repeat(count, 1, 1, 1), timestep.repeat(count), self._dtype
         states, mask = text.states.to(dtype), text.mask
-        clean = self.model(noisy.to(dtype), timestep, states, mask, camera.to(dtype), proxy, self.variant)
+        given = noisy.to(dtype), timestep, states, mask, camera.to(dtype)
+        if proxy is None:  # the network reads back what to render
+            clean = self.model(*given, variant=self.variant)
+        elif self.cuda_graph and self._adapter is None and replayable(noisy):
+            clean = self._graph(*given, proxy.rgba, proxy.normal, proxy.features)
+        else:
+            clean = self.model(*given, proxy)
         return clean.float().chunk(count)
+
+    def _predict(self, *given: Tensor) -> Tensor:
+        """The network's prediction from plain tensors, the last three of them its proxy renders."""
+        from dreamfusion.pocket.model.proxy_render import ProxyRender
+
+        clean: Tensor = self.model(*given[:-3], ProxyRender(*given[-3:]))
+        return clean
 
     def _render_proxy(self, branches: Sequence[Branch], camera: Tensor, size: int) -> "ProxyRender | None":
         """The network's proxy renders, zeros for branches without a camera; None: the network finds out what to render.
