@@ -19,7 +19,7 @@ from dreamfusion.mesh.isosurface import decimated, extract_mesh, finish_mesh
 from dreamfusion.mesh.quads import with_quads
 from dreamfusion.mesh.simplify import is_watertight
 from dreamfusion.mesh.threshold import find_threshold, max_density_per_ray
-from dreamfusion.mesh.visual_hull import Density, intersect_visual_hull, lowered
+from dreamfusion.mesh.visual_hull import Density, intersect_visual_hull, lowered, thin_parts_solid
 from dreamfusion.phases import phase
 from dreamfusion.scene.base import Scene
 from dreamfusion.scene.nerf.renderer import RayRender
@@ -76,7 +76,7 @@ def extract_surface(scene: Scene, orbit: Orbit, export: ExportSettings) -> Surfa
         inner: Density = volume.field.density
         if fit is not None and export.visual_hull:
             threshold = fit.lowered
-            inner = intersect_visual_hull(inner, threshold, fit.cameras, fit.opacity)
+            inner = intersect_visual_hull(inner, threshold, fit.cameras, thin_parts_solid(fit.opacity))
 
         def density(positions: Tensor) -> Tensor:  # the grid is on the CPU, the scene perhaps on a GPU
             return inner(positions.to(scene.device)).cpu()

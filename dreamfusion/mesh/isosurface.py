@@ -9,18 +9,17 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import trimesh
-from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
 from torch import Tensor
 
 from dreamfusion.export.settings import ExportSettings
+from dreamfusion.mesh.blur import blur
 from dreamfusion.mesh.density_grid import SURFACE, EmptyFieldError, sample_occupancy
 from dreamfusion.mesh.simplify import repair, simplify
 from dreamfusion.types import Mesh
 
 TAUBIN_SHRINK, TAUBIN_INFLATE = 0.5, 0.53  # lambda and |mu| of Taubin 1995, Sec. 3.1; |mu| is slightly larger
-BLUR_REACH = 3.0  # standard deviations at which the kernel is truncated
 NEAREST = 4  # vertices whose normals a vertex of the decimated mesh has
 SAME_SIDE = 0.5  # least cosine between their normals and that of the decimated mesh
 TINY = 1e-20  # squared scene units: smaller areas count as degenerate
@@ -52,7 +51,7 @@ def extract_mesh(
         occupancy = sample_occupancy(density, radius, export.resolution, threshold, export.chunk)
     cell = 2.0 * radius / export.resolution
     if export.blur > 0:
-        _blur(occupancy, export.blur / cell)
+        blur(occupancy, export.blur / cell)
     at = level(occupancy)
     if occupancy.max() <= at:
         raise EmptyFieldError(f"export.blur={export.blur} removes the object, which is thinner; use a smaller value")
@@ -72,17 +71,6 @@ def finish_mesh(vertices: np.ndarray, triangles: np.ndarray, export: ExportSetti
     """
     vertices, triangles = repair(*_keep_large_pieces(vertices, triangles, export.min_piece))
     return decimated(vertices, triangles, export.faces)
-
-
-def _blur(occupancy: np.ndarray, cells: float) -> None:
-    """Blur in place within the box of nonzero values; the border stays 0, so that the surface is closed."""
-    margin = int(np.ceil(BLUR_REACH * cells))
-    box = []
-    for axis in range(3):
-        there = np.flatnonzero(occupancy.any(axis=tuple({0, 1, 2} - {axis})))
-        box.append(slice(max(int(there[0]) - margin, 1), min(int(there[-1]) + margin + 1, occupancy.shape[axis] - 1)))
-    part = occupancy[tuple(box)]
-    part[:] = gaussian_filter(part, cells, mode="constant", truncate=BLUR_REACH)
 
 
 def _keep_large_pieces(vertices: np.ndarray, faces: np.ndarray, min_piece: float) -> tuple[np.ndarray, np.ndarray]:

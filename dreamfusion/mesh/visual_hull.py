@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import grid_sample
+from torch.nn.functional import grid_sample, max_pool2d
 
 from dreamfusion.camera.rays import project
 from dreamfusion.mesh.threshold import VISIBLE
@@ -17,6 +17,8 @@ from dreamfusion.ops.constants import constant
 from dreamfusion.types import Cameras
 
 Density = Callable[[Tensor], Tensor]
+NEAR, WIDE = 2, 3  # pixels around one: where the opacity of its part is looked for; a part is thick if all are opaque
+FAINT = 0.5  # a part whose largest opacity is less than half of it is fog, however thin
 MISSED = 0.002  # share of the opaque rays whose density may stay below the lowered threshold
 EDGE = 1e-4  # opacities are clamped to [EDGE, 1 - EDGE], where the odds are finite and positive
 
@@ -46,6 +48,22 @@ def intersect_visual_hull(density: Density, threshold: float, cameras: Cameras, 
         return torch.minimum(density(positions), threshold * least / (1 - least))
 
     return limited
+
+
+def thin_parts_solid(opacity: Tensor) -> Tensor:
+    """Opacity (B, 1, H, W), that of thin parts as a share of the largest within NEAR pixels, or of FAINT if it is less.
+
+    A solid part ends where its opacity is 1/2, a translucent twig of two pixels where it has half of its own: some
+    views see through it, and one is enough to remove it. Thin is what an opening by WIDE pixels makes transparent.
+    """
+    peak = _largest(opacity, NEAR).clamp(min=FAINT)
+    thick = _largest(-_largest(-opacity, WIDE), WIDE)
+    return torch.where(thick > VISIBLE, opacity, opacity / peak)
+
+
+def _largest(image: Tensor, radius: int) -> Tensor:
+    """The largest value of each pixel's square of 2 radius + 1 pixels."""
+    return max_pool2d(image, 2 * radius + 1, stride=1, padding=radius)
 
 
 def lowered(threshold: float, ray_max_density: Tensor, ray_opacity: Tensor) -> float:

@@ -48,6 +48,7 @@ class Exported:
             **{name: value for name, value in asdict(self.facts).items() if value is not None},
             "silhouette_iou": self.metrics.iou,
             "silhouette_iou_worst": self.metrics.worst_iou,
+            "missing_pixels": self.metrics.missing,
             "color_difference": self.metrics.color_difference,
             "export_seconds": self.seconds,
             f"{self.path.suffix[1:]}_megabytes": self.megabytes,
@@ -133,9 +134,10 @@ def export_scene(scene: TrainedScene, export: ExportSettings) -> Exported:
 
 def warn_if_unlike(exported: Exported) -> None:
     """Log a warning if the mesh is not what the renders show."""
-    if sentence := unlike(exported.metrics.iou):
+    if sentence := unlike(exported.figures):
         log.warning(
-            "%s: see %s; a translucent scene has no clear surface: train longer, or type export.threshold=NUMBER",
+            "%s: see %s; a translucent scene has no clear surface: train longer, or type export.blur=0.01 or "
+            "export.threshold=NUMBER",
             sentence,
             exported.path.with_name("mesh_check.png"),
         )

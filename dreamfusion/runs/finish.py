@@ -51,7 +51,7 @@ def finish(
             figures |= exported.printing
             figures[LIKENESS] = f"{exported.metrics.iou:.3f}"
             warn_if_unlike(exported)
-            warning = unlike(exported.metrics.iou)
+            warning = unlike(exported.figures)
         except EmptyFieldError as error:
             empty = error
     with phase("score"):

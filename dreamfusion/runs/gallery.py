@@ -60,7 +60,7 @@ def entry_of(folder: Path) -> Entry:
         page=page if page.is_file() else None,
         settings=settings,
         figures={LABELS.get(name, name.replace("_", " ")): number(value) for name, value in found.items()},
-        warning=unlike(iou) if isinstance(iou := summary.get("silhouette_iou"), int | float) else "",
+        warning=unlike(summary),
     )
 
 

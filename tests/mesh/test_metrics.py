@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from options import export_settings
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.mesh.density_grid import EmptyFieldError
 from dreamfusion.mesh.extract import extract_surface, placed, surface_color
-from dreamfusion.mesh.metrics import SIZE, VIEWS, compare
+from dreamfusion.mesh.metrics import PART, SIZE, VIEWS, compare, unlike
 from dreamfusion.mesh.simplify import is_watertight
 from dreamfusion.scene.background.solid import ConstantBackground
 from dreamfusion.scene.nerf.field import Field
@@ -42,6 +44,15 @@ def test_the_ball_itself_agrees_in_outline_and_color(scene):
     assert found.worst_iou > 0.98
     assert found.color_difference < 0.002
     assert found.sheet.shape == (2 * SIZE, VIEWS * SIZE, 3)
+
+
+def test_the_part_that_a_mesh_lacks_is_counted_in_pixels(scene):
+    assert compare(scene, ORBIT, sphere(0.6)).missing == 0
+    half = sphere(0.6)
+    left = half.vertices[half.faces][..., 0].max(1) < 0
+    lacking = compare(scene, ORBIT, replace(half, faces=half.faces[left]))
+    shown = np.pi * (0.6 / (9 - 0.36) ** 0.5 * 1.374 * SIZE) ** 2  # pixels of the ball
+    assert lacking.missing == pytest.approx(shown / 2, rel=0.2)  # seen from the front, without a rim
 
 
 def test_a_smaller_ball_agrees_by_its_share_of_the_area(scene):
@@ -97,6 +108,28 @@ def test_a_wheel_that_hangs_in_the_air_is_part_of_the_mesh(scene):
     mesh = extract_surface(rolling, ORBIT, SETTINGS).mesh
     assert mesh.vertices[:, 1].min() == pytest.approx(-0.85, abs=0.03)
     assert compare(rolling, ORBIT, mesh).iou > 0.95
+
+
+def test_a_translucent_twig_that_half_of_the_views_see_through_is_part_of_the_mesh(scene):
+    class Snowman(type(scene.field)):
+        def density(self, positions):
+            across = (positions[:, 1:] - 0.1).norm(dim=-1) / 0.02
+            along = (positions[:, 0] > 0.4) & (positions[:, 0] < 0.9)
+            twig = 18.0 * torch.exp(-across.square() / 2)  # opacity 1 - exp(-18 * 0.02 * 2.5) = 0.6 across its middle
+            return super().density(positions) + along * twig
+
+    field = Snowman(density=80.0, size=0.5, color=COLOR)
+    snowman = NeRF(field, ConstantBackground([1, 1, 1]), StratifiedRenderer(1.0, 96))
+    settings = OmegaConf.merge(SETTINGS, {"resolution": 192, "faces": 20000, "texture": 0})
+    mesh = extract_surface(snowman, ORBIT, settings).mesh
+    assert mesh.vertices[:, 0].max() == pytest.approx(0.9, abs=0.03)
+    assert compare(snowman, ORBIT, mesh).missing <= PART
+
+
+def test_the_sentence_names_the_worse_of_two_faults_or_none():
+    assert unlike({}) == unlike({"silhouette_iou": 0.97, "missing_pixels": PART}) == ""
+    assert "0.900" in unlike({"silhouette_iou": 0.9, "missing_pixels": 50})
+    assert "lacks a part" in unlike({"silhouette_iou": 0.97, "missing_pixels": 50})
 
 
 def test_a_blur_evens_out_what_is_rough_and_keeps_the_outline(scene):

@@ -4,7 +4,7 @@ import torch
 from options import export_settings
 
 from dreamfusion.mesh.isosurface import extract_mesh
-from dreamfusion.mesh.visual_hull import intersect_visual_hull, lowered
+from dreamfusion.mesh.visual_hull import intersect_visual_hull, lowered, thin_parts_solid
 
 AROUND = [0.0, 45.0, 90.0, 135.0, 180.0, 225.0, 270.0, 315.0]
 SIZE = 96
@@ -66,3 +66,17 @@ def test_the_lowered_threshold_is_exceeded_on_all_but_two_thousandths_of_the_opa
     assert (density[opacity > 0.5] > found).float().mean() == pytest.approx(0.998, abs=0.001)
     assert lowered(3.0, density, opacity) == 3.0  # never raised
     assert lowered(3.0, density, torch.zeros(1000)) == 3.0
+
+
+def test_a_translucent_twig_becomes_solid_and_a_body_fog_and_a_faint_thread_stay_as_they_are():
+    image = torch.zeros(1, 1, 64, 64)
+    image[..., 8:40, 8:40] = torch.linspace(0.6, 1, 32)
+    image[..., 45:60, 5:60] = 0.4  # fog, 15 pixels wide
+    body = image.clone()
+    image[..., 20:22, 42:60] = 0.45
+    image[..., 30:32, 42:60] = 0.2
+    solid = thin_parts_solid(image)
+    torch.testing.assert_close(solid[..., 20:22, 42:60], torch.full((1, 1, 2, 18), 0.9))
+    assert (solid[..., 30:32, 42:60] < 0.5).all()
+    torch.testing.assert_close(solid[..., 8:40, 8:40], body[..., 8:40, 8:40])
+    assert (solid[..., 45:60, 5:60] < 0.9).all()
