@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from launched import ROOT, files
+from launched import QUICK, ROOT, files
 
 from dreamfusion.training.loggers import earlier_id
 from dreamfusion.training.metrics import memory_in_use, norms_by_timestep
@@ -150,7 +150,7 @@ def test_two_runs_of_an_agent_without_a_server(offline, launch, tmp_path):
     pytest.importorskip("sweeps", reason="pip install --no-deps sweeps")
     sweep = yaml.safe_load((ROOT / "sweeps" / "wandb" / "gallery.yaml").read_text())
     for arguments in commands(sweep, count=2):
-        ended = launch(tmp_path, *arguments, "experiment=smoke", "mode.preview_every=0")
+        ended = launch(tmp_path, *arguments, *QUICK)
         assert ended.status == 0, ended.text
     found = sorted(tmp_path.glob("outputs/studies/gallery/a-cat/*/wandb/offline-run-*/run-*.wandb"))
     runs = [read(path) for path in found]
