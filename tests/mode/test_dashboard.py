@@ -82,9 +82,9 @@ def read(path):
 
 
 def test_the_offline_files_of_a_study_are_complete(offline, launch, tmp_path):
-    ended = launch(
-        tmp_path, "-m", "prompt=a cat,a dog", "study=x", "logger=wandb", "logger.tags=[t]", "experiment=smoke"
-    )
+    logged = ["logger=wandb", "logger.tags=[t]"]
+    logged += ["trainer.log_every_n_steps=1", "mode.preview_every=2", "export.threshold=auto"]
+    ended = launch(tmp_path, "-m", "prompt=a cat,a dog", "study=x", *QUICK, *logged)
     assert ended.status == 0, ended.text
     assert "WARNING" not in ended.text and "Run summary" not in ended.text  # W&B's
     study = tmp_path / "outputs" / "studies" / "x"

@@ -304,7 +304,7 @@ def test_an_exported_mesh_stores_its_scale(copied, launch):
     folder, run = copied
     before = glb_metadata(folder / run / "mesh.glb")
     first = max(trimesh.load_mesh(folder / run / "mesh.glb").extents)
-    settings = ["export.resolution=16", "export.texture=0", "export.threshold=5"]
+    settings = ["export.resolution=32", "export.texture=0", "export.faces=2000"]
     assert launch(folder, "mode=export", "export.size=0.25", *settings).status == 0
     after = glb_metadata(folder / run / "mesh.glb")
     longest = max(trimesh.load_mesh(folder / run / "mesh.glb").extents)
