@@ -16,6 +16,12 @@ from dreamfusion.signals import ENDING
 ROOT = Path(__file__).parents[1]
 PROMPT = """a cat's "${hat}", (🐈) = ../../<b>x</b>\\"""
 SLUG = "a-cats-hat-b-x-b"
+# A whole run, from prompt to page, in half the time of experiment=smoke: for tests of what is around a training.
+# Rows of the metrics come at the end only, so that the page has no curves.
+QUICK = (
+    "experiment=smoke", "mode.preview_every=0", "mode.turntable_frames=1", "export.resolution=16", "export.texture=0",
+    "export.threshold=5", "trainer.log_every_n_steps=100",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,12 @@ import nbformat
 import pytest
 import torch
 import trimesh
-from launched import PROMPT, ROOT, SLUG
+from launched import PROMPT, QUICK, ROOT, SLUG
 from nbclient import NotebookClient
 from omegaconf import OmegaConf
 
 import dreamfusion
 from dreamfusion.error import UserError
-
-SMOKE = ("experiment=smoke", "mode.preview_every=0")
 
 
 def test_compose_is_the_command_lines_composition(compose_config):
@@ -24,7 +22,7 @@ def test_compose_is_the_command_lines_composition(compose_config):
 
 def test_a_dream_from_python_is_the_run_of_the_command(tmp_path, monkeypatch, compose_config):
     monkeypatch.chdir(tmp_path)
-    run = dreamfusion.dream(PROMPT, *SMOKE, steps=3, seed=5)
+    run = dreamfusion.dream(PROMPT, *QUICK, steps=3, seed=5)
     assert run.folder.parent == Path("outputs/train") / SLUG
     assert isinstance(trimesh.load(run.mesh, force="mesh"), trimesh.Trimesh)
     assert run.turntable.is_file()
@@ -34,7 +32,7 @@ def test_a_dream_from_python_is_the_run_of_the_command(tmp_path, monkeypatch, co
     assert run.settings["seed"] == 5
     assert run._repr_html_().startswith('<video src="data:video/mp4;base64,')
     saved = torch.load(run.folder / "checkpoints" / "last.ckpt", weights_only=True)["config"]
-    wanted = compose_config(f"prompt={PROMPT}", "seed=5", "trainer.max_steps=3", *SMOKE)
+    wanted = compose_config(f"prompt={PROMPT}", "seed=5", "trainer.max_steps=3", *QUICK)
     assert saved == OmegaConf.to_container(wanted)
 
 
@@ -42,7 +40,7 @@ def test_settings_that_no_run_can_have_are_named(tmp_path):
     with pytest.raises(UserError, match='there is no prompt; type prompt="a cat"'):
         dreamfusion.dream("  ", folder=tmp_path)
     with pytest.raises(UserError, match=r"camera\.views is 0; a step needs at least 1 camera"):
-        dreamfusion.dream("a cat", "camera.views=0", *SMOKE, folder=tmp_path)
+        dreamfusion.dream("a cat", "camera.views=0", *QUICK, folder=tmp_path)
     with pytest.raises(AttributeError, match="module 'dreamfusion' has no attribute 'nothing'"):
         dreamfusion.nothing  # noqa: B018
 
@@ -52,7 +50,7 @@ def test_the_notebook_runs_and_shows_a_training_and_a_mesh(tmp_path):
     notebook = nbformat.read(ROOT / "docs" / "first_steps.ipynb", as_version=4)
     first = next(cell for cell in notebook.cells if cell.cell_type == "code")
     assert first.source.startswith("steps, overrides = 300, []")
-    first.source = f"steps, overrides = 4, {list(SMOKE)}\nimport torch\ntorch.set_num_threads(1)"
+    first.source = f"steps, overrides = 4, {list(QUICK)}\nimport torch\ntorch.set_num_threads(1)"
     NotebookClient(notebook, timeout=1500, resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = [output for cell in notebook.cells for output in cell.get("outputs", []) if "data" in output]
     assert not [output for output in shown if output.output_type == "error"]

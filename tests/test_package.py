@@ -9,7 +9,7 @@ import tomllib
 import zipfile
 
 import pytest
-from launched import ROOT
+from launched import QUICK, ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -42,8 +42,7 @@ def command(site, cwd, *arguments):
 
 
 def test_the_wheel_runs_from_any_folder_and_writes_there(wheel, tmp_path):
-    small = ["mode.preview_every=0", "mode.turntable_frames=1", "export.resolution=16", "export.texture=0"]
-    said = command(wheel, tmp_path, "prompt=a cat", "experiment=smoke", "trainer.max_steps=1", *small)
+    said = command(wheel, tmp_path, "prompt=a cat", *QUICK, "trainer.max_steps=1")
     (run,) = (tmp_path / "outputs" / "train" / "a-cat").iterdir()
     assert (run / "mesh.glb").is_file()
     assert f"outputs/train/a-cat/{run.name}" in said

@@ -47,23 +47,32 @@ def run(cfg: DictConfig, folder: str) -> Path:
     keep_large_blocks()
     with open_dict(cfg):
         cfg.prompt = cfg.prompt or PROMPT
-    began = time.monotonic()
     result = Result(machine())
-    for log2_table in plan.log2_tables:
-        for measure in (cases.encode_rows, cases.field_rows, cases.step_rows):
-            result.ratios += measure(plan, log2_table)
-            _save_progress(result, Path(folder), f"{measure.__name__}, table 2^{log2_table}", began)
-    result.ratios += cases.ray_rows(plan)
-    _save_progress(result, Path(folder), "ray_rows", began)
-    result.steps = dream_rows(cfg, plan.dream_steps)
-    _save_progress(result, Path(folder), "dream_rows", began)
-    for name, rows in cases.scaling_rows(plan):
-        result.curves[name] = rows
-        _save_progress(result, Path(folder), f"scaling_rows, {name}", began)
-    result.ratios += result.curves["threads"]
+    try:
+        _measure(cfg, plan, result, Path(folder))
+    finally:
+        if result.ratios:  # also of what was measured before Ctrl-C
+            _write_plot(result, Path(folder))
     path = write(result, Path(folder))
     log.info("%s\n\n%s", tables(result), path)
     return path
+
+
+def _measure(cfg: DictConfig, plan: Plan, result: Result, folder: Path) -> None:
+    """Fill `result`, and write what is there after each part."""
+    began = time.monotonic()
+    for log2_table in plan.log2_tables:
+        for measure in (cases.encode_rows, cases.field_rows, cases.step_rows):
+            result.ratios += measure(plan, log2_table)
+            _save_progress(result, folder, f"{measure.__name__}, table 2^{log2_table}", began)
+    result.ratios += cases.ray_rows(plan)
+    _save_progress(result, folder, "ray_rows", began)
+    result.steps = dream_rows(cfg, plan.dream_steps)
+    _save_progress(result, folder, "dream_rows", began)
+    for name, rows in cases.scaling_rows(plan):
+        result.curves[name] = rows
+        _save_progress(result, folder, f"scaling_rows, {name}", began)
+    result.ratios += result.curves["threads"]
 
 
 def _save_progress(result: Result, folder: Path, what: str, began: float) -> None:
@@ -94,13 +103,17 @@ def tables(result: Result) -> str:
 
 
 def write(result: Result, folder: Path) -> Path:
-    """Write the three files; return the path of the tables."""
+    """Write the tables and every round; return the path of the tables."""
     path = folder / "benchmark.md"
-    for target, text in (
-        (path, tables(result) + "\n"),
-        (folder / "benchmark.svg", plot(result.ratios, result.curves, result.steps)),
-        (folder / "benchmark.json", json.dumps(asdict(result), indent=1, allow_nan=False) + "\n"),
-    ):
-        with replacing(target) as draft:
-            draft.write_text(text, encoding="utf-8")
+    _replace(path, tables(result) + "\n")
+    _replace(folder / "benchmark.json", json.dumps(asdict(result), indent=1, allow_nan=False) + "\n")
     return path
+
+
+def _write_plot(result: Result, folder: Path) -> None:
+    _replace(folder / "benchmark.svg", plot(result.ratios, result.curves, result.steps))
+
+
+def _replace(path: Path, text: str) -> None:
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")

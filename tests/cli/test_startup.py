@@ -1,10 +1,29 @@
 """The start of a command is fast."""
 
+import json
 import os
 import subprocess
 import sys
 
+import pytest
+
 from dreamfusion.cli.startup import SPIN
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory):
+    """After the imports of a training: is garbage collection off, then on, what does it leave out, what is imported."""
+    code = (
+        "import gc, json, sys\n"
+        "from dreamfusion.cli.startup import quick_start, resume_gc\n"
+        "quick_start()\n"
+        "import dreamfusion.mode.train\n"
+        "paused, imported = not gc.isenabled(), list(sys.modules)\n"
+        "resume_gc()\n"
+        "quick_start()\n"
+        "print(json.dumps([paused, gc.isenabled(), gc.get_freeze_count(), imported]))\n"
+    )
+    return json.loads(python(code, tmp_path_factory.mktemp("started")))
 
 
 def python(code, cwd):
@@ -12,19 +31,9 @@ def python(code, cwd):
     return ended.stdout
 
 
-def test_garbage_collection_is_off_during_the_first_imports_only(tmp_path):
-    said = python(
-        "import gc\n"
-        "from dreamfusion.cli.startup import quick_start, resume_gc\n"
-        "quick_start()\n"
-        "import lightning\n"
-        "paused = not gc.isenabled()\n"
-        "resume_gc()\n"
-        "quick_start()\n"
-        "print(paused, gc.isenabled(), gc.get_freeze_count() > 100_000)\n",
-        tmp_path,
-    )
-    assert said == "True True True\n"
+def test_garbage_collection_is_off_during_the_first_imports_only(started):
+    paused, resumed, frozen, _ = started
+    assert paused and resumed and frozen > 100_000
 
 
 def test_torchs_threads_spin_briefly_unless_the_user_sets_a_policy(tmp_path):
@@ -38,14 +47,10 @@ def test_torchs_threads_spin_briefly_unless_the_user_sets_a_policy(tmp_path):
     assert said == [str(SPIN), "7", "None"]
 
 
-def test_training_imports_neither_mesh_libraries_nor_wandb_before_the_first_step(tmp_path):
-    said = python(
-        "import sys\n"
-        "import dreamfusion.mode.train\n"
-        "print(sorted({'trimesh', 'skimage', 'xatlas', 'wandb', 'fast_simplification'} & set(sys.modules)))\n",
-        tmp_path,
-    )
-    assert said == "[]\n"
+def test_training_imports_neither_mesh_libraries_nor_wandb_before_the_first_step(started):
+    *_, imported = started
+    assert "lightning" in imported
+    assert not {"trimesh", "skimage", "xatlas", "wandb", "fast_simplification"} & set(imported)
 
 
 def test_a_mistake_is_answered_before_torch_is_imported(tmp_path):

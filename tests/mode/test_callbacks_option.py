@@ -2,10 +2,12 @@
 
 import csv
 
+from launched import QUICK
+
 
 def test_the_learning_rates_are_logged_in_the_rows_of_the_metrics(launch, tmp_path):
-    arguments = ["experiment=smoke", "mode.preview_every=0", "hydra.run.dir=run", "trainer.max_steps=3"]
-    ended = launch(tmp_path, "prompt=a cat", "callbacks=learning_rate", *arguments)
+    arguments = ["hydra.run.dir=run", "trainer.max_steps=3", "trainer.log_every_n_steps=1"]
+    ended = launch(tmp_path, "prompt=a cat", "callbacks=learning_rate", *QUICK, *arguments)
     assert ended.status == 0, ended.text
     with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

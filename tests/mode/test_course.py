@@ -7,8 +7,8 @@ from test_docs import commands
 COURSE = list(commands(ROOT / "docs" / "course.md"))
 SMALL = ["field.levels=4", "field.log2_table_size=10", "field.max_resolution=64", "field.hidden=16", "camera.views=1"]
 SMALL += ["camera.size=16", "trainer.max_steps=2", "mode.preview_every=0", "mode.turntable_frames=1"]
-SMALL += ["mode.turntable_size=32", "mode.score_views=1", "export.resolution=24", "export.texture=0"]
-SMALL += ["mode.evaluate=false"]
+SMALL += ["mode.turntable_size=32", "mode.score_views=1", "export.resolution=16", "export.texture=0"]
+SMALL += ["export.threshold=5", "mode.evaluate=false", "trainer.log_every_n_steps=100"]
 
 
 @pytest.mark.parametrize("number", range(3))

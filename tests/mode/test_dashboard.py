@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from launched import ROOT, files
+from launched import QUICK, ROOT, files
 
 from dreamfusion.training.loggers import earlier_id
 from dreamfusion.training.metrics import memory_in_use, norms_by_timestep
@@ -82,9 +82,9 @@ def read(path):
 
 
 def test_the_offline_files_of_a_study_are_complete(offline, launch, tmp_path):
-    ended = launch(
-        tmp_path, "-m", "prompt=a cat,a dog", "study=x", "logger=wandb", "logger.tags=[t]", "experiment=smoke"
-    )
+    logged = ["logger=wandb", "logger.tags=[t]"]
+    logged += ["trainer.log_every_n_steps=1", "mode.preview_every=2", "export.threshold=auto"]
+    ended = launch(tmp_path, "-m", "prompt=a cat,a dog", "study=x", *QUICK, *logged)
     assert ended.status == 0, ended.text
     assert "WARNING" not in ended.text and "Run summary" not in ended.text  # W&B's
     study = tmp_path / "outputs" / "studies" / "x"
@@ -150,7 +150,7 @@ def test_two_runs_of_an_agent_without_a_server(offline, launch, tmp_path):
     pytest.importorskip("sweeps", reason="pip install --no-deps sweeps")
     sweep = yaml.safe_load((ROOT / "sweeps" / "wandb" / "gallery.yaml").read_text())
     for arguments in commands(sweep, count=2):
-        ended = launch(tmp_path, *arguments, "experiment=smoke", "mode.preview_every=0")
+        ended = launch(tmp_path, *arguments, *QUICK)
         assert ended.status == 0, ended.text
     found = sorted(tmp_path.glob("outputs/studies/gallery/a-cat/*/wandb/offline-run-*/run-*.wandb"))
     runs = [read(path) for path in found]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from launched import ROOT
+from launched import QUICK, ROOT
 from options import make_sds
 
 from dreamfusion.distillation.weighting import weight
@@ -21,10 +21,10 @@ FILES = dict(re.findall(r"```(?:python|yaml)\n# (mine/\S+)\n(.*?)```", PAGE, re.
 COMMANDS = [
     shlex.split(line)[2:] for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()
 ]
-SMOKE = ("experiment=smoke", "mode.preview_every=0")
 MINE = ("--config-dir", "mine")
 GLOBE = (*MINE, "prompt=a ball", "scene=globe", "guidance=gaussian", "scene.size=8")
-TRAINED = (*GLOBE, "+optimizer.learning_rates.texture=0.05", "system.lighting.textureless=0", *SMOKE)
+TRAINED = (*GLOBE, "+optimizer.learning_rates.texture=0.05", "system.lighting.textureless=0", *QUICK)
+ROUGH = ("export.resolution=16", "export.texture=0", "export.threshold=5")
 COLOR = (0.9, 0.4, 0.1)  # of the Gaussian prior's option file
 
 
@@ -83,7 +83,7 @@ def test_the_commands_of_the_page_run(folder, launch):
     (folder / "commands" / "mine").symlink_to(folder / "mine")
     for command in COMMANDS:
         trains = any(argument.startswith("prompt=") for argument in command)
-        ended = launch(folder / "commands", *command, *(SMOKE if trains else ("export.resolution=32",)))
+        ended = launch(folder / "commands", *command, *(QUICK if trains else ROUGH))
         assert ended.status == 0, f"{command}\n{ended.text}"
     runs = list((folder / "commands" / "outputs" / "train").glob("*/*"))
     assert len(runs) == sum("mode=export" not in command for command in COMMANDS) == 3

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from launched import ROOT, files
+from launched import QUICK, ROOT, files
 
 CONF, LAUNCH = ROOT / "conf", ROOT / "launch.py"
 PATIENCE = 900  # seconds, for a busy machine
@@ -33,7 +33,7 @@ def test_help_is_quick_and_shows_how_to_begin(tmp_path):
 
 
 def test_ctrl_c_saves_and_the_printed_command_resumes(launch, tmp_path):
-    settings = ["experiment=smoke", "trainer.max_steps=100000", "mode.preview_every=0"]
+    settings = [*QUICK, "trainer.max_steps=100000", "trainer.log_every_n_steps=1"]
     with (tmp_path / "log").open("w+") as log:
         command = [sys.executable, LAUNCH, "prompt=a cat", *settings]
         with ended_at_last(subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT)) as process:
@@ -77,7 +77,7 @@ def wait_for(condition, process):
 
 def test_tensorboard_writes_beside_the_csv(launch, tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    ended = launch(tmp_path, "prompt=a cat", "experiment=smoke", "logger=tensorboard", "mode.preview_every=0")
+    ended = launch(tmp_path, "prompt=a cat", "logger=tensorboard", *QUICK)
     assert ended.status == 0, ended.text
     (run,) = tmp_path.glob("outputs/train/a-cat/*")
     assert any(name.startswith("tensorboard/events.out") for name in files(run))

@@ -4,9 +4,8 @@ import importlib.util
 
 import pytest
 import yaml
-from launched import ROOT
+from launched import QUICK, ROOT
 
-SMALL = ["experiment=smoke", "mode.preview_every=0"]
 pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning",
     "ignore:The ``declarative_base:DeprecationWarning",  # Optuna's use of SQLAlchemy
@@ -26,7 +25,7 @@ def this_tree(monkeypatch):
 
 def run_by(launcher, launch, folder, *more, prompts=("a cat", "a dog")):
     command = ["-m", f"hydra/launcher={launcher}", "study=x", f"prompt={','.join(prompts)}"]
-    ended = launch(folder, *command, *SMALL, *more)
+    ended = launch(folder, *command, *QUICK, *more)
     assert ended.status == 0, ended.text
     study = folder / "outputs" / "studies" / "x"
     finished = sorted(path.parents[1].name for path in study.glob("*/*/result.json"))
@@ -63,7 +62,7 @@ def test_ray_runs_a_study_on_a_cluster(launch, tmp_path, monkeypatch):
 
 @needs("hydra_plugins.hydra_optuna_sweeper", "optuna")
 def test_optuna_searches_by_the_runs_scores_and_a_repeated_search_skips_them(launch, tmp_path):
-    search = ["-cd", str(ROOT / "sweeps"), "-cn", "search", "hydra.sweeper.n_trials=2", "trainer.max_steps=4", *SMALL]
+    search = ["-cd", str(ROOT / "sweeps"), "-cn", "search", "hydra.sweeper.n_trials=2", "trainer.max_steps=4", *QUICK]
     ended = launch(tmp_path, *search, "pruning.startup=2")
     assert ended.status == 0, ended.text
     study = tmp_path / "outputs" / "studies" / "search"

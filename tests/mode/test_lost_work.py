@@ -7,14 +7,12 @@ import signal
 import tempfile
 
 import pytest
-from launched import PROMPT, files
+from launched import PROMPT, QUICK, files
 from omegaconf import OmegaConf
 
 from dreamfusion.checkpoint import read_checkpoint
 from dreamfusion.runs.lock import locked
 from dreamfusion.training.callbacks import Previews
-
-SMOKE = ["experiment=smoke", "mode.preview_every=0"]
 
 
 @pytest.fixture
@@ -48,7 +46,7 @@ def signal_in_training(monkeypatch):
 
 
 def test_sigterm_stops_a_study_with_a_checkpoint_and_the_same_command_resumes(launch, tmp_path, signal_in_training):
-    command = ["-m", "prompt=a cat,a dog", "study=two", "trainer.max_steps=3", "mode.checkpoint_every=0", *SMOKE]
+    command = ["-m", "prompt=a cat,a dog", "study=two", "trainer.max_steps=3", "mode.checkpoint_every=0", *QUICK]
     signal_in_training(signal.SIGTERM, 1)
     ended = launch(tmp_path, *command)
     assert ended.status == 143, ended.text
@@ -72,7 +70,7 @@ def test_a_run_needs_no_tmpdir_and_a_signal_during_the_turntable_leaves_a_comman
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
     with monkeypatch.context() as patch:
         patch.setattr("dreamfusion.runs.finish.turntable", interrupted)
-        ended = launch(tmp_path, "prompt=a cat", *SMOKE)
+        ended = launch(tmp_path, "prompt=a cat", *QUICK)
     assert ended.status == 143, ended.text
     *_, said, command = ended.text.strip().splitlines()
     assert said == "interrupted; the scene of step 2 is saved; to resume:"
@@ -84,7 +82,7 @@ def test_a_run_needs_no_tmpdir_and_a_signal_during_the_turntable_leaves_a_comman
 
 
 def test_an_early_end_is_written_down_with_its_reason(launch, tmp_path):
-    command = ["prompt=a cat", "study=short", "trainer.max_steps=3", "+trainer.max_time=00:00:00:00", *SMOKE]
+    command = ["prompt=a cat", "study=short", "trainer.max_steps=3", "+trainer.max_time=00:00:00:00", *QUICK]
     assert launch(tmp_path, *command).status == 0
     (result,) = results(tmp_path)
     assert (result["steps"], result["pruned"]) == (0, "ended at step 0 of 3 by trainer.max_time")
@@ -110,11 +108,11 @@ def test_a_setting_of_the_checkpoint_is_not_changed_and_the_run_is_not_touched(c
 def test_start_begins_a_new_run_from_the_scene_of_another(copied, launch, tmp_path):
     folder, run = copied
     before = contents(folder)
-    ended = launch(folder, "prompt=a dog", f"start={run.relative_to(folder)}", "field.levels=3", *SMOKE)
+    ended = launch(folder, "prompt=a dog", f"start={run.relative_to(folder)}", "field.levels=3", *QUICK)
     assert (ended.status, ended.text.count("\n")) == (1, 1), ended.text
     assert "does not fit the one to be trained: it was made with field.levels=" in ended.text
     assert contents(folder) == before
-    ended = launch(folder, "prompt=a dog", "start=latest", "optimizer.learning_rates.table=1e-9", *SMOKE)
+    ended = launch(folder, "prompt=a dog", "start=latest", "optimizer.learning_rates.table=1e-9", *QUICK)
     assert ended.status == 0, ended.text
     (new,) = folder.glob("outputs/train/a-dog/*")
     assert {name: contents(folder)[name] for name in before} == before

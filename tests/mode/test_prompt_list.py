@@ -1,7 +1,7 @@
 """`prompts.file`: many prompts in one process, which loads the prior once."""
 
 import pytest
-from launched import files
+from launched import QUICK, files
 from omegaconf import OmegaConf
 
 from dreamfusion.error import UserError
@@ -55,7 +55,7 @@ def test_a_list_runs_in_one_process_with_one_prior_and_continues_after_a_bad_pro
     monkeypatch.setattr(module, "_KEPT", {})
     monkeypatch.setattr(module, "instantiate", lambda cfg, make=module.instantiate: made.append(cfg) or make(cfg))
     (tmp_path / "my list.txt").write_text(f"a cat\n{'x' * 2001}\na dog\n")
-    command = ["prompts.file=my list.txt", "experiment=smoke", "mode.preview_every=0"]
+    command = ["prompts.file=my list.txt", *QUICK]
     ended = launch(tmp_path, *command)
     assert ended.status == 1
     assert len(made) == 1

@@ -2,6 +2,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from launched import QUICK
 from results import CAT
 from training import assert_same, state
 
@@ -30,10 +31,9 @@ def test_a_refined_scene_that_scores_lower_is_said_and_both_are_kept(tmp_path, c
 
 
 def test_one_command_runs_both_stages_and_the_second_resumes_bit_for_bit(launch, tmp_path):
-    small = "refine.camera.size=16", "refine.scene.resolution=8", "refine.trainer.max_steps=2"
-    ended = launch(
-        tmp_path, "prompt=a cat", "experiment=[refine,smoke]", *small, "mode.checkpoint_every=1", "hydra.run.dir=run"
-    )
+    small = ["refine.camera.size=16", "refine.scene.resolution=8", "refine.trainer.max_steps=2"]
+    small += ["mode.checkpoint_every=1", "hydra.run.dir=run"]
+    ended = launch(tmp_path, "prompt=a cat", *QUICK, "experiment=[refine,smoke]", *small)
     assert ended.status == 0, ended.text
     assert "refine.html" in ended.text
     checkpoints = tmp_path / "run" / STAGE / "checkpoints"

@@ -19,7 +19,7 @@ from writes import Writes, rows
 from dreamfusion.runs.dream import Outputs, run_in_study
 
 SMALL = ["experiment=smoke", "trainer.max_steps=2", "mode.turntable_frames=1", "mode.score_views=1"]
-SMALL += ["export.resolution=16", "export.texture=0", "export.threshold=5"]
+SMALL += ["export.resolution=16", "export.texture=0", "export.threshold=5", "mode.preview_size=16"]
 COMMAND = ["prompt=a cat", "study=killed", *SMALL, "mode.checkpoint_every=1", "mode.preview_every=2"]
 PATIENCE = 900  # seconds, for a busy machine
 PARTS = 3  # of the copies: no part takes long on a busy machine, and several processes can share them
@@ -36,6 +36,14 @@ WHOLE = {
     "summary.json",
     "turntable.mp4",
 }
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Pages without curves, and figures of the mesh from few pixels and points: they would take half of the time."""
+    monkeypatch.setattr("dreamfusion.report.page.read_curves", lambda path: [])
+    monkeypatch.setattr("dreamfusion.mesh.metrics.SIZE", 16)
+    monkeypatch.setattr("dreamfusion.mesh.printing.POINTS", 500)
 
 
 def contents(folder):
@@ -101,9 +109,9 @@ def killed(folder, write):
     writes.stop()
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_killed_process_leaves_the_same_files_as_the_copies(launch, tmp_path):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dreamfusion.mode.train", "dreamfusion.guidance.pocket"])
+    context = multiprocessing.get_context("fork")  # a new process would spend ten seconds on its imports
     process = context.Process(target=killed, args=(tmp_path, 12), daemon=True)
     process.start()
     process.join(PATIENCE)

@@ -49,6 +49,6 @@ def test_an_untrusted_checkpoint_does_not_read_the_environment(send, launch, tmp
 
 
 def test_the_same_checkpoint_without_a_payload_is_exported(send, launch, tmp_path):
-    ended = launch(tmp_path, send(lambda config: None), "mode=export", "export.resolution=32", "export.texture=64")
+    ended = launch(tmp_path, send(lambda config: None), "mode=export", "export.resolution=16", "export.texture=0")
     assert ended.status == 0, ended.text
     assert (tmp_path / "mesh.glb").is_file()

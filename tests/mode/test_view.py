@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from launched import PROMPT, files
+from launched import PROMPT, QUICK, files
 from omegaconf import OmegaConf
 from PIL import Image
 from training import assert_same, state
@@ -227,7 +227,7 @@ def test_a_scene_from_a_checkpoint_is_exported_into_the_window_or_the_reason_is_
 
     monkeypatch.setattr("dreamfusion.mode.view.show_exported", press)
     monkeypatch.setattr("dreamfusion.mode.view.export_scene", export)
-    settings = ["export.resolution=32", "export.texture=0", "export.faces=2000"]
+    settings = ["export.resolution=16", "export.texture=0", "export.threshold=5"]
 
     def visit():
         viewer = connected(port)
@@ -261,7 +261,7 @@ def test_training_during_an_export_is_bit_for_bit_the_same(while_open, launch, p
 
     monkeypatch.setattr(ViewCallback, "on_train_batch_start", step)
     monkeypatch.setattr("dreamfusion.mode.view.export_scene", export)
-    settings = ["prompt=a cat", "experiment=smoke", "mode.preview_every=0", "trainer.max_steps=8"]
+    settings = ["prompt=a cat", *QUICK, "trainer.max_steps=8"]
 
     def visit():
         viewer = connected(port)
