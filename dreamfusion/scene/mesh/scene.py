@@ -56,7 +56,7 @@ class MeshScene(Scene):
         """
         super().__init__()
         if not 8 <= resolution <= 256:
-            raise ValueError(f"scene.resolution is {resolution}; it is 8 to 256 cells a side: type scene.resolution=64")
+            raise ValueError(f"scene.resolution is {resolution}; it is 8 to 256 cells a side: type scene.resolution=96")
         if learn not in ("geometry", "appearance", "both"):
             raise ValueError(f"scene.learn is {learn}; type scene.learn=geometry, appearance or both")
         self.field, self.background, self.radius = field, background, field.radius
