@@ -14,6 +14,8 @@ from dreamfusion.runs.settings import plain
 log = logging.getLogger(__name__)
 STAGE, PAGE = "refined", "refine.html"  # folder and page inside the folder of the first stage
 CHOICES = ("scene",)  # groups of another option than the first stage's: replaced, not merged
+HINT = "prior_score"
+SCORES = {"fscore_1": "F-score at 1 % of the truth", HINT: "prior score"}  # the first that both stages have
 ENDED = ("checkpoint", "config", "refine")  # settings of the first stage only
 
 
@@ -49,21 +51,30 @@ def second_stage(cfg: DictConfig, start: Path) -> DictConfig:
 
 
 def compare(folder: Path) -> None:
-    """Write the page of both stages, and log which one the prior prefers; neither is removed."""
+    """Write the page of both stages, and log which one is better; neither is removed.
+
+    By the F-score against the truth where both were evaluated (`mode.evaluate=true`, and a name that has one). The
+    prior's score is a hint: of six such names it preferred the NeRF in all, the truth the mesh (docs/laboratory.md).
+    """
     stages = [folder, folder / STAGE]
     gallery(stages, f"{folder.parent.name}: start and refined", folder / PAGE)
     results = [read_result(stage) for stage in stages]
-    scores = [result.scores["prior_score"] for result in results if result and "prior_score" in result.scores]
-    if len(scores) < len(stages):
-        return
-    before, after = scores
-    if after < before:
-        log.warning(
-            "the refined scene scores lower than its start (prior score %.3f, before %.3f): use the mesh in %s",
-            after,
-            before,
-            folder,
-        )
-    else:
-        log.info("refined: prior score %.3f, before %.3f", after, before)
+    for name, what in SCORES.items():
+        scores = [result.scores[name] for result in results if result and name in result.scores]
+        if len(scores) == len(stages):
+            before, after = scores
+            if after >= before:
+                log.info("refined: %s %.3f, before %.3f", what, after, before)
+            elif name == HINT:
+                log.warning(
+                    "the refined scene has a lower %s than its start (%.3f, before %.3f), as better meshes have too: "
+                    "look at both in %s; the start's mesh is in %s",
+                    *(what, after, before, folder / PAGE, folder),
+                )
+            else:
+                log.warning(
+                    "the refined scene is worse than its start (%s %.3f, before %.3f): use the mesh in %s",
+                    *(what, after, before, folder),
+                )
+            break
     log.info("  %s", folder / PAGE)

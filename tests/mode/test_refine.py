@@ -2,6 +2,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from launched import QUICK
 from results import CAT
 from training import assert_same, state
@@ -18,16 +19,27 @@ def test_the_second_stage_is_what_scene_mesh_composes_from_the_first_ones_checkp
     assert all(stage[name] is None for name in ENDED)
 
 
-def test_a_refined_scene_that_scores_lower_is_said_and_both_are_kept(tmp_path, caplog):
+@pytest.mark.parametrize(
+    "before, after, said",
+    [
+        ({"prior_score": 0.5}, {"prior_score": 0.9}, "refined: prior score 0.900, before 0.500"),
+        ({"prior_score": 0.5}, {"prior_score": 0.4}, "lower prior score than its start (0.400, before 0.500)"),
+        ({"prior_score": 0.5, "fscore_1": 0.6}, {"prior_score": 0.4, "fscore_1": 0.7}, "truth 0.700, before 0.600"),
+        ({"prior_score": 0.5, "fscore_1": 0.6}, {"prior_score": 0.9, "fscore_1": 0.5}, "worse than its start (F-score"),
+        ({"fscore_1": 0.6}, {"prior_score": 0.9}, "refine.html"),
+    ],
+)
+def test_a_refined_scene_is_compared_by_the_truth_or_else_by_the_prior_and_both_are_kept(
+    before, after, said, tmp_path, caplog
+):
     caplog.set_level("INFO")
-    for score, said in ((0.9, "refined: prior score 0.900, before 0.500"), (0.4, "scores lower than its start")):
-        for folder, value in ((tmp_path, 0.5), (tmp_path / STAGE, score)):
-            folder.mkdir(exist_ok=True)
-            write_result(replace(CAT, scores={"prior_score": value}), folder)
-        compare(tmp_path)
-        assert said in caplog.text
-        assert (tmp_path / "refine.html").is_file()
-    assert f"use the mesh in {tmp_path}" in caplog.text
+    for folder, scores in ((tmp_path, before), (tmp_path / STAGE, after)):
+        folder.mkdir(exist_ok=True)
+        write_result(replace(CAT, scores=scores), folder)
+    compare(tmp_path)
+    assert said in caplog.text
+    assert (tmp_path / "refine.html").is_file()
+    assert ("use the mesh in" in caplog.text) == ("worse" in said)
 
 
 def test_one_command_runs_both_stages_and_the_second_resumes_bit_for_bit(launch, tmp_path):
