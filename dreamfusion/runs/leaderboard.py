@@ -30,13 +30,22 @@ def leaderboard(study: str, results: Sequence[Result], folder: Path) -> list[Pat
     names = differing(scored)
     for result in scored:
         by_method[", ".join(f"{_short(name)} {_value(result, name)}" for name in names) or "default"].append(result)
+    together = set.intersection(*({(run.prompt, run.seed) for run in runs} for runs in by_method.values()))
+    if together:  # the medians of an unfinished study would be over easier names for some methods
+        by_method = {
+            method: [run for run in runs if (run.prompt, run.seed) in together] for method, runs in by_method.items()
+        }
+        left_out = len(scored) - sum(map(len, by_method.values()))
+        scored = [run for runs in by_method.values() for run in runs]
     standings = [_standing(method, runs, folder) for method, runs in by_method.items()]
     standings.sort(key=lambda s: -s.scores["volume_iou"].median if "volume_iou" in s.scores else np.inf)
     columns = [name for name in COLUMNS if any(name in standing.scores for standing in standings)]
     prompts, seeds = len({result.prompt for result in scored}), len({result.seed for result in scored})
     note = (
-        f"Medians over {prompts} names and {seeds} seeds, {len(scored)} runs; intervals: {LEVEL:.0%} of the medians of "
-        f"{RESAMPLES} resamples of names, and of the seeds of each."
+        f"Medians over {_many(prompts, 'name')} and {_many(seeds, 'seed')}, {len(scored)} runs; intervals: "
+        f"{LEVEL:.0%} of the medians of {RESAMPLES} resamples of names, and of the seeds of each."
+        + (f" {left_out} runs whose name and seed some method lacks are left out." if together and left_out else "")
+        + ("" if together else " The methods have no name and seed in common: their rows cannot be compared.")
     )
     page, text = folder / "leaderboard.html", folder / "leaderboard.md"
     curves = {
@@ -98,6 +107,10 @@ def _standing(method: str, runs: Sequence[Result], folder: Path) -> Standing:
             except UserError as error:
                 log.warning("left out: %s", error)
     return Standing(method, scores, shown)
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _short(name: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dreamfusion.error import UserError
 from dreamfusion.runs.names import STUDIES, study_folder
+from dreamfusion.runs.options import by_option
 from dreamfusion.runs.results import RESULT, Result, read_result
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ def finished(folder: Path) -> list[Result]:
         except UserError as error:
             log.warning("left out: %s", error)
     runs = [result for result in found if result is not None]
+    runs = by_option(runs, differing(runs))
     names = differing(runs)
     return sorted(runs, key=lambda r: (r.prompt, [_rank(r.settings.get(name)) for name in names], r.seed, r.path))
 

@@ -75,6 +75,19 @@ def test_the_leaderboard_draws_quality_over_the_seconds_of_training(tmp_path):
     assert progress(found, "truth/ssim") is None
 
 
+def test_medians_are_over_names_and_seeds_that_all_methods_have(tmp_path):
+    some = runs("sds", {("a cat", 0): 0.5, ("a ball", 0): 0.9}) + runs("csd", {("a cat", 0): 0.6, ("a cup", 0): 0.1})
+    for number, run in enumerate(some):
+        write_result(run, tmp_path / "lab" / "runs" / str(number))
+    report("lab", tmp_path)
+    text = (tmp_path / "lab" / "leaderboard.md").read_text()
+    assert "Medians over 1 name and 1 seed, 2 runs" in text and "2 runs whose name and seed some method lacks" in text
+    assert "| 0.6 (0.6 to 0.6) |" in text and "| 0.5 (0.5 to 0.5) |" in text
+    write_result(some[3], tmp_path / "lab" / "runs" / "2")
+    report("lab", tmp_path)
+    assert "no name and seed in common" in (tmp_path / "lab" / "leaderboard.md").read_text()
+
+
 def test_a_study_without_true_scores_has_no_leaderboard(tmp_path):
     write_result(with_settings(), tmp_path / "plain" / "a-cat" / "1")
     report("plain", tmp_path)

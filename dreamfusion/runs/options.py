@@ -1,0 +1,56 @@
+"""Name the option of a group that a run chose: `distillation sjc` in place of the settings that it sets."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from dreamfusion.paths import CONFIGURATION
+from dreamfusion.runs.results import Result
+from dreamfusion.runs.settings import flat
+
+
+def by_option(results: Sequence[Result], names: Sequence[str]) -> list[Result]:
+    """The results with one setting `group: option` for the settings of each group in which they differ (`names`).
+
+    A group stays as it is if a run's settings are those of none of its options, or of several.
+    """
+    results = list(results)
+    for group in dict.fromkeys(name.split(".")[0] for name in names if "." in name):
+        options = [option_of(group, result.settings) for result in results]
+        if all(options):
+            results = [
+                replace(result, settings={group: option} | _without(group, result.settings))
+                for result, option in zip(results, options, strict=True)
+            ]
+    return results
+
+
+def option_of(group: str, settings: Mapping[str, Any]) -> str | None:
+    """The option of a group whose own values a run has, apart from references to other settings; None if not one."""
+    fits = []
+    for path in sorted((CONFIGURATION / group).glob("*.yaml")):
+        own = {f"{group}.{name}": value for name, value in _literals(path).items()}
+        if own and all(name in settings and settings[name] == value for name, value in own.items()):
+            fits.append(path.stem)
+    return fits[0] if len(fits) == 1 else None
+
+
+@cache
+def _literals(path: Path) -> dict[str, Any]:
+    """The values in an option's file and in those of its group that it extends, without interpolations."""
+    content = OmegaConf.to_container(OmegaConf.load(path))
+    assert isinstance(content, dict)
+    values: dict[str, Any] = {}
+    for name in content.pop("defaults", []):
+        if isinstance(name, str) and name != "_self_" and (base := path.with_name(f"{name}.yaml")).is_file():
+            values |= _literals(base)
+    values |= flat(content)
+    return {name: value for name, value in values.items() if not (isinstance(value, str) and "${" in value)}
+
+
+def _without(group: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if not name.startswith(f"{group}.")}
