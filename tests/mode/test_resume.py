@@ -50,6 +50,15 @@ def contents(folder):
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files(folder)}
 
 
+def copied(folder, copy):
+    """Copy a folder into which another thread writes, again if a draft that was to be copied has been renamed."""
+    while True:
+        try:
+            return shutil.copytree(folder, copy)
+        except shutil.Error:
+            shutil.rmtree(copy)
+
+
 def visible(files):
     """Without the lock and the drafts of a killed command, which the next one removes."""
     return {name: value for name, value in files.items() if not Path(name).name.startswith(".")}
@@ -66,11 +75,13 @@ def test_a_command_killed_at_any_write_ends_as_if_it_had_not_been_killed(part, l
     whole.mkdir()
 
     def remember():
-        now = visible(contents(whole))
+        copy = copied(whole, tmp_path / "copy")
+        now = visible(contents(copy))
         if moments and moments[-1][1] == now:
             shutil.rmtree(moments.pop()[0])
         moments.append((tmp_path / "moments" / str(len(moments)), now))
-        shutil.copytree(whole, moments[-1][0])
+        moments[-1][0].parent.mkdir(exist_ok=True)
+        copy.rename(moments[-1][0])
 
     writes = Writes(whole, remember)
     ended = launch(whole, *COMMAND)
