@@ -13,12 +13,10 @@ from omegaconf.errors import OmegaConfBaseException
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.checkpoint_file import read_verified
 from dreamfusion.error import CheckpointError
+from dreamfusion.option_files import added_since
 from dreamfusion.paths import run_of
 from dreamfusion.scene.base import Scene
 from dreamfusion.untrusted import checked_configuration
-
-# Settings of a scene that came later, and the values of the runs before: checkpoints without them keep their meaning.
-LATER: dict[str, dict[str, Any]] = {"dreamfusion.scene.gaussians.scene.GaussianScene": {"degree": 0}}
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +51,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def completed(config: dict[str, Any]) -> dict[str, Any]:
-    """A run's configuration with the settings of its scene that came after the run."""
-    scene = config.get("scene")
-    if not isinstance(scene, dict):
-        return config
-    return config | {"scene": LATER.get(str(scene.get("_target_")), {}) | scene}
+    """A run's configuration with the settings of its options that came after the run, of a second stage too."""
+    filled = {group: added_since(group, settings) for group, settings in config.items() if isinstance(settings, dict)}
+    if isinstance(second := config.get("refine"), dict):
+        filled["refine"] = completed(second)
+    return config | filled
 
 
 def scene_state(content: dict[str, Any]) -> dict[str, Any]:

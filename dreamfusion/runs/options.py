@@ -2,13 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from dreamfusion.paths import CONFIGURATION
+from dreamfusion.option_files import options
 from dreamfusion.runs.results import Result
 from dreamfusion.runs.settings import flat
 
@@ -32,24 +28,11 @@ def by_option(results: Sequence[Result], names: Sequence[str]) -> list[Result]:
 def option_of(group: str, settings: Mapping[str, Any]) -> str | None:
     """The option of a group whose own values a run has, apart from references to other settings; None if not one."""
     fits = []
-    for path in sorted((CONFIGURATION / group).glob("*.yaml")):
-        own = {f"{group}.{name}": value for name, value in _literals(path).items()}
+    for option, values in options(group).items():
+        own = {f"{group}.{name}": value for name, value in flat(values).items() if "${" not in str(value)}
         if own and all(name in settings and settings[name] == value for name, value in own.items()):
-            fits.append(path.stem)
+            fits.append(option)
     return fits[0] if len(fits) == 1 else None
-
-
-@cache
-def _literals(path: Path) -> dict[str, Any]:
-    """The values in an option's file and in those of its group that it extends, without interpolations."""
-    content = OmegaConf.to_container(OmegaConf.load(path))
-    assert isinstance(content, dict)
-    values: dict[str, Any] = {}
-    for name in content.pop("defaults", []):
-        if isinstance(name, str) and name != "_self_" and (base := path.with_name(f"{name}.yaml")).is_file():
-            values |= _literals(base)
-    values |= flat(content)
-    return {name: value for name, value in values.items() if not (isinstance(value, str) and "${" in value)}
 
 
 def _without(group: str, settings: Mapping[str, Any]) -> dict[str, Any]:
