@@ -96,7 +96,7 @@ pocket/model
 guidance
 prompting
 distillation
-loss optimization reference untrusted checkpoint_file
+loss optimization reference untrusted option_files checkpoint_file
 system checkpoint
 export
 mesh
