@@ -4,9 +4,7 @@ the package.
 It needs no GPU, no download and no login. The network is `pocket/model/denoiser.py`; latents are the image in [-1, 1].
 """
 
-import logging
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,6 +13,8 @@ from torch import Tensor
 
 from dreamfusion.error import GuidanceError
 from dreamfusion.guidance.adapter import AdaptablePrior
+from dreamfusion.guidance.pocket_scenes import RANDOM, Scenes
+from dreamfusion.guidance.pocket_vocabulary import Vocabulary
 from dreamfusion.guidance.pretrained import choose_dtype, refused
 from dreamfusion.guidance.prior import PixelSpace, concatenate_texts
 from dreamfusion.guidance.recognition import Recognised, nearest_model
@@ -32,20 +32,14 @@ from dreamfusion.pocket.model.denoiser import (
     with_appearance,
 )
 from dreamfusion.pocket.model.text import TextEncoder
-from dreamfusion.pocket.model.words import sorted_words, with_article
+from dreamfusion.pocket.model.words import with_article
 from dreamfusion.types import Branch, TextEmbedding
 
 if TYPE_CHECKING:
     from dreamfusion.pocket.model.proxy_render import ProxyRender
 
-log = logging.getLogger(__name__)
-
 DISTANCE = (2.7, 3.3)  # scene units, range of the training data
 ELEVATION = (-15.0, 75.0)  # degrees, range of the training data
-# Threshold on the cosine (all-MiniLM-L6-v2) between a prompt and the nearest "a <name>". Chosen on 34 similar and 34
-# unrelated prompts; of 68 others, it accepted 26 of 34 similar ones ("a tabby cat", not "a rucksack") and no unrelated.
-KNOWN = 0.6
-NEAREST = 4  # number of names in the warning
 
 
 class PocketPrior(PixelSpace, AdaptablePrior):
@@ -70,7 +64,8 @@ class PocketPrior(PixelSpace, AdaptablePrior):
         guidance_scale: float,
         untold_guidance_scale: float,
         weighting: str,
-        variant: int,
+        variant: int | str,
+        variant_seed: int,
         dtype: str,
         size: int | None,
         cuda_graph: bool,
@@ -85,14 +80,16 @@ class PocketPrior(PixelSpace, AdaptablePrior):
             untold_guidance_scale: in place of guidance_scale without camera_conditioning. The text's branch alone
                 denoises to the mean of all sides, which fades: a scene that follows it faster than the timesteps fall
                 is empty after a hundred steps.
-            variant: index from 0 of the model among those with the same name, such as several chairs.
+            variant: index from 0 of the model among those with the same name, such as several chairs; "random": drawn.
+            variant_seed: of the random variant.
             dtype: of the U-Net: "float32", "float16", "bfloat16", or "auto": float16 on CUDA, bfloat16 on processors
                 with bfloat16 products, else float32. Applied by `to`; the weights are loaded as float32.
             size: pixels a side of the images, one of SIZES; None: as large as the views fill.
             cuda_graph: on CUDA, replay the network as one CUDA graph; without effect while it has an adapter.
 
         Raises:
-            GuidanceError: the folder has no complete prior, the variant is negative, or the size is not in SIZES.
+            GuidanceError: the folder has no complete prior, the variant is neither "random" nor 0 or more, or the size
+                is not in SIZES.
             ValueError: an unknown dtype.
         """
         if dtype != "auto":
@@ -113,8 +110,10 @@ class PocketPrior(PixelSpace, AdaptablePrior):
         )
         with refused(damaged, remedy):
             self.model = PocketModel.load(self._folder).eval().requires_grad_(False)
-        if variant < 0:
-            raise GuidanceError(f"guidance.variant={variant}, expected 0 or more: the index among models of one name")
+        if variant != RANDOM and (not isinstance(variant, int) or variant < 0):
+            raise GuidanceError(
+                f"guidance.variant={variant}, expected {RANDOM}, or 0 or more: the index among models of one name"
+            )
         if size is not None and size not in SIZES:
             raise GuidanceError(f"guidance.size={size}, expected null or one of {', '.join(map(str, SIZES))} pixels")
         self.variant = variant
@@ -126,8 +125,8 @@ class PocketPrior(PixelSpace, AdaptablePrior):
         # A separate copy: noise levels stay float32 when the network runs in half precision.
         self.alphas_cumprod = self.model.alphas_cumprod.float().clone()
         self.dtype, self._dtype = dtype, torch.float32
-        self._subjects: set[int] = set()  # models that the texts encoded so far name
-        self._subject: Tensor | None = None  # the only one of them, (1,), on the device
+        self._vocabulary = Vocabulary(self._folder, self.text_encoder)
+        self._scenes = Scenes(self.model, self.text_encoder, self._folder, variant, variant_seed)
         self.cuda_graph, self._graph = cuda_graph, CudaGraph(self._predict)
 
     def to(self, device: torch.device | str) -> Self:
@@ -148,58 +147,22 @@ class PocketPrior(PixelSpace, AdaptablePrior):
         return self
 
     def warn_if_unknown(self, prompt: str) -> None:
-        """Log which words of the prompt are understood and which are ignored, if some are; a warning if none is.
-
-        Understood are the names of the vocabulary and colours; without a name, words or the prompt whose sentence
-        vector has a cosine of at least KNOWN to a name.
+        """Log how the prompt is read, if there is something to say; a warning if it names nothing known.
 
         Raises:
             GuidanceError: `variant` is not below the number of models with the prompt's name.
         """
-        self._check_variant(prompt)
-        names = self._names
-        if not names:
-            return
-        found, colors, others = sorted_words(prompt, names)
-        near = {} if found or not others else self._near(others)
-        if not found and not near:
-            vector = self.text_encoder.sentence([prompt])[0].cpu()
-            cosine, index = (self._name_vectors @ vector).topk(min(NEAREST, len(names)))
-            nearest = [with_article(names[i]) for i in index.tolist()]
-            if cosine[0] < KNOWN:
-                log.warning(
-                    'The pocket prior was not trained on anything like "%s" (%d known objects; nearest: "%s"). '
-                    "The shape will not follow the prompt; use guidance=sd for open vocabulary.",
-                    prompt,
-                    len(names),
-                    '", "'.join(nearest),
-                )
-                return
-            near, others = {prompt: nearest[0]}, []
-        ignored = [word for word in others if word not in near]
-        if ignored or near or len(found) > 1:
-            log.info(
-                "the pocket prior understands %s%s%s",
-                ", ".join([*colors, *found, *(f'{text} as "{name}"' for text, name in near.items())]),
-                f"; it ignores {', '.join(ignored)}" if ignored else "",
-                "; it knows single objects, and mixes several" if len(found) > 1 else "",
-            )
-
-    def _near(self, words: Sequence[str]) -> dict[str, str]:
-        """Word -> the most similar name, with its article, for words whose cosine to it is at least KNOWN."""
-        cosine = self.text_encoder.sentence([with_article(word) for word in words]).cpu() @ self._name_vectors.T
-        best = zip(words, *cosine.max(dim=1), strict=True)
-        return {word: with_article(self._names[int(index)]) for word, value, index in best if value >= KNOWN}
+        if self._vocabulary.names:
+            self._scenes.check_variant(self._vocabulary.announce(prompt))
 
     def encode_text(self, texts: Sequence[str]) -> TextEmbedding:
-        """Encode K texts: states (K, 16, 384), zero at padding."""
-        encoded = self.text_encoder(texts)
-        volume, named = self.model.feature_volume, [index for index, text in enumerate(texts) if text]
-        if volume is not None and named:
-            sentence = sentence_features(encoded.states[named], encoded.mask[named])
-            self._subjects.update(volume.select_subjects(sentence, self.variant).tolist())
-            self._subject = None
-        return encoded
+        """Encode K texts, those with known objects in the words of the training captions: states (K, 16, 384), zero at
+        padding; `pooled` (K, 1) is the number of each text's scene, see `Scenes`.
+        """
+        readings = [self._vocabulary.read(text) for text in texts]
+        captions = [reading.caption or text for text, reading in zip(texts, readings, strict=True)]
+        encoded = self.text_encoder(captions)
+        return encoded if self.model.feature_volume is None else self._scenes.numbered(encoded, captions, readings)
 
     def recognise(self, picture: Tensor, azimuth: float | None, elevation: float | None) -> Recognised:
         """See `Recognizer.recognise`; takes half a minute of one core."""
@@ -223,7 +186,7 @@ class PocketPrior(PixelSpace, AdaptablePrior):
         states, mask = text.states.to(dtype), text.mask
         given = noisy.to(dtype), timestep, states, mask, camera.to(dtype)
         if proxy is None:  # the network reads back what to render
-            clean = self.model(*given, variant=self.variant)
+            clean = self.model(*given, variant=0 if self.variant == RANDOM else self.variant)
         elif self.cuda_graph and self._adapter is None and replayable(noisy):
             clean = self._graph(*given, proxy.rgba, proxy.normal, proxy.features)
         else:
@@ -238,18 +201,15 @@ class PocketPrior(PixelSpace, AdaptablePrior):
         return clean
 
     def _render_proxy(self, branches: Sequence[Branch], camera: Tensor, size: int) -> "ProxyRender | None":
-        """The network's proxy renders, zeros for branches without a camera; None: the network finds out what to render.
-
-        All texts that this prior has encoded name one model: then there is nothing to ask the device for, and to wait.
-        """
+        """The network's proxy renders, zeros for branches without a camera; None: the network selects the models."""
         known = [self._sees_camera(branch) for branch in branches]
-        if len(self._subjects) != 1 or not any(known) or self.model.feature_volume is None:
+        if not any(known) or self.model.feature_volume is None:
             return None
-        if self._subject is None or self._subject.device != camera.device:
-            self._subject = torch.tensor(list(self._subjects), device=camera.device)
         text = concatenate_texts([branch for branch, seen in zip(branches, known, strict=True) if seen])
         rows = torch.cat([part for part, seen in zip(camera.chunk(len(known)), known, strict=True) if seen])
-        proxy = self.model.render_proxy(text.states.to(camera.dtype), text.mask, rows, self._subject, size=size)
+        proxy = self._scenes.render(text, rows, size)
+        if proxy is None:
+            return None
 
         def placed(part: Tensor) -> Tensor:
             rendered = iter(part.chunk(sum(known)))
@@ -272,27 +232,3 @@ class PocketPrior(PixelSpace, AdaptablePrior):
             return features
         unknown = constant(WHITE, features.device, features.dtype).expand(len(features), 2)
         return with_appearance(features, unknown if branch.appearance is None else branch.appearance)
-
-    def _check_variant(self, prompt: str) -> None:
-        if self.variant == 0 or self.model.feature_volume is None:
-            return
-        text, volume = self.encode_text([prompt]), self.model.feature_volume
-        (subject,) = volume.select_subjects(sentence_features(text.states, text.mask), 0).tolist()
-        name = volume.names[subject]
-        known = len(volume.variants(name))
-        if self.variant >= known:
-            raise GuidanceError(
-                f'guidance.variant={self.variant}, but the prior has {known} of "{name}"; type 0 to {known - 1}'
-            )
-
-    @cached_property
-    def _names(self) -> list[str]:
-        """Names of the trained objects; empty without `vocabulary.txt`."""
-        file = self._folder / "vocabulary.txt"
-        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-        return [line.strip() for line in lines if line.strip()]
-
-    @cached_property
-    def _name_vectors(self) -> Tensor:
-        """Sentence vectors (N, 384) of the names. Computing them takes seconds, so only prompts without a name do."""
-        return self.text_encoder.sentence([f"a {name}" for name in self._names]).cpu()

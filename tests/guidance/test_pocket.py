@@ -12,7 +12,10 @@ from dreamfusion.error import GuidanceError
 from dreamfusion.guidance import pocket
 from dreamfusion.guidance.pocket import WEIGHTS
 from dreamfusion.guidance.prior import seen_size
+from dreamfusion.pocket import LENGTHS
 from dreamfusion.pocket.model.denoiser import WHITE, PocketModel, camera_features, with_appearance
+from dreamfusion.pocket.model.text import TextEncoder
+from dreamfusion.pocket.training.naming import fit_names
 from dreamfusion.types import Branch, Conditioning
 
 TINY = {
@@ -36,7 +39,10 @@ def folder(tmp_path_factory):
     """A tiny random network beside the package's own text encoder and vocabulary."""
     folder = tmp_path_factory.mktemp("pocket")
     torch.manual_seed(0)
-    PocketModel.create(TINY, {"cat": "cat", "dog": "dog"}, **SMALL).save(folder)
+    model = PocketModel.create(TINY, {"cat 1": "cat", "dog": "dog", "cat 2": "cat"}, **SMALL)
+    fit_names(model.feature_volume.classify, TextEncoder.load(WEIGHTS / "text_encoder"), {"cat": 0, "dog": 1})
+    model.save(folder)
+    (folder / LENGTHS).write_text('{"cat 1": 40, "dog": 80}')
     for part in ("text_encoder", "vocabulary.txt"):
         (folder / part).symlink_to(WEIGHTS / part)
     return folder
@@ -147,11 +153,11 @@ def test_an_unrelated_prompt_gives_one_warning_with_the_nearest_names_and_an_alt
 @pytest.mark.parametrize(
     ("prompt", "sentence"),
     [
-        ("a cat wearing a top hat", "understands cat; it ignores wearing, top, hat"),
-        ("a golden teapot", "understands teapot; it ignores golden"),
-        ("a red and striped armchair", "understands red, armchair; it ignores striped"),
-        ("two apples on a plate", "understands apples, plate; it ignores two; it knows single objects, and mixes"),
-        ("a kitten", 'understands kitten as "a cat"'),
+        ("a cat wearing a tiara", "reads a cat; it ignores tiara"),
+        ("a golden teapot", "reads a yellow teapot (golden as yellow)"),
+        ("a red and striped armchair", "reads a red armchair; it ignores striped"),
+        ("two apples on a plate", "reads apples and apples on a plate"),
+        ("a kitten", "reads a cat (kitten as cat)"),
     ],
 )
 def test_the_words_of_a_prompt_that_are_ignored_are_named(prior, caplog, prompt, sentence):
@@ -174,9 +180,58 @@ def test_a_folder_without_a_prior_names_what_is_missing(tmp_path):
 
 def test_a_variant_out_of_range_raises_with_the_range(folder):
     with pytest.raises(GuidanceError, match=r'variant=1, but the prior has 1 of "(cat|dog)"; type 0 to 0'):
-        pocket_prior(folder, variant=1).warn_if_unknown("a cat")
-    with pytest.raises(GuidanceError, match=r"guidance.variant=-1, expected 0 or more"):
-        pocket_prior(folder, variant=-1)
+        pocket_prior(folder, variant=1).warn_if_unknown("a dog")
+    pocket_prior(folder, variant=1).warn_if_unknown("a cat and a dog")  # the dog stays the first
+    for variant in (-1, "any", 0.5):
+        with pytest.raises(GuidanceError, match=rf"guidance.variant={variant}, expected random, or 0 or more"):
+            pocket_prior(folder, variant=variant)
+
+
+def test_a_random_variant_depends_on_the_seed_alone(folder, batch, make_cameras):
+    noisy, timestep = batch
+    cameras = make_cameras([30.0, 30.0])
+
+    def estimate(**changes):
+        prior = pocket_prior(folder, **changes)
+        return prior.denoise(noisy, timestep, [Branch(prior.encode_text(["a cat", "a cat"]), cameras)])[0]
+
+    known = [estimate(variant=variant) for variant in (0, 1)]
+    drawn = [estimate(variant="random", variant_seed=seed) for seed in range(8)]
+    which = [[torch.equal(one, other) for other in known] for one in drawn]
+    assert all(sum(row) == 1 for row in which) and {row.index(True) for row in which} == {0, 1}
+    assert torch.equal(drawn[3], estimate(variant="random", variant_seed=3))
+
+
+def test_texts_of_several_scenes_in_one_batch_are_as_each_by_itself(folder, batch, make_cameras):
+    noisy, timestep = batch
+    prior, cameras = pocket_prior(folder), make_cameras([30.0, 200.0])
+    texts = ["a cat on a dog", "a dog"]
+    both = prior.denoise(noisy, timestep, [Branch(prior.encode_text(texts), cameras)])[0]
+    for index, text in enumerate(texts):
+        alone = pocket_prior(folder)
+        clean = alone.denoise(noisy, timestep, [Branch(alone.encode_text([text, text]), cameras)])[0]
+        torch.testing.assert_close(both[index], clean[index], atol=1e-5, rtol=1e-5)
+
+
+def test_a_second_object_changes_the_picture_and_so_does_its_side(folder, batch, make_cameras):
+    noisy, timestep = batch
+    prior, cameras = pocket_prior(folder), make_cameras([30.0, 200.0])
+    prompts = ["a cat", "a cat and a dog", "a cat behind a dog", "a red cat and a dog"]
+    seen = [prior.denoise(noisy, timestep, [Branch(prior.encode_text([p, p]), cameras)])[0] for p in prompts]
+    for one, first in enumerate(seen):
+        assert all((first - second).abs().max() > 1e-3 for second in seen[:one])
+
+
+def test_objects_are_as_large_to_each_other_as_in_their_library(folder, tmp_path):
+    from dreamfusion.guidance.pocket_scenes import shown_lengths
+
+    assert shown_lengths([40.0, 80.0], [1.0, 1.0])[0] == pytest.approx(0.5**0.6)
+    assert shown_lengths([1.0, 800.0], [1.0, 2.0]) == (0.25, 2.0)
+    assert shown_lengths([0.0, 80.0], [0.5, 1.0]) == (0.5, 1.0)
+    prior = pocket_prior(folder)
+    prior.encode_text(["a cat and a dog"])
+    (scene,) = prior._scenes._numbers
+    assert scene.lengths == shown_lengths([40.0, 80.0], [1.0, 1.0])
 
 
 def test_the_unet_in_bfloat16_gives_the_same_estimate_but_for_its_rounding(folder, batch, make_cameras):

@@ -40,6 +40,20 @@ def test_an_item_has_name_creator_licence_path_and_rotation(tmp_path):
     assert (second.name, second.rotation) == ("café", None)
 
 
+@pytest.mark.parametrize(
+    ("sides", "length"),
+    [
+        ({"width": "40", "depth": "90.5", "height": "10"}, 90.5),
+        ({"width": "40", "depth": "90"}, 0),
+        ({"width": "40", "depth": "90", "height": "tall"}, 0),
+        ({"width": "40", "depth": "-90", "height": "1e999"}, 0),
+    ],
+)
+def test_the_length_is_that_of_the_longest_side(tmp_path, sides, length):
+    (item,) = read_catalog(write_library(tmp_path / "test.sh3f", entry(1, "Hot dog", "/a/b.obj", **sides), {}))
+    assert item.length == length
+
+
 def test_items_get_everyday_names(tmp_path):
     items = entry(1, "Hashtray 2", "/x/y.obj") + entry(2, "Scooter", "/scopia/scooter/scooter.obj")
     items += entry(3, "Scooter", "/katorlegaz/scooter/scooter.obj") + entry(4, "Socket", "/scopia/x/chaussette.obj")

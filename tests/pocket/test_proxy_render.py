@@ -14,6 +14,7 @@ from dreamfusion.pocket.model.proxy_render import (
     FeatureVolume,
     ProxyRender,
     _averaged,
+    _front_to_back,
     ray_points,
 )
 
@@ -94,18 +95,21 @@ def test_twice_the_rays_give_twice_the_pixels_of_the_same_view():
     assert (pooled - coarse).square().mean() < 0.02 * coarse.var()
 
 
-def test_rays_match_the_camera_of_the_renders():
-    """Projected by the render camera, the samples of a ray fall on its image cell."""
+@pytest.mark.parametrize("place", [None, [0.4, -0.2, 0.1, 0.5]])
+def test_rays_match_the_camera_of_the_renders(place):
+    """Projected by the render camera, the samples of a ray fall on its image cell, through a placed volume too."""
     cameras = stratified_cameras(6, 64, np.random.default_rng(0))
     features = camera_features(cameras.azimuth, cameras.elevation, cameras.distance)
-    points = ray_points(features, VOXELS)
+    points = ray_points(features, VOXELS, None, None if place is None else torch.tensor([place] * 6))
     assert points.shape == (6, VOXELS**2, VOXELS, 3)
     assert ray_points(features, VOXELS, 3).shape == (6, 9, VOXELS, 3)
     inside = points[..., 0] != OUTSIDE
     assert inside.any(dim=(1, 2)).all()
     assert (points[inside].norm(dim=-1) <= 1).all()
     pose = cameras.camera_to_world
-    seen = torch.einsum("bsdx,bxy->bsdy", points * HALF_EXTENT - pose[:, None, None, :, 3], pose[..., :3])
+    centre, scale = torch.tensor(place[:3] if place else [0.0] * 3), place[3] if place else 1.0
+    scene = points * HALF_EXTENT * scale + centre
+    seen = torch.einsum("bsdx,bxy->bsdy", scene - pose[:, None, None, :, 3], pose[..., :3])
     plane = seen[..., :2] / -seen[..., 2:] / math.tan(math.radians(20))
     middle = (torch.arange(VOXELS) + 0.5) * 2 / VOXELS - 1
     column, row = middle.repeat(VOXELS), -middle.repeat_interleave(VOXELS)
@@ -114,6 +118,52 @@ def test_rays_match_the_camera_of_the_renders():
         assert difference.abs().max() < 1e-4
     depth = -seen[..., 2]
     assert ((depth[..., 1:] > depth[..., :-1]) | ~inside[..., 1:] | ~inside[..., :-1]).all()
+
+
+def scene_of_two(places):
+    """A volume decoder, two decoded volumes, their texts, and places."""
+    volume = tiny_volume().requires_grad_(False)
+    decoded = volume.decode(torch.tensor([0, 1])).clone()
+    text = torch.eye(2)
+    return volume, decoded, text, torch.tensor(places)
+
+
+def test_an_object_alone_in_a_scene_is_rendered_as_by_itself():
+    volume, decoded, text, place = scene_of_two([[0.0, 0.0, 0.0, 1.0]])
+    camera = inputs()[4]
+    alone = volume(decoded[:1], text[:1].expand(2, 2), camera)
+    scene = volume.together(decoded[:1], text[:1], camera, place)
+    for name in ("rgba", "normal", "features"):
+        torch.testing.assert_close(getattr(scene, name), getattr(alone, name), atol=1e-5, rtol=1e-5)
+
+
+def test_the_nearer_object_hides_the_farther_one_from_both_sides():
+    layers = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.0, 0.0, 1.0, 1.0]])[:, None, :, None, None]  # G, B, 4: red and blue
+    normal, features = torch.zeros(2, 1, 3, 2, 2), torch.tensor([[[[[5.0]]]], [[[[7.0]]]]])
+    opacity = torch.ones(2, 1, 1, 1, 1)
+    for nearest in (0, 1):
+        order = torch.tensor([nearest, 1 - nearest])[:, None, None, None, None]
+        seen = _front_to_back(order, opacity, layers.expand(2, 1, 4, 2, 2), normal, features)
+        torch.testing.assert_close(seen.rgba, layers[nearest].expand(1, 4, 2, 2))
+        assert seen.features.item() == (5, 7)[nearest]
+    half = _front_to_back(order, 0.25 * opacity, 0.25 * layers.expand(2, 1, 4, 2, 2), normal, features)
+    torch.testing.assert_close(half.rgba[0, :, 0, 0], torch.tensor([0.1875, 0, 0.25, 0.4375]))
+    assert half.features.item() == pytest.approx(0.25 * 7 + 0.75 * 5)
+
+
+def test_objects_in_one_scene_hide_each_other_by_their_depth():
+    """One object in front of the other, seen from the front and from the back: each hides the other once."""
+    volume, _, text, places = scene_of_two([[0.0, 0.0, 0.5, 0.4], [0.0, 0.0, -0.5, 0.4]])
+    ball = torch.full((2, VOXELS, VOXELS, VOXELS, SMALL["fine"]), -9.0)
+    middle = slice(VOXELS // 4, -VOXELS // 4)
+    ball[:, middle, middle, middle, 0] = 9.0
+    camera = camera_features(torch.tensor([0.0, 180.0]), torch.zeros(2), torch.full((2,), 3.0))
+    both = volume.together(ball, text, camera, places)
+    one, other = (volume.together(ball[i : i + 1], text[i : i + 1], camera, places[i : i + 1]) for i in (0, 1))
+    centre = (slice(None), slice(28, 36), slice(28, 36))
+    torch.testing.assert_close(both.features[0, :, 7:9, 7:9], one.features[0, :, 7:9, 7:9], atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(both.features[1, :, 7:9, 7:9], other.features[1, :, 7:9, 7:9], atol=1e-3, rtol=1e-3)
+    assert (one.rgba[0][centre] - other.rgba[0][centre]).abs().max() > 1e-3
 
 
 def test_cameras_of_one_model_share_its_volume():

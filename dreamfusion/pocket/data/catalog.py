@@ -7,6 +7,7 @@ First step of the pocket prior's data: catalog -> assets -> renders. A library i
 
 import csv
 import lzma
+import math
 import re
 import zipfile
 import zlib
@@ -39,6 +40,7 @@ class Subject:
     license: str
     source: str  # file name of the library
     title: str = field(default="", kw_only=True)  # unique, see `subject_names`; "" in older render sets
+    length: float = field(default=0.0, kw_only=True)  # of the longest side, centimetres; 0: not known
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,7 @@ def _furniture(text: str, path: Path) -> list[Item]:
                 model=entry["model"].lstrip("/"),
                 rotation=_parse_rotation(entry.get("modelRotation")),
                 archive=path,
+                length=_longest_side(entry),
             )
         )
     return items
@@ -161,6 +164,15 @@ def _parse_properties(text: str) -> tuple[dict[str, str], dict[int, dict[str, st
         else:
             numbered[int(match[2])][match[1]] = value
     return library, numbered
+
+
+def _longest_side(entry: dict[str, str]) -> float:
+    """The longest of an entry's sides, which are in centimetres; 0 if one is missing or no length."""
+    try:
+        sides = [float(entry[side]) for side in ("width", "depth", "height")]
+    except (KeyError, ValueError):
+        return 0.0
+    return max(sides) if all(0 < side < math.inf for side in sides) else 0.0
 
 
 def _parse_rotation(text: str | None) -> Rotation | None:

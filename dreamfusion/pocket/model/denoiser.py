@@ -166,6 +166,17 @@ class PocketModel(nn.Module):
         proxy: ProxyRender = self.feature_volume(self.feature_volume.decode(subject, zoom), sentence, plain, zoom)
         return proxy
 
+    def render_scene(
+        self, sentence: Tensor, subject: Tensor, placement: Tensor, camera: Tensor, size: int = RESOLUTION
+    ) -> "ProxyRender":
+        """B proxy renders of G models in one scene, in plain albedo: sentence vectors (G, 384), model indices (G,),
+        centres and scales (G, 4) of `arrangement.arrange`, cameras (B, 12).
+        """
+        plain, zoom = with_appearance(camera, camera.new_zeros(len(camera), 2)), size // RESOLUTION
+        volume = self.feature_volume.decode(subject, zoom)
+        proxy: ProxyRender = self.feature_volume.together(volume, sentence.to(camera.dtype), plain, placement, zoom)
+        return proxy
+
     def forward(
         self,
         noisy: Tensor,

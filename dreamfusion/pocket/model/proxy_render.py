@@ -25,6 +25,7 @@ from dreamfusion.ops.feature_volume import render_feature_volume
 UPSAMPLING = 4  # voxels a side per code cell
 HALF_EXTENT = 1.1  # scene units from the centre to a face of the volume; half of the sampled ray length
 OUTSIDE = 2.0  # a coordinate outside every volume
+EMPTY = 0.02  # opacity of a ray below which nothing stands on it, whatever its depth
 INITIAL_DENSITY = -3.0  # before the softplus, uniform in a new volume: the gradient reaches all depths
 STORED_KEYS = {"called": "names", "seen": "fine"}  # keys in config.json of earlier weights -> arguments of today
 
@@ -149,10 +150,40 @@ class FeatureVolume(ModelMixin, ConfigMixin):
         The images get `zoom` times as many pixels and rays a side. The image layers reach as far in the scene as at
         zoom 1, and the pixels of a ray differ by less, in proportion to the angle between them.
         """
+        return self._painted(self._seen(volume, camera, zoom), text, camera, zoom)
+
+    def together(self, volume: Tensor, text: Tensor, camera: Tensor, placement: Tensor, zoom: int = 1) -> ProxyRender:
+        """(G, N, N, N, C), (G, D), (B, 12), (G, 4) -> B proxy renders of all G objects in one scene.
+
+        Each object is rendered and painted by itself, with its own text; the images are composited front to back, ray
+        by ray, in the order of their mean depths. `placement` is centre and scale of each object, scene units.
+        """
+        count, views = len(volume), len(camera)
+        cameras, texts = camera.repeat(count, 1), text.repeat_interleave(views, dim=0)
+        places = placement.to(camera).repeat_interleave(views, dim=0)
+        seen = self._seen(volume, cameras, zoom, places)
+        layer = self._painted(seen, texts, cameras, zoom)
+        back = _camera_axes(cameras)[2]
+        depth = (seen[:, 1:2] - 0.5) * places[:, 3, None, None, None] - (
+            (back * places[:, :3]).sum(dim=1)[:, None, None, None] / (2 * HALF_EXTENT)
+        )
+        depth = torch.where(seen[:, :1] > EMPTY, depth, torch.inf)
+
+        def layers(part: Tensor) -> Tensor:
+            return part.view(count, views, *part.shape[1:])
+
+        order = layers(depth).argsort(dim=0)
+        return _front_to_back(order, layers(seen[:, :1]), *map(layers, (layer.rgba, layer.normal, layer.features)))
+
+    def _seen(self, volume: Tensor, camera: Tensor, zoom: int, places: Tensor | None = None) -> Tensor:
+        """Opacity, mean depth as a share of the sampled ray, and features of the rays of B images, (B, 2 + F, R, R)."""
         rays, samples = zoom * self.rays, volume.shape[1]
-        points = ray_points(camera, samples, rays).view(len(volume), -1, samples, 3)
+        points = ray_points(camera, samples, rays, places).view(len(volume), -1, samples, 3)
         seen = render_feature_volume(volume, points.float(), heads=1).to(camera.dtype)
-        seen = seen.view(len(camera), rays, rays, -1).permute(0, 3, 1, 2)
+        return seen.view(len(camera), rays, rays, -1).permute(0, 3, 1, 2)
+
+    def _painted(self, seen: Tensor, text: Tensor, camera: Tensor, zoom: int) -> ProxyRender:
+        """The proxy renders of what the rays have seen."""
         # The volume fixes the model; the text modulates its features, above all their colour.
         scale, shift = self.tone(torch.cat([camera, self.embed(text)], dim=1))[..., None, None].chunk(2, dim=1)
         features = self.refine(F.silu(_dilated(self.gather, seen, zoom) * (1 + scale) + shift), zoom)
@@ -186,19 +217,46 @@ def _averaged(volume: Tensor, factor: int) -> Tensor:
     return torch.cat([density, F.avg_pool3d(volume[:, 1:], factor)], dim=1)
 
 
-def ray_points(camera: Tensor, samples: int, rays: int | None = None) -> Tensor:
+def _front_to_back(order: Tensor, opacity: Tensor, rgba: Tensor, normal: Tensor, features: Tensor) -> ProxyRender:
+    """Composite G layers (G, B, channels, height, width), of which `order` gives the nearest first, on each ray.
+
+    Features have no opacity of their own: they are averaged with the rays' weights, and the last layer gets the rest.
+    """
+
+    def sorted_by(order: Tensor, part: Tensor) -> Tensor:
+        side = part.shape[-1] // order.shape[-1]
+        order = order.repeat_interleave(side, dim=-2).repeat_interleave(side, dim=-1)
+        return part.gather(0, order.expand_as(part))
+
+    image = torch.cat([rgba, normal], dim=2)
+    (image, features, opacity), last = (sorted_by(order, part) for part in (image, features, opacity)), len(order) - 1
+    painted, felt = torch.zeros_like(image[0]), torch.zeros_like(features[0])
+    through, rest = torch.ones_like(painted[:, :1]), torch.ones_like(felt[:, :1])
+    for index in range(len(order)):
+        painted = painted + through * image[index]
+        through = through * (1 - image[index, :, 3:4].clamp(0, 1))
+        felt = felt + rest * (1 if index == last else opacity[index]) * features[index]
+        rest = rest * (1 - opacity[index])
+    return ProxyRender(painted[:, :4], painted[:, 4:], felt)
+
+
+def _camera_axes(camera: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Right, up and back of camera features (B, 12), (B, 3) each."""
+    sin_az, cos_az, sin_el, cos_el = (camera[:, i] for i in (0, 1, 4, 5))
+    back = torch.stack([cos_el * sin_az, sin_el, cos_el * cos_az], dim=-1)
+    right = torch.stack([cos_az, torch.zeros_like(sin_az), -sin_az], dim=-1)
+    return right, torch.cross(back, right, dim=-1), back
+
+
+def ray_points(camera: Tensor, samples: int, rays: int | None = None, places: Tensor | None = None) -> Tensor:
     """Camera features (B, 12) of `denoiser.camera_features` -> sample points (B, R^2, N, 3), N = `samples`, R = `rays`.
 
     Coordinates are in the volume's [-1, 1]; points outside the unit sphere get an OUTSIDE coordinate. Rays pass through
     the centres of R x R image cells (by default R = N), rows from the top; samples lie in planes perpendicular to the
-    view.
+    view. `places` are centre and scale of the volume of each camera, (B, 4); None: the origin, 1.
     """
-    sin_az, cos_az, sin_el, cos_el = (camera[:, i] for i in (0, 1, 4, 5))
+    right, up, back = _camera_axes(camera)
     distance = camera[:, 8] * 0.3 + 3
-    zero = torch.zeros_like(sin_az)
-    back = torch.stack([cos_el * sin_az, sin_el, cos_el * cos_az], dim=-1)
-    right = torch.stack([cos_az, zero, -sin_az], dim=-1)
-    up = torch.cross(back, right, dim=-1)
     depths, cells = (
         (torch.arange(n, device=camera.device, dtype=camera.dtype) + 0.5) * (2 / n) - 1
         for n in (samples, rays or samples)
@@ -207,8 +265,11 @@ def ray_points(camera: Tensor, samples: int, rays: int | None = None) -> Tensor:
     direction = (
         plane[None, None, :, None] * right[:, None, None] - plane[None, :, None, None] * up[:, None, None]
     ) - back[:, None, None]  # (B, rows, columns, 3), unit length along the view
-    along = distance[:, None] + depths * HALF_EXTENT  # (B, N)
     position = distance[:, None] * back
+    if places is not None:  # in the coordinates of the object, lengths along the view too
+        position = (position - places[:, :3]) / places[:, 3:]
+        distance = (position * back).sum(dim=1)
+    along = distance[:, None] + depths * HALF_EXTENT  # (B, N)
     points = position[:, None, None, None] + direction[:, :, :, None] * along[:, None, None, :, None]
     points = (points / HALF_EXTENT).flatten(1, 2)
     # Objects lie inside the unit sphere: the corners of the volume hold nothing to learn.

@@ -1,7 +1,7 @@
-"""The words of the pocket prior's captions: names, colours and articles; and which words of a prompt are among them."""
+"""The words of the pocket prior's captions, names, colours and articles, and words of prompts that mean one of them."""
 
 import re
-from collections.abc import Iterable
+from pathlib import Path
 
 # sRGB; also the mean colour of a recoloured render.
 COLORS: dict[str, tuple[float, float, float]] = {
@@ -35,25 +35,83 @@ def with_article(name: str) -> str:
     return ("an " if _VOWEL.match(name) else "a ") + name
 
 
-# Words that carry no meaning of their own here: articles and prepositions of any caption.
-_SILENT = frozenset({"a", "an", "the", "of", "and", "with", "on", "in", "at", "its", "front", "side", "back", "view"})
+# Other words for a colour, and materials by the colour that most people see in them.
+SHADES: dict[str, str] = {
+    word: color
+    for color, words in {
+        "red": "crimson scarlet ruby cherry maroon burgundy vermilion carmine reddish",
+        "green": "emerald lime olive mint jade khaki mossy greenish grassy",
+        "blue": "navy azure sapphire cobalt indigo bluish denim ultramarine",
+        "yellow": "golden gold lemon amber mustard yellowish brass",
+        "orange": "copper tangerine apricot peach terracotta rusty",
+        "purple": "violet lilac lavender mauve amethyst plum magenta",
+        "pink": "rosy salmon fuchsia pinkish coral",
+        "brown": "wooden wood oak walnut mahogany chocolate bronze leather tan hazel chestnut brownish beech teak",
+        "black": "ebony jet coal onyx blackish charcoal",
+        "white": "ivory snowy pearl porcelain marble cream alabaster whitish",
+        "gray": "grey silver silvery steel iron metal metallic stone concrete aluminium aluminum chrome granite pewter "
+        "grayish greyish titanium cement",
+        "turquoise": "teal cyan aqua aquamarine",
+    }.items()
+    for word in words.split()
+}
+SIZES = {
+    **dict.fromkeys(("tiny", "miniature", "mini", "minuscule"), 0.5),
+    **dict.fromkeys(("small", "little"), 0.7),
+    **dict.fromkeys(("big", "large"), 1.4),
+    **dict.fromkeys(("huge", "giant", "gigantic", "enormous"), 2.0),
+}
+NUMBERS = {"two": 2, "three": 3, "four": 4, "2": 2, "3": 3, "4": 4}
+PAIRS = {"pair": 2, "couple": 2}  # as NUMBERS, but not of things that come in pairs: "a pair of scissors"
+DETERMINERS = frozenset({"a", "an", "the", "one", "another", "some", "my", "his", "her", "its"})
+# Words of a prompt -> how an object stands to those before it.
+RELATIONS: dict[str, str] = {
+    words: relation
+    for relation, phrases in {
+        "and": "and, &, plus, beside, next to, near, near to, close to, alongside, along with, together with, "
+        "adjacent to, against",
+        "with": "with",
+        "left of": "left of, to the left of",
+        "right of": "right of, to the right of",
+        "in front of": "in front of, before",
+        "behind": "behind",
+        "on": "on, on top of, atop, upon, onto, above, over, riding, riding on, on the top of",
+        "in": "in, inside, into, within, inside of",
+        "under": "under, below, beneath, underneath",
+        "wearing": "wearing",
+    }.items()
+    for words in phrases.split(", ")
+}
+# Words that stand before a relation and add nothing to it; elsewhere they are poses.
+POSTURES = frozenset(
+    {"sitting", "standing", "lying", "placed", "resting", "perched", "parked", "leaning", "that", "which", "is", "are"}
+)
+# Words between two names of one object: "a cat shaped teapot".
+COMPOUND = frozenset({"shaped", "styled", "themed", "patterned", "inspired", "like", "toy"})
+UNTIL_COMMA = frozenset({"style", "without", "no", "by", "for", "from", "to"})  # nothing after them names an object
+# Words that carry no meaning of their own here: those of any caption.
+SILENT = frozenset({"at", "front", "side", "back", "view", "made", "out"})
 
 
-def sorted_words(prompt: str, names: Iterable[str]) -> tuple[list[str], list[str], list[str]]:
-    """The known names in a prompt (longest first where they overlap), its colours, and its other words."""
-    known = {tuple(name.lower().split()) for name in names}
-    longest = max(map(len, known), default=0)
-    words = re.findall(r"[\w'-]+", prompt.lower())
-    found: list[str] = []
-    colors: list[str] = []
-    others: list[str] = []
-    while words:
-        count = next((n for n in range(min(longest, len(words)), 0, -1) if tuple(words[:n]) in known), 0)
-        if count:
-            found.append(" ".join(words[:count]))
-        elif words[0] in COLORS:
-            colors.append(words[0])
-        elif words[0] not in _SILENT:
-            others.append(words[0])
-        del words[: max(count, 1)]
-    return found, colors, list(dict.fromkeys(others))
+def _read_synonyms() -> dict[str, str]:
+    lines = (Path(__file__).parent / "synonyms.txt").read_text(encoding="utf-8").splitlines()
+    rows = [line.partition("=") for line in lines if line and not line.startswith("#")]
+    return {word.strip(): name.strip() for name, _, words in rows for word in words.split(",")}
+
+
+SYNONYMS = _read_synonyms()  # other words for a name -> the name
+
+
+def singular(word: str) -> list[str]:
+    """Singulars that a word may be the plural of; none if it does not end like a plural."""
+    irregular = {"men": "man", "women": "woman", "knives": "knife", "shelves": "shelf", "children": "child"}
+    if word in irregular:
+        return [irregular[word]]
+    if not word.endswith("s") or word.endswith(_SINGULAR_S):
+        return []
+    found = [word[:-1]]
+    if word.endswith("ies"):
+        found.append(word[:-3] + "y")
+    elif word.endswith("es"):
+        found.append(word[:-2])
+    return found

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dreamfusion.files import replacing
+from dreamfusion.pocket import LENGTHS
 from dreamfusion.pocket.data.catalog import Subject
 from dreamfusion.report.markdown import inert
 
@@ -33,7 +34,8 @@ generator.
   feature volume alone{hours}.
 - **Data**: {models} models under {names} names from the libraries of Sweet Home 3D, rendered from {views} sides each,
   plain, under a point light, or white under it; some recoloured in one of twelve colours; on white and grey
-  backgrounds. `vocabulary.txt` lists the names, `ATTRIBUTION.md` every model with its author and licence.
+  backgrounds. `vocabulary.txt` lists the names, `lengths.json` the models' sizes, `ATTRIBUTION.md` every model with
+  its author and licence.
 - **Network**: diffusers' `UNet2DConditionModel` on pixel-unshuffled images, cosine schedule, predicts the clean image.
   Conditioned on text (token states and sentence vector), camera (azimuth, elevation, distance), background grey level
   and kind of light. A feature volume (`sketch/`) renders a proxy image: each model has a learned code, a linear
@@ -49,8 +51,9 @@ with the model that each view shows given to the feature volume:
 
 `samples.png`: {prompts}; each from the front, the right, the back and the left.
 
-**Limits.** It was trained on these objects alone: no scenes, no styles, no relations between objects. A prompt shows
-one model; `guidance.variant` selects among several of one name. Rare names have lower quality.
+**Limits.** It was trained on these objects alone: no styles, no poses, no materials but their colours. Up to four
+objects of a prompt are placed in one scene by rule, not by learning. `guidance.variant` selects among several models of
+one name. Rare names have lower quality.
 """
 
 
@@ -66,7 +69,7 @@ def write_card(
     voxels: int,
     prompts: Sequence[str],
 ) -> None:
-    """Write README.md, ATTRIBUTION.md, vocabulary.txt and training.json into a folder of weights.
+    """Write README.md, ATTRIBUTION.md, vocabulary.txt, lengths.json and training.json into a folder of weights.
 
     `seen` counts training `images` of the whole network, `proxy_images` of the feature volume alone, and, if known,
     `hours`; `losses` are by timestep, for 64 pixels a side, `voxels` those of the feature volume a side; `names` are
@@ -90,10 +93,16 @@ def write_card(
         (CARD_FILE, card),
         ("ATTRIBUTION.md", attribution(subjects)),
         ("vocabulary.txt", "\n".join(vocabulary) + "\n"),
+        (LENGTHS, json.dumps(lengths(subjects), indent=0, allow_nan=False) + "\n"),
         (TRAINING, json.dumps(dict(seen), allow_nan=False) + "\n"),
     ):
         with replacing(folder / name) as draft:
             draft.write_text(text, encoding="utf-8")
+
+
+def lengths(subjects: Sequence[Subject]) -> dict[str, float]:
+    """The content of LENGTHS."""
+    return {subject.title: subject.length for subject in subjects if subject.title and subject.length > 0}
 
 
 def add_evidence(folder: Path, table: str) -> None:

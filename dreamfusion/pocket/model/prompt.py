@@ -1,0 +1,256 @@
+"""Read a prompt: the known objects it names, with colour and size, how they stand to each other, and what is left over.
+
+A prompt is a chain of noun phrases and relations: "two golden mailboxes on a wooden table". The last known name of a
+noun phrase is its object, as in English compounds ("a cat shaped teapot"). Words with a meaning here are those of
+`words.py`; every other word is left over.
+"""
+
+import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from dreamfusion.pocket.model.words import (
+    COLORS,
+    COMPOUND,
+    DETERMINERS,
+    NUMBERS,
+    PAIRS,
+    POSTURES,
+    RELATIONS,
+    SHADES,
+    SILENT,
+    SIZES,
+    SYNONYMS,
+    UNTIL_COMMA,
+    singular,
+    with_article,
+)
+
+MOST = 4  # objects of a prompt
+JOINTS = ("and", "&", ",")
+NEAR = ("", "and", "left of", "right of")  # after another relation, unknown words are mostly a place: "in the sky"
+_WORD = re.compile(r"[\w'-]+|[,&]")
+_VIEW = re.compile(r",?\s*\b(front|side|back|overhead) view\b")
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An object that a prompt names."""
+
+    name: str  # of the vocabulary
+    color: str | None = None  # of COLORS
+    size: float = 1.0  # relative to the other objects of the prompt
+
+    @property
+    def caption(self) -> str:
+        """As in the training captions: "a red chair"."""
+        return with_article(f"{self.color} {self.name}" if self.color else self.name)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a prompt means here."""
+
+    things: tuple[Thing, ...]  # at most MOST; none if no known name was found
+    relations: tuple[str, ...]  # each of things[1:] to all things before it: a value of RELATIONS
+    read_as: dict[str, str]  # words of the prompt -> the known words they were read as
+    ignored: tuple[str, ...]
+    view: str = ""  # such as "front view"
+
+    @property
+    def caption(self) -> str:
+        """The prompt in the words of the training captions, with the words of the view; "" without things."""
+        if not self.things:
+            return ""
+        text = self.things[0].caption
+        for relation, thing in zip(self.relations, self.things[1:], strict=True):
+            text += f" {relation} {thing.caption}"
+        return f"{text}, {self.view}" if self.view else text
+
+    def summary(self) -> str:
+        """One line: what the prompt is read as, for whoever wrote it."""
+        text = f"the pocket prior reads {replace(self, view='').caption}"
+        if self.read_as:
+            text += f" ({', '.join(f'{words} as {known}' for words, known in self.read_as.items())})"
+        return text + (f"; it ignores {', '.join(self.ignored)}" if self.ignored else "")
+
+
+@dataclass
+class _Phrase:
+    """A noun phrase while it is read."""
+
+    relation: str = ""
+    name: str = ""
+    words: str = ""  # that stand for the name
+    color: str | None = None
+    size: float = 1.0
+    size_word: str = ""
+    count: int = 1
+    pair: bool = False
+    others: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)  # others that name nothing, whatever they are
+    closed: bool = False  # a word came after the name that no compound has
+    sealed: bool = False  # "of" came after the name: what follows says what it is made of
+
+
+class Reader:
+    """Read prompts with one vocabulary."""
+
+    def __init__(self, names: Collection[str], near: Callable[[str], str | None]) -> None:
+        """`near` maps words to the most similar name, or None if none is similar; asked only for unknown words."""
+        self._names, self._near = names, near
+
+    @cached_property
+    def _phrases(self) -> dict[tuple[str, ...], str]:
+        """Words -> the name they mean, or a relation in brackets."""
+        known = {tuple(name.lower().split()): name for name in self._names}
+        synonyms = {tuple(words.split()): name for words, name in SYNONYMS.items() if name in set(self._names)}
+        relations = {tuple(words.split()): f"<{relation}>" for words, relation in RELATIONS.items()}
+        return relations | synonyms | known
+
+    def __call__(self, prompt: str) -> Reading:
+        """What the prompt means. A prompt without a known name, or words similar to one, has no things."""
+        text = prompt.lower()
+        views = _VIEW.findall(text)
+        reading = _Draft(self._near)
+        words = _WORD.findall(_VIEW.sub("", text))
+        while words:
+            words = words[reading.add(words, *self._meaning(words)) :]
+        return replace(reading.finished(prompt.strip()), view=f"{views[-1]} view" if views else "")
+
+    def _meaning(self, words: Sequence[str]) -> tuple[str, int]:
+        """The name or relation that the first words mean, "" if they mean none, and how many words it takes."""
+        longest = max(map(len, self._phrases), default=0)
+        for count in range(min(longest, len(words)), 0, -1):
+            given = tuple(words[:count])
+            for tried in dict.fromkeys((given, *((*given[:-1], one) for one in singular(given[-1])))):
+                if tried in self._phrases:
+                    return self._phrases[tried], count
+        return "", 1
+
+
+class _Draft:
+    """A reading while it is made."""
+
+    def __init__(self, near: Callable[[str], str | None]) -> None:
+        self._near = near
+        self._now, self._done = _Phrase(), list[_Phrase]()
+        self._read_as: dict[str, str] = {}
+        self._postures: list[str] = []  # words that count only if no relation follows
+        self._skipping = False
+
+    def add(self, words: Sequence[str], meaning: str, count: int) -> int:
+        """Read the first of the remaining words; returns how many were read."""
+        said, now = " ".join(words[:count]), self._now
+        if self._skipping and said != ",":
+            if said not in DETERMINERS:
+                now.skipped.append(said)
+            return count
+        if said == ",":
+            self._skipping = False
+        if meaning in ("<and>", "") and said in JOINTS and not now.name:
+            after = words[count] if len(words) > count else ""
+            if after not in DETERMINERS and after not in NUMBERS:
+                return count  # between adjectives: "a red and striped armchair"
+        if meaning.startswith("<"):
+            self._next(meaning[1:-1])
+            return count
+        if self._postures:
+            now.others += self._postures
+            now.closed, self._postures = bool(now.name), []
+        if meaning:
+            self._name(meaning, said)
+        elif said == ",":
+            self._next(",")
+        elif said in UNTIL_COMMA:
+            self._skipping = True
+            now.skipped.append(said)
+        elif said in POSTURES:
+            self._postures.append(said)
+        elif (color := said.rpartition("-")[2]) in COLORS or color in SHADES:
+            now.color = now.color or SHADES.get(color, color)
+            if said != now.color:
+                self._read_as[said] = SHADES.get(color, color)
+        elif said in NUMBERS:
+            self._phrase_begins()
+            self._now.count = NUMBERS[said]
+        elif said in PAIRS and not now.name:
+            now.count, now.pair = PAIRS[said], True
+        elif said in SIZES:
+            now.size, now.size_word = SIZES[said], said
+        elif said == "of":
+            now.sealed = bool(now.name)
+        elif said in DETERMINERS:
+            self._phrase_begins()
+        elif said not in SILENT:
+            now.others.append(said)
+            compound = said in COMPOUND or said.endswith("-shaped")
+            now.closed = not compound and (now.closed or bool(now.name))
+        return count
+
+    def finished(self, prompt: str) -> Reading:
+        """The reading of all words."""
+        self._now.others += self._postures
+        self._next("")
+        things: list[Thing] = []
+        relations: list[str] = []
+        ignored: list[str] = []
+        for phrase in self._done:
+            if not phrase.name and phrase.others and phrase.relation in NEAR:
+                self._look_up(phrase, prompt if not things and len(self._done) == 1 else "")
+            ignored += [*phrase.others, *phrase.skipped]
+            if not phrase.name:
+                continue
+            thing = Thing(phrase.name, phrase.color, phrase.size)
+            for _ in range(phrase.count):
+                if len(things) == MOST:
+                    ignored.append(phrase.words)
+                    break
+                if things:
+                    relations.append(phrase.relation if thing is not things[-1] and phrase.relation != "," else "and")
+                things.append(thing)
+        if len(things) == 1:  # nothing to be larger or smaller than
+            ignored += [phrase.size_word for phrase in self._done if phrase.size_word]
+            things = [replace(things[0], size=1.0)]
+        return Reading(tuple(things), tuple(relations), self._read_as, tuple(dict.fromkeys(ignored)))
+
+    def _name(self, name: str, said: str) -> None:
+        now = self._now
+        # "a cat juggling keys": what a verb does to the second object is not known. After "with", a name counts only if
+        # it stands alone.
+        if (now.name and (now.closed or now.sealed)) or (now.relation in ("with", ",") and now.others):
+            now.others.append(said)
+            return
+        if now.pair and (said == name or SYNONYMS.get(said) == name):
+            now.count = 1
+        if now.name:
+            now.others.append(now.words)
+        if said != name:
+            self._read_as[said] = name
+        now.name, now.words = name, said
+
+    def _phrase_begins(self) -> None:
+        """A determiner or number: what follows is another object, if there is one already."""
+        if self._now.name and not self._now.sealed:
+            self._next("and")
+
+    def _next(self, relation: str) -> None:
+        self._postures = []
+        now = self._now
+        if now.name or now.others or now.skipped or now.color:
+            self._done.append(now)
+        elif now.relation not in ("", "and", ","):
+            relation = now.relation  # nothing stood between two relations
+        self._now = _Phrase(relation=relation)
+
+    def _look_up(self, phrase: _Phrase, prompt: str) -> None:
+        """Find the name that is most similar to the phrase's words together, to one of them, or to the prompt."""
+        together = " ".join(phrase.others)
+        for said in dict.fromkeys((together, phrase.others[-1], prompt)):
+            name = self._near(said) if said else None
+            if name is not None:
+                phrase.name, phrase.words = name, said
+                phrase.others = [] if said in (together, prompt) else [word for word in phrase.others if word != said]
+                self._read_as[said] = name
+                return

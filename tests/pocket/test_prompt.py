@@ -1,0 +1,127 @@
+"""Prompts are read as objects, colours, sizes and relations; what is not understood is named."""
+
+from pathlib import Path
+
+import pytest
+
+from dreamfusion.pocket import WEIGHTS
+from dreamfusion.pocket.model.prompt import MOST, Reader, Thing
+from dreamfusion.pocket.model.words import COLORS, SHADES, SYNONYMS, singular
+
+NAMES = (WEIGHTS / "vocabulary.txt").read_text(encoding="utf-8").split("\n")[:-1]
+SIMILAR = {"gnu": "horse", "wild gnu": "deer", "moon": "ring"}
+
+
+@pytest.fixture(scope="module")
+def read():
+    return Reader(NAMES, SIMILAR.get)
+
+
+def test_every_synonym_means_a_name_and_is_no_name_itself():
+    assert set(SYNONYMS.values()) <= set(NAMES)
+    assert not set(SYNONYMS) & set(NAMES)
+    assert set(SHADES.values()) == set(COLORS) and not set(SHADES) & set(COLORS)
+
+
+def test_a_synonym_is_listed_once():
+    lines = (Path(singular.__code__.co_filename).parent / "synonyms.txt").read_text(encoding="utf-8").splitlines()
+    words = [word.strip() for line in lines if line[:1] not in "#" for word in line.partition("=")[2].split(",")]
+    assert len(words) == len(set(words)) == len(SYNONYMS)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "caption"),
+    [
+        ("a cat", "a cat"),
+        ("A CAT, oil painting, highly detailed", "a cat"),
+        ("cats", "a cat"),
+        ("a kitten", "a cat"),
+        ("a feline animal", "a cat"),
+        ("knives", "a knife"),
+        ("strawberries", ""),
+        ("bread", "bread"),
+        ("an escalator", "an escalator"),
+        ("a golden mailbox", "a yellow mailbox"),
+        ("a wooden chair", "a brown chair"),
+        ("a blood-red bicycle", "a red bicycle"),
+        ("a chair made of steel", "a gray chair"),
+        ("a red armchair, front view", "a red armchair, front view"),
+        ("back view of a dog", "a dog, back view"),
+        ("a cat shaped teapot", "a teapot"),
+        ("a teddy bear chair", "a chair"),
+        ("a bowl of fruit", "a bowl of fruit"),
+        ("a vase made of bread", "a vase"),
+        ("a chair in the style of van gogh", "a chair"),
+        ("a bookcase without books", "a bookcase"),
+        ("a cat juggling keys", "a cat"),
+        ("a bed for a cat", "a bed"),
+        ("a tiny dog", "a dog"),
+        ("a red, shiny and old armchair", "a red armchair"),
+        ("a bottle of wine", "a wine bottle"),
+    ],
+)
+def test_one_object_is_read_as_a_training_caption(read, prompt, caption):
+    assert read(prompt).caption == caption
+
+
+@pytest.mark.parametrize(
+    ("prompt", "caption"),
+    [
+        ("a cat and a dog", "a cat and a dog"),
+        ("a cat & a dog", "a cat and a dog"),
+        ("a gnu and a dog", "a horse and a dog"),
+        ("a cat, a dog, studio light", "a cat and a dog"),
+        ("a red cat sitting on a blue chair", "a red cat on a blue chair"),
+        ("two dogs", "a dog and a dog"),
+        ("two cacti on a table", "a cactus and a cactus on a table"),
+        ("a pair of cats under a table", "a cat and a cat under a table"),
+        ("a pair of scissors", "scissors"),
+        ("a lamp on a desk next to a bed", "a lamp on a desk and a bed"),
+        ("a ball to the left of a bench", "a soccer ball left of a bench"),
+        ("a dog wearing a straw hat", "a dog wearing a straw hat"),
+        ("a dog chasing a ball", "a dog and a soccer ball"),
+        ("a cat on the moon", "a cat"),
+        ("a gnu on a sofa", "a horse on a sofa"),
+        ("five cats", "a cat"),
+        ("a car behind a bus, side view", "a car behind a bus, side view"),
+        ("a mug with a picture of a dog", "a coffee mug"),
+        ("a boy with a ball", "a boy with a soccer ball"),
+    ],
+)
+def test_objects_are_joined_by_the_relations_of_the_prompt(read, prompt, caption):
+    assert read(prompt).caption == caption
+
+
+def test_sizes_count_only_beside_another_object(read):
+    assert read("a tiny dog").ignored == ("tiny",)
+    small, large = read("a small cat on a huge sofa").things
+    assert (small, large) == (Thing("cat", None, 0.7), Thing("sofa", None, 2.0))
+
+
+def test_no_more_than_a_few_objects_are_taken(read):
+    reading = read("a cat, a dog, a car, a bus, a bed and a bench")
+    assert [thing.name for thing in reading.things] == ["cat", "dog", "car", "bus"] and len(reading.things) == MOST
+    assert reading.ignored == ("bed", "bench") and len(reading.relations) == MOST - 1
+    assert len(read("four cats and four dogs").things) == MOST
+
+
+def test_what_is_not_understood_is_named(read):
+    reading = read("two golden kittens wearing a tiara on a striped sofa")
+    assert reading.caption == "a yellow cat and a yellow cat on a sofa"
+    assert reading.read_as == {"golden": "yellow", "kittens": "cat"}
+    assert reading.ignored == ("tiara", "striped")
+    assert reading.summary() == (
+        "the pocket prior reads a yellow cat and a yellow cat on a sofa (golden as yellow, kittens as cat); "
+        "it ignores tiara, striped"
+    )
+
+
+def test_similar_names_are_looked_up_for_the_phrase_then_for_its_last_word(read):
+    assert [thing.name for thing in read("a wild gnu").things] == ["deer"]
+    assert read("a hungry gnu").things == (Thing("horse"),) and read("a hungry gnu").ignored == ("hungry",)
+    assert read("a gnu's house").things == () and read("a gnu's house").caption == ""
+
+
+@pytest.mark.parametrize("prompt", ["", ",", "of of", "on on", "a", "1e999", "😀", "a" * 10_000, "on a table " * 300])
+def test_any_text_can_be_read(read, prompt):
+    assert len(read(prompt).things) <= MOST
