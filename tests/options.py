@@ -19,7 +19,8 @@ CONF = Path(__file__).parents[1] / "conf"
 def option(choice, *arguments, **changes):
     """Instantiate `conf/<choice>.yaml` with changes, as in `option("guidance/pocket", variant=1)`."""
     try:
-        return instantiate(_settings(CONF / f"{choice}.yaml"), *arguments, **changes)
+        whole = OmegaConf.create({"seed": 0, "option": _settings(CONF / f"{choice}.yaml")})
+        return instantiate(whole.option, *arguments, **changes)
     except InstantiationException as error:
         raise error.__cause__ from None
 

@@ -33,6 +33,7 @@ from dreamfusion.pocket.model.denoiser import (
 )
 from dreamfusion.pocket.model.text import TextEncoder
 from dreamfusion.pocket.model.words import with_article
+from dreamfusion.truth.composed import Placed
 from dreamfusion.types import Branch, TextEmbedding
 
 if TYPE_CHECKING:
@@ -163,6 +164,10 @@ class PocketPrior(PixelSpace, AdaptablePrior):
         captions = [reading.caption or text for text, reading in zip(texts, readings, strict=True)]
         encoded = self.text_encoder(captions)
         return encoded if self.model.feature_volume is None else self._scenes.numbered(encoded, captions, readings)
+
+    def layout(self, prompt: str) -> tuple[Placed, ...] | None:
+        """See `Composer.layout`."""
+        return self._scenes.layout(self._vocabulary.read(prompt))
 
     def recognise(self, picture: Tensor, azimuth: float | None, elevation: float | None) -> Recognised:
         """See `Recognizer.recognise`; takes half a minute of one core."""

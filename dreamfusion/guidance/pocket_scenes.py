@@ -16,6 +16,7 @@ from dreamfusion.pocket.model.denoiser import PocketModel, sentence_features
 from dreamfusion.pocket.model.prompt import Reading, Thing
 from dreamfusion.pocket.model.text import TextEncoder
 from dreamfusion.pocket.model.words import with_article
+from dreamfusion.truth.composed import Placed
 from dreamfusion.types import TextEmbedding
 
 if TYPE_CHECKING:
@@ -78,6 +79,23 @@ class Scenes:
             raise GuidanceError(
                 f'guidance.variant={self._variant}, but the prior has {count} of "{name}"; type 0 to {count - 1}'
             )
+
+    def layout(self, reading: Reading) -> tuple[Placed, ...] | None:
+        """The models of a prompt as they are; None if it names no known object, a colour, or shows another variant."""
+        volume, things = self._model.feature_volume, reading.things
+        if volume is None or not things or any(thing.color for thing in things):
+            return None
+        scene = self._scene(reading, 0)
+        names = [volume.names[subject] for subject in scene.subjects]
+        if any(volume.variants(name)[0] != subject for name, subject in zip(names, scene.subjects, strict=True)):
+            return None
+        if len(names) == 1:
+            return (Placed(names[0]),)
+        number = self._numbers.setdefault(scene, len(self._numbers))
+        placement = self._prepare(number, volume.codes.device)[2]
+        assert placement is not None
+        rows = zip(names, placement.tolist(), strict=True)
+        return tuple(Placed(name, (x, y, z), scale) for name, (x, y, z, scale) in rows)
 
     def render(self, text: TextEmbedding, camera: Tensor, size: int) -> "ProxyRender | None":
         """Proxy renders of B texts from the cameras (B, 12); None if the text of some image has no scene."""

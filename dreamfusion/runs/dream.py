@@ -143,9 +143,15 @@ def _dream(
         score = partial(prior_score, system, orbit, outputs.score_views)
         rows: list[L.Callback] = [Metrics()]
         if outputs.evaluate_every:
-            from dreamfusion.training.true_scores import TrueScores  # takes a second, which most runs need not wait
+            # Takes a second, which most runs need not wait.
+            from dreamfusion.runs.evaluate import truth_for
+            from dreamfusion.training.true_scores import TrueScores
+            from dreamfusion.truth.store import no_truth
 
-            rows.append(TrueScores(str(cfg.prompt), orbit, outputs.evaluate_every, stopwatch))
+            truth = truth_for(cfg)
+            if truth is None:
+                raise no_truth(str(cfg.prompt))
+            rows.append(TrueScores(truth.mesh, orbit, outputs.evaluate_every, stopwatch))
         pruners = instantiate(cfg.pruning)(folder=folder, measure=score)
         others = [*(instantiate(cfg.callbacks).values() if cfg.callbacks else ()), *callbacks]
         watchdogs = [instantiate(cfg.watchdog)] if cfg.watchdog else []

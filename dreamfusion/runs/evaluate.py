@@ -7,15 +7,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from hydra.utils import get_class
+from omegaconf import DictConfig
+
 from dreamfusion import __version__
 from dreamfusion.checkpoint import TrainedScene
 from dreamfusion.evaluation.scene import evaluate_scene, held_out_cameras, ring_cameras
 from dreamfusion.export.settings import ExportSettings
 from dreamfusion.files import write_json
+from dreamfusion.guidance.prior_cache import cached_prior
 from dreamfusion.image import write_image
 from dreamfusion.runs.results import COMPARED, read_result, write_result
 from dreamfusion.runs.summary import add_to_summary, read_summary
-from dreamfusion.truth.store import find_truth
+from dreamfusion.truth.composed import Composer, composed
+from dreamfusion.truth.store import Truth, find_truth
 from dreamfusion.types import Cameras
 
 PACKAGES = ("torch", "numpy", "scipy", "scikit-image")  # whose versions may change a score
@@ -30,7 +35,7 @@ def evaluate_run(scene: TrainedScene, export: ExportSettings, judges: Sequence[J
     """
     started = time.monotonic()
     prompt, folder = str(scene.config.prompt), scene.run
-    truth = find_truth(prompt)
+    truth = truth_for(scene.config)
     found = evaluate_scene(scene.scene, scene.camera, export, truth)
     earlier = read_summary(folder)
     scores = {name: earlier[name] for name in ("prior_score",) if name in earlier} | found.scores
@@ -48,6 +53,17 @@ def evaluate_run(scene: TrainedScene, export: ExportSettings, judges: Sequence[J
         shown = {name: value for name, value in scores.items() if name in COMPARED}
         write_result(replace(result, scores={**result.scores, **shown}), folder)
     return scores
+
+
+def truth_for(config: DictConfig) -> Truth | None:
+    """What the prompt of a run means: for a prior that knows, the models that it means, each at its place."""
+    prompt = str(config.prompt)
+    if not hasattr(get_class(config.guidance._target_), "layout"):  # asked without loading a prior
+        return find_truth(prompt)
+    prior = cached_prior(config.guidance)
+    assert isinstance(prior, Composer)
+    layout = prior.layout(prompt)
+    return None if layout is None else composed(layout)
 
 
 def _protocol(scene: TrainedScene, seconds: float) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import lightning as L
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.evaluation.scene import held_out_cameras, mesh_pictures, picture_scores, scene_pictures
 from dreamfusion.training.callbacks import Stopwatch
-from dreamfusion.truth.store import truth_of
+from dreamfusion.types import Mesh
 
 
 class TrueScores(L.Callback):
@@ -17,12 +17,11 @@ class TrueScores(L.Callback):
     `Checkpoints`, as `Metrics`.
     """
 
-    def __init__(self, prompt: str, orbit: Orbit, every: int, stopwatch: Stopwatch) -> None:
-        """Raises: UserError: the laboratory has no truth for the prompt."""
+    def __init__(self, truth: Mesh, orbit: Orbit, every: int, stopwatch: Stopwatch) -> None:
         self._every, self._stopwatch = every, stopwatch
         self._cameras = held_out_cameras(orbit)
         with stopwatch.stopped():
-            self._real = mesh_pictures(truth_of(prompt).mesh, self._cameras)
+            self._real = mesh_pictures(truth, self._cameras)
 
     def on_train_batch_end(self, trainer: L.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step

@@ -32,7 +32,7 @@ class Truth:
 
     name: str
     mesh: Mesh  # closed, with texture and normals
-    views: np.ndarray  # (A, r, r, 4) uint8 albedo and opacity of the library's model, azimuth 0 (front) first
+    views: np.ndarray | None  # (A, r, r, 4) uint8 albedo and opacity of the library's model, azimuth 0 (front) first
     about: dict[str, Any]  # the name's entry in index.json: origin, licence, errors, whether it is held out
 
 
@@ -56,12 +56,17 @@ def truth_of(prompt: str, data: Path = DATA) -> Truth:
     """
     found = find_truth(prompt, data)
     if found is None:
-        known = names(data=data)
-        raise UserError(
-            f'the laboratory has no truth for "{prompt}"; it has {len(known)}, "a {known[0]}" for example: '
-            f"see dreamfusion/truth/data/{INDEX}"
-        )
+        raise no_truth(prompt, data)
     return found
+
+
+def no_truth(prompt: str, data: Path = DATA) -> UserError:
+    """The error for a prompt without a truth."""
+    known = names(data=data)
+    return UserError(
+        f'the laboratory has no truth for "{prompt}"; it has {len(known)}, "a {known[0]}" for example: '
+        f"see dreamfusion/truth/data/{INDEX}"
+    )
 
 
 def write_truth(name: str, mesh: Mesh, views: np.ndarray, data: Path) -> int:

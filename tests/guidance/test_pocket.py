@@ -16,6 +16,7 @@ from dreamfusion.pocket import LENGTHS
 from dreamfusion.pocket.model.denoiser import WHITE, PocketModel, camera_features, with_appearance
 from dreamfusion.pocket.model.text import TextEncoder
 from dreamfusion.pocket.training.naming import fit_names
+from dreamfusion.truth.composed import Placed
 from dreamfusion.types import Branch, Conditioning
 
 TINY = {
@@ -220,6 +221,17 @@ def test_a_second_object_changes_the_picture_and_so_does_its_side(folder, batch,
     seen = [prior.denoise(noisy, timestep, [Branch(prior.encode_text([p, p]), cameras)])[0] for p in prompts]
     for one, first in enumerate(seen):
         assert all((first - second).abs().max() > 1e-3 for second in seen[:one])
+
+
+def test_a_layout_names_the_models_as_they_are_and_their_places(folder):
+    prior = pocket_prior(folder)
+    assert prior.layout("a kitten") == (Placed("cat"),)
+    assert (
+        prior.layout("a red cat") is prior.layout("a dragon") is pocket_prior(folder, variant=1).layout("a cat") is None
+    )
+    one, other = prior.layout("a cat beside a dog")
+    assert (one.name, other.name) == ("cat", "dog") and one.centre[0] < other.centre[0]
+    assert pocket_prior(folder, variant=1).layout("a dog") == (Placed("dog"),)
 
 
 def test_objects_are_as_large_to_each_other_as_in_their_library(folder, tmp_path):
