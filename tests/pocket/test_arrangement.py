@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dreamfusion.pocket.model.arrangement import MOST, arrange
+from dreamfusion.pocket.model.arrangement import MOST, SUNK, arrange
 from dreamfusion.pocket.model.proxy_render import HALF_EXTENT
 
 N = 32
@@ -82,9 +82,11 @@ def test_what_has_no_room_under_something_carries_it():
     assert float(above[0][1] - below[1][1]) == pytest.approx(0, abs=0.1)
 
 
-def test_what_is_worn_is_on_top():
-    (one, hat), _ = boxes([TABLE, CUBE], [1.0, 0.3], ["wearing"])
-    assert float(hat[0][1] - one[1][1]) == pytest.approx(0, abs=0.08)
+def test_what_is_worn_encloses_the_highest_part():
+    (one, hat), _ = boxes([CHAIR, CUBE], [1.0, 0.3], ["wearing"])
+    height = float(hat[1][1] - hat[0][1])
+    assert float(hat[0][1] - one[1][1]) == pytest.approx(-SUNK * height, abs=0.1)
+    assert float((hat[0] + hat[1])[2]) < float((one[0] + one[1])[2])  # above the back, which is at -z
 
 
 def test_a_chain_is_read_from_its_beginning_and_stays_in_the_unit_sphere():

@@ -17,6 +17,8 @@ GAP = 0.08  # between objects beside each other
 CELL = 0.05  # side of a cell of the ground plan
 SHIFT, SHIFTS = 0.1, 5  # step and number of steps, to either side, of the search for a place to stand
 SHRUNK = (1.0, 0.75, 0.55, 0.4)  # factors that are tried on what is under something
+CROWN = 0.08  # depth below the highest point of what counts as the top of a head
+SUNK = 0.25  # share of the height of what is worn by which it encloses the head
 FEET, STANDS = 0.12, 0.6  # height of what an object stands on; share of it that must have support
 FAR = 0.4  # cost of a shift from the middle, relative to the height at which an object comes to stand
 # Relation of the objects before to the next one -> axis, and whether the next one has the larger coordinate.
@@ -56,8 +58,12 @@ def arrange(volumes: Tensor, lengths: Sequence[float], relations: Sequence[str])
         scale = min(1.0, MOST[relation] * _extent(other) / _extent(moved))
         if relation == "under":
             scale, offset = _below(moved, other, scale)
+        elif relation == "wearing":
+            crown = other[other[:, 1] > other[:, 1].max() - CROWN]
+            offset = _standing(moved * scale, other, _middle(crown), 0)
+            offset[1] -= SUNK * scale * float(moved[:, 1].max() - moved[:, 1].min())
         else:
-            offset = _standing(moved * scale, other, SHIFTS)
+            offset = _standing(moved * scale, other, _middle(other), SHIFTS)
         placed[small] *= scale
         placed[small, :3] += offset
     whole = _all_points(parts, placed)
@@ -103,11 +109,11 @@ def _below(points: Tensor, other: Tensor, scale: float) -> tuple[float, Tensor]:
         cells = {tuple(cell) for cell in torch.round((points * scale * less + offset) / CELL).long().tolist()}
         if len(taken & cells) <= OVERLAP * len(cells):
             return scale * less, offset
-    return scale, -_standing(other, points * scale, 0)
+    return scale, -_standing(other, points * scale, _middle(points * scale), 0)
 
 
-def _standing(upper: Tensor, lower: Tensor, shifts: int) -> Tensor:
-    """Offset (3,) with which `upper` (P, 3) stands on `lower`: low, near the middle, and supported.
+def _standing(upper: Tensor, lower: Tensor, middle: Tensor, shifts: int) -> Tensor:
+    """Offset (3,) with which `upper` (P, 3) stands on `lower`: low, near the `middle` of the plan, and supported.
 
     `shifts` is how many steps to either side are tried; 0: the middle alone.
     """
@@ -115,11 +121,11 @@ def _standing(upper: Tensor, lower: Tensor, shifts: int) -> Tensor:
     top = _plan(lower, span, highest=True)
     bottom = _plan(upper - _middle(upper), span, highest=False)
     feet = bottom < upper[:, 1].min() + FEET
-    best, place = float("inf"), torch.zeros(3)
+    best, offset = float("inf"), torch.zeros(3)
     steps = [step * SHIFT for step in range(-shifts, shifts + 1)]
     for x, z in sorted(product(steps, steps), key=lambda step: step[0] ** 2 + step[1] ** 2):
-        middle = _middle(lower) + torch.tensor([x, 0.0, z])
-        shift = torch.round(middle[[2, 0]] / CELL).long().tolist()
+        place = middle + torch.tensor([x, 0.0, z])
+        shift = torch.round(place[[2, 0]] / CELL).long().tolist()
         below = torch.roll(top, (-shift[0], -shift[1]), (0, 1))
         meets = below.isfinite() & bottom.isfinite()
         if not meets.any():
@@ -128,8 +134,8 @@ def _standing(upper: Tensor, lower: Tensor, shifts: int) -> Tensor:
         support = float((meets & feet).sum() / feet.sum())
         cost = height + FAR * (x**2 + z**2) ** 0.5 + (10 if support < STANDS else 0)
         if cost < best:
-            best, place = cost, torch.stack([middle[0], torch.tensor(height), middle[2]]) - _middle(upper)
-    return place
+            best, offset = cost, torch.stack([place[0], torch.tensor(height), place[2]]) - _middle(upper)
+    return offset
 
 
 def _extent(points: Tensor) -> float:
