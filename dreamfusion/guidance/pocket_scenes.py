@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from dreamfusion.error import GuidanceError
-from dreamfusion.pocket import LENGTHS
+from dreamfusion.guidance.pocket_vocabulary import Vocabulary
+from dreamfusion.pocket import LENGTHS, WEIGHTS
 from dreamfusion.pocket.model.denoiser import PocketModel, sentence_features
 from dreamfusion.pocket.model.prompt import Reading, Thing
 from dreamfusion.pocket.model.text import TextEncoder
@@ -48,6 +49,14 @@ def shown_lengths(centimetres: Sequence[float], factors: Sequence[float]) -> tup
     return tuple(share * factor for share, factor in zip(shares, factors, strict=True))
 
 
+@cache
+def default_layout(prompt: str) -> tuple[Placed, ...] | None:
+    """`Composer.layout` of the package's own weights."""
+    encoder = TextEncoder.load(WEIGHTS / "text_encoder")
+    scenes = Scenes(PocketModel.load(WEIGHTS).requires_grad_(False), encoder, WEIGHTS, 0, 0)
+    return scenes.layout(Vocabulary(WEIGHTS, encoder).read(prompt))
+
+
 class Scenes:
     """The scenes of all texts encoded so far. A text refers to its scene by the scene's number."""
 
@@ -81,9 +90,9 @@ class Scenes:
             )
 
     def layout(self, reading: Reading) -> tuple[Placed, ...] | None:
-        """The models of a prompt as they are; None if it names no known object, a colour, or shows another variant."""
+        """The models of a prompt as they are; None if it shows another variant, names a colour, or no known object."""
         volume, things = self._model.feature_volume, reading.things
-        if volume is None or not things or any(thing.color for thing in things):
+        if volume is None or not things or reading.guessed or any(thing.color for thing in things):
             return None
         scene = self._scene(reading, 0)
         names = [volume.names[subject] for subject in scene.subjects]

@@ -12,11 +12,29 @@ from torch import Tensor
 
 from dreamfusion.camera.rays import cast_rays
 from dreamfusion.error import GuidanceError
+from dreamfusion.guidance.pocket_scenes import default_layout
 from dreamfusion.guidance.prior import PixelSpace
-from dreamfusion.ops.rasterize import as_raster, rasterize
+from dreamfusion.ops.rasterize import RasterMesh, as_raster, rasterize
+from dreamfusion.pocket.model.prompt import VIEW
 from dreamfusion.scene.shading import Shading
-from dreamfusion.truth.store import names, truth_of
+from dreamfusion.truth.composed import Placed, composed
+from dreamfusion.truth.store import Truth, find_truth, no_truth
 from dreamfusion.types import Branch, Cameras, FieldOutput, TextEmbedding
+
+
+def meant(prompt: str) -> Truth:
+    """The truth of a prompt, of several objects too.
+
+    Raises:
+        UserError: the laboratory has none.
+    """
+    found = find_truth(prompt)
+    if found is None:
+        layout = default_layout(prompt)
+        found = composed(layout) if layout is not None else None
+    if found is None:
+        raise no_truth(prompt)
+    return found
 
 
 class TruthPrior(PixelSpace):
@@ -35,6 +53,7 @@ class TruthPrior(PixelSpace):
         self.resolution, self.ambient = resolution, ambient
         self.guidance_scale, self.weighting = guidance_scale, weighting
         self.alphas_cumprod = torch.linspace(0.01, 1.56, 1000, dtype=torch.float64).cos().square().float()
+        self._meshes: dict[str, RasterMesh] = {}  # by prompt; a text refers to its place
 
     def to(self, device: torch.device | str) -> Self:
         """Move the noise levels; pictures are drawn on the CPU."""
@@ -43,16 +62,20 @@ class TruthPrior(PixelSpace):
 
     def warn_if_unknown(self, prompt: str) -> None:
         """Raises: UserError: the laboratory has no truth for the prompt."""
-        truth_of(prompt)
+        meant(prompt)
+
+    def layout(self, prompt: str) -> tuple[Placed, ...] | None:
+        """See `Composer.layout`; the objects of a prompt stand where the pocket prior puts them."""
+        found = find_truth(prompt)
+        return default_layout(prompt) if found is None else (Placed(found.name),)
 
     def encode_text(self, texts: Sequence[str]) -> TextEmbedding:
-        """The number of the name in each text, up to the first comma; -1 for the empty text: states (K, 1, 1).
+        """The number of each text's truth; -1 for the empty text: states (K, 1, 1).
 
         Raises:
             UserError: the laboratory has no truth for a text.
         """
-        known = names()
-        index = [known.index(truth_of(text.split(",")[0]).name) if text else -1 for text in texts]
+        index = [self._number(VIEW.sub("", text)) if text else -1 for text in texts]
         return TextEmbedding(torch.tensor(index).float().view(-1, 1, 1), torch.ones(len(texts), 1, dtype=torch.bool))
 
     def denoise(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
@@ -67,20 +90,26 @@ class TruthPrior(PixelSpace):
         """Pictures (B, 3, r, r) in [-1, 1]."""
         if branch.cameras is None:
             raise GuidanceError("guidance=truth draws pictures at known cameras only; type guidance=pocket")
-        index = branch.text.states[:, 0, 0].long().tolist()
+        index, meshes = branch.text.states[:, 0, 0].long().tolist(), list(self._meshes.values())
         pictures = []
         for view, number in enumerate(index):
             appearance = (1.0, 0.0) if branch.appearance is None else tuple(branch.appearance[view].tolist())
             if number < 0:
                 pictures.append(torch.zeros_like(noisy[view]).cpu())
             else:
-                pictures.append(self._picture(names()[number], branch.cameras.one(view), *appearance))
+                pictures.append(self._picture(meshes[number], branch.cameras.one(view), *appearance))
         return torch.stack(pictures).to(noisy)
 
-    def _picture(self, name: str, camera: Cameras, grey: float, code: float) -> Tensor:
+    def _number(self, prompt: str) -> int:
+        """The place of the prompt's truth in `_meshes`."""
+        if prompt not in self._meshes:
+            self._meshes[prompt] = as_raster(meant(prompt).mesh)
+        return list(self._meshes).index(prompt)
+
+    def _picture(self, mesh: RasterMesh, camera: Cameras, grey: float, code: float) -> Tensor:
         """One picture (3, r, r) in [-1, 1] over a background `grey`, with the light of `Shading.code`."""
         camera = camera.to("cpu").resized(self.resolution, self.resolution)
-        drawn = rasterize(as_raster(truth_of(name).mesh), camera)
+        drawn = rasterize(mesh, camera)
         color, alpha = torch.from_numpy(drawn.albedo).view(-1, 3), torch.from_numpy(drawn.alpha).view(-1, 1)
         if code != 0:
             rays = cast_rays(camera)

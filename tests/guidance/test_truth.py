@@ -10,8 +10,9 @@ from options import make_method, option
 from dreamfusion.error import UserError
 from dreamfusion.guidance.prior import text_branch
 from dreamfusion.ops.rasterize import as_raster, rasterize
+from dreamfusion.truth.composed import Placed
 from dreamfusion.truth.store import truth_of
-from dreamfusion.types import Conditioning
+from dreamfusion.types import Branch, Conditioning
 
 WHITE = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
 
@@ -54,6 +55,21 @@ def test_lit_and_textureless_views_are_compared_with_lit_pictures(prior, seen):
     plain, lit, white = clean(0.0), clean(1.0), clean(-1.0)
     assert (lit <= plain + 1e-4).all() and (lit < plain - 0.1).any()
     torch.testing.assert_close(white.std(dim=1), torch.zeros(2, 32, 32), atol=1e-4, rtol=0)  # grey
+
+
+def test_several_objects_stand_where_the_pocket_prior_puts_them(prior, cameras_at):
+    """Seen from above, the cat hides a part of the chair."""
+    texts = prior.encode_text(["a cat on a chair, front view", "a chair", "kittens"])
+    noise, timestep = torch.zeros(1, 3, 32, 32), torch.tensor([500])
+    seen = [
+        prior.denoise(noise, timestep, [Branch(texts[torch.tensor([i])], cameras_at([0.0]), WHITE[:1])])[0]
+        for i in range(3)
+    ]
+    both, chair, cat = ((picture < 0.98).any(dim=1) for picture in seen)
+    assert not torch.equal(both, chair) and not torch.equal(both, cat)
+    assert both.sum() > 50
+    layout = prior.layout("a cat on a chair")
+    assert [placed.name for placed in layout] == ["cat", "chair"] and prior.layout("a cat") == (Placed("cat"),)
 
 
 def test_a_prompt_without_a_truth_is_refused(prior):

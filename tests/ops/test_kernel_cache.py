@@ -3,9 +3,11 @@
 import errno
 import os
 import tempfile
+from pathlib import Path
 
 import numba
 import pytest
+from filelock import FileLock, Timeout
 
 from dreamfusion.ops import kernel_cache
 from dreamfusion.ops.kernel_cache import njit
@@ -33,6 +35,22 @@ def compiled(tmp_path, monkeypatch, caplog):
 def test_a_second_process_loads_the_kernel(compiled, caplog):
     assert [compiled(), compiled()] == ["compiled", "loaded"]
     assert not caplog.records
+
+
+def test_one_process_at_a_time_saves_to_a_folder_of_kernels(compiled, tmp_path, monkeypatch):
+    """numba numbers the files of a kernel's variants: two at once would write two kernels to one file."""
+    held = []
+
+    def replace(source, target):
+        with pytest.raises(Timeout):
+            FileLock(Path(target).parent / ".lock", timeout=0).acquire()
+        held.append(Path(target).suffix)
+        move(source, target)
+
+    move = os.replace
+    monkeypatch.setattr(os, "replace", replace)
+    compiled()
+    assert sorted(held) == [".nbc", ".nbi"]
 
 
 def flip(content):

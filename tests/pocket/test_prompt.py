@@ -117,7 +117,8 @@ def test_what_is_not_understood_is_named(read):
 
 
 def test_similar_names_are_looked_up_for_the_phrase_then_for_its_last_word(read):
-    assert [thing.name for thing in read("a wild gnu").things] == ["deer"]
+    assert [thing.name for thing in read("a wild gnu").things] == ["deer"] and read("a wild gnu").guessed
+    assert not read("kittens").guessed
     assert read("a hungry gnu").things == (Thing("horse"),) and read("a hungry gnu").ignored == ("hungry",)
     assert read("a gnu's house").things == () and read("a gnu's house").caption == ""
 

@@ -20,7 +20,7 @@ def test_words_for_one_model_have_one_truth(prompt):
 
 
 @pytest.mark.parametrize(
-    ("prompt", "variant"), [("a red cat", 0), ("a golden teapot", 0), ("a dragon", 0), ("a chair", 1)]
+    ("prompt", "variant"), [("a red cat", 0), ("a golden teapot", 0), ("a dragon", 0), ("a zebra", 0), ("a chair", 1)]
 )
 def test_what_is_not_the_known_model_as_it_is_has_none(prompt, variant):
     assert truth_for(run_of(prompt, variant=variant)) is None

@@ -31,7 +31,7 @@ MOST = 4  # objects of a prompt
 JOINTS = ("and", "&", ",")
 NEAR = ("", "and", "left of", "right of")  # after another relation, unknown words are mostly a place: "in the sky"
 _WORD = re.compile(r"[\w'-]+|[,&]")
-_VIEW = re.compile(r",?\s*\b(front|side|back|overhead) view\b")
+VIEW = re.compile(r",?\s*\b(front|side|back|overhead) view\b")
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Reading:
     relations: tuple[str, ...]  # each of things[1:] to all things before it: a value of RELATIONS
     read_as: dict[str, str]  # words of the prompt -> the known words they were read as
     ignored: tuple[str, ...]
+    guessed: bool = False  # whether a name was taken because it is similar to the words
     view: str = ""  # such as "front view"
 
     @property
@@ -99,22 +100,22 @@ class Reader:
 
     def __init__(self, names: Collection[str], near: Callable[[str], str | None]) -> None:
         """`near` maps words to the most similar name, or None if none is similar; asked only for unknown words."""
-        self._names, self._near = names, near
+        self._names, self._near = set(names), near
 
     @cached_property
     def _phrases(self) -> dict[tuple[str, ...], str]:
         """Words -> the name they mean, or a relation in brackets."""
         known = {tuple(name.lower().split()): name for name in self._names}
-        synonyms = {tuple(words.split()): name for words, name in SYNONYMS.items() if name in set(self._names)}
+        synonyms = {tuple(words.split()): name for words, name in SYNONYMS.items() if name in self._names}
         relations = {tuple(words.split()): f"<{relation}>" for words, relation in RELATIONS.items()}
         return relations | synonyms | known
 
     def __call__(self, prompt: str) -> Reading:
         """What the prompt means. A prompt without a known name, or words similar to one, has no things."""
         text = prompt.lower()
-        views = _VIEW.findall(text)
+        views = VIEW.findall(text)
         reading = _Draft(self._near)
-        words = _WORD.findall(_VIEW.sub("", text))
+        words = _WORD.findall(VIEW.sub("", text))
         while words:
             words = words[reading.add(words, *self._meaning(words)) :]
         return replace(reading.finished(prompt.strip()), view=f"{views[-1]} view" if views else "")
@@ -137,6 +138,7 @@ class _Draft:
         self._near = near
         self._now, self._done = _Phrase(), list[_Phrase]()
         self._read_as: dict[str, str] = {}
+        self._guessed = False
         self._postures: list[str] = []  # words that count only if no relation follows
         self._skipping = False
 
@@ -213,7 +215,8 @@ class _Draft:
         if len(things) == 1:  # nothing to be larger or smaller than
             ignored += [phrase.size_word for phrase in self._done if phrase.size_word]
             things = [replace(things[0], size=1.0)]
-        return Reading(tuple(things), tuple(relations), self._read_as, tuple(dict.fromkeys(ignored)))
+        said = tuple(dict.fromkeys(ignored))
+        return Reading(tuple(things), tuple(relations), self._read_as, said, self._guessed)
 
     def _name(self, name: str, said: str) -> None:
         now = self._now
@@ -245,12 +248,12 @@ class _Draft:
         self._now = _Phrase(relation=relation)
 
     def _look_up(self, phrase: _Phrase, prompt: str) -> None:
-        """Find the name that is most similar to the phrase's words together, to one of them, or to the prompt."""
+        """Find the name that is most similar to the phrase's words together, to the last of them, or to the prompt."""
         together = " ".join(phrase.others)
         for said in dict.fromkeys((together, phrase.others[-1], prompt)):
             name = self._near(said) if said else None
             if name is not None:
                 phrase.name, phrase.words = name, said
                 phrase.others = [] if said in (together, prompt) else [word for word in phrase.others if word != said]
-                self._read_as[said] = name
+                self._read_as[said], self._guessed = name, True
                 return
