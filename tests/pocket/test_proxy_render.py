@@ -8,13 +8,13 @@ import torch
 
 from dreamfusion.pocket.data.renders import stratified_cameras
 from dreamfusion.pocket.model.denoiser import PocketModel, camera_features
+from dreamfusion.pocket.model.layers import front_to_back
 from dreamfusion.pocket.model.proxy_render import (
     HALF_EXTENT,
     OUTSIDE,
     FeatureVolume,
     ProxyRender,
     _averaged,
-    _front_to_back,
     ray_points,
 )
 
@@ -137,18 +137,33 @@ def test_an_object_alone_in_a_scene_is_rendered_as_by_itself():
         torch.testing.assert_close(getattr(scene, name), getattr(alone, name), atol=1e-5, rtol=1e-5)
 
 
+def test_a_small_object_is_painted_as_one_that_fills_a_smaller_image():
+    """At twice the pixels, half the size is painted as at zoom 1, the full size as at zoom 2, others between."""
+    volume, decoded, text, _ = scene_of_two([[0.0] * 4])
+    camera, one = inputs()[4], decoded[:1]
+    half, full, between = (
+        volume.together(one, text[:1], camera, torch.tensor([[0.0, 0.0, 0.0, scale]]), 2) for scale in (0.5, 1.0, 0.75)
+    )
+    texts = text[:1].expand(2, 2)
+    for scene, zooms in ((half, (1,)), (full, (2,)), (between, (1, 2))):
+        place = torch.tensor([[0.0, 0.0, 0.0, {id(half): 0.5, id(full): 1.0, id(between): 0.75}[id(scene)]]] * 2)
+        seen = volume._seen(one, camera, 2, place)
+        painted = [volume._painted(seen, texts, camera, zoom).rgba for zoom in zooms]
+        torch.testing.assert_close(scene.rgba, sum(painted) / len(painted), atol=1e-5, rtol=1e-5)
+
+
 def test_the_nearer_object_hides_the_farther_one_from_both_sides():
     layers = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.0, 0.0, 1.0, 1.0]])[:, None, :, None, None]  # G, B, 4: red and blue
-    normal, features = torch.zeros(2, 1, 3, 2, 2), torch.tensor([[[[[5.0]]]], [[[[7.0]]]]])
+    images, features = layers.expand(2, 1, 4, 2, 2), torch.tensor([[[[[5.0]]]], [[[[7.0]]]]])
     opacity = torch.ones(2, 1, 1, 1, 1)
     for nearest in (0, 1):
         order = torch.tensor([nearest, 1 - nearest])[:, None, None, None, None]
-        seen = _front_to_back(order, opacity, layers.expand(2, 1, 4, 2, 2), normal, features)
-        torch.testing.assert_close(seen.rgba, layers[nearest].expand(1, 4, 2, 2))
-        assert seen.features.item() == (5, 7)[nearest]
-    half = _front_to_back(order, 0.25 * opacity, 0.25 * layers.expand(2, 1, 4, 2, 2), normal, features)
-    torch.testing.assert_close(half.rgba[0, :, 0, 0], torch.tensor([0.1875, 0, 0.25, 0.4375]))
-    assert half.features.item() == pytest.approx(0.25 * 7 + 0.75 * 5)
+        image, felt = front_to_back(order, opacity, images, features)
+        torch.testing.assert_close(image, layers[nearest].expand(1, 4, 2, 2))
+        assert felt.item() == (5, 7)[nearest]
+    image, felt = front_to_back(order, 0.25 * opacity, 0.25 * images, features)
+    torch.testing.assert_close(image[0, :, 0, 0], torch.tensor([0.1875, 0, 0.25, 0.4375]))
+    assert felt.item() == pytest.approx(0.25 * 7 + 0.75 * 5)
 
 
 def test_objects_in_one_scene_hide_each_other_by_their_depth():

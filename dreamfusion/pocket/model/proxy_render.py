@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from dreamfusion.camera.orbit import FOV
 from dreamfusion.ops.feature_volume import render_feature_volume
+from dreamfusion.pocket.model.layers import front_to_back
 
 UPSAMPLING = 4  # voxels a side per code cell
 HALF_EXTENT = 1.1  # scene units from the centre to a face of the volume; half of the sampled ray length
@@ -42,6 +43,11 @@ class ProxyRender:
         """Multiply each image by its entry of `known` (B,): 0 removes image and features."""
         known = known[:, None, None, None]
         return type(self)(self.rgba * known, self.normal * known, self.features * known)
+
+    def blended(self, other: Self, share: Tensor) -> Self:
+        """This one and a share (B,) of the other."""
+        pairs = zip(*((part.rgba, part.normal, part.features) for part in (self, other)), strict=True)
+        return type(self)(*(torch.lerp(one, two, share[:, None, None, None]) for one, two in pairs))
 
     def over(self, background: Tensor) -> Tensor:
         """Composite the albedo over grey levels (B,): images (B, 3, r, r), all in [-1, 1]."""
@@ -157,12 +163,18 @@ class FeatureVolume(ModelMixin, ConfigMixin):
 
         Each object is rendered and painted by itself, with its own text; the images are composited front to back, ray
         by ray, in the order of their mean depths. `placement` is centre and scale of each object, scene units.
+
+        The image layers know objects that fill the image: at `zoom` 2, one of half the size has as many pixels as in
+        training at zoom 1, and is painted so; sizes between are blended.
         """
         count, views = len(volume), len(camera)
         cameras, texts = camera.repeat(count, 1), text.repeat_interleave(views, dim=0)
         places = placement.to(camera).repeat_interleave(views, dim=0)
         seen = self._seen(volume, cameras, zoom, places)
-        layer = self._painted(seen, texts, cameras, zoom)
+        layer = self._painted(seen, texts, cameras, 1)
+        if zoom > 1:
+            share = ((zoom * places[:, 3] - 1) / (zoom - 1)).clamp(0, 1)
+            layer = layer.blended(self._painted(seen, texts, cameras, zoom), share)
         back = _camera_axes(cameras)[2]
         depth = (seen[:, 1:2] - 0.5) * places[:, 3, None, None, None] - (
             (back * places[:, :3]).sum(dim=1)[:, None, None, None] / (2 * HALF_EXTENT)
@@ -172,8 +184,10 @@ class FeatureVolume(ModelMixin, ConfigMixin):
         def layers(part: Tensor) -> Tensor:
             return part.view(count, views, *part.shape[1:])
 
-        order = layers(depth).argsort(dim=0)
-        return _front_to_back(order, layers(seen[:, :1]), *map(layers, (layer.rgba, layer.normal, layer.features)))
+        images = layers(torch.cat([layer.rgba, layer.normal], dim=1))
+        order, opacity = layers(depth).argsort(dim=0), layers(seen[:, :1])
+        image, features = front_to_back(order, opacity, images, layers(layer.features))
+        return ProxyRender(image[:, :4], image[:, 4:], features)
 
     def _seen(self, volume: Tensor, camera: Tensor, zoom: int, places: Tensor | None = None) -> Tensor:
         """Opacity, mean depth as a share of the sampled ray, and features of the rays of B images, (B, 2 + F, R, R)."""
@@ -215,29 +229,6 @@ def _averaged(volume: Tensor, factor: int) -> Tensor:
     depth = factor * F.avg_pool3d(F.softplus(volume[:, :1]), factor)
     density = depth + torch.log(-torch.expm1(-depth.clamp(min=1e-6)))  # softplus's inverse
     return torch.cat([density, F.avg_pool3d(volume[:, 1:], factor)], dim=1)
-
-
-def _front_to_back(order: Tensor, opacity: Tensor, rgba: Tensor, normal: Tensor, features: Tensor) -> ProxyRender:
-    """Composite G layers (G, B, channels, height, width), of which `order` gives the nearest first, on each ray.
-
-    Features have no opacity of their own: they are averaged with the rays' weights, and the last layer gets the rest.
-    """
-
-    def sorted_by(order: Tensor, part: Tensor) -> Tensor:
-        side = part.shape[-1] // order.shape[-1]
-        order = order.repeat_interleave(side, dim=-2).repeat_interleave(side, dim=-1)
-        return part.gather(0, order.expand_as(part))
-
-    image = torch.cat([rgba, normal], dim=2)
-    (image, features, opacity), last = (sorted_by(order, part) for part in (image, features, opacity)), len(order) - 1
-    painted, felt = torch.zeros_like(image[0]), torch.zeros_like(features[0])
-    through, rest = torch.ones_like(painted[:, :1]), torch.ones_like(felt[:, :1])
-    for index in range(len(order)):
-        painted = painted + through * image[index]
-        through = through * (1 - image[index, :, 3:4].clamp(0, 1))
-        felt = felt + rest * (1 if index == last else opacity[index]) * features[index]
-        rest = rest * (1 - opacity[index])
-    return ProxyRender(painted[:, :4], painted[:, 4:], felt)
 
 
 def _camera_axes(camera: Tensor) -> tuple[Tensor, Tensor, Tensor]:
