@@ -127,22 +127,24 @@ def all_steps(rays, occupancy, radius, step, jitter, backend=None):
 
 
 @pytest.fixture
-def system(monkeypatch):
+def system(monkeypatch, request):
     """The system of the default command, on the CPU, with a prior that no other test has used."""
     monkeypatch.setattr(prior_cache, "_KEPT", {})
-    return copy.deepcopy(assemble(dreamfusion.compose(["prompt=a cat", "field.levels=4"])))
+    prompt = getattr(request, "param", "a cat")
+    return copy.deepcopy(assemble(dreamfusion.compose([f"prompt={prompt}", "field.levels=4"])))
 
 
 def step(system, monkeypatch, lit, mode):
     """The loss of a step on the device, after the backward pass, in a dispatch mode."""
     prior = system.distillation.prior
     cameras = option("camera/orbit", size=64).sample(0.6, torch.Generator())
+    scene = prior._scenes._prepare(0, torch.device("cpu"))  # this is copied in the first step
     moved(system.scene), moved(prior.model)
     prior.alphas_cumprod, prior._dtype = on_device(prior.alphas_cumprod), torch.float32
     system.text_table = system.text_table._with_each(lambda part: part._with_each(on_device))
     monkeypatch.setattr(Lighting, "draw", lambda self, progress, generator: LAMBERTIAN if lit else ALBEDO)
-    constant(WHITE, META, torch.float32)  # this and the next are copied in the first step
-    prior._subject = torch.zeros(1, dtype=torch.int64, device=META)
+    constant(WHITE, META, torch.float32)  # and this
+    prior._scenes._prepared[0] = tuple(None if part is None else on_device(part) for part in scene)
     Waits.found.clear()
     with mode:
         loss = system.training_step(cameras.to(META), 0)
@@ -150,7 +152,12 @@ def step(system, monkeypatch, lit, mode):
     return loss
 
 
-@pytest.mark.parametrize("lit", [False, True], ids=["plain", "lit"])
+@pytest.mark.parametrize(
+    ("system", "lit"),
+    [("a cat", False), ("a cat", True), ("a cat on a chair", False)],
+    ids=["plain", "lit", "several"],
+    indirect=["system"],
+)
 def test_a_step_waits_for_the_device_in_march_alone(system, on_meta, monkeypatch, lit):
     loss = step(system, monkeypatch, lit, Waits())
     assert loss.device == META

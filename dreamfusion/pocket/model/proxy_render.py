@@ -182,7 +182,7 @@ class FeatureVolume(ModelMixin, ConfigMixin):
         depth = torch.where(seen[:, :1] > EMPTY, depth, torch.inf)
 
         def layers(part: Tensor) -> Tensor:
-            return part.view(count, views, *part.shape[1:])
+            return part.unflatten(0, (count, views))
 
         images = layers(torch.cat([layer.rgba, layer.normal], dim=1))
         order, opacity = layers(depth).argsort(dim=0), layers(seen[:, :1])
