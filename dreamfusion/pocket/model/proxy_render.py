@@ -194,7 +194,7 @@ class FeatureVolume(ModelMixin, ConfigMixin):
         rays, samples = zoom * self.rays, volume.shape[1]
         points = ray_points(camera, samples, rays, places).view(len(volume), -1, samples, 3)
         seen = render_feature_volume(volume, points.float(), heads=1).to(camera.dtype)
-        return seen.view(len(camera), rays, rays, -1).permute(0, 3, 1, 2)
+        return seen.reshape(len(camera), rays, rays, -1).permute(0, 3, 1, 2)
 
     def _painted(self, seen: Tensor, text: Tensor, camera: Tensor, zoom: int) -> ProxyRender:
         """The proxy renders of what the rays have seen."""
