@@ -7,9 +7,12 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from pathlib import Path
 
+import numba
 import pytest
 from launched import QUICK, ROOT
+from numba.core.caching import _CacheLocator
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -23,13 +26,26 @@ def wheel(tmp_path_factory):
     (file,) = folder.glob("*.whl")
     with zipfile.ZipFile(file) as archive:
         archive.extractall(folder / "site")
-    for cache in (ROOT / "dreamfusion").rglob("*.nb[ic]"):  # kernels of this checkout, valid for the same source files
-        place = folder / "site" / cache.parent.relative_to(ROOT)
-        place.mkdir(exist_ok=True)
-        shutil.copy2(cache, place)
-        for source in cache.parents[1].glob("*.py"):
-            shutil.copystat(source, place.parent / source.name)
+    share_kernels(folder / "site")
     return folder / "site"
+
+
+def share_kernels(site):
+    """Copy the kernels that this checkout has compiled, which are valid for the same source files."""
+    for source in (ROOT / "dreamfusion").rglob("*.py"):
+        copy = site / source.relative_to(ROOT)
+        shutil.copystat(source, copy)
+        own, place = kernels(source), kernels(copy)
+        for cache in own.glob(f"{source.stem}.*.nb[ic]"):
+            place.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(cache, place)
+
+
+def kernels(source):
+    """The folder in which numba keeps the kernels of a module."""
+    if not numba.config.CACHE_DIR:
+        return source.parent / "__pycache__"
+    return Path(numba.config.CACHE_DIR, _CacheLocator.get_suitable_cache_subpath(str(source)))
 
 
 def command(site, cwd, *arguments):

@@ -197,10 +197,9 @@ def test_a_random_variant_depends_on_the_seed_alone(folder, batch, make_cameras)
         return prior.denoise(noisy, timestep, [Branch(prior.encode_text(["a cat", "a cat"]), cameras)])[0]
 
     known = [estimate(variant=variant) for variant in (0, 1)]
-    drawn = [estimate(variant="random", variant_seed=seed) for seed in range(8)]
+    drawn = [estimate(variant="random", variant_seed=seed) for seed in (0, 0, 3)]
     which = [[torch.equal(one, other) for other in known] for one in drawn]
-    assert all(sum(row) == 1 for row in which) and {row.index(True) for row in which} == {0, 1}
-    assert torch.equal(drawn[3], estimate(variant="random", variant_seed=3))
+    assert which[0] == which[1] != which[2] and all(sum(row) == 1 for row in which)
 
 
 def test_texts_of_several_scenes_in_one_batch_are_as_each_by_itself(folder, batch, make_cameras):

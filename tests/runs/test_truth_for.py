@@ -26,17 +26,17 @@ def test_what_is_not_the_known_model_as_it_is_has_none(prompt, variant):
     assert truth_for(run_of(prompt, variant=variant)) is None
 
 
-def test_a_random_variant_has_a_truth_where_it_is_the_first():
-    found = [truth_for(run_of("a chair", variant="random", variant_seed=seed)) for seed in range(6)]
-    assert {None, find_truth("a chair")} == set(found)
-
-
 def test_several_objects_stand_where_the_prior_puts_them():
     truth = truth_for(run_of("a cat on a chair"))
     cat, chair = truth.about["parts"]
     assert (truth.name, cat["name"], chair["name"]) == ("cat, chair", "cat", "chair")
     assert cat["centre"][1] > chair["centre"][1] and cat["scale"] < chair["scale"]
     assert truth_for(run_of("a cat on a red chair")) is None
+
+
+def test_a_random_variant_has_a_truth_where_it_is_the_first():
+    found = [truth_for(run_of("a chair", variant="random", variant_seed=seed)) for seed in range(3)]
+    assert {None, find_truth("a chair")} == set(found)
 
 
 def test_other_priors_are_not_loaded_for_it():
