@@ -197,7 +197,7 @@ def test_a_random_variant_depends_on_the_seed_alone(folder, batch, make_cameras)
         return prior.denoise(noisy, timestep, [Branch(prior.encode_text(["a cat", "a cat"]), cameras)])[0]
 
     known = [estimate(variant=variant) for variant in (0, 1)]
-    drawn = [estimate(variant="random", variant_seed=seed) for seed in (0, 0, 3)]
+    drawn = [estimate(variant="random", variant_seed=seed) for seed in (0, 0, 1)]
     which = [[torch.equal(one, other) for other in known] for one in drawn]
     assert which[0] == which[1] != which[2] and all(sum(row) == 1 for row in which)
 
