@@ -35,6 +35,7 @@ ALLOWED = {
     "format": Allowed(f"the formats are {', '.join((*FORMATS, *BESIDE))}", choices=(*FORMATS, *BESIDE)),
     "resolution": Allowed(f"it is 8 to {FINEST} cells a side", 8, FINEST),
     "min_piece": Allowed("it is a share of the largest piece, 0 to 1", 0, 1),
+    "min_standing_piece": Allowed("it is a share of the largest piece, 0 to 1", 0, 1),
     "threshold": Allowed("it is auto, or a density above 0", ABOVE_ZERO, choices=("auto",)),
     "texture": Allowed("it is 0 (colours at the vertices), or 16 to 8192 texels", 16, 8192, (0,)),
     "roughness": Allowed("it is 0 (mirror) to 1 (chalk)", 0, 1),
@@ -66,6 +67,7 @@ class ExportSettings:
     threshold: float | str
     visual_hull: bool
     min_piece: float
+    min_standing_piece: float
     blur: float
     smoothing: int
     faces: int

@@ -22,6 +22,7 @@ from dreamfusion.types import Mesh
 TAUBIN_SHRINK, TAUBIN_INFLATE = 0.5, 0.53  # lambda and |mu| of Taubin 1995, Sec. 3.1; |mu| is slightly larger
 NEAREST = 4  # vertices whose normals a vertex of the decimated mesh has
 SAME_SIDE = 0.5  # least cosine between their normals and that of the decimated mesh
+FLOOR = 0.05  # scene units above the lowest point from which on a piece does not stand on the floor
 TINY = 1e-20  # squared scene units: smaller areas count as degenerate
 
 
@@ -58,7 +59,7 @@ def extract_mesh(
     # scikit-image uses left-handed winding: "ascent" is counter-clockwise around an object denser than its outside.
     places, triangles, _, _ = marching_cubes(occupancy, level=at, gradient_direction="ascent")
     vertices = (-radius + cell * places).astype(np.float32)
-    vertices, triangles = _keep_large_pieces(vertices, triangles.astype(np.int64), export.min_piece)
+    vertices, triangles = _keep_large_pieces(vertices, triangles.astype(np.int64), export)
     if export.smoothing > 0:
         vertices = _smooth(vertices, triangles, export.smoothing)
     return decimated(vertices, triangles, export.faces)
@@ -69,12 +70,15 @@ def finish_mesh(vertices: np.ndarray, triangles: np.ndarray, export: ExportSetti
 
     Not smoothed: its roughness was trained away, or is wanted.
     """
-    vertices, triangles = repair(*_keep_large_pieces(vertices, triangles, export.min_piece))
+    vertices, triangles = repair(*_keep_large_pieces(vertices, triangles, export))
     return decimated(vertices, triangles, export.faces)
 
 
-def _keep_large_pieces(vertices: np.ndarray, faces: np.ndarray, min_piece: float) -> tuple[np.ndarray, np.ndarray]:
-    """The connected pieces with positive volume and at least `min_piece` of the largest piece's area.
+def _keep_large_pieces(
+    vertices: np.ndarray, faces: np.ndarray, export: ExportSettings
+) -> tuple[np.ndarray, np.ndarray]:
+    """The connected pieces with positive volume and at least `min_piece` of the largest piece's area, or
+    `min_standing_piece` if they stand on the floor.
 
     The signed volume of a closed piece, sum of a.(b x c)/6 over its faces, is negative for the wall of a cavity.
     """
@@ -88,7 +92,12 @@ def _keep_large_pieces(vertices: np.ndarray, faces: np.ndarray, min_piece: float
     volume = np.bincount(piece, np.einsum("fi,fi->f", a, normal) / 6.0, pieces)
 
     solid = volume > 0.0
-    keep = solid & (area >= min_piece * area[solid].max())
+    share = area / area[solid].max()
+    bottom = np.full(pieces, np.inf)
+    np.minimum.at(bottom, piece, vertices[faces, 1].min(axis=1))
+    candidates = solid & (share >= min(export.min_piece, export.min_standing_piece))
+    standing = bottom <= bottom[candidates].min() + FLOOR
+    keep = solid & ((share >= export.min_piece) | (standing & (share >= export.min_standing_piece)))
     faces = faces[keep[piece]]
     used = np.zeros(len(vertices), dtype=bool)
     used[faces] = True

@@ -25,6 +25,7 @@ def test_every_checked_setting_is_in_the_default_file_which_is_allowed(export):
     [
         ("resolution", 4),
         ("min_piece", 2.0),
+        ("min_standing_piece", -1.0),
         ("threshold", 0),
         ("threshold", nan),
         ("texture", 15),

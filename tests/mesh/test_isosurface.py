@@ -132,6 +132,15 @@ def test_only_the_largest_of_two_pieces_is_kept() -> None:
     assert as_trimesh(extract(field, min_piece=0.2)).body_count == 2
 
 
+def test_a_smaller_piece_is_kept_if_it_stands_on_the_floor() -> None:
+    large, standing = ball((0.5, 0.0, 0.0), 0.3), ball((-0.5, -0.15, 0.0), 0.15)
+    hovering, crumb = ball((-0.5, 0.3, 0.0), 0.15), ball((0.0, -0.26, 0.5), 0.04)
+    mesh = as_trimesh(extract(union(large, standing, hovering, crumb), min_piece=1.0, min_standing_piece=0.05))
+    assert sorted(np.round(piece.bounds[0, 1], 2) for piece in mesh.split()) == [-0.3, -0.3]
+    assert mesh.body_count == 2 and mesh.vertices[:, 0].min() < -0.6
+    assert as_trimesh(extract(union(large, standing), min_piece=1.0)).body_count == 1
+
+
 def test_inside_of_a_hollow_shell_is_dropped() -> None:
     shell = extract(lambda x: THRESHOLD * torch.exp(SHARPNESS * (0.1 - (x.norm(dim=1) - 0.6).abs())), min_piece=0.0)
     assert np.linalg.norm(shell.vertices, axis=1).min() == pytest.approx(0.7, abs=0.002)
