@@ -1,9 +1,11 @@
 """Objects of one prompt stand where it says, on one floor, and together in the unit sphere."""
 
+import random
+
 import pytest
 import torch
 
-from dreamfusion.pocket.model.arrangement import MOST, SUNK, arrange
+from dreamfusion.pocket.model.arrangement import MOST, SIDES, SUNK, arrange
 from dreamfusion.pocket.model.proxy_render import HALF_EXTENT
 
 N = 32
@@ -96,6 +98,15 @@ def test_a_chain_is_read_from_its_beginning_and_stays_in_the_unit_sphere():
     torch.testing.assert_close(last[0][1], table[0][1])
     assert max(float(corner.norm()) for box in (first, second, table, last) for corner in box) < 1.3
     assert float(torch.stack([low for low, _ in (first, second, table, last)]).amin(0).norm()) < 1.3
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_chain_has_a_place_in_the_unit_sphere(seed):
+    rng = random.Random(seed)
+    volumes = torch.stack([rng.choice([CUBE, TABLE, CHAIR]) for _ in range(4)])
+    chain = [rng.choice([*SIDES, *MOST]) for _ in range(3)]
+    placed = arrange(volumes, [rng.uniform(0.25, 2) for _ in range(4)], chain)
+    assert placed.isfinite().all() and (placed[:, 3] > 0).all() and placed[:, :3].norm(dim=1).max() < 1
 
 
 def test_an_empty_volume_has_a_place_too():

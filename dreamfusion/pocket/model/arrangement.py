@@ -117,16 +117,15 @@ def _standing(upper: Tensor, lower: Tensor, middle: Tensor, shifts: int) -> Tens
 
     `shifts` is how many steps to either side are tried; 0: the middle alone.
     """
-    span = 2 + 2 * int(torch.cat([upper, lower]).abs().max() / CELL) + 2 * int(shifts * SHIFT / CELL)
-    top = _plan(lower, span, highest=True)
-    bottom = _plan(upper - _middle(upper), span, highest=False)
+    # Both plans have the `middle` in their own one, and room for the steps: nothing leaves them on one side.
+    upper, lower, away = upper - _middle(upper), lower - middle, middle - _middle(upper)
+    span = 4 + 2 * int((torch.cat([upper, lower]).abs().max() + shifts * SHIFT) / CELL)
+    top, bottom = _plan(lower, span, highest=True), _plan(upper, span, highest=False)
     feet = bottom < upper[:, 1].min() + FEET
     best, offset = float("inf"), torch.zeros(3)
     steps = [step * SHIFT for step in range(-shifts, shifts + 1)]
     for x, z in sorted(product(steps, steps), key=lambda step: step[0] ** 2 + step[1] ** 2):
-        place = middle + torch.tensor([x, 0.0, z])
-        shift = torch.round(place[[2, 0]] / CELL).long().tolist()
-        below = torch.roll(top, (-shift[0], -shift[1]), (0, 1))
+        below = torch.roll(top, (-round(z / CELL), -round(x / CELL)), (0, 1))
         meets = below.isfinite() & bottom.isfinite()
         if not meets.any():
             continue
@@ -134,7 +133,7 @@ def _standing(upper: Tensor, lower: Tensor, middle: Tensor, shifts: int) -> Tens
         support = float((meets & feet).sum() / feet.sum())
         cost = height + FAR * (x**2 + z**2) ** 0.5 + (10 if support < STANDS else 0)
         if cost < best:
-            best, offset = cost, torch.stack([place[0], torch.tensor(height), place[2]]) - _middle(upper)
+            best, offset = cost, away + torch.tensor([x, height, z])
     return offset
 
 
