@@ -171,11 +171,13 @@ class PocketModel(nn.Module):
     ) -> "ProxyRender":
         """B proxy renders of G models in one scene, in plain albedo: sentence vectors (G, 384), model indices (G,),
         centres and scales (G, 4) of `arrangement.arrange`, cameras (B, 12).
+
+        Images of the smaller size are means of four times the pixels, because the objects are smaller than in training.
         """
         plain, zoom = with_appearance(camera, camera.new_zeros(len(camera), 2)), size // RESOLUTION
-        volume = self.feature_volume.decode(subject, zoom)
-        proxy: ProxyRender = self.feature_volume.together(volume, sentence.to(camera.dtype), plain, placement, zoom)
-        return proxy
+        volume, sentence = self.feature_volume.decode(subject, zoom), sentence.to(camera.dtype)
+        proxy: ProxyRender = self.feature_volume.together(volume, sentence, plain, placement, max(zoom, 2))
+        return proxy.halved() if zoom == 1 else proxy
 
     def forward(
         self,

@@ -44,6 +44,10 @@ class ProxyRender:
         known = known[:, None, None, None]
         return type(self)(self.rgba * known, self.normal * known, self.features * known)
 
+    def halved(self) -> Self:
+        """With half the pixels and features a side."""
+        return type(self)(*(F.avg_pool2d(part, 2) for part in (self.rgba, self.normal, self.features)))
+
     def blended(self, other: Self, share: Tensor) -> Self:
         """This one and a share (B,) of the other."""
         pairs = zip(*((part.rgba, part.normal, part.features) for part in (self, other)), strict=True)
