@@ -68,11 +68,17 @@ class Scenes:
         self._prepared: dict[int, tuple[Tensor, Tensor | None, Tensor | None]] = {}
 
     def numbered(self, encoded: TextEmbedding, captions: Sequence[str], readings: Sequence[Reading]) -> TextEmbedding:
-        """K texts with the numbers of their scenes as `pooled` (K, 1); -1 for an empty text."""
+        """K texts with the numbers of their scenes as `pooled` (K, 1).
+
+        -1 for an empty text; and, beside texts that name something, for those that do not, such as negative prompts.
+        """
         sentence = sentence_features(encoded.states, encoded.mask)
         likeliest = self._model.feature_volume.select_subjects(sentence, 0).tolist()
+        named = any(reading.things for reading in readings)
         numbers = [
-            float(self._numbers.setdefault(self._scene(reading, subject), len(self._numbers))) if caption else -1.0
+            float(self._numbers.setdefault(self._scene(reading, subject), len(self._numbers)))
+            if caption and (reading.things or not named)
+            else -1.0
             for caption, reading, subject in zip(captions, readings, likeliest, strict=True)
         ]
         return replace(encoded, pooled=torch.tensor(numbers, device=encoded.states.device)[:, None])

@@ -213,6 +213,18 @@ def test_texts_of_several_scenes_in_one_batch_are_as_each_by_itself(folder, batc
         torch.testing.assert_close(both[index], clean[index], atol=1e-5, rtol=1e-5)
 
 
+def test_a_negative_prompt_that_names_nothing_is_no_second_scene(folder):
+    prior = pocket_prior(folder)
+    assert prior.encode_text(["a cat, front view", "a cat, back view", "blurry", ""]).pooled[:, 0].tolist() == [
+        0,
+        0,
+        -1,
+        -1,
+    ]
+    assert prior.encode_text(["a dragon"]).pooled.item() >= 0
+    assert prior.encode_text(["a cat and a dog", "a cat"]).pooled[1].item() == 0
+
+
 def test_a_second_object_changes_the_picture_and_so_does_its_side(folder, batch, make_cameras):
     noisy, timestep = batch
     prior, cameras = pocket_prior(folder), make_cameras([30.0, 200.0])
