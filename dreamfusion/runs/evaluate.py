@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import get_class
 from omegaconf import DictConfig
 
 from dreamfusion import __version__
 from dreamfusion.checkpoint import TrainedScene
+from dreamfusion.error import GuidanceError
 from dreamfusion.evaluation.scene import evaluate_scene, held_out_cameras, ring_cameras
 from dreamfusion.export.settings import ExportSettings
 from dreamfusion.files import write_json
@@ -56,11 +58,17 @@ def evaluate_run(scene: TrainedScene, export: ExportSettings, judges: Sequence[J
 
 
 def truth_for(config: DictConfig) -> Truth | None:
-    """What the prompt of a run means: for a prior that knows, the models that it means, each at its place."""
+    """What the prompt of a run means: for a prior that knows, the models that it means, each at its place.
+
+    For other priors, and one whose weights are gone, the model with the name in the prompt.
+    """
     prompt = str(config.prompt)
     if not hasattr(get_class(config.guidance._target_), "layout"):  # asked without loading a prior
         return find_truth(prompt)
-    prior = cached_prior(config.guidance)
+    try:
+        prior = cached_prior(config.guidance)
+    except (GuidanceError, InstantiationException):
+        return find_truth(prompt)
     assert isinstance(prior, Composer)
     layout = prior.layout(prompt)
     return None if layout is None else composed(layout)

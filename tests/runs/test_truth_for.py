@@ -39,6 +39,11 @@ def test_a_random_variant_has_a_truth_where_it_is_the_first():
     assert {None, find_truth("a chair")} == set(found)
 
 
+def test_without_the_weights_of_the_run_the_name_counts(tmp_path):
+    assert truth_for(run_of("a cat", weights=str(tmp_path / "gone"))) is find_truth("a cat")
+    assert truth_for(run_of("a kitten", weights=str(tmp_path / "gone"))) is None
+
+
 def test_other_priors_are_not_loaded_for_it():
     assert truth_for(run_of("a cat", "sd")) is find_truth("a cat")
     assert truth_for(run_of("a kitten", "sd")) is None
