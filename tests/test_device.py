@@ -144,7 +144,7 @@ def step(system, monkeypatch, lit, mode):
     system.text_table = system.text_table._with_each(lambda part: part._with_each(on_device))
     monkeypatch.setattr(Lighting, "draw", lambda self, progress, generator: LAMBERTIAN if lit else ALBEDO)
     constant(WHITE, META, torch.float32)  # and this
-    prior._scenes._prepared[0] = tuple(None if part is None else on_device(part) for part in scene)
+    prior._scenes._prepared[0] = scene._with_each(on_device)
     Waits.found.clear()
     with mode:
         loss = system.training_step(cameras.to(META), 0)

@@ -18,7 +18,7 @@ from dreamfusion.pocket.model.prompt import Reading, Thing
 from dreamfusion.pocket.model.text import TextEncoder
 from dreamfusion.pocket.model.words import with_article
 from dreamfusion.truth.composed import Placed
-from dreamfusion.types import TextEmbedding
+from dreamfusion.types import Movable, TextEmbedding
 
 if TYPE_CHECKING:
     from dreamfusion.pocket.model.proxy_render import ProxyRender
@@ -57,6 +57,16 @@ def default_layout(prompt: str) -> tuple[Placed, ...] | None:
     return scenes.layout(Vocabulary(WEIGHTS, encoder).read(prompt))
 
 
+@dataclass(frozen=True, eq=False)
+class _Prepared(Movable):
+    """A scene on a device."""
+
+    subject: Tensor  # (G,)
+    sentence: Tensor  # (G, D), of the captions of several models
+    placement: Tensor  # (G, 4), see `arrange`
+    scales: tuple[float, ...]  # of the placement; none for a single model
+
+
 class Scenes:
     """The scenes of all texts encoded so far. A text refers to its scene by the scene's number."""
 
@@ -65,7 +75,7 @@ class Scenes:
         self._model, self._encoder, self._folder = model, encoder, folder
         self._variant, self._seed = variant, seed
         self._numbers: dict[Scene, int] = {}
-        self._prepared: dict[int, tuple[Tensor, Tensor | None, Tensor | None]] = {}
+        self._prepared: dict[int, _Prepared] = {}
 
     def numbered(self, encoded: TextEmbedding, captions: Sequence[str], readings: Sequence[Reading]) -> TextEmbedding:
         """K texts with the numbers of their scenes as `pooled` (K, 1).
@@ -107,9 +117,7 @@ class Scenes:
         if len(names) == 1:
             return (Placed(names[0]),)
         number = self._numbers.setdefault(scene, len(self._numbers))
-        placement = self._prepare(number, volume.codes.device)[2]
-        assert placement is not None
-        rows = zip(names, placement.tolist(), strict=True)
+        rows = zip(names, self._prepare(number, volume.codes.device).placement.tolist(), strict=True)
         return tuple(Placed(name, (x, y, z), scale) for name, (x, y, z, scale) in rows)
 
     def render(self, text: TextEmbedding, camera: Tensor, size: int) -> "ProxyRender | None":
@@ -133,28 +141,33 @@ class Scenes:
         return type(proxy)(*parts)
 
     def _of(self, number: int, text: TextEmbedding, camera: Tensor, size: int) -> "ProxyRender":
-        subject, sentence, placement = self._prepare(number, camera.device)
-        if sentence is None or placement is None:
-            return self._model.render_proxy(text.states.to(camera.dtype), text.mask, camera, subject, size=size)
-        return self._model.render_scene(sentence, subject, placement, camera, size)
+        ready = self._prepare(number, camera.device)
+        if not ready.scales:
+            return self._model.render_proxy(text.states.to(camera.dtype), text.mask, camera, ready.subject, size=size)
+        return self._model.render_scene(ready.sentence, ready.subject, ready.placement, ready.scales, camera, size)
 
-    def _prepare(self, number: int, device: torch.device) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Models (G,) of a scene on the device; of several also their sentence vectors and placement."""
-        prepared = self._prepared.get(number)
-        if prepared is not None and prepared[0].device == device:
-            return prepared
-        scene = list(self._numbers)[number]
-        subject, sentence, placement = torch.tensor(scene.subjects, device=device), None, None
-        if scene.captions:
-            from dreamfusion.pocket.model.arrangement import arrange
+    def _prepare(self, number: int, device: torch.device) -> _Prepared:
+        """The scene on the device; what it needs is computed once."""
+        ready = self._prepared.get(number)
+        if ready is None:
+            scene = list(self._numbers)[number]
+            none = torch.empty(0, device=device)
+            ready = _Prepared(torch.tensor(scene.subjects, device=device), none, none, ())
+            if scene.captions:
+                ready = self._arranged(scene, ready.subject)
+        elif ready.subject.device != device:
+            ready = ready.to(device)
+        self._prepared[number] = ready
+        return ready
 
-            texts = self._encoder(scene.captions)
-            sentence = sentence_features(texts.states, texts.mask).to(device)
-            volume = self._model.feature_volume
-            volumes = volume.decode(subject, volume.voxels // volume.rays)
-            placement = arrange(volumes, scene.lengths, scene.relations).to(device)
-        self._prepared[number] = subject, sentence, placement
-        return self._prepared[number]
+    def _arranged(self, scene: Scene, subject: Tensor) -> _Prepared:
+        from dreamfusion.pocket.model.arrangement import arrange
+
+        texts = self._encoder(scene.captions)
+        sentence = sentence_features(texts.states, texts.mask).to(subject.device)
+        volume = self._model.feature_volume
+        placement = arrange(volume.decode(subject, volume.voxels // volume.rays), scene.lengths, scene.relations)
+        return _Prepared(subject, sentence, placement.to(subject.device), tuple(placement[:, 3].tolist()))
 
     def _scene(self, reading: Reading, likeliest: int) -> Scene:
         """What a text shows; without a known name, the model that the network finds in it."""

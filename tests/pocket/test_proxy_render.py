@@ -132,7 +132,7 @@ def test_an_object_alone_in_a_scene_is_rendered_as_by_itself():
     volume, decoded, text, place = scene_of_two([[0.0, 0.0, 0.0, 1.0]])
     camera = inputs()[4]
     alone = volume(decoded[:1], text[:1].expand(2, 2), camera)
-    scene = volume.together(decoded[:1], text[:1], camera, place)
+    scene = volume.together(decoded[:1], text[:1], camera, place, [1.0])
     for name in ("rgba", "normal", "features"):
         torch.testing.assert_close(getattr(scene, name), getattr(alone, name), atol=1e-5, rtol=1e-5)
 
@@ -142,7 +142,8 @@ def test_a_small_object_is_painted_as_one_that_fills_a_smaller_image():
     volume, decoded, text, _ = scene_of_two([[0.0] * 4])
     camera, one = inputs()[4], decoded[:1]
     half, full, between = (
-        volume.together(one, text[:1], camera, torch.tensor([[0.0, 0.0, 0.0, scale]]), 2) for scale in (0.5, 1.0, 0.75)
+        volume.together(one, text[:1], camera, torch.tensor([[0.0, 0.0, 0.0, scale]]), [scale], 2)
+        for scale in (0.5, 1.0, 0.75)
     )
     texts = text[:1].expand(2, 2)
     for scene, zooms in ((half, (1,)), (full, (2,)), (between, (1, 2))):
@@ -173,8 +174,8 @@ def test_objects_in_one_scene_hide_each_other_by_their_depth():
     middle = slice(VOXELS // 4, -VOXELS // 4)
     ball[:, middle, middle, middle, 0] = 9.0
     camera = camera_features(torch.tensor([0.0, 180.0]), torch.zeros(2), torch.full((2,), 3.0))
-    both = volume.together(ball, text, camera, places)
-    one, other = (volume.together(ball[i : i + 1], text[i : i + 1], camera, places[i : i + 1]) for i in (0, 1))
+    both = volume.together(ball, text, camera, places, [0.4, 0.4])
+    one, other = (volume.together(ball[i : i + 1], text[i : i + 1], camera, places[i : i + 1], [0.4]) for i in (0, 1))
     centre = (slice(None), slice(28, 36), slice(28, 36))
     torch.testing.assert_close(both.features[0, :, 7:9, 7:9], one.features[0, :, 7:9, 7:9], atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(both.features[1, :, 7:9, 7:9], other.features[1, :, 7:9, 7:9], atol=1e-3, rtol=1e-3)

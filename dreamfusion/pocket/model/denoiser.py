@@ -7,6 +7,7 @@ predicting v would require passing the noise of every pixel through the unshuffl
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -167,17 +168,21 @@ class PocketModel(nn.Module):
         return proxy
 
     def render_scene(
-        self, sentence: Tensor, subject: Tensor, placement: Tensor, camera: Tensor, size: int = RESOLUTION
+        self,
+        sentence: Tensor,
+        subject: Tensor,
+        placement: Tensor,
+        scales: Sequence[float],
+        camera: Tensor,
+        size: int = RESOLUTION,
     ) -> "ProxyRender":
         """B proxy renders of G models in one scene, in plain albedo: sentence vectors (G, 384), model indices (G,),
-        centres and scales (G, 4) of `arrangement.arrange`, cameras (B, 12).
-
-        Images of the smaller size are means of four times the pixels, because the objects are smaller than in training.
+        centres and scales (G, 4) of `arrangement.arrange`, the scales again, cameras (B, 12).
         """
         plain, zoom = with_appearance(camera, camera.new_zeros(len(camera), 2)), size // RESOLUTION
         volume, sentence = self.feature_volume.decode(subject, zoom), sentence.to(camera.dtype)
-        proxy: ProxyRender = self.feature_volume.together(volume, sentence, plain, placement, max(zoom, 2))
-        return proxy.halved() if zoom == 1 else proxy
+        proxy: ProxyRender = self.feature_volume.together(volume, sentence, plain, placement, scales, zoom)
+        return proxy
 
     def forward(
         self,

@@ -10,6 +10,7 @@ middle block. Letters: M models, G volumes, B images; N voxels a side and sample
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -27,6 +28,7 @@ UPSAMPLING = 4  # voxels a side per code cell
 HALF_EXTENT = 1.1  # scene units from the centre to a face of the volume; half of the sampled ray length
 OUTSIDE = 2.0  # a coordinate outside every volume
 EMPTY = 0.02  # opacity of a ray below which nothing stands on it, whatever its depth
+LARGE = 0.75  # scale of an object in a scene from which on an image of the smaller size needs no more rays
 INITIAL_DENSITY = -3.0  # before the softplus, uniform in a new volume: the gradient reaches all depths
 STORED_KEYS = {"called": "names", "seen": "fine"}  # keys in config.json of earlier weights -> arguments of today
 
@@ -48,10 +50,10 @@ class ProxyRender:
         """With half the pixels and features a side."""
         return type(self)(*(F.avg_pool2d(part, 2) for part in (self.rgba, self.normal, self.features)))
 
-    def blended(self, other: Self, share: Tensor) -> Self:
-        """This one and a share (B,) of the other."""
+    def blended(self, other: Self, share: float) -> Self:
+        """This one and a share of the other."""
         pairs = zip(*((part.rgba, part.normal, part.features) for part in (self, other)), strict=True)
-        return type(self)(*(torch.lerp(one, two, share[:, None, None, None]) for one, two in pairs))
+        return type(self)(*(torch.lerp(one, two, share) for one, two in pairs))
 
     def over(self, background: Tensor) -> Tensor:
         """Composite the albedo over grey levels (B,): images (B, 3, r, r), all in [-1, 1]."""
@@ -162,36 +164,39 @@ class FeatureVolume(ModelMixin, ConfigMixin):
         """
         return self._painted(self._seen(volume, camera, zoom), text, camera, zoom)
 
-    def together(self, volume: Tensor, text: Tensor, camera: Tensor, placement: Tensor, zoom: int = 1) -> ProxyRender:
+    def together(
+        self, volume: Tensor, text: Tensor, camera: Tensor, placement: Tensor, scales: Sequence[float], zoom: int = 1
+    ) -> ProxyRender:
         """(G, N, N, N, C), (G, D), (B, 12), (G, 4) -> B proxy renders of all G objects in one scene.
 
         Each object is rendered and painted by itself, with its own text; the images are composited front to back, ray
-        by ray, in the order of their mean depths. `placement` is centre and scale of each object, scene units.
+        by ray, in the order of their mean depths. `placement` is centre and scale of each object, scene units; the
+        `scales` again, so that nothing has to wait for the device.
 
-        The image layers know objects that fill the image: at `zoom` 2, one of half the size has as many pixels as in
-        training at zoom 1, and is painted so; sizes between are blended.
+        The image layers know objects that fill the image. At `zoom` 2 an object of half the size has as many pixels as
+        in training at zoom 1 and is painted so; sizes between are blended. At zoom 1 small objects are seen with twice
+        the rays a side, and the image is averaged.
         """
-        count, views = len(volume), len(camera)
-        cameras, texts = camera.repeat(count, 1), text.repeat_interleave(views, dim=0)
-        places = placement.to(camera).repeat_interleave(views, dim=0)
-        seen = self._seen(volume, cameras, zoom, places)
-        layer = self._painted(seen, texts, cameras, 1)
-        if zoom > 1:
-            share = ((zoom * places[:, 3] - 1) / (zoom - 1)).clamp(0, 1)
-            layer = layer.blended(self._painted(seen, texts, cameras, zoom), share)
-        back = _camera_axes(cameras)[2]
-        depth = (seen[:, 1:2] - 0.5) * places[:, 3, None, None, None] - (
-            (back * places[:, :3]).sum(dim=1)[:, None, None, None] / (2 * HALF_EXTENT)
-        )
-        depth = torch.where(seen[:, :1] > EMPTY, depth, torch.inf)
-
-        def layers(part: Tensor) -> Tensor:
-            return part.unflatten(0, (count, views))
-
-        images = layers(torch.cat([layer.rgba, layer.normal], dim=1))
-        order, opacity = layers(depth).argsort(dim=0), layers(seen[:, :1])
-        image, features = front_to_back(order, opacity, images, layers(layer.features))
-        return ProxyRender(image[:, :4], image[:, 4:], features)
+        fine = max(zoom, 2)
+        layers = []
+        for one, (scale, place) in enumerate(zip(scales, placement.to(camera), strict=True)):
+            own = fine if scale < LARGE else zoom
+            places, texts = place.expand(len(camera), 4), text[one : one + 1].expand(len(camera), -1)
+            seen = self._seen(volume[one : one + 1], camera, own, places)
+            share = min(max((own * scale - 1) / (own - 1), 0), 1) if own > 1 else 0
+            layer = self._painted(seen, texts, camera, 1 if share < 1 else own)
+            if 0 < share < 1:
+                layer = layer.blended(self._painted(seen, texts, camera, own), share)
+            depth = (seen[:, 1:2] - 0.5) * scale - (
+                (_camera_axes(camera)[2] * places[:, :3]).sum(dim=1)[:, None, None, None] / (2 * HALF_EXTENT)
+            )
+            depth = torch.where(seen[:, :1] > EMPTY, depth, torch.inf)
+            parts = depth, seen[:, :1], torch.cat([layer.rgba, layer.normal], dim=1), layer.features
+            layers.append([_repeated(part, fine // own) for part in parts])
+        depths, opacity, images, features = (torch.stack(parts) for parts in zip(*layers, strict=True))
+        image, felt = front_to_back(depths.argsort(dim=0), opacity, images, features)
+        proxy = ProxyRender(image[:, :4], image[:, 4:], felt)
+        return proxy.halved() if zoom < fine else proxy
 
     def _seen(self, volume: Tensor, camera: Tensor, zoom: int, places: Tensor | None = None) -> Tensor:
         """Opacity, mean depth as a share of the sampled ray, and features of the rays of B images, (B, 2 + F, R, R)."""
@@ -233,6 +238,11 @@ def _averaged(volume: Tensor, factor: int) -> Tensor:
     depth = factor * F.avg_pool3d(F.softplus(volume[:, :1]), factor)
     density = depth + torch.log(-torch.expm1(-depth.clamp(min=1e-6)))  # softplus's inverse
     return torch.cat([density, F.avg_pool3d(volume[:, 1:], factor)], dim=1)
+
+
+def _repeated(part: Tensor, factor: int) -> Tensor:
+    """(B, C, H, W) with each cell `factor` times in both directions."""
+    return part if factor == 1 else part.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
 
 
 def _camera_axes(camera: Tensor) -> tuple[Tensor, Tensor, Tensor]:
