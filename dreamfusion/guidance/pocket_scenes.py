@@ -64,7 +64,7 @@ class _Prepared(Movable):
     subject: Tensor  # (G,)
     sentence: Tensor  # (G, D), of the captions of several models
     placement: Tensor  # (G, 4), see `arrange`
-    scales: tuple[float, ...]  # of the placement; none for a single model
+    sizes: tuple[tuple[float, float], ...]  # see `render_together`; none for a single model
 
 
 class Scenes:
@@ -142,9 +142,9 @@ class Scenes:
 
     def _of(self, number: int, text: TextEmbedding, camera: Tensor, size: int) -> "ProxyRender":
         ready = self._prepare(number, camera.device)
-        if not ready.scales:
+        if not ready.sizes:
             return self._model.render_proxy(text.states.to(camera.dtype), text.mask, camera, ready.subject, size=size)
-        return self._model.render_scene(ready.sentence, ready.subject, ready.placement, ready.scales, camera, size)
+        return self._model.render_scene(ready.sentence, ready.subject, ready.placement, ready.sizes, camera, size)
 
     def _prepare(self, number: int, device: torch.device) -> _Prepared:
         """The scene on the device; what it needs is computed once."""
@@ -167,7 +167,8 @@ class Scenes:
         sentence = sentence_features(texts.states, texts.mask).to(subject.device)
         volume = self._model.feature_volume
         placement = arrange(volume.decode(subject, volume.voxels // volume.rays), scene.lengths, scene.relations)
-        return _Prepared(subject, sentence, placement.to(subject.device), tuple(placement[:, 3].tolist()))
+        sizes = zip(placement[:, :3].norm(dim=1).tolist(), placement[:, 3].tolist(), strict=True)
+        return _Prepared(subject, sentence, placement.to(subject.device), tuple(sizes))
 
     def _scene(self, reading: Reading, likeliest: int) -> Scene:
         """What a text shows; without a known name, the model that the network finds in it."""

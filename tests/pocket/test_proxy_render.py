@@ -8,7 +8,6 @@ import torch
 
 from dreamfusion.pocket.data.renders import stratified_cameras
 from dreamfusion.pocket.model.denoiser import PocketModel, camera_features
-from dreamfusion.pocket.model.layers import front_to_back
 from dreamfusion.pocket.model.proxy_render import (
     HALF_EXTENT,
     OUTSIDE,
@@ -118,68 +117,6 @@ def test_rays_match_the_camera_of_the_renders(place):
         assert difference.abs().max() < 1e-4
     depth = -seen[..., 2]
     assert ((depth[..., 1:] > depth[..., :-1]) | ~inside[..., 1:] | ~inside[..., :-1]).all()
-
-
-def scene_of_two(places):
-    """A volume decoder, two decoded volumes, their texts, and places."""
-    volume = tiny_volume().requires_grad_(False)
-    decoded = volume.decode(torch.tensor([0, 1])).clone()
-    text = torch.eye(2)
-    return volume, decoded, text, torch.tensor(places)
-
-
-def test_an_object_alone_in_a_scene_is_rendered_as_by_itself():
-    volume, decoded, text, place = scene_of_two([[0.0, 0.0, 0.0, 1.0]])
-    camera = inputs()[4]
-    alone = volume(decoded[:1], text[:1].expand(2, 2), camera)
-    scene = volume.together(decoded[:1], text[:1], camera, place, [1.0])
-    for name in ("rgba", "normal", "features"):
-        torch.testing.assert_close(getattr(scene, name), getattr(alone, name), atol=1e-5, rtol=1e-5)
-
-
-def test_a_small_object_is_painted_as_one_that_fills_a_smaller_image():
-    """At twice the pixels, half the size is painted as at zoom 1, the full size as at zoom 2, others between."""
-    volume, decoded, text, _ = scene_of_two([[0.0] * 4])
-    camera, one = inputs()[4], decoded[:1]
-    half, full, between = (
-        volume.together(one, text[:1], camera, torch.tensor([[0.0, 0.0, 0.0, scale]]), [scale], 2)
-        for scale in (0.5, 1.0, 0.75)
-    )
-    texts = text[:1].expand(2, 2)
-    for scene, zooms in ((half, (1,)), (full, (2,)), (between, (1, 2))):
-        place = torch.tensor([[0.0, 0.0, 0.0, {id(half): 0.5, id(full): 1.0, id(between): 0.75}[id(scene)]]] * 2)
-        seen = volume._seen(one, camera, 2, place)
-        painted = [volume._painted(seen, texts, camera, zoom).rgba for zoom in zooms]
-        torch.testing.assert_close(scene.rgba, sum(painted) / len(painted), atol=1e-5, rtol=1e-5)
-
-
-def test_the_nearer_object_hides_the_farther_one_from_both_sides():
-    layers = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.0, 0.0, 1.0, 1.0]])[:, None, :, None, None]  # G, B, 4: red and blue
-    images, features = layers.expand(2, 1, 4, 2, 2), torch.tensor([[[[[5.0]]]], [[[[7.0]]]]])
-    opacity = torch.ones(2, 1, 1, 1, 1)
-    for nearest in (0, 1):
-        order = torch.tensor([nearest, 1 - nearest])[:, None, None, None, None]
-        image, felt = front_to_back(order, opacity, images, features)
-        torch.testing.assert_close(image, layers[nearest].expand(1, 4, 2, 2))
-        assert felt.item() == (5, 7)[nearest]
-    image, felt = front_to_back(order, 0.25 * opacity, 0.25 * images, features)
-    torch.testing.assert_close(image[0, :, 0, 0], torch.tensor([0.1875, 0, 0.25, 0.4375]))
-    assert felt.item() == pytest.approx(0.25 * 7 + 0.75 * 5)
-
-
-def test_objects_in_one_scene_hide_each_other_by_their_depth():
-    """One object in front of the other, seen from the front and from the back: each hides the other once."""
-    volume, _, text, places = scene_of_two([[0.0, 0.0, 0.5, 0.4], [0.0, 0.0, -0.5, 0.4]])
-    ball = torch.full((2, VOXELS, VOXELS, VOXELS, SMALL["fine"]), -9.0)
-    middle = slice(VOXELS // 4, -VOXELS // 4)
-    ball[:, middle, middle, middle, 0] = 9.0
-    camera = camera_features(torch.tensor([0.0, 180.0]), torch.zeros(2), torch.full((2,), 3.0))
-    both = volume.together(ball, text, camera, places, [0.4, 0.4])
-    one, other = (volume.together(ball[i : i + 1], text[i : i + 1], camera, places[i : i + 1], [0.4]) for i in (0, 1))
-    centre = (slice(None), slice(28, 36), slice(28, 36))
-    torch.testing.assert_close(both.features[0, :, 7:9, 7:9], one.features[0, :, 7:9, 7:9], atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(both.features[1, :, 7:9, 7:9], other.features[1, :, 7:9, 7:9], atol=1e-3, rtol=1e-3)
-    assert (one.rgba[0][centre] - other.rgba[0][centre]).abs().max() > 1e-3
 
 
 def test_cameras_of_one_model_share_its_volume():

@@ -172,17 +172,18 @@ class PocketModel(nn.Module):
         sentence: Tensor,
         subject: Tensor,
         placement: Tensor,
-        scales: Sequence[float],
+        sizes: Sequence[tuple[float, float]],
         camera: Tensor,
         size: int = RESOLUTION,
     ) -> "ProxyRender":
         """B proxy renders of G models in one scene, in plain albedo: sentence vectors (G, 384), model indices (G,),
-        centres and scales (G, 4) of `arrangement.arrange`, the scales again, cameras (B, 12).
+        centres and scales (G, 4) of `arrangement.arrange`, `sizes` as in `render_together`, cameras (B, 12).
         """
+        from dreamfusion.pocket.model.scene_render import render_together
+
         plain, zoom = with_appearance(camera, camera.new_zeros(len(camera), 2)), size // RESOLUTION
         volume, sentence = self.feature_volume.decode(subject, zoom), sentence.to(camera.dtype)
-        proxy: ProxyRender = self.feature_volume.together(volume, sentence, plain, placement, scales, zoom)
-        return proxy
+        return render_together(self.feature_volume, volume, sentence, plain, placement, sizes, zoom)
 
     def forward(
         self,

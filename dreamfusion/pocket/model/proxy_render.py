@@ -10,7 +10,6 @@ middle block. Letters: M models, G volumes, B images; N voxels a side and sample
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -22,13 +21,10 @@ from torch.nn import functional as F
 
 from dreamfusion.camera.orbit import FOV
 from dreamfusion.ops.feature_volume import render_feature_volume
-from dreamfusion.pocket.model.layers import front_to_back
 
 UPSAMPLING = 4  # voxels a side per code cell
 HALF_EXTENT = 1.1  # scene units from the centre to a face of the volume; half of the sampled ray length
 OUTSIDE = 2.0  # a coordinate outside every volume
-EMPTY = 0.02  # opacity of a ray below which nothing stands on it, whatever its depth
-LARGE = 0.75  # scale of an object in a scene from which on an image of the smaller size needs no more rays
 INITIAL_DENSITY = -3.0  # before the softplus, uniform in a new volume: the gradient reaches all depths
 STORED_KEYS = {"called": "names", "seen": "fine"}  # keys in config.json of earlier weights -> arguments of today
 
@@ -59,6 +55,18 @@ class ProxyRender:
         """Composite the albedo over grey levels (B,): images (B, 3, r, r), all in [-1, 1]."""
         grey = background[:, None, None, None]
         return (2 * self.rgba[:, :3] - self.rgba[:, 3:]) + grey * (1 - self.rgba[:, 3:])
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """Cells of B images that are looked at, as many in each."""
+
+    rows: Tensor  # (B, side) int64
+    columns: Tensor  # (B, side) int64
+
+    @property
+    def side(self) -> int:
+        return self.rows.shape[1]
 
 
 class FeatureVolume(ModelMixin, ConfigMixin):
@@ -162,50 +170,21 @@ class FeatureVolume(ModelMixin, ConfigMixin):
         The images get `zoom` times as many pixels and rays a side. The image layers reach as far in the scene as at
         zoom 1, and the pixels of a ray differ by less, in proportion to the angle between them.
         """
-        return self._painted(self._seen(volume, camera, zoom), text, camera, zoom)
+        return self.painted(self.seen(volume, camera, zoom), text, camera, zoom)
 
-    def together(
-        self, volume: Tensor, text: Tensor, camera: Tensor, placement: Tensor, scales: Sequence[float], zoom: int = 1
-    ) -> ProxyRender:
-        """(G, N, N, N, C), (G, D), (B, 12), (G, 4) -> B proxy renders of all G objects in one scene.
-
-        Each object is rendered and painted by itself, with its own text; the images are composited front to back, ray
-        by ray, in the order of their mean depths. `placement` is centre and scale of each object, scene units; the
-        `scales` again, so that nothing has to wait for the device.
-
-        The image layers know objects that fill the image. At `zoom` 2 an object of half the size has as many pixels as
-        in training at zoom 1 and is painted so; sizes between are blended. At zoom 1 small objects are seen with twice
-        the rays a side, and the image is averaged.
+    def seen(
+        self, volume: Tensor, camera: Tensor, zoom: int, places: Tensor | None = None, window: Window | None = None
+    ) -> Tensor:
+        """What the rays of B images see: opacity, mean depth as a share of the sampled ray, and features,
+        (B, 2 + F, R, R). `places` and `window` as in `ray_points`.
         """
-        fine = max(zoom, 2)
-        layers = []
-        for one, (scale, place) in enumerate(zip(scales, placement.to(camera), strict=True)):
-            own = fine if scale < LARGE else zoom
-            places, texts = place.expand(len(camera), 4), text[one : one + 1].expand(len(camera), -1)
-            seen = self._seen(volume[one : one + 1], camera, own, places)
-            share = min(max((own * scale - 1) / (own - 1), 0), 1) if own > 1 else 0
-            layer = self._painted(seen, texts, camera, 1 if share < 1 else own)
-            if 0 < share < 1:
-                layer = layer.blended(self._painted(seen, texts, camera, own), share)
-            depth = (seen[:, 1:2] - 0.5) * scale - (
-                (_camera_axes(camera)[2] * places[:, :3]).sum(dim=1)[:, None, None, None] / (2 * HALF_EXTENT)
-            )
-            depth = torch.where(seen[:, :1] > EMPTY, depth, torch.inf)
-            parts = depth, seen[:, :1], torch.cat([layer.rgba, layer.normal], dim=1), layer.features
-            layers.append([_repeated(part, fine // own) for part in parts])
-        depths, opacity, images, features = (torch.stack(parts) for parts in zip(*layers, strict=True))
-        image, felt = front_to_back(depths.argsort(dim=0), opacity, images, features)
-        proxy = ProxyRender(image[:, :4], image[:, 4:], felt)
-        return proxy.halved() if zoom < fine else proxy
-
-    def _seen(self, volume: Tensor, camera: Tensor, zoom: int, places: Tensor | None = None) -> Tensor:
-        """Opacity, mean depth as a share of the sampled ray, and features of the rays of B images, (B, 2 + F, R, R)."""
         rays, samples = zoom * self.rays, volume.shape[1]
-        points = ray_points(camera, samples, rays, places).view(len(volume), -1, samples, 3)
-        seen = render_feature_volume(volume, points.float(), heads=1).to(camera.dtype)
-        return seen.reshape(len(camera), rays, rays, -1).permute(0, 3, 1, 2)
+        points = ray_points(camera, samples, rays, places, window).view(len(volume), -1, samples, 3)
+        found = render_feature_volume(volume, points.float(), heads=1).to(camera.dtype)
+        side = rays if window is None else window.side
+        return found.reshape(len(camera), side, side, -1).permute(0, 3, 1, 2)
 
-    def _painted(self, seen: Tensor, text: Tensor, camera: Tensor, zoom: int) -> ProxyRender:
+    def painted(self, seen: Tensor, text: Tensor, camera: Tensor, zoom: int) -> ProxyRender:
         """The proxy renders of what the rays have seen."""
         # The volume fixes the model; the text modulates its features, above all their colour.
         scale, shift = self.tone(torch.cat([camera, self.embed(text)], dim=1))[..., None, None].chunk(2, dim=1)
@@ -240,12 +219,7 @@ def _averaged(volume: Tensor, factor: int) -> Tensor:
     return torch.cat([density, F.avg_pool3d(volume[:, 1:], factor)], dim=1)
 
 
-def _repeated(part: Tensor, factor: int) -> Tensor:
-    """(B, C, H, W) with each cell `factor` times in both directions."""
-    return part if factor == 1 else part.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
-
-
-def _camera_axes(camera: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def camera_axes(camera: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Right, up and back of camera features (B, 12), (B, 3) each."""
     sin_az, cos_az, sin_el, cos_el = (camera[:, i] for i in (0, 1, 4, 5))
     back = torch.stack([cos_el * sin_az, sin_el, cos_el * cos_az], dim=-1)
@@ -253,23 +227,34 @@ def _camera_axes(camera: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return right, torch.cross(back, right, dim=-1), back
 
 
-def ray_points(camera: Tensor, samples: int, rays: int | None = None, places: Tensor | None = None) -> Tensor:
+def ray_points(
+    camera: Tensor,
+    samples: int,
+    rays: int | None = None,
+    places: Tensor | None = None,
+    window: Window | None = None,
+) -> Tensor:
     """Camera features (B, 12) of `denoiser.camera_features` -> sample points (B, R^2, N, 3), N = `samples`, R = `rays`.
 
     Coordinates are in the volume's [-1, 1]; points outside the unit sphere get an OUTSIDE coordinate. Rays pass through
     the centres of R x R image cells (by default R = N), rows from the top; samples lie in planes perpendicular to the
-    view. `places` are centre and scale of the volume of each camera, (B, 4); None: the origin, 1.
+    view.
+
+    Args:
+        places: centre and scale of the volume of each camera, (B, 4); None: the origin, 1.
+        window: the cells that are looked at; None: all R x R.
     """
-    right, up, back = _camera_axes(camera)
+    right, up, back = camera_axes(camera)
     distance = camera[:, 8] * 0.3 + 3
     depths, cells = (
         (torch.arange(n, device=camera.device, dtype=camera.dtype) + 0.5) * (2 / n) - 1
         for n in (samples, rays or samples)
     )
     plane = cells * math.tan(math.radians(FOV / 2))  # image coordinates at unit distance
-    direction = (
-        plane[None, None, :, None] * right[:, None, None] - plane[None, :, None, None] * up[:, None, None]
-    ) - back[:, None, None]  # (B, rows, columns, 3), unit length along the view
+    rows, columns = (plane[None], plane[None]) if window is None else (plane[window.rows], plane[window.columns])
+    direction = (columns[:, None, :, None] * right[:, None, None] - rows[:, :, None, None] * up[:, None, None]) - back[
+        :, None, None
+    ]  # (B, rows, columns, 3), unit length along the view
     position = distance[:, None] * back
     if places is not None:  # in the coordinates of the object, lengths along the view too
         position = (position - places[:, :3]) / places[:, 3:]
