@@ -52,6 +52,7 @@ class DreamFusion(L.LightningModule):
         regularizer.terms(scene)
         self.last_guidance: GuidanceOutput | None = None  # for previews and metrics
         self.last_opacity: Tensor | None = None  # (B, 1, H, W) of the same views
+        self.last_background: Tensor | None = None  # (B, 3) mean colour, of the same views
 
     @property
     def progress(self) -> float:
@@ -86,7 +87,8 @@ class DreamFusion(L.LightningModule):
         if self.reference is not None and self.reference.due(self.global_step):
             terms |= self.reference(self.scene, progress)
         loss = guidance.loss + total(terms, guidance.loss)
-        self.last_guidance, self.last_opacity = guidance, render.opacity.detach()
+        self.last_guidance = guidance
+        self.last_opacity, self.last_background = render.opacity.detach(), render.background.detach()
         self._report(render, guidance, terms)
         return loss
 

@@ -227,6 +227,7 @@ class GuidanceOutput(Movable):
     timestep: Tensor  # (B,) int64
     noise_level: Tensor  # (B,) sigma_t
     denoised: Tensor  # (B, C, h, w) denoised estimate in the prior's space, for previews
+    latents: Tensor  # (B, C, h, w) the images there, detached
 
     def __post_init__(self) -> None:
         b = self.timestep.shape[0]

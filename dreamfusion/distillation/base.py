@@ -187,6 +187,7 @@ class Distillation(nn.Module):
                 timestep=timestep,
                 noise_level=(1 - abar).sqrt(),
                 denoised=denoised,
+                latents=latents.detach(),
             )
 
     def guided(self, step: Step, noisy: Tensor) -> Tensor:

@@ -22,16 +22,19 @@ from dreamfusion.truth.store import Truth, find_truth, no_truth
 from dreamfusion.types import Branch, Cameras, FieldOutput, TextEmbedding
 
 
+def meant_layout(prompt: str) -> tuple[Placed, ...] | None:
+    """See `Composer.layout`; the objects of a prompt stand where the pocket prior puts them."""
+    found = find_truth(prompt)
+    return default_layout(prompt) if found is None else (Placed(found.name),)
+
+
 def meant(prompt: str) -> Truth:
     """The truth of a prompt, of several objects too.
 
     Raises:
         UserError: the laboratory has none.
     """
-    found = find_truth(prompt)
-    if found is None:
-        layout = default_layout(prompt)
-        found = composed(layout) if layout is not None else None
+    found = composed(meant_layout(prompt))
     if found is None:
         raise no_truth(prompt)
     return found
@@ -65,9 +68,8 @@ class TruthPrior(PixelSpace):
         meant(prompt)
 
     def layout(self, prompt: str) -> tuple[Placed, ...] | None:
-        """See `Composer.layout`; the objects of a prompt stand where the pocket prior puts them."""
-        found = find_truth(prompt)
-        return default_layout(prompt) if found is None else (Placed(found.name),)
+        """See `Composer.layout`."""
+        return meant_layout(prompt)
 
     def encode_text(self, texts: Sequence[str]) -> TextEmbedding:
         """The number of each text's truth; -1 for the empty text: states (K, 1, 1).

@@ -70,8 +70,7 @@ def truth_for(config: DictConfig) -> Truth | None:
     except (GuidanceError, InstantiationException):
         return find_truth(prompt)
     assert isinstance(prior, Composer)
-    layout = prior.layout(prompt)
-    return None if layout is None else composed(layout)
+    return composed(prior.layout(prompt))
 
 
 def _protocol(scene: TrainedScene, seconds: float) -> dict[str, Any]:

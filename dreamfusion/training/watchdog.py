@@ -7,26 +7,21 @@ measurements, so that a figure that is not finite stays visible.
 import copy
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dreamfusion.camera.rays import cast_rays
-from dreamfusion.diffusion.parameterization import noise_from_clean
 from dreamfusion.error import UserError, check_positive
-from dreamfusion.guidance.prior import Prior
-from dreamfusion.scene.base import Scene
-from dreamfusion.scene.nerf.scene import NeRF
 from dreamfusion.system import DreamFusion
-from dreamfusion.types import Branch, Cameras
+from dreamfusion.training.health import WatchedPrior, largest_parameter, measure
+from dreamfusion.types import Cameras
 
 log = logging.getLogger(__name__)
 ANSWERS = "warn", "stop", "restart"
-RIM = 0.9  # of the scene's radius: rays that pass the centre farther than this only meet the rim of its ball
 
 Figures = dict[str, float]
 
@@ -68,10 +63,10 @@ SYMPTOMS = {
         "or the initial blob too weak: lower system.regularizer.opacity or raise field.blob_density",
     ),
     "full": Symptom(
-        # An object may fill its ball too, such as `a soccer ball`; then the prior agrees, and the gradient has fallen.
-        lambda f, limit: f["rim_opacity"] > limit["full"] and f["gradient_change"] > limit["disagreement"],
-        "the scene fills its ball with fog: the opacity at the rim is {rim_opacity:.2g} and the gradient "
-        "{gradient_change:.2g} times that of the start; raise system.regularizer.opacity or field.blob_density",
+        # An object may fill its ball too, such as `a soccer ball`; then the prior sees the object at the rim.
+        lambda f, limit: f["rim_opacity"] > limit["full"] and f["rim_background"] > limit["background"],
+        "the scene fills its ball with fog: the opacity at the rim is {rim_opacity:.2g} where the prior sees "
+        "{rim_background:.2g} of background; raise system.regularizer.opacity or field.blob_density",
     ),
     "vanished": Symptom(
         lambda f, limit: min(f["gradient"], f["parameter_gradient"]) < limit["vanished"],
@@ -84,30 +79,6 @@ SYMPTOMS = {
 
 class Sick(UserError):
     """A run that the watchdog ended."""
-
-
-class WatchedPrior:
-    """A prior that keeps its last prediction; everything else is the prior's."""
-
-    def __init__(self, prior: Prior) -> None:
-        self.prior = prior
-        self._last: tuple[Tensor, Tensor, tuple[Tensor, ...]] | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.prior, name)
-
-    def denoise(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
-        """See `Prior.denoise`."""
-        estimates = self.prior.denoise(noisy, timestep, branches)
-        self._last = noisy, self.prior.alphas_cumprod[timestep], estimates
-        return estimates
-
-    def last_noises(self) -> tuple[Tensor, ...]:
-        """The noise of each branch of the last prediction; empty before the first."""
-        if self._last is None:
-            return ()
-        noisy, abar, estimates = self._last
-        return tuple(noise_from_clean(clean, noisy, abar) for clean in estimates)
 
 
 class Watchdog(L.Callback):
@@ -141,16 +112,15 @@ class Watchdog(L.Callback):
         self._good: dict[str, Any] = {}  # state of the last healthy check, for a restart
         self._prior: WatchedPrior | None = None
         self._norms = torch.zeros(2)  # sum of the gradient norms since the last check, and their number
-        self._first = 0.0  # mean gradient norm up to the first check
         self._start: Tensor | None = None  # () largest parameter before the first step
 
     def state_dict(self) -> dict[str, Any]:
         kept = {"symptom": self._symptom, "count": self._count, "restarts": self.restarts}
-        return kept | {"norms": self._norms.cpu(), "first": self._first, "start": self._start}
+        return kept | {"norms": self._norms.cpu(), "start": self._start}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._symptom, self._count, self.restarts = (state_dict[k] for k in ("symptom", "count", "restarts"))
-        self._norms, self._first, self._start = state_dict["norms"], state_dict["first"], state_dict.get("start")
+        self._norms, self._start = state_dict["norms"], state_dict.get("start")
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self._prior = pl_module.distillation.prior = WatchedPrior(pl_module.distillation.prior)
@@ -174,14 +144,12 @@ class Watchdog(L.Callback):
         if step % self.every and step != trainer.max_steps:
             return
         assert self._prior is not None and self._start is not None
-        measured = measure(pl_module, self._prior.last_noises(), outputs["loss"], batch)
+        measured = measure(pl_module, self._prior, outputs["loss"], batch)
         measured["gradient"], self._norms = self._norms[0] / self._norms[1], torch.zeros_like(self._norms)
         measured["growth"] = (measured["parameter"] - self._start) / (1 + step / 1000)
         # Processes of a distributed run see different views; all must answer alike.
         values: Tensor = trainer.strategy.reduce(torch.stack(list(measured.values())), reduce_op="mean")
         figures = dict(zip(measured, values.tolist(), strict=True))  # the only synchronisation
-        self._first = self._first or figures["gradient"]
-        figures["gradient_change"] = figures["gradient"] / self._first if self._first else 0.0
         symptom = diagnose(figures, self.limits)
         self._count = self._count + 1 if symptom == self._symptom else 1
         self._symptom = symptom
@@ -235,52 +203,3 @@ class Watchdog(L.Callback):
 def diagnose(figures: Figures, limits: Mapping[str, float]) -> str | None:
     """The name of the first symptom that is present; None for a healthy run."""
     return next((name for name, symptom in SYMPTOMS.items() if symptom.present(figures, limits)), None)
-
-
-@torch.no_grad()
-def measure(system: DreamFusion, predictions: Sequence[Tensor], loss: Tensor, cameras: Cameras) -> dict[str, Tensor]:
-    """The figures of a step by name, () each, on the device of the run.
-
-    Args:
-        system: after the optimizer's step, with the gradients still there.
-        predictions: the prior's predicted noise for each branch.
-        loss: of the step.
-        cameras: of the step.
-    """
-    assert system.last_opacity is not None
-    gradients = [parameter.grad for parameter in trained(system) if parameter.grad is not None]
-    nothing, is_density = torch.zeros((), device=loss.device), isinstance(system.scene, NeRF)
-    scale = system.distillation.guidance_scale(system.progress)
-    return {
-        "loss": loss.detach().float(),
-        "prediction": torch.stack([one.abs().amax() for one in predictions]).amax() if predictions else nothing,
-        "guidance": abs(scale) * (predictions[0] - predictions[1]).abs().amax() if len(predictions) > 1 else nothing,
-        "parameter_gradient": torch.nn.utils.get_total_norm(gradients),
-        "parameter": largest_parameter(system),
-        "opacity": system.last_opacity.mean(),
-        # Only a density can turn to fog; a surface may be the whole ball.
-        "rim_opacity": rim_opacity(system.scene, cameras, system.last_opacity) if is_density else nothing,
-    }
-
-
-def trained(system: L.LightningModule) -> list[nn.Parameter]:
-    """The parameters that the optimizer moves."""
-    return [parameter for parameter in system.parameters() if parameter.requires_grad]
-
-
-@torch.no_grad()
-def largest_parameter(system: L.LightningModule) -> Tensor:
-    """The largest absolute value of a trained parameter, ()."""
-    return torch.nn.utils.get_total_norm(trained(system), norm_type=math.inf)
-
-
-def rim_opacity(scene: Scene, cameras: Cameras, opacity: Tensor) -> Tensor:
-    """Mean opacity of the pixels whose rays meet the scene's ball near its rim only; 0 if there are none.
-
-    An object inside its ball leaves the rim empty, whatever share of the picture it covers.
-    """
-    rays = cast_rays(cameras)
-    ahead = -(rays.origins * rays.directions).sum(-1, keepdim=True)
-    passed = (rays.origins + ahead * rays.directions).norm(dim=-1) / scene.radius  # from the centre, in radii
-    rim = ((passed > RIM) & (passed < 1)).to(opacity.dtype)
-    return (opacity.reshape(-1) * rim).sum() / rim.sum().clamp(min=1)

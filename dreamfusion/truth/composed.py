@@ -29,8 +29,10 @@ class Composer(Protocol):
         ...
 
 
-def composed(layout: Sequence[Placed], data: Path = DATA) -> Truth | None:
-    """The truth of a layout; None if one of its models has none."""
+def composed(layout: Sequence[Placed] | None, data: Path = DATA) -> Truth | None:
+    """The truth of a layout; None without one, or if one of its models has none."""
+    if layout is None:
+        return None
     found = [find_truth(placed.name, data) for placed in layout]
     truths = [truth for truth in found if truth is not None]
     if not truths or len(truths) < len(found):

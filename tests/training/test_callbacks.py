@@ -39,7 +39,8 @@ def system(ball, gaussian_prior):
 
 def guidance(views, level):
     b = torch.zeros(views)
-    return GuidanceOutput(torch.tensor(0.0), b, b.long(), b, torch.full((views, 3, 8, 8), level))
+    images = torch.full((views, 3, 8, 8), level)
+    return GuidanceOutput(torch.tensor(0.0), b, b.long(), b, images, images)
 
 
 def sheet(folder, step):
