@@ -18,9 +18,9 @@ from dreamfusion.scene.background.solid import ConstantBackground
 from dreamfusion.scene.nerf.scene import NeRF
 from dreamfusion.scene.nerf.stratified import StratifiedRenderer
 from dreamfusion.training import watchdog
+from dreamfusion.training.health import masked_mean, measure, rim_mask
 from dreamfusion.training.loggers import MetricsFile
 from dreamfusion.training.metrics import Metrics
-from dreamfusion.training.health import masked_mean, measure, rim_mask
 from dreamfusion.training.watchdog import SYMPTOMS, Sick, diagnose
 
 ORBIT = option("camera/orbit", size=16)
