@@ -95,7 +95,7 @@ class DreamFusion(L.LightningModule):
     def on_after_backward(self) -> None:
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
-        self.scene.after_backward(self.global_step, optimizer)
+        self.scene.after_backward(self.global_step, self.progress, optimizer)
 
     def configure_optimizers(self) -> Any:
         groups, others = self.scene.parameter_groups(), self.distillation.parameter_groups()

@@ -71,7 +71,7 @@ def tiny_field():
         settings = {
             "radius": 1.0, "levels": 3, "features": 2, "log2_table_size": 9, "base_resolution": 4,
             "max_resolution": 16, "hidden": 8, "blob_density": 5.0, "blob_radius": 0.5, "density_scale": 1.0,
-            "precision": "auto",
+            "precision": "auto", "open_levels": 1.0,
         }  # fmt: skip
         torch.manual_seed(0)
         field = HashGridField(**(settings | changes))

@@ -29,7 +29,7 @@ def make_system():
     torch.manual_seed(0)
     field = HashGridField(
         radius=1.0, levels=3, features=2, log2_table_size=9, base_resolution=4, max_resolution=16, hidden=8,
-        blob_density=5.0, blob_radius=0.5, density_scale=1.0, precision="auto",
+        blob_density=5.0, blob_radius=0.5, density_scale=1.0, precision="auto", open_levels=1.0,
     )  # fmt: skip
     torch.nn.init.normal_(field.table, std=0.5)
     prior, prompting = GaussianPrior(), option("prompting/view_dependent")

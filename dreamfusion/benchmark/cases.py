@@ -187,6 +187,7 @@ class Step:
         settings: dict[str, float | int] = {
             "radius": 1.0, "levels": 16, "features": 2, "log2_table_size": log2_table, "base_resolution": 16,
             "max_resolution": 2048, "hidden": HIDDEN, "blob_density": 5.0, "blob_radius": 0.5, "density_scale": 3.0,
+            "open_levels": 1.0,
         }  # fmt: skip
         if name is None:
             self.field: HashGridField = HashGridField(**settings, precision=precision)  # type: ignore[arg-type]

@@ -70,8 +70,11 @@ class Scene(nn.Module):
     def before_step(self, step: int) -> None:
         """Update acceleration structures before training step `step`."""
 
-    def after_backward(self, step: int, optimizer: torch.optim.Optimizer) -> None:
-        """Densify or prune primitives, and their state in the optimizer, after the backward pass of `step`."""
+    def after_backward(self, step: int, progress: float, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Change gradients or primitives, and their state in the optimizer, after the backward pass of `step`.
+
+        `progress` of the run is in [0, 1].
+        """
 
     def regularizers(self) -> Mapping[str, Term]:
         """Regularisers by name that exist for this scene type only, in addition to IMAGE_TERMS of `loss.py`."""

@@ -14,7 +14,7 @@ from dreamfusion.scene.shading import ALBEDO, LAMBERTIAN
 SMALL = HashGridLayout(levels=5, log2_table_size=10, base_resolution=4, max_resolution=64)
 SETTINGS = {
     "radius": 1.0, "levels": 5, "features": 2, "log2_table_size": 10, "base_resolution": 4, "max_resolution": 64,
-    "hidden": 8, "blob_density": 5.0, "blob_radius": 0.5, "density_scale": 1.0, "precision": "auto",
+    "hidden": 8, "blob_density": 5.0, "blob_radius": 0.5, "density_scale": 1.0, "precision": "auto", "open_levels": 1.0,
 }  # fmt: skip
 
 

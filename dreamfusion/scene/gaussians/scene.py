@@ -192,7 +192,7 @@ class GaussianScene(Scene):
         return NeRF(field, self.background, StratifiedRenderer(self.radius, STEPS))
 
     @torch.no_grad()
-    def after_backward(self, step: int, optimizer: torch.optim.Optimizer | None = None) -> None:
+    def after_backward(self, step: int, progress: float, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Add the gradient on the screen to the statistics; every n steps, double and remove Gaussians."""
         n, screen, self.last_screen = int(self.count), self.last_screen, None
         if screen is not None and screen.means.grad is not None:

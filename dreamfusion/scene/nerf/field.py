@@ -22,6 +22,9 @@ class Field(nn.Module):
     def density(self, positions: Tensor) -> Tensor:
         """Density (S,) at positions (S, 3); zero outside the bounding ball."""
 
+    def before_optimizer(self, progress: float) -> None:
+        """Change the gradients of a training step, at `progress` of the run."""
+
     def bytes_per_sample(self, with_normal: bool) -> int:
         """Memory that a sample takes from the forward pass until its gradient is known."""
         return 8192 if with_normal else 3072  # the hash grid's torch reference with 16 levels: 7,600 and 2,950 measured

@@ -15,6 +15,7 @@ from dreamfusion.ops.hash_field import hash_field
 from dreamfusion.ops.hash_grid.layout import HashGridLayout
 from dreamfusion.ops.precision import kernel_precision
 from dreamfusion.scene.nerf.field import Field, check_radius
+from dreamfusion.schedule import ScheduleLike, schedule
 from dreamfusion.types import FieldOutput
 
 
@@ -34,13 +35,22 @@ class HashGridField(Field):
         blob_radius: float,
         density_scale: float,
         precision: str,
+        open_levels: ScheduleLike,
     ) -> None:
         """The blob adds `blob_density * (1 - |x| / blob_radius)` before the activation (softplus).
 
-        `precision` of the products in the CPU kernel (`hash_field`): "auto", "bfloat16" or "float32".
+        Args:
+            radius: of the bounding sphere, scene units.
+            levels, features, log2_table_size, base_resolution, max_resolution: see `HashGridLayout`.
+            hidden: units of the hidden layer.
+            blob_density, blob_radius: of the initial blob.
+            density_scale: factor of the softplus, per scene unit.
+            precision: of the products in the CPU kernel (`hash_field`): "auto", "bfloat16" or "float32".
+            open_levels: share of the levels that are trained, the coarse ones; a number, or a schedule over the run.
 
         Raises:
-            ValueError: a length or a number of units that is not above 0, or an unknown precision.
+            ValueError: a length or a number of units that is not above 0, a share outside (0, 1], or an unknown
+                precision.
             RuntimeError: the processor does not support the precision.
         """
         super().__init__()
@@ -49,6 +59,11 @@ class HashGridField(Field):
             raise ValueError(
                 f"field.blob_radius is {blob_radius}, field.density_scale {density_scale}, field.hidden {hidden}; "
                 "all must be above 0"
+            )
+        self.open_levels = schedule(open_levels)
+        if not 0 < self.open_levels.lowest <= self.open_levels.highest <= 1:
+            raise ValueError(
+                f"field.open_levels is {open_levels}; shares lie above 0 and up to 1; type field.open_levels=1.0"
             )
         self.radius, self.blob_density, self.blob_radius = radius, blob_density, blob_radius
         self.density_scale, self.precision = density_scale, kernel_precision(precision)
@@ -79,6 +94,20 @@ class HashGridField(Field):
         output, _ = self._network(positions, self.output_weight[:1], False)
         inside = positions.square().sum(-1) <= self.radius**2
         return self.density_scale * F.softplus(output[:, 0] + self._blob(positions)) * inside
+
+    def before_optimizer(self, progress: float) -> None:
+        """Keep the levels that are not open yet at their small initial values, at which they add nothing.
+
+        A surface that coarse levels shape first has fewer dents (Li et al. 2023, Neuralangelo, Sec. 3.2; threestudio's
+        ProgressiveBandHashGrid).
+        """
+        count = self.open_count(progress)
+        if count < self.layout.levels and self.table.grad is not None:
+            self.table.grad[self.layout.offsets[count] * self.layout.features :].zero_()
+
+    def open_count(self, progress: float) -> int:
+        """Number of levels that are trained at `progress`, at least one."""
+        return max(1, math.floor(self.layout.levels * self.open_levels(progress) + 1e-6))
 
     def bytes_per_sample(self, with_normal: bool) -> int:
         if choose("hash_field", self.table.device) != "numba":

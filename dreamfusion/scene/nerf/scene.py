@@ -56,6 +56,10 @@ class NeRF(Scene):
         """Update the occupancy grid from the field."""
         self.renderer.update(self.field, step)
 
+    def after_backward(self, step: int, progress: float, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """See `Field.before_optimizer`."""
+        self.field.before_optimizer(progress)
+
     def regularizers(self) -> Mapping[str, Term]:
         return {"orientation": Term(orientation_loss, needs_normal=True)}
 

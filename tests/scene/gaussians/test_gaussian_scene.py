@@ -51,7 +51,7 @@ def train(scene, optimizer, steps):
         optimizer.zero_grad()
         out = scene.render(view(), generator=torch.Generator().manual_seed(step))
         (out.rgb - torch.tensor([1.0, 0.0, 0.0])[:, None, None]).square().sum().backward()
-        scene.after_backward(step, optimizer)
+        scene.after_backward(step, 0.0, optimizer)
         optimizer.step()
         counts.append(int(scene.count))
     return counts
@@ -121,7 +121,7 @@ def test_the_picture_hardly_changes_when_gaussians_are_copied():
     with torch.no_grad():
         before = scene.render(view()).opacity
         scene.pull[:60], scene.views[:60] = 1.0, 1.0
-        scene.after_backward(1)
+        scene.after_backward(1, 0.0)
         after = scene.render(view()).opacity
     assert int(scene.count) == 100
     assert float((after - before).abs().mean()) < 0.005
@@ -143,7 +143,7 @@ def test_moments_follow_their_gaussians_and_those_of_new_ones_are_zero(split):
         scene.opacity[10] = -20.0  # faint
         moments[:60] = torch.arange(60.0)[:, None]
         scene.pull[:60] = torch.arange(60.0)
-    scene.after_backward(2, optimizer)
+    scene.after_backward(2, 0.0, optimizer)
     assert int(scene.count) == 59 + 12
     names = scene.color[:71, 0].detach().round().long()
     assert 10 not in names
@@ -161,7 +161,7 @@ def test_a_split_gaussian_becomes_two_smaller_ones_with_its_mean_and_variance():
     with torch.no_grad():
         scene.position[:4], scene.scale[:4] = 0.0, torch.tensor([0.3, 0.1, 0.05]).log()
         scene.pull[0] = 1.0
-    scene.after_backward(2)
+    scene.after_backward(2, 0.0)
     pair = scene.position.detach()[[0, 4]]
     torch.testing.assert_close(pair.mean(0), torch.zeros(3))
     width = scene.scale.detach()[[0, 4]].exp()
@@ -174,11 +174,11 @@ def test_what_is_faint_or_has_left_the_ball_is_removed_but_never_all():
         scene.position[3] = 2.0
         scene.opacity[5] = -9.0
     scene.growth = growth(share=0.0)
-    scene.after_backward(2)
+    scene.after_backward(2, 0.0)
     assert int(scene.count) == 58
     with torch.no_grad():
         scene.opacity.fill_(-9.0)
-    scene.after_backward(4)
+    scene.after_backward(4, 0.0)
     assert int(scene.count) == 58
 
 

@@ -1,9 +1,13 @@
 """The hash grid field compared with finite differences and closed forms."""
 
+import lightning as L
 import pytest
 import torch
 from options import option
 from torch.nn import functional as F
+from training import make_trainer
+
+from dreamfusion.camera.data import CameraData
 
 
 def inside(seeded, count=200, radius=0.8):
@@ -132,3 +136,40 @@ def test_a_radius_that_float32_cannot_march_is_refused(radius, part):
     name = part.split("/")[0]
     with pytest.raises(ValueError, match=rf"{name}\.radius is .*, allowed are 0.001 to 1000 scene units; type {name}"):
         option(part, radius=radius)
+
+
+def test_levels_open_one_after_the_other_and_are_untouched_before(make_system, make_scene, tiny_field, tmp_path):
+    """Three levels over eight steps: one for two steps, then two, and all from the sixth on."""
+    field = tiny_field(strong=True, open_levels=[[0, 0.34], [0.25, 0.34], [0.25, 0.67], [0.75, 0.67], [0.75, 1.0]])
+    starts = [offset * field.layout.features for offset in (*field.layout.offsets, sum(field.layout.sizes))]
+    before, tables = field.table.detach().clone(), []
+    system = make_system(scene=make_scene(field))
+    make_trainer(tmp_path, AfterStep(lambda: tables.append(field.table.detach().clone())), steps=8).fit(
+        system, CameraData(option("camera/orbit", size=16), 8, system.seed)
+    )
+    for level, first in enumerate([0, 2, 6]):
+        part = slice(starts[level], starts[level + 1])
+        assert [torch.equal(table[part], before[part]) for table in tables] == [step < first for step in range(8)]
+
+
+class AfterStep(L.Callback):
+    """Calls a function after each step."""
+
+    def __init__(self, call):
+        self.call = call
+
+    def on_train_batch_end(self, *_):
+        self.call()
+
+
+def test_the_levels_of_threestudio_open_at_its_steps():
+    """threestudio's dreamfusion-sd: 8 of 16 levels up to step 2,000 of 10,000, then one more every 500 steps."""
+    field = option("field/threestudio", log2_table_size=4)
+    steps = [0, 1999, 2000, 2499, 2500, 3000, 5999, 6000, 10000]
+    assert [field.open_count(step / 10000) for step in steps] == [8, 8, 8, 8, 9, 10, 15, 16, 16]
+
+
+@pytest.mark.parametrize("share", [0.0, 1.5, [[0, 0.5], [1, 2]]])
+def test_a_share_of_levels_out_of_range_is_refused(share, tiny_field):
+    with pytest.raises(ValueError, match=r"field.open_levels is .*; type field.open_levels=1.0"):
+        tiny_field(open_levels=share)
