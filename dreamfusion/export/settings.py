@@ -66,6 +66,7 @@ class ExportSettings:
     resolution: int
     threshold: float | str
     visual_hull: bool
+    fill_hidden: bool
     min_piece: float
     min_standing_piece: float
     blur: float

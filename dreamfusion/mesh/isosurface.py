@@ -16,6 +16,7 @@ from torch import Tensor
 from dreamfusion.export.settings import ExportSettings
 from dreamfusion.mesh.blur import blur
 from dreamfusion.mesh.density_grid import SURFACE, EmptyFieldError, sample_occupancy
+from dreamfusion.mesh.hidden import fill_hidden
 from dreamfusion.mesh.simplify import repair, simplify
 from dreamfusion.types import Mesh
 
@@ -50,6 +51,8 @@ def extract_mesh(
     """
     with torch.no_grad():
         occupancy = sample_occupancy(density, radius, export.resolution, threshold, export.chunk)
+    if export.fill_hidden:
+        fill_hidden(occupancy)
     cell = 2.0 * radius / export.resolution
     if export.blur > 0:
         blur(occupancy, export.blur / cell)
