@@ -69,9 +69,9 @@ def test_another_color_differs_by_as_much_and_a_ball_elsewhere_does_not_agree(sc
 
 SETTINGS = OmegaConf.create(
     {
-        "resolution": 64, "threshold": "auto", "visual_hull": True, "fill_hidden": True, "min_piece": 0.01, "smoothing": 2, "faces": 3000,
+        "resolution": 64, "threshold": "auto", "visual_hull": True, "min_piece": 0.01, "smoothing": 2, "faces": 3000,
         "texture": 128, "lit": False, "color_depth": 0.06, "chunk": 100000,
-        "blur": 0.02, "levels": [], "quads": False, "min_standing_piece": 1.0,
+        "blur": 0.02, "levels": [], "quads": False, "min_standing_piece": 1.0, "fill_hidden": True,
     }
 )  # fmt: skip
 
