@@ -90,7 +90,7 @@ def test_what_may_not_fit_is_a_warning(arguments, space, setting, check, caplog)
 
 def test_a_full_disk_is_named_with_its_folder(check, tmp_path):
     with pytest.raises(
-        UserError, match=rf"at least 0.0135 GB of disk space in {tmp_path} .* the checkpoint.* 0.001 GB"
+        UserError, match=rf"at least 0.0213 GB of disk space in {tmp_path} .* the checkpoint.* 0.001 GB"
     ):
         check(disk=1e6)
 
