@@ -14,6 +14,7 @@ from dreamfusion.training.callbacks import Previews
 
 SMALL = ["prompt=a cat", "scene=gaussians", "experiment=smoke", "trainer.max_steps=4", "mode.preview_every=0"]
 SMALL += ["scene.count=60", "scene.most=100", "scene.growth.every=1", "export.texture=0", "export.resolution=16"]
+SMALL += ["scene.growth.until=100"]
 
 
 @pytest.fixture(scope="module")

@@ -18,22 +18,27 @@ SHRINK = 1.6  # of a split Gaussian's scales (Kerbl et al. 2023)
 class Growth:
     """When the number of Gaussians changes, and which of them."""
 
-    every: int  # steps; 0: never
-    until: int  # last step
+    every: float  # steps; below 1 a share of the run; 0: never
+    until: float  # the last share of the run with a change, 0 to 1; above 1 its last step
     share: float  # of the Gaussians that are doubled each time
     split: float  # scene units: a larger standard deviation is split, a smaller one copied
     faint: float  # opacity below which a Gaussian is removed
 
     def __post_init__(self) -> None:
-        if self.every < 0 or not 0 <= self.share <= 1 or not 0 <= self.faint < 1:
+        if self.every < 0 or self.until < 0 or not 0 <= self.share <= 1 or not 0 <= self.faint < 1:
             raise ValueError(
-                f"scene.growth has every={self.every}, share={self.share}, faint={self.faint}; every is a number of "
-                "steps or 0 for never, share 0 to 1, faint 0 to below 1: type scene.growth.every=50"
+                f"scene.growth has every={self.every}, until={self.until}, share={self.share}, faint={self.faint}; "
+                "every and until are shares of the run or numbers of steps, every=0 is never, share is 0 to 1, faint "
+                "0 to below 1: type scene.growth.every=0.05"
             )
 
-    def due(self, step: int) -> bool:
-        """Whether the number changes after the backward pass of `step`."""
-        return self.every > 0 and 0 < step <= self.until and step % self.every == 0
+    def due(self, step: int, progress: float) -> bool:
+        """Whether the number changes after the backward pass of `step`, at `progress` of the run in [0, 1]."""
+        if not self.every or not 0 < progress <= 1:
+            return False
+        steps = step / progress
+        every = round(self.every if self.every >= 1 else max(1, self.every * steps))
+        return step % every == 0 and step <= round(self.until if self.until > 1 else self.until * steps)
 
     def choose(self, kept: Tensor, pull: Tensor, most: int) -> tuple[Tensor, Tensor]:
         """Indices of the Gaussians that stay, and of those among them that are doubled.

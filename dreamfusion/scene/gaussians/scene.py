@@ -198,7 +198,7 @@ class GaussianScene(Scene):
         if screen is not None and screen.means.grad is not None:
             self.pull[:n] += screen.means.grad.norm(dim=-1).sum(0)
             self.views[:n] += (screen.depths > 0).sum(0)
-        if self.growth.due(step):
+        if self.growth.due(step, progress):
             self._grow(n, optimizer)
 
     def _grow(self, n: int, optimizer: torch.optim.Optimizer | None) -> None:

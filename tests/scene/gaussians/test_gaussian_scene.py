@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from options import CONF, export_settings, option
 from training import assert_same
@@ -51,7 +52,7 @@ def train(scene, optimizer, steps):
         optimizer.zero_grad()
         out = scene.render(view(), generator=torch.Generator().manual_seed(step))
         (out.rgb - torch.tensor([1.0, 0.0, 0.0])[:, None, None]).square().sum().backward()
-        scene.after_backward(step, 0.0, optimizer)
+        scene.after_backward(step, step / 100, optimizer)
         optimizer.step()
         counts.append(int(scene.count))
     return counts
@@ -116,12 +117,23 @@ def test_those_that_the_gradient_pulls_most_are_doubled_until_there_are_enough()
     assert stay.tolist() == [0, 2, 3, 4] and doubled.tolist() == [2]
 
 
+@pytest.mark.parametrize(("steps", "changes"), [(300, range(15, 151, 15)), (10_000, range(500, 5001, 500))])
+def test_the_default_grows_in_the_first_half_of_a_run_of_any_length(steps, changes):
+    default = instantiate(OmegaConf.load(CONF / "scene" / "gaussians.yaml").scene.growth)
+    assert [step for step in range(steps) if default.due(step, step / steps)] == [*changes]
+
+
+def test_growth_may_be_given_in_steps_as_in_older_runs():
+    assert [step for step in range(300) if growth(every=50, until=150).due(step, step / 300)] == [50, 100, 150]
+    assert not any(growth(every=0).due(step, step / 300) for step in range(300))
+
+
 def test_the_picture_hardly_changes_when_gaussians_are_copied():
     scene = make(growth=growth(share=1.0, every=1, split=10.0))
     with torch.no_grad():
         before = scene.render(view()).opacity
         scene.pull[:60], scene.views[:60] = 1.0, 1.0
-        scene.after_backward(1, 0.0)
+        scene.after_backward(1, 0.01)
         after = scene.render(view()).opacity
     assert int(scene.count) == 100
     assert float((after - before).abs().mean()) < 0.005
@@ -143,7 +155,7 @@ def test_moments_follow_their_gaussians_and_those_of_new_ones_are_zero(split):
         scene.opacity[10] = -20.0  # faint
         moments[:60] = torch.arange(60.0)[:, None]
         scene.pull[:60] = torch.arange(60.0)
-    scene.after_backward(2, 0.0, optimizer)
+    scene.after_backward(2, 0.02, optimizer)
     assert int(scene.count) == 59 + 12
     names = scene.color[:71, 0].detach().round().long()
     assert 10 not in names
@@ -161,7 +173,7 @@ def test_a_split_gaussian_becomes_two_smaller_ones_with_its_mean_and_variance():
     with torch.no_grad():
         scene.position[:4], scene.scale[:4] = 0.0, torch.tensor([0.3, 0.1, 0.05]).log()
         scene.pull[0] = 1.0
-    scene.after_backward(2, 0.0)
+    scene.after_backward(2, 0.02)
     pair = scene.position.detach()[[0, 4]]
     torch.testing.assert_close(pair.mean(0), torch.zeros(3))
     width = scene.scale.detach()[[0, 4]].exp()
@@ -174,11 +186,11 @@ def test_what_is_faint_or_has_left_the_ball_is_removed_but_never_all():
         scene.position[3] = 2.0
         scene.opacity[5] = -9.0
     scene.growth = growth(share=0.0)
-    scene.after_backward(2, 0.0)
+    scene.after_backward(2, 0.02)
     assert int(scene.count) == 58
     with torch.no_grad():
         scene.opacity.fill_(-9.0)
-    scene.after_backward(4, 0.0)
+    scene.after_backward(4, 0.04)
     assert int(scene.count) == 58
 
 
@@ -223,8 +235,10 @@ def test_with_its_learning_rates_fifty_steps_give_the_colour_and_outline_of_a_pi
 def test_a_value_that_is_not_allowed_is_refused(settings, said):
     with pytest.raises(ValueError, match=said):
         make(**settings)
-    with pytest.raises(ValueError, match=r"scene\.growth\.every=50"):
+    with pytest.raises(ValueError, match=r"scene\.growth\.every=0.05"):
         growth(every=-1)
+    with pytest.raises(ValueError, match=r"until=-0.5"):
+        growth(until=-0.5)
 
 
 def test_a_mesh_of_which_nothing_is_seen_is_refused():
