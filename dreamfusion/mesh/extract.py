@@ -113,7 +113,7 @@ def _finished(scene: Scene, mesh: Mesh, orbit: Orbit, export: ExportSettings) ->
                 "export.quads=false"
             )
         return Surface(mesh, None, None, is_watertight(mesh.vertices, mesh.faces))
-    mesh = finish_mesh(mesh.vertices, mesh.faces, export)
+    mesh = finish_mesh(mesh.vertices, mesh.faces, replace(export, denoise=0.0) if scene.given_shape else export)
     mesh = with_quads(mesh, export.faces) if export.quads else mesh
 
     def color(positions: Tensor, _: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Extract a closed triangle mesh from a density field (stage 14, before `bake_texture.py`).
 
 Marching cubes (Lorensen and Cline 1987; the watertight variant of Lewiner et al. 2003 in scikit-image) on the grid of
-`density_grid.py`, optionally blurred; then removal of small and inner pieces, Taubin smoothing, decimation, normals.
+`density_grid.py`, optionally blurred; then removal of small and inner pieces, smoothing, decimation and normals.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dreamfusion.export.settings import ExportSettings
 from dreamfusion.mesh.blur import blur
+from dreamfusion.mesh.denoise import denoise
 from dreamfusion.mesh.density_grid import SURFACE, EmptyFieldError, sample_occupancy
 from dreamfusion.mesh.hidden import fill_hidden
 from dreamfusion.mesh.simplify import repair, simplify
@@ -42,7 +43,7 @@ def extract_mesh(
         density: positions (N, 3) -> density (N,), per scene unit.
         radius: of the scene, scene units; the surface is capped there so that it is closed.
         threshold: density of the surface, per scene unit; `find_threshold` chooses one.
-        export: resolution, blur, smallest piece, smoothing and number of faces.
+        export: resolution, blur, smallest piece, smoothing, denoising and number of faces.
         level: maps the blurred grid to the occupancy of the surface.
 
     Raises:
@@ -65,15 +66,19 @@ def extract_mesh(
     vertices, triangles = _keep_large_pieces(vertices, triangles.astype(np.int64), export)
     if export.smoothing > 0:
         vertices = _smooth(vertices, triangles, export.smoothing)
+    if export.denoise > 0:
+        vertices = denoise(vertices, triangles, export.denoise)
     return decimated(vertices, triangles, export.faces)
 
 
 def finish_mesh(vertices: np.ndarray, triangles: np.ndarray, export: ExportSettings) -> Mesh:
-    """A trained surface (V, 3), (F, 3) as a mesh for export: without small pieces, repaired, of at most as many faces.
+    """A trained surface (V, 3), (F, 3) as a mesh for export: without small pieces, repaired, denoised, decimated.
 
-    Not smoothed: its roughness was trained away, or is wanted.
+    Not smoothed: its roughness was trained away.
     """
     vertices, triangles = repair(*_keep_large_pieces(vertices, triangles, export))
+    if export.denoise > 0:
+        vertices = denoise(vertices, triangles, export.denoise)
     return decimated(vertices, triangles, export.faces)
 
 

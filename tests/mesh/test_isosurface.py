@@ -27,7 +27,7 @@ def union(*fields):
 
 
 def extract(density, radius=1.0, resolution=64, **options) -> Mesh:
-    settings = {"smoothing": 0, "faces": 0, "blur": 0.0} | options
+    settings = {"smoothing": 0, "denoise": 0.0, "faces": 0, "blur": 0.0} | options
     return extract_mesh(density, radius, THRESHOLD, export_settings(resolution=resolution, **settings))
 
 

@@ -71,7 +71,7 @@ SETTINGS = OmegaConf.create(
     {
         "resolution": 64, "threshold": "auto", "visual_hull": True, "min_piece": 0.01, "smoothing": 2, "faces": 3000,
         "texture": 128, "lit": False, "color_depth": 0.06, "chunk": 100000,
-        "blur": 0.02, "levels": [], "quads": False, "min_standing_piece": 1.0, "fill_hidden": True,
+        "blur": 0.02, "levels": [], "quads": False, "min_standing_piece": 1.0, "fill_hidden": True, "denoise": 0.0,
     }
 )  # fmt: skip
 

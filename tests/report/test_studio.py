@@ -6,7 +6,7 @@ import torch
 from options import option
 
 from dreamfusion.camera.rays import cast_rays, project
-from dreamfusion.report.studio import Studio, normal_picture, shade, surface_normals
+from dreamfusion.report.studio import Studio, normal_picture, shade, surface_normals, without_lumps
 from dreamfusion.scene.picture import Picture, render_picture
 
 ORBIT = option("camera/orbit")
@@ -67,3 +67,31 @@ def test_an_empty_scene_is_its_background(make_scene, ball):
     with torch.no_grad():
         picture = Studio(scene, ORBIT).over(camera, render_picture(scene, camera), behind)
     np.testing.assert_allclose(picture, behind)
+
+
+def roof(size):
+    """Normals (size, size, 3) of two planes that meet in the middle, with lumps of a tenth of the picture."""
+    across, down = np.meshgrid(np.linspace(-1, 1, size), np.linspace(-1, 1, size))
+    flat = np.where(across[..., None] < 0, [-0.6, 0.0, 0.8], [0.6, 0.0, 0.8])
+    lumps = 0.12 * np.stack([np.sin(30 * across), np.sin(30 * down), 0 * down], -1)
+    rough = (flat + lumps) / np.linalg.norm(flat + lumps, axis=-1, keepdims=True)
+    return flat.astype(np.float32), rough.astype(np.float32)
+
+
+@pytest.mark.parametrize("size", [64, 256])
+def test_light_falls_on_a_surface_without_lumps_but_with_its_edges(size):
+    flat, rough = roof(size)
+    even = without_lumps(rough)
+    error = [np.degrees(np.arccos((each * flat).sum(-1).clip(-1, 1))) for each in (rough, even)]
+    assert error[1].mean() < 0.7 * error[0].mean()
+    edge = slice(size // 2 - 1, size // 2 + 1)
+    assert error[1][:, edge].max() < 12  # half of the angle between the planes is 37
+    np.testing.assert_allclose(np.linalg.norm(even, axis=-1), 1, atol=1e-4)
+
+
+def test_rays_that_hit_nothing_have_no_normal_and_lend_none():
+    flat, _ = roof(64)
+    flat[:, :20] = 0
+    even = without_lumps(flat)
+    assert not even[:, :20].any()
+    np.testing.assert_allclose(even[:, 20:30], flat[:, 20:30], atol=1e-4)

@@ -60,7 +60,7 @@ class MeshScene(Scene):
         if learn not in ("geometry", "appearance", "both"):
             raise ValueError(f"scene.learn is {learn}; type scene.learn=geometry, appearance or both")
         self.field, self.background, self.radius = field, background, field.radius
-        self.cell, self.learn = 2 * field.radius / resolution, learn
+        self.cell, self.learn, self.given_shape = 2 * field.radius / resolution, learn, learn == "appearance"
         line = (torch.arange(resolution + 1) / resolution * 2 - 1) * field.radius
         away = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), dim=-1).norm(dim=-1)
         self.register_buffer("least", (away - field.radius) / self.cell + MARGIN, persistent=False)
