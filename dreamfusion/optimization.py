@@ -7,15 +7,17 @@ import torch
 from torch import nn
 
 from dreamfusion.error import UserError
+from dreamfusion.schedule import Schedule, ScheduleLike, schedule
 
 
 class Optimization:
-    """Learning rates warm up linearly for `warmup_steps` and fall linearly to `end` times their value over the run."""
+    """Learning rates, numbers or schedules, which warm up linearly for `warmup_steps` and fall linearly to `end` times
+    their value over the run."""
 
     def __init__(
         self,
         optimizer: Callable[..., torch.optim.Optimizer],
-        learning_rates: Mapping[str, float],
+        learning_rates: Mapping[str, ScheduleLike],
         end: float,
         warmup_steps: int,
     ) -> None:
@@ -24,13 +26,13 @@ class Optimization:
         Raises:
             ValueError: a learning rate that is not above 0, or a negative `end`.
         """
-        for name, rate in learning_rates.items():
-            if rate <= 0:
-                raise ValueError(f"optimizer.learning_rates.{name} is {rate}; a learning rate must be above 0")
+        self.learning_rates = {name: schedule(rate) for name, rate in learning_rates.items()}
+        for name, rate in self.learning_rates.items():
+            if rate.lowest <= 0:
+                raise ValueError(f"optimizer.learning_rates.{name} is {rate.lowest}; a learning rate must be above 0")
         if end < 0:
             raise ValueError(f"optimizer.end is {end}; this factor must be at least 0")
-        self.optimizer, self.learning_rates = optimizer, dict(learning_rates)
-        self.end, self.warmup_steps = end, warmup_steps
+        self.optimizer, self.end, self.warmup_steps = optimizer, end, warmup_steps
 
     def __call__(
         self, parameters: Mapping[str, Sequence[nn.Parameter]], others: Sequence[dict[str, Any]], max_steps: int
@@ -43,15 +45,19 @@ class Optimization:
         for name in parameters:
             if name not in self.learning_rates:
                 raise UserError(f"there is no learning rate for {name!r}; type +optimizer.learning_rates.{name}=0.01")
-        groups = [
-            {"params": list(group), "lr": self.learning_rates[name]} for name, group in parameters.items() if group
-        ]
+        trained = {name: list(group) for name, group in parameters.items() if group}
+        groups = [{"params": group, "lr": self.learning_rates[name](0.0)} for name, group in trained.items()]
         optimizer = self.optimizer([*groups, *others])
 
-        def factor(step: int) -> float:
-            warm = min(1.0, (step + 1) / max(self.warmup_steps, 1))
-            past = min(step / max(max_steps, 1), 1.0)
-            return warm * (1 + (self.end - 1) * past)
+        def factor_of(rate: Schedule) -> Callable[[int], float]:
+            def factor(step: int) -> float:
+                warm = min(1.0, (step + 1) / max(self.warmup_steps, 1))
+                past = min(step / max(max_steps, 1), 1.0)
+                return warm * (1 + (self.end - 1) * past) * (rate(past) / rate(0.0))
 
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+            return factor
+
+        rates = [*(self.learning_rates[name] for name in trained), *[schedule(1.0)] * len(others)]
+        factors = [factor_of(rate) for rate in rates]
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

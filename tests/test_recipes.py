@@ -1,5 +1,6 @@
 """A prior brings its recipe, and whatever the user chooses wins."""
 
+import math
 import subprocess
 import sys
 
@@ -91,6 +92,32 @@ def test_mvdream_alone_composes_its_cameras_texts_and_loss(compose_config):
     assert cfg.prompting._target_.endswith("PlainPrompting")
     assert (cfg.distillation.weighting, cfg.distillation.rescale) == ("reconstruction", 0.5)
     assert cfg.field.levels == 16
+
+
+def test_dreamgaussians_numbers_are_the_published_ones(compose_config):
+    """Tang et al. 2024, configs/text.yaml and main.py of their code; steps as shares of 500."""
+    cfg = compose_config("prompt=x", "experiment=dreamgaussian")
+    scene, size = instantiate(cfg.copy().scene), schedule(cfg.camera.size)
+    assert (cfg.trainer.max_steps, cfg.camera.views, cfg.distillation.guidance_scale) == (500, 1, 100.0)
+    assert [int(size(step / 500)) for step in (0, 149, 150, 299, 300, 499)] == [128, 128, 256, 256, 512, 512]
+    fov = math.degrees(2 * math.atan(0.5 / cfg.camera.focal[0]))
+    assert (list(cfg.camera.elevation), list(cfg.camera.distance), fov) == (
+        [-30, 30],
+        [2.5, 2.5],
+        pytest.approx(49.1, abs=0.01),
+    )
+    for name in ("min_timestep", "max_timestep"):
+        t = schedule(cfg.distillation[name])
+        assert [t(progress) for progress in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([0.98, 0.75, 0.5, 0.02])
+    grown = [step for step in range(501) if scene.growth.due(step, step / 500)]
+    assert (scene.begin, scene.growth.faint, grown) == (5000, 0.01, [*range(50, 501, 50)])
+    position = schedule(cfg.optimizer.learning_rates.position)
+    for step in range(0, 301, 10):  # 10 x 0.001 to 10 x 0.00002, exponentially; 10 is their scale of the scene
+        assert position(step / 500) == pytest.approx(0.01 * 0.02 ** (step / 300), rel=0.13)
+    assert position(1.0) == 0.0002
+    rates = cfg.optimizer.learning_rates
+    assert (rates.opacity, rates.scale, rates.rotation) == (0.05, 0.005, 0.005)
+    assert rates.color / 4 == pytest.approx(0.01 * 0.2821, rel=0.15)  # of logits at grey, and of harmonics of degree 0
 
 
 def test_stable_diffusion_3_alone_composes_the_published_settings_of_rfds(compose_config):

@@ -5,6 +5,7 @@ import signal
 import pytest
 import torch
 from options import option
+from pipelines import save_sd
 from training import assert_same, state
 
 from dreamfusion.checkpoint import load_scene, read_checkpoint, scene_state
@@ -95,3 +96,31 @@ def test_a_degree_that_does_not_exist_is_one_line_and_writes_nothing(launch, tmp
     (line,) = [line for line in ended.text.splitlines() if line.startswith("error: ")]
     assert (ended.status, "scene.degree is 2, allowed 0" in line, line.count("type scene.degree=1")) == (1, True, 1)
     assert "Traceback" not in ended.text and not list(tmp_path.glob("outputs/*/*"))
+
+
+def test_dreamgaussians_recipe_trains_and_resumes_with_a_tiny_stable_diffusion(launch, tmp_path, monkeypatch):
+    def send(self, trainer, *arguments):
+        if trainer.global_step == 2 and signals:
+            signal.raise_signal(signals.pop())
+
+    model = save_sd(tmp_path / "sd")
+    small = ["prompt=a cat", "experiment=dreamgaussian", f"guidance.model={model}", "trainer.max_steps=4"]
+    small += ["camera.size=[[0,16],[0.5,16],[0.5,32]]", "scene.count=60", "scene.most=100", "scene.growth.every=1"]
+    small += ["mode.preview_every=0", "mode.turntable_frames=1", "mode.turntable_size=16", "mode.score_views=1"]
+    small += ["export.texture=0", "export.resolution=16", "watchdog=none"]
+    monkeypatch.setattr(Previews, "on_train_batch_end", send)
+    states, signals = [], []
+    for interrupted in (False, True):
+        signals += [signal.SIGTERM] * interrupted
+        folder = tmp_path / str(interrupted)
+        folder.mkdir()
+        assert launch(folder, *small).status == 143 * interrupted
+        if interrupted:
+            assert launch(folder, "checkpoint=latest").status == 0
+        (run,) = folder.glob("outputs/train/a-cat/*")
+        states.append(state(last(run)))
+    assert states[0]["global_step"] == 4
+    assert_same(states[0]["state_dict"], states[1]["state_dict"])
+    rates = [group["lr"] for group in states[0]["optimizer_states"][0]["param_groups"]]
+    assert rates[0] == pytest.approx(0.0002)  # of positions, which fell; the others stay
+    assert set(rates[1:]) <= {0.01, 0.05, 0.005, 0.003}
