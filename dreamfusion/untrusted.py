@@ -81,16 +81,25 @@ def checked_configuration(content: object, source: Path) -> dict[str, Any]:
             _check_plain(path, value, source)
     except RecursionError as error:
         raise UntrustedError(f"{source} has a configuration that is nested without end; it is not loaded") from error
-    # `refine` holds the settings of a second stage, which replace those of the first.
-    second = content.get("refine")
-    refused = []
-    for group, value in [*content.items(), *(second.items() if type(second) is dict else ())]:
-        for path, node in _nodes(value, group) if value is not second else [(group, value)]:
-            if type(node) is dict and (refusal := _refusal(path, node, group)):
-                refused.append(refusal)
-    if refused:
+    if refused := _refused(content):
         raise UntrustedError(f"{source} names {'; '.join(refused)}; the file is not loaded")
     return content
+
+
+def check_own(content: Mapping[str, Any]) -> None:
+    """Check the settings of a command before its run, whose checkpoint would be refused later.
+
+    Raises:
+        UserError: a `_target_` that no option has, or a resolver.
+    """
+    if refused := _refused(content):
+        raise UserError(
+            f"the command names {'; '.join(refused)}; a checkpoint with it is not read, so write it into an option of "
+            "your own (docs/extending.md)"
+        )
+    for path, value in _nodes(content, ""):
+        if type(value) is str and _calls_resolver(value):
+            raise UserError(f"{path} is {value}; a checkpoint with it is not read, so type the value itself")
 
 
 def _nodes(value: object, path: str) -> Iterator[tuple[str, object]]:
@@ -104,6 +113,20 @@ def _nodes(value: object, path: str) -> Iterator[tuple[str, object]]:
             yield from _nodes(child, path)
 
 
+def _refused(content: Mapping[str, Any]) -> list[str]:
+    """Why `_target_`s are not allowed; `refine` holds settings of a second stage, which replace those of the first."""
+    second, refused = content.get("refine"), []
+    for group, value in [*content.items(), *(second.items() if type(second) is dict else ())]:
+        for path, node in _nodes(value, group) if value is not second else [(group, value)]:
+            if type(node) is dict and (refusal := _refusal(path, node, group)):
+                refused.append(refusal)
+    return refused
+
+
+def _calls_resolver(text: str) -> bool:
+    return any(match["path"] is None for match in INTERPOLATION.finditer(text))
+
+
 def _check_plain(path: str, value: object, source: Path) -> None:
     if type(value) is dict:
         strange = next((key for key in value if type(key) is not str), None)
@@ -112,7 +135,7 @@ def _check_plain(path: str, value: object, source: Path) -> None:
         if "_args_" in value:
             raise UntrustedError(f"{source} has positional arguments, _args_, in {path}; it is not loaded")
     elif type(value) is str:
-        if any(match["path"] is None for match in INTERPOLATION.finditer(value)):
+        if _calls_resolver(value):
             raise UntrustedError(
                 f"{source} has {value!r} as {path}, which does not refer to a setting; it is not loaded"
             )

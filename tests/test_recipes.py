@@ -3,12 +3,17 @@
 import math
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from hydra.utils import instantiate
 from launched import ROOT
 from omegaconf import OmegaConf
 
+from dreamfusion.loss import IMAGE_TERMS
+from dreamfusion.runs.refine import second_stage
 from dreamfusion.schedule import schedule
 
 
@@ -118,6 +123,43 @@ def test_dreamgaussians_numbers_are_the_published_ones(compose_config):
     rates = cfg.optimizer.learning_rates
     assert (rates.opacity, rates.scale, rates.rotation) == (0.05, 0.005, 0.005)
     assert rates.color / 4 == pytest.approx(0.01 * 0.2821, rel=0.15)  # of logits at grey, and of harmonics of degree 0
+
+
+def test_prolificdreamers_numbers_are_those_of_threestudio(compose_config):
+    """configs/prolificdreamer.yaml; steps as shares of 25,000."""
+    cfg, sd = (compose_config("prompt=x", chosen) for chosen in ("experiment=prolificdreamer", "guidance=sd"))
+    regularizer = instantiate(cfg.system.regularizer)
+    size, t_max, entropy = (
+        schedule(each) for each in (cfg.camera.size, cfg.distillation.max_timestep, cfg.system.regularizer.entropy)
+    )
+    assert (cfg.trainer.max_steps, cfg.field.radius, list(cfg.camera.distance)) == (25000, 1.0, [1.0, 1.5])
+    assert [(size(step / 25000), t_max(step / 25000)) for step in (4999, 5000)] == [(64, 0.98), (512, 0.5)]
+    p = torch.tensor([[[[0.3]]]])
+    nats = torch.nn.functional.binary_cross_entropy(p, p)
+    bits = IMAGE_TERMS["entropy"].penalty(SimpleNamespace(opacity=p))
+    assert entropy(9999 / 25000) == 0 and entropy(0.4) * float(bits) == pytest.approx(1000 * float(nats), rel=1e-3)
+    assert [regularizer.weights[name](0.5) for name in ("orientation", "opacity", "smoothness")] == [0, 10, 0]
+    assert (cfg.prompting.front, cfg.prompting.back, cfg.system.lighting.lit) == (30, 150, 0)
+    assert cfg.distillation._target_.endswith("VSD") and cfg.optimizer.optimizer._target_ == "torch.optim.AdamW"
+    assert cfg.optimizer.learning_rates == sd.optimizer.learning_rates
+    assert (list(cfg.camera.focal), cfg.renderer.steps) == (list(sd.camera.focal), sd.renderer.steps)
+
+
+def test_magic3ds_numbers_are_those_of_threestudio(compose_config):
+    """configs/magic3d-coarse-sd.yaml and magic3d-refine-sd.yaml."""
+    cfg, sd = (compose_config("prompt=x", chosen) for chosen in ("experiment=magic3d", "guidance=sd"))
+    assert {**cfg.distillation} == {**sd.distillation, "weighting": "uniform"}
+    for group in ("field", "camera", "system", "optimizer", "trainer", "background"):
+        assert cfg[group] == sd[group]
+    second = second_stage(cfg, Path("start"))
+    fovs = sorted(math.degrees(2 * math.atan(0.5 / focal)) for focal in second.camera.focal)
+    assert (second.camera.size, fovs) == (512, pytest.approx([30, 45], abs=0.01))
+    assert (second.scene.resolution, second.trainer.max_steps, second.field.open_levels) == (128, 5000, 1.0)
+    t = second.distillation.min_timestep, second.distillation.max_timestep
+    assert (t, second.distillation.weighting) == ((0.02, 0.5), "sigma2")
+    weights = {name: weight for name, weight in second.system.regularizer.items() if weight and name != "_target_"}
+    assert weights == {"normal_consistency": 10000.0, "eikonal": 1.0}
+    assert second.start == "start" and second.camera.distance == sd.camera.distance
 
 
 def test_stable_diffusion_3_alone_composes_the_published_settings_of_rfds(compose_config):

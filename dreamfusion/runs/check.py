@@ -10,6 +10,8 @@ from dreamfusion.error import GuidanceError, UserError, check_positive
 from dreamfusion.export.settings import ROBOT, ExportSettings
 from dreamfusion.runs.find import find_checkpoint, find_runs, run_choice
 from dreamfusion.runs.prompt_list import read_prompts
+from dreamfusion.runs.settings import plain
+from dreamfusion.untrusted import check_own
 
 WEIGHTS = (".safetensors", ".ckpt", ".bin")  # the last, pickled, is refused with its own message
 LOOKING = ("dreamfusion.guidance.zero123.Zero123Prior",)  # priors that look at a picture, and read no prompt
@@ -55,9 +57,12 @@ def check_first(mode: str, cfg: DictConfig) -> None:
 
 
 def check(cfg: DictConfig) -> None:
-    """Raises: UserError: the prompt, seed, a setting of the trainer or of the mesh is invalid."""
+    """Raises: UserError: the prompt, seed, a setting of the trainer or of the mesh is invalid, or could not be read
+    again from a checkpoint.
+    """
     check_prompt(cfg.prompt)
     check_settings(cfg)
+    check_own(plain(cfg))
 
 
 def check_settings(cfg: DictConfig) -> None:

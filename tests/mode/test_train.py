@@ -232,3 +232,20 @@ def test_the_mesh_is_written_before_the_score_which_ends_no_run(finished, tmp_pa
     assert "prior_score" not in figures
     assert "no prior score: OutOfMemoryError: out of memory; the results" in caplog.text
     assert "prior score" not in (run / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "optimizer.optimizer._target_=torch.optim.SGD",
+            "names torch.optim.SGD at optimizer.optimizer; allowed there: ",
+        ),
+        ("camera.up_std=${oc.decode:'0.1'}", "camera.up_std is ${oc.decode:'0.1'}; a checkpoint with it is not read"),
+        ("+refine.scene._target_=os.system", "names os.system at scene; allowed there: "),
+    ],
+)
+def test_settings_whose_checkpoint_would_be_refused_are_refused_before_the_run(override, said, launch, tmp_path):
+    ended = launch(tmp_path, "prompt=a cat", "experiment=smoke", override)
+    assert ended.status == 1 and said in ended.text, ended.text
+    assert not list(tmp_path.rglob("*.ckpt"))
