@@ -90,7 +90,7 @@ def check_own(content: Mapping[str, Any]) -> None:
     """Check the settings of a command before its run, whose checkpoint would be refused later.
 
     Raises:
-        UserError: a `_target_` that no option has, or a resolver.
+        UserError: a `_target_` that no option has, a resolver, or anything else that `checked_configuration` refuses.
     """
     if refused := _refused(content):
         raise UserError(
@@ -100,6 +100,10 @@ def check_own(content: Mapping[str, Any]) -> None:
     for path, value in _nodes(content, ""):
         if type(value) is str and _calls_resolver(value):
             raise UserError(f"{path} is {value}; a checkpoint with it is not read, so type the value itself")
+    try:
+        checked_configuration(content, Path("the command"))
+    except UntrustedError as error:
+        raise UserError(f"a checkpoint of this run would not be read: {error}") from error
 
 
 def _nodes(value: object, path: str) -> Iterator[tuple[str, object]]:

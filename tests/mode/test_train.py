@@ -243,6 +243,10 @@ def test_the_mesh_is_written_before_the_score_which_ends_no_run(finished, tmp_pa
         ),
         ("camera.up_std=${oc.decode:'0.1'}", "camera.up_std is ${oc.decode:'0.1'}; a checkpoint with it is not read"),
         ("+refine.scene._target_=os.system", "names os.system at scene; allowed there: "),
+        (
+            "+camera._args_=[1]",
+            "a checkpoint of this run would not be read: the command has positional arguments, _args_",
+        ),
     ],
 )
 def test_settings_whose_checkpoint_would_be_refused_are_refused_before_the_run(override, said, launch, tmp_path):
