@@ -46,7 +46,7 @@ ALLOWED = {
     "size": Allowed("it is null, or the longest side in metres, such as 0.1", ABOVE_ZERO, choices=(None,)),
     "blur": Allowed("it is 0 (none) to 0.5 scene units", 0, 0.5),
     "smoothing": Allowed("it is a number of rounds, 0 for none", 0),
-    "denoise": Allowed("it is 0 (none) to 0.5 scene units", 0, 0.5),
+    "denoise": Allowed("it is 0 (none), or 0.001 to 0.5 scene units", 0.001, 0.5, (0,)),
     "up": Allowed("it is y or z", choices=("y", "z")),
     "color_depth": Allowed("it is 0 (at the surface) to 0.5 scene units", 0, 0.5),
     "density": Allowed("it is above 0 kg/m^3, such as 1000", ABOVE_ZERO),

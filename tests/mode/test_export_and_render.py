@@ -183,6 +183,10 @@ def test_the_contact_sheet_shows_the_newest_run_of_a_prompt(copied, launch):
         (["mode=export", "export.resolution=0"], "export.resolution is 0; it is 8 to 1024 cells a side"),
         (["mode=export", "export.resolution=fine"], "export.resolution is fine; it must be a whole number: type "),
         (["mode=export", "export.smoothing=-1"], "export.smoothing is -1; it is a number of rounds, 0 for none"),
+        (
+            ["mode=export", "export.denoise=1e-200"],
+            "export.denoise is 1e-200; it is 0 (none), or 0.001 to 0.5 scene units",
+        ),
         (["mode=export", "export=stl", "export.min_piece=x"], "export.min_piece is x; it must be a number"),
         (["mode=export", "export.min_piece=2"], "export.min_piece is 2; it is a share"),
         (["mode=export", "export.blur=-1"], "export.blur is -1; it is 0 (none) to 0.5 scene units"),
