@@ -35,13 +35,14 @@ class Movable:
     """`.to(device)` for frozen dataclasses of tensors; Lightning moves batches with `.to`."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        return self._with_each(lambda part: part.to(device, non_blocking=non_blocking))
+        return self.with_each(lambda part: part.to(device, non_blocking=non_blocking))
 
     def rows(self, index: slice) -> Self:
         """These elements of the batch, where the first axis of every tensor is the batch."""
-        return self._with_each(lambda part: part[index] if isinstance(part, Tensor) else part.rows(index))
+        return self.with_each(lambda part: part[index] if isinstance(part, Tensor) else part.rows(index))
 
-    def _with_each(self, change: Callable[[Any], Any]) -> Self:
+    def with_each(self, change: Callable[[Any], Any]) -> Self:
+        """The same with `change` applied to each tensor and each `Movable` in it."""
         parts = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
         changed = {name: change(part) for name, part in parts.items() if isinstance(part, Tensor | Movable)}
         return replace(self, **changed)  # type: ignore[type-var]
@@ -86,7 +87,7 @@ class Cameras(Movable):
         if torch.cuda.is_available() and device.type == "cuda":
             packed = packed.pin_memory()
         moved = iter(packed.to(device, non_blocking=True).split([part.numel() for part in parts]))
-        return self._with_each(lambda part: next(moved).view(part.shape))
+        return self.with_each(lambda part: next(moved).view(part.shape))
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +158,7 @@ class TextEmbedding(Movable):
     states: Tensor  # (K, L, D)
     mask: Tensor  # (K, L) bool, False at padding
     pooled: Tensor | None = None  # (K, P) one vector a text, for networks that need it (SDXL, SD3)
+    scene: int | None = None  # the prior's number of what all K texts show that show something; None: unknown
 
     def __post_init__(self) -> None:
         check_shapes(self, states=(None, None, None), mask=self.states.shape[:2], pooled=(len(self), None))
@@ -167,13 +169,13 @@ class TextEmbedding(Movable):
     def __getitem__(self, index: Tensor) -> Self:
         """The texts at `index` (B,) int64."""
         pooled = None if self.pooled is None else self.pooled[index]
-        return type(self)(self.states[index], self.mask[index], pooled)
+        return type(self)(self.states[index], self.mask[index], pooled, self.scene)
 
     def blend(self, shares: Tensor) -> Self:
         """B weighted sums of the K texts, with shares (B, K); tokens of any text with a share count as given."""
         states = torch.einsum("bk,kld->bld", shares, self.states)
         mask = ((shares != 0).float() @ self.mask.float()) > 0
-        return type(self)(states, mask, None if self.pooled is None else shares @ self.pooled)
+        return type(self)(states, mask, None if self.pooled is None else shares @ self.pooled, self.scene)
 
 
 @dataclass(frozen=True, eq=False)

@@ -61,6 +61,32 @@ def save_zero123(folder):
     return folder
 
 
+def save_deepfloyd(folder, side=16):
+    """DeepFloyd IF with six output channels, and T5 over single letters."""
+    from diffusers import DDPMScheduler, UNet2DConditionModel
+
+    torch.manual_seed(0)
+    UNet2DConditionModel(
+        sample_size=side,
+        in_channels=3,
+        out_channels=6,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        encoder_hid_dim=16,
+        encoder_hid_dim_type="text_proj",
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+    ).save_pretrained(folder / "unet")
+    scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", variance_type="learned_range")
+    scheduler.save_pretrained(folder / "scheduler")
+    save_t5(folder)
+    return folder
+
+
 def save_sdxl(folder):
     """Stable Diffusion XL with 32-pixel images: encoders of width 16 and 24, pooled text of 24."""
     from diffusers import EulerDiscreteScheduler, UNet2DConditionModel

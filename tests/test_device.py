@@ -141,10 +141,10 @@ def step(system, monkeypatch, lit, mode):
     scene = prior._scenes._prepare(0, torch.device("cpu"))  # this is copied in the first step
     moved(system.scene), moved(prior.model)
     prior.alphas_cumprod, prior._dtype = on_device(prior.alphas_cumprod), torch.float32
-    system.text_table = system.text_table._with_each(lambda part: part._with_each(on_device))
+    system.text_table = system.text_table.with_each(lambda part: part.with_each(on_device))
     monkeypatch.setattr(Lighting, "draw", lambda self, progress, generator: LAMBERTIAN if lit else ALBEDO)
     constant(WHITE, META, torch.float32)  # and this
-    prior._scenes._prepared[0] = scene._with_each(on_device)
+    prior._scenes._prepared[0] = scene.with_each(on_device)
     Waits.found.clear()
     with mode:
         loss = system.training_step(cameras.to(META), 0)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamfusion.ops.constants import constant
+from dreamfusion.ops.cuda_graph import CudaGraph, replayable
 from dreamfusion.types import Branch
 
 NAME = "distillation"  # of the adapter in the network's layers
@@ -98,8 +99,10 @@ class AdaptablePrior:
     adapter_learning_rate = 1e-4  # threestudio prolificdreamer
     sees_camera: ClassVar[bool]  # the network is conditioned on the camera without an adapter
     time_embedding: ClassVar[str] = "time_embedding"  # module of the network, see `Adapter`
+    cuda_graph = False  # on CUDA, replay predictions without an adapter as one CUDA graph
     _network: Any
     _adapter: Adapter | None = None
+    _graph: CudaGraph | None = None  # set to None when anything changes that predictions read
 
     @abstractmethod
     def _denoise(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
@@ -110,7 +113,18 @@ class AdaptablePrior:
         """See `Prior.denoise`."""
         if self._adapter is not None:
             self._adapter.enable(False)
+        elif self.cuda_graph and replayable(noisy) and self._reads_nothing_back(branches):
+            self._graph = self._graph or CudaGraph(self._denoise, self._read_beside)
+            return self._graph(noisy, timestep, tuple(branches))
         return self._denoise(noisy, timestep, branches)
+
+    def _reads_nothing_back(self, branches: Sequence[Branch]) -> bool:
+        """Whether a prediction of these branches can be recorded: no value of a tensor decides what is computed."""
+        return True
+
+    def _read_beside(self) -> object:
+        """What the last prediction has read and later ones may replace, see `CudaGraph`."""
+        return None
 
     @contextmanager
     def _adapter_as_it_is(self, device: torch.device) -> Iterator[None]:

@@ -60,6 +60,7 @@ class DiffusersPrior(AdaptablePrior):
         channels_last: bool,
         attention_slicing: bool,
         compile: bool,
+        cuda_graph: bool,
         vae: str | None,
         vae_dtype: str,
         view_chunk: int | None,
@@ -77,6 +78,7 @@ class DiffusersPrior(AdaptablePrior):
             channels_last: memory layout of the network.
             attention_slicing: less memory, slower.
             compile: `torch.compile` the network; the first step takes minutes.
+            cuda_graph: on CUDA, replay predictions as one CUDA graph; without effect while the network has an adapter.
             vae: another autoencoder of the same latents: folder or hub id; None: the model's own.
             lora: file or `owner/name/file` on the hub, and the weight, of low-rank changes of the network; None: none.
             tokens: files of textual inversion, see `add_words`; None: none.
@@ -92,7 +94,7 @@ class DiffusersPrior(AdaptablePrior):
 
         if view_chunk is not None and view_chunk < 1:
             raise GuidanceError(f"guidance.view_chunk is {view_chunk}; type guidance.view_chunk=1 for the least memory")
-        self._view_chunk = view_chunk
+        self._view_chunk, self.cuda_graph = view_chunk, cuda_graph
         self.guidance_scale, self.weighting = guidance_scale, weighting
         self._dtype_name, self._device, self._tokens = dtype, torch.device("cpu"), tokens or ()
         # Load in the precision of the expected device, so that `to("cuda")` needs no float32 copy.
@@ -126,7 +128,7 @@ class DiffusersPrior(AdaptablePrior):
 
     def to(self, device: torch.device | str) -> Self:
         """Move in place; dtype "auto" follows the new device."""
-        self._device = torch.device(device)
+        self._device, self._graph = torch.device(device), None
         with self._adapter_as_it_is(self._device):
             self._network.to(self._device, choose_dtype(self._dtype_name, self._device))
         if self._vae is not None:

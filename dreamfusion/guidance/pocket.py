@@ -19,7 +19,6 @@ from dreamfusion.guidance.pretrained import choose_dtype, refused
 from dreamfusion.guidance.prior import PixelSpace, concatenate_texts
 from dreamfusion.guidance.recognition import Recognised, nearest_model
 from dreamfusion.ops.constants import constant
-from dreamfusion.ops.cuda_graph import CudaGraph, replayable
 from dreamfusion.ops.precision import processor_bfloat16
 from dreamfusion.pocket import WEIGHTS
 from dreamfusion.pocket.model.denoiser import (
@@ -86,7 +85,8 @@ class PocketPrior(PixelSpace, AdaptablePrior):
             dtype: of the U-Net: "float32", "float16", "bfloat16", or "auto": float16 on CUDA, bfloat16 on processors
                 with bfloat16 products, else float32. Applied by `to`; the weights are loaded as float32.
             size: pixels a side of the images, one of SIZES; None: as large as the views fill.
-            cuda_graph: on CUDA, replay the network as one CUDA graph; without effect while it has an adapter.
+            cuda_graph: on CUDA, replay predictions as one CUDA graph; without effect while the network has an adapter,
+                without camera_conditioning, and for texts of several scenes.
 
         Raises:
             GuidanceError: the folder has no complete prior, the variant is neither "random" nor 0 or more, or the size
@@ -128,7 +128,7 @@ class PocketPrior(PixelSpace, AdaptablePrior):
         self.dtype, self._dtype = dtype, torch.float32
         self._vocabulary = Vocabulary(self._folder, self.text_encoder)
         self._scenes = Scenes(self.model, self.text_encoder, self._folder, variant, variant_seed)
-        self.cuda_graph, self._graph = cuda_graph, CudaGraph(self._predict)
+        self.cuda_graph = cuda_graph
 
     def to(self, device: torch.device | str) -> Self:
         """Move in place. On CUDA the whole network has the U-Net's precision; elsewhere all but the
@@ -139,7 +139,7 @@ class PocketPrior(PixelSpace, AdaptablePrior):
         if self.dtype == "auto" and device.type == "cpu" and processor_bfloat16():
             unet = torch.bfloat16
         self._dtype = unet if device.type == "cuda" else torch.float32
-        self._graph = CudaGraph(self._predict)  # the old one has the addresses of the old weights
+        self._graph = None
         with self._adapter_as_it_is(device):
             self.model.to(device, self._dtype)
             self.model.unet_to(unet)
@@ -192,18 +192,16 @@ class PocketPrior(PixelSpace, AdaptablePrior):
         given = noisy.to(dtype), timestep, states, mask, camera.to(dtype)
         if proxy is None:  # the network reads back what to render
             clean = self.model(*given, variant=0 if self.variant == RANDOM else self.variant)
-        elif self.cuda_graph and self._adapter is None and replayable(noisy):
-            clean = self._graph(*given, proxy.rgba, proxy.normal, proxy.features)
         else:
             clean = self.model(*given, proxy)
         return clean.float().chunk(count)
 
-    def _predict(self, *given: Tensor) -> Tensor:
-        """The network's prediction from plain tensors, the last three of them its proxy renders."""
-        from dreamfusion.pocket.model.proxy_render import ProxyRender
+    def _reads_nothing_back(self, branches: Sequence[Branch]) -> bool:
+        scenes = {branch.text.scene for branch in branches if self._sees_camera(branch)}
+        return len(scenes) == 1 and None not in scenes
 
-        clean: Tensor = self.model(*given[:-3], ProxyRender(*given[-3:]))
-        return clean
+    def _read_beside(self) -> object:
+        return self.model.feature_volume and self.model.feature_volume.decoded
 
     def _render_proxy(self, branches: Sequence[Branch], camera: Tensor, size: int) -> "ProxyRender | None":
         """The network's proxy renders, zeros for branches without a camera; None: the network selects the models."""

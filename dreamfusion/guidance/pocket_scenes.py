@@ -91,7 +91,9 @@ class Scenes:
             else -1.0
             for caption, reading, subject in zip(captions, readings, likeliest, strict=True)
         ]
-        return replace(encoded, pooled=torch.tensor(numbers, device=encoded.states.device)[:, None])
+        shown = {int(number) for number in numbers if number >= 0}
+        pooled = torch.tensor(numbers, device=encoded.states.device)[:, None]
+        return replace(encoded, pooled=pooled, scene=shown.pop() if len(shown) == 1 else None)
 
     def check_variant(self, reading: Reading) -> None:
         """Raises: GuidanceError: no object of the prompt has as many variants as are asked for."""
@@ -122,10 +124,10 @@ class Scenes:
 
     def render(self, text: TextEmbedding, camera: Tensor, size: int) -> "ProxyRender | None":
         """Proxy renders of B texts from the cameras (B, 12); None if the text of some image has no scene."""
-        if not self._numbers or text.pooled is None:
+        if text.pooled is None:
             return None
-        if len(self._numbers) == 1:  # then there is nothing to ask the device for, and to wait
-            return self._of(0, text, camera, size)
+        if text.scene is not None:  # then there is nothing to ask the device for, and to wait
+            return self._of(text.scene, text, camera, size)
         numbers = text.pooled[:, 0].round().long()
         if int(numbers.min()) < 0:
             return None

@@ -205,8 +205,10 @@ def concatenate_texts(branches: Sequence[Branch]) -> TextEmbedding:
     """Concatenate the texts of all branches, which have one (L, D), into one batch."""
     texts = [branch.text for branch in branches]
     pooled = [text.pooled for text in texts if text.pooled is not None]
+    scenes = {text.scene for text in texts}
     return TextEmbedding(
         torch.cat([text.states for text in texts]),
         torch.cat([text.mask for text in texts]),
         torch.cat(pooled) if len(pooled) == len(texts) else None,
+        scenes.pop() if len(scenes) == 1 else None,
     )

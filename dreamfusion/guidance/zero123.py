@@ -76,6 +76,7 @@ class Zero123Prior(DiffusersPrior):
         scale, _ = self._latent_units()
         # Not scaled as the noisy latents are: so the network was trained.
         latents = self.encode_image(resize(rgb.to(self._device), self.resolution)) / scale
+        self._graph = None
         self._picture = embedding.to(self._device), latents, camera.to(self._device)
 
     def encode_text(self, texts: Sequence[str]) -> TextEmbedding:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from options import make_sds, option, predict
-from pipelines import save_t5
+from pipelines import save_deepfloyd
 
 from dreamfusion.error import GuidanceError
 from dreamfusion.guidance.deepfloyd import TOKENS
@@ -14,31 +14,7 @@ SIDE = 16
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder in diffusers' layout: 16-pixel images, six output channels, T5 over single letters."""
-    from diffusers import DDPMScheduler, UNet2DConditionModel
-
-    folder = tmp_path_factory.mktemp("deepfloyd")
-    torch.manual_seed(0)
-    UNet2DConditionModel(
-        sample_size=SIDE,
-        in_channels=3,
-        out_channels=6,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        norm_num_groups=8,
-        encoder_hid_dim=16,
-        encoder_hid_dim_type="text_proj",
-        cross_attention_dim=16,
-        attention_head_dim=4,
-        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
-        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
-    ).save_pretrained(folder / "unet")
-    DDPMScheduler(beta_schedule="squaredcos_cap_v2", variance_type="learned_range").save_pretrained(
-        folder / "scheduler"
-    )
-    save_t5(folder)
-    return folder
+    return save_deepfloyd(tmp_path_factory.mktemp("deepfloyd"), SIDE)
 
 
 @pytest.fixture(scope="module")

@@ -147,6 +147,11 @@ class FeatureVolume(ModelMixin, ConfigMixin):
         chosen = [self.variants(self.vocabulary[name]) for name in likeliest]
         return torch.tensor([models[min(variant, len(models) - 1)] for models in chosen], device=text.device)
 
+    @property
+    def decoded(self) -> Tensor | None:
+        """The last result of `decode`, where the weights are frozen."""
+        return None if self._cached is None else self._cached[2]
+
     def decode(self, subject: Tensor, zoom: int = 1) -> Tensor:
         """Model indices (G,) -> volumes (G, N, N, N, C), indexed z, y, x, for `forward` at the same `zoom`.
 
