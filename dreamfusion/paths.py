@@ -1,14 +1,16 @@
-"""Where the configuration files and the checkpoints of a run are.
+"""Where the configuration files, the checkpoints of a run and the user's cache are.
 
 A wheel contains the two folders of configuration that a checkout has beside the package.
 """
 
+import os
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
 CONFIGURATION, SWEEPS = (
     _PACKAGE / name if (_PACKAGE / name).is_dir() else _PACKAGE.parent / name for name in ("conf", "sweeps")
 )
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "dreamfusion"
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # names in checkpoints/, the second of the checkpoint before the last
 REFERENCE = "reference.png"  # name of the framed picture in the folder of a run that has one
 

@@ -1,5 +1,6 @@
 """Base class of priors with published weights in diffusers' folder layout: loading, precision, latents, prediction."""
 
+import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +26,7 @@ from dreamfusion.guidance.prior import concatenate_texts
 from dreamfusion.guidance.single_file import unpacked
 from dreamfusion.guidance.textual_inversion import add_words
 from dreamfusion.guidance.tokens import tokenized
+from dreamfusion.paths import CACHE
 from dreamfusion.types import Branch, TextEmbedding
 
 LARGE = 4e9  # bytes of the files of a text encoder; T5-XXL has 4.8 billion parameters, and the largest CLIP 0.7
@@ -123,7 +125,8 @@ class DiffusersPrior(AdaptablePrior):
                 network.to(memory_format=torch.channels_last)
         if attention_slicing:
             self._network.set_attention_slice("auto")
-        if compile:
+        if compile:  # torch's own folder is a temporary one, which a restart of the machine empties
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE / "compiled"))
             self._network.compile()
 
     def to(self, device: torch.device | str) -> Self:

@@ -24,13 +24,15 @@ from pathlib import Path
 import psutil
 from filelock import FileLock
 
+from dreamfusion.paths import CACHE
+
 LIMIT = 60.0  # seconds of the check before a run; a build goes on from its finished files at the next one
 STALE = 600.0  # seconds after which the lock of a build is that of an interrupted one
 ROOT = Path(__file__).parents[2]
 INSIDE = "DREAMFUSION_PROBE"  # set in the process that checks, which must not start another
 SAID = "verdict: "
 EVERY = "*"  # operation: those without a verdict of their own
-VERDICTS = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "dreamfusion" / "kernels.json"
+VERDICTS = CACHE / "kernels.json"
 
 
 def failure(kernel: str, device: str, op: str = EVERY, limit: float = LIMIT, again: bool = False) -> str | None:

@@ -1,6 +1,7 @@
 """The Stable Diffusion adapter on small random networks of the published classes."""
 
 import logging
+import os
 import socket
 import time
 
@@ -89,8 +90,11 @@ def test_compile_replaces_the_call_of_the_network_alone(folder, prior, monkeypat
     """Whether the compiler's code is right is torch's matter; it takes minutes."""
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda call, **settings: compiled.append(call) or call)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # restored after the test
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     other = option("guidance/sd", model=str(folder), compile=True)
     assert compiled == [other._network._call_impl]
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"].endswith("/dreamfusion/compiled")  # a restart does not empty it
     noisy, timestep, text = torch.ones(1, 4, 16, 16), torch.tensor([500]), prior.encode_text(["a cat"])
     assert torch.equal(predict(other, noisy, timestep, text), predict(prior, noisy, timestep, text))
 
