@@ -29,8 +29,10 @@ def denoise(vertices: np.ndarray, faces: np.ndarray, width: float) -> np.ndarray
     Args:
         vertices: (V, 3) float32, scene units.
         faces: (F, 3) integers.
-        width: standard deviation of the filter along the surface, scene units; lumps about as wide vanish.
+        width: standard deviation of the filter along the surface, scene units; lumps about as wide vanish. 0: none.
     """
+    if width == 0:
+        return vertices
     area = float(_faces(vertices.astype(np.float64), faces)[1].sum())
     coarse, triangles = simplify(vertices, faces, max(round(FACES * area / width**2), 1))
     before = coarse.astype(np.float64)

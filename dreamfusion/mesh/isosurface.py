@@ -66,9 +66,7 @@ def extract_mesh(
     vertices, triangles = _keep_large_pieces(vertices, triangles.astype(np.int64), export)
     if export.smoothing > 0:
         vertices = _smooth(vertices, triangles, export.smoothing)
-    if export.denoise > 0:
-        vertices = denoise(vertices, triangles, export.denoise)
-    return decimated(vertices, triangles, export.faces)
+    return decimated(denoise(vertices, triangles, export.denoise), triangles, export.faces)
 
 
 def finish_mesh(vertices: np.ndarray, triangles: np.ndarray, export: ExportSettings) -> Mesh:
@@ -77,9 +75,7 @@ def finish_mesh(vertices: np.ndarray, triangles: np.ndarray, export: ExportSetti
     Not smoothed: its roughness was trained away.
     """
     vertices, triangles = repair(*_keep_large_pieces(vertices, triangles, export))
-    if export.denoise > 0:
-        vertices = denoise(vertices, triangles, export.denoise)
-    return decimated(vertices, triangles, export.faces)
+    return decimated(denoise(vertices, triangles, export.denoise), triangles, export.faces)
 
 
 def _keep_large_pieces(
