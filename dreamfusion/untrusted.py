@@ -19,6 +19,8 @@ from dreamfusion.error import UserError
 from dreamfusion.paths import CONFIGURATION
 
 TARGET = "_target_"
+CALLING = ("_partial_", "_recursive_", "_convert_")  # how Hydra calls a `_target_`
+GROUP = re.compile(r"[\w-]+")  # keys of a configuration: names of groups, each a folder of options
 LARGEST = 200_000  # characters of a configuration; ours have 4,000. An alias can multiply itself without bound
 MOST = 10_000  # values of a configuration; ours have 400. In a pickle, lists may be shared, and grow like aliases
 SCALARS = (str, int, float, bool, type(None))
@@ -67,7 +69,8 @@ def checked_configuration(content: object, source: Path) -> dict[str, Any]:
 
     Safe means: only dicts with string keys, lists, strings, numbers, booleans and null (no tuples: OmegaConf turns them
     into lists, whose items Hydra instantiates); interpolations of other settings only; and each `_target_` at a path
-    where an option of the same group has the same `_target_`.
+    where an option of the same group has the same `_target_`, called in the same way. An interpolation puts a
+    `_target_` at its own path: there the option has to have the same interpolation, as `scene.field: ${field}`.
 
     Raises:
         UntrustedError: the configuration is not safe.
@@ -79,9 +82,10 @@ def checked_configuration(content: object, source: Path) -> dict[str, Any]:
             if count > MOST:
                 raise UntrustedError(f"{source} has more than {MOST:,} values in its configuration; it is not loaded")
             _check_plain(path, value, source)
+        refused = _refused(content)
     except RecursionError as error:
         raise UntrustedError(f"{source} has a configuration that is nested without end; it is not loaded") from error
-    if refused := _refused(content):
+    if refused:
         raise UntrustedError(f"{source} names {'; '.join(refused)}; the file is not loaded")
     return content
 
@@ -121,10 +125,38 @@ def _refused(content: Mapping[str, Any]) -> list[str]:
     """Why `_target_`s are not allowed; `refine` holds settings of a second stage, which replace those of the first."""
     second, refused = content.get("refine"), []
     for group, value in [*content.items(), *(second.items() if type(second) is dict else ())]:
+        if not GROUP.fullmatch(group):
+            refused.append(f"{group!r}, which is not the name of a group")
+            continue
         for path, node in _nodes(value, group) if value is not second else [(group, value)]:
             if type(node) is dict and (refusal := _refusal(path, node, group)):
                 refused.append(refusal)
+            elif type(node) is str and _brings_target(node, content, set()) and node not in _allowed(group, path, str):
+                refused.append(f"{node} at {path}, where no option refers to it")
     return refused
+
+
+def _brings_target(value: object, content: Mapping[str, Any], seen: set[str]) -> bool:
+    """Whether a setting has a `_target_` in it once all interpolations are resolved; `seen`: those looked at before."""
+    for _, node in _nodes(value, ""):
+        if type(node) is dict and TARGET in node:
+            return True
+        if type(node) is str:
+            paths = {match["path"][:-1] for match in INTERPOLATION.finditer(node) if match["path"]} - seen
+            seen |= paths
+            if any(_brings_target(_setting(content, path), content, seen) for path in sorted(paths)):
+                return True
+    return False
+
+
+def _setting(content: object, path: str) -> object:
+    """The setting at a dotted path, unresolved; None if there is none."""
+    for name in path.split("."):
+        if type(content) is list and name.isdecimal() and int(name) < len(content):
+            content = content[int(name)]
+        else:
+            content = content.get(name) if type(content) is dict else None
+    return content
 
 
 def _calls_resolver(text: str) -> bool:
@@ -153,12 +185,15 @@ def _refusal(path: str, node: Mapping[str, object], group: str) -> str | None:
     """Why the `_target_` of a node at `path` is not allowed there; None if it has none, or one that is."""
     if TARGET not in node:
         return None
-    known: set[str] = set().union(
-        *(_targets(folder, group).get(path, frozenset()) for folder in configuration_folders())
-    )
-    target = node[TARGET]
+    options, target = _allowed(group, path, dict), node[TARGET]
+    known = {option[TARGET] for option in options}
     if type(target) is str and target in known:
-        return None
+        called = [
+            {key: node.get(key) for key in CALLING} == {key: option.get(key) for key in CALLING}
+            for option in options
+            if option[TARGET] == target
+        ]
+        return None if any(called) else f"{target} at {path} with another {', '.join(CALLING)} than its option"
     allowed = f"allowed there: {', '.join(sorted(known))}" if known else "no _target_ is allowed there"
     return f"{target} at {path}; {allowed}"
 
@@ -172,15 +207,21 @@ def configuration_folders() -> list[Path]:
     return list(dict.fromkeys(folders))
 
 
+def _allowed(group: str, path: str, kind: type) -> list[Any]:
+    """What the options of a group have at a path: nodes with a `_target_` (dict), or interpolations (str)."""
+    nodes = [node for folder in configuration_folders() for node in _options(folder, group).get(path, ())]
+    return [node for node in nodes if type(node) is kind]
+
+
 @cache
-def _targets(folder: Path, group: str) -> dict[str, frozenset[str]]:
-    """Dotted path -> the `_target_`s at that path in the options of a group, with interpolations unresolved."""
-    found: dict[str, set[str]] = {}
+def _options(folder: Path, group: str) -> dict[str, list[Any]]:
+    """Dotted path -> the nodes with a `_target_` and the interpolations at that path in the options of a group."""
+    found: dict[str, list[Any]] = {}
     for file in sorted((folder / group).glob("**/*.yaml")):
         content = OmegaConf.to_container(OmegaConf.load(file))
         if file.read_text(encoding="utf-8").startswith("# @package _global_"):
             content = content.get(group) if isinstance(content, dict) else None
         for path, node in _nodes(content, group):
-            if type(node) is dict and TARGET in node:
-                found.setdefault(path, set()).add(node[TARGET])
-    return {path: frozenset(targets) for path, targets in found.items()}
+            if (type(node) is dict and TARGET in node) or (type(node) is str and INTERPOLATION.search(node)):
+                found.setdefault(path, []).append(node)
+    return found

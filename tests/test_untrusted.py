@@ -98,6 +98,47 @@ def test_a_second_stage_may_name_what_its_groups_may():
             checked_configuration({"refine": refused}, SOURCE)
 
 
+CLEAN = {"_target_": "dreamfusion.mode.clean.run", "_partial_": True, "remove": ["checkpoints"]}
+
+
+@pytest.mark.parametrize("way", ["${mode}", "${extra}", "${extra.again}", "${listed}", "${listed.0}", "a ${mode}"])
+def test_an_interpolation_puts_no_target_where_no_option_has_it(way):
+    """Hydra would call what stands there: `scene: ${mode}` would run a mode with the arguments of the file."""
+    others = {"mode": CLEAN, "extra": {"again": "${mode}"}, "listed": ["${extra}"]}
+    for place in ({"scene": way}, {"scene": {"field": way}}, {"scene": {"field": {"deep": [way]}}}):
+        with pytest.raises(UntrustedError, match="where no option refers to it"):
+            checked_configuration(others | place, SOURCE)
+    hidden = {"refine": {"mode": CLEAN}, "scene": "${refine.mode}"}
+    with pytest.raises(UntrustedError, match=r"\$\{refine\.mode\} at scene, where no option refers to it"):
+        checked_configuration(hidden, SOURCE)
+
+
+def test_interpolations_that_go_round_or_on_and_on_end():
+    many = {f"a{i}": f"${{a{i + 1}}}" for i in range(9000)}
+    wide = {f"b{i}": [f"${{b{j}}}" for j in range(40)] for i in range(40)}
+    for content in ({"a": "${b}", "b": "${a}", "scene": "${a}"}, wide | {"scene": "${b0}"}):
+        assert checked_configuration(content, SOURCE) == content
+    with pytest.raises(UntrustedError, match="nested without end"):
+        checked_configuration(many | {"scene": "${a0}"}, SOURCE)
+
+
+@pytest.mark.parametrize("change", [{"_partial_": False}, {"_recursive_": False}, {"_convert_": "all"}])
+def test_a_target_is_called_as_its_option_calls_it(change):
+    logger = OmegaConf.to_container(OmegaConf.load(CONFIGURATION / "logger" / "csv.yaml"))
+    assert checked_configuration({"logger": logger}, SOURCE)
+    with pytest.raises(UntrustedError, match="than its option"):
+        checked_configuration({"logger": logger | change}, SOURCE)
+
+
+@pytest.mark.parametrize("key", ["/", "../elsewhere", "camera/../../elsewhere", "a.b", ""])
+def test_a_key_is_no_path(key, tmp_path):
+    with pytest.raises(UntrustedError, match="not the name of a group"):
+        checked_configuration({key: {"_target_": "os.system"}}, SOURCE)
+    (tmp_path / "own.yaml").write_text("_target_: os.system\n")
+    with pytest.raises(UntrustedError, match="not the name of a group"):
+        checked_configuration({str(tmp_path): {"_target_": "os.system"}}, SOURCE)
+
+
 def test_an_option_of_the_users_own_folder_is_accepted(tmp_path, monkeypatch):
     (tmp_path / "camera").mkdir()
     (tmp_path / "camera" / "mine.yaml").write_text("_target_: mine.Camera\n")

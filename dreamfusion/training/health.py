@@ -22,19 +22,16 @@ FAINT = 1e-3  # mean squared difference to the background, in the prior's space,
 
 
 class WatchedPrior:
-    """A prior that keeps its last prediction; everything else is the prior's."""
+    """A prior that keeps its last prediction, made by `watch`."""
 
-    def __init__(self, prior: Prior) -> None:
-        self.prior = prior
-        self._last: tuple[Tensor, Tensor, tuple[Tensor, ...]] | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.prior, name)
+    __slots__ = ("_last", "watched")
+    watched: Prior
+    _last: tuple[Tensor, Tensor, tuple[Tensor, ...]] | None
 
     def denoise(self, noisy: Tensor, timestep: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
         """See `Prior.denoise`."""
-        estimates = self.prior.denoise(noisy, timestep, branches)
-        self._last = noisy, self.prior.alphas_cumprod[timestep], estimates
+        estimates: tuple[Tensor, ...] = self.watched.denoise(noisy, timestep, branches)
+        self._last = noisy, self.watched.alphas_cumprod[timestep], estimates
         return estimates
 
     def last_estimate(self) -> Tensor | None:
@@ -47,6 +44,18 @@ class WatchedPrior:
             return ()
         noisy, abar, estimates = self._last
         return tuple(noise_from_clean(clean, noisy, abar) for clean in estimates)
+
+
+def watch(prior: Prior) -> WatchedPrior:
+    """The prior as a `WatchedPrior`, which is of the prior's class too and has its state.
+
+    A wrapper that passes attributes on would not do: since Python 3.12 `isinstance` of a protocol does not see them.
+    """
+    made: Any = object.__new__(type("WatchedPrior", (WatchedPrior, type(prior)), {}))
+    made.__dict__ = prior.__dict__  # one state: what moves the one moves the other
+    made.watched, made._last = prior, None
+    watched: WatchedPrior = made
+    return watched
 
 
 @torch.no_grad()
@@ -117,8 +126,8 @@ def rim_background(system: DreamFusion, prior: WatchedPrior, rim: Tensor) -> Ten
     assert guidance is not None and background is not None
     if estimate is None:
         return rim.new_ones(())
-    size = seen_size(prior, rim.shape[-1])
-    flat = prior.encode_image(background[:, :, None, None].expand(-1, -1, size, size))
+    size = seen_size(prior.watched, rim.shape[-1])
+    flat = prior.watched.encode_image(background[:, :, None, None].expand(-1, -1, size, size))
     rim = F.interpolate(rim, estimate.shape[-2:], mode="area")
     way = flat - guidance.latents
     along = (rim * way * (estimate - guidance.latents)).sum()

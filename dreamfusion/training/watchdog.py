@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dreamfusion.error import UserError, check_positive
 from dreamfusion.system import DreamFusion
-from dreamfusion.training.health import WatchedPrior, largest_parameter, measure
+from dreamfusion.training.health import WatchedPrior, largest_parameter, measure, watch
 from dreamfusion.types import Cameras
 
 log = logging.getLogger(__name__)
@@ -123,11 +123,11 @@ class Watchdog(L.Callback):
         self._norms, self._start = state_dict["norms"], state_dict.get("start")
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self._prior = pl_module.distillation.prior = WatchedPrior(pl_module.distillation.prior)
+        self._prior = pl_module.distillation.prior = watch(pl_module.distillation.prior)
 
     def teardown(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         if self._prior is not None:
-            pl_module.distillation.prior, self._prior = self._prior.prior, None
+            pl_module.distillation.prior, self._prior = self._prior.watched, None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._norms = self._norms.to(pl_module.device)

@@ -13,12 +13,13 @@ from training import assert_same, make_trainer
 
 from dreamfusion.camera.data import CameraData
 from dreamfusion.error import UserError
+from dreamfusion.guidance.prior import ImageScorer, Multiscale, PictureConditioned, seen_size
 from dreamfusion.loss import Regularizer
 from dreamfusion.scene.background.solid import ConstantBackground
 from dreamfusion.scene.nerf.scene import NeRF
 from dreamfusion.scene.nerf.stratified import StratifiedRenderer
 from dreamfusion.training import watchdog
-from dreamfusion.training.health import masked_mean, measure, rim_mask
+from dreamfusion.training.health import masked_mean, measure, rim_mask, watch
 from dreamfusion.training.loggers import MetricsFile
 from dreamfusion.training.metrics import Metrics
 from dreamfusion.training.watchdog import SYMPTOMS, Sick, diagnose
@@ -224,6 +225,24 @@ def test_it_changes_no_bit_of_a_healthy_run(make_system, tmp_path):
     trainer.fit(without, CameraData(ORBIT, 12, without.seed))
     assert_same(dict(with_it.state_dict()), dict(without.state_dict()))
     assert isinstance(with_it.distillation.prior, GaussianPrior)  # given back
+
+
+def test_a_watched_prior_is_what_the_prior_is():
+    """Distillation asks a prior whether it looks at several sizes, scores images or looks at a picture."""
+
+    class Other(GaussianPrior):
+        sizes = (8, 16)
+
+        def score(self, latents, conditioning):
+            return self.weighting
+
+    prior = Other()
+    watched = watch(prior)
+    assert isinstance(watched, Multiscale) and isinstance(watched, ImageScorer) and isinstance(watched, Other)
+    assert not isinstance(watched, PictureConditioned) and not isinstance(watch(GaussianPrior()), Multiscale)
+    assert [seen_size(watched, pixels) for pixels in (8, 20)] == [8, 16]
+    prior.weighting = "moved"
+    assert watched.score(None, None) == "moved" and watched.watched is prior
 
 
 @pytest.mark.parametrize(("size", "expected"), [(0.5, 0.0), (0.85, 0.0), (1.0, 0.9)])
