@@ -112,6 +112,32 @@ def test_degenerate_gaussians_are_finite_and_equal_for_every_backend(case, backe
         torch.testing.assert_close(found, wanted, atol=2e-4 * largest, rtol=0)
 
 
+@pytest.mark.parametrize("backend", KERNELS)
+def test_long_needles_in_large_pictures_are_drawn_as_by_the_reference(backend):
+    """Rounding leaves nothing, or less, of the determinant of their conics."""
+    count, size = 30, 64 if backend == "triton" else 512
+    means, _, turns, opacities, colors = cloud(count, spread=0.2)
+    scales = torch.tensor([1000.0, 1e-3, 1e-3]).expand(count, 3)
+    cameras = camera(height=size, width=size)
+    conics = project_gaussians(cameras, means, scales, turns).conics[0]
+    assert size < 512 or (conics[:, 0] * conics[:, 2] - conics[:, 1] ** 2 <= 0).any()
+    (values, alpha), (wanted, full) = (
+        draw((means, scales, turns, opacities, colors), cameras, one) for one in (backend, "torch")
+    )
+    assert full.sum() > 20
+    torch.testing.assert_close(alpha, full, atol=0.02, rtol=0)
+    torch.testing.assert_close(values, wanted, atol=0.02, rtol=0)
+
+
+def test_numbers_that_are_none_end_no_process():
+    gaussians = [part.clone() for part in cloud(8)]
+    for part in gaussians[:3]:
+        part[::2] = float("nan")
+    gaussians[1][1] = float("inf")
+    values, _ = draw(gaussians, camera(), "numba")
+    assert values.shape == (1, H, W, 3)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_gaussians_behind_or_at_the_camera_and_faint_ones_are_not_drawn_and_get_no_gradient(backend):
     cameras = camera()

@@ -6,6 +6,7 @@ Kerbl et al. 2023 (3D Gaussian splatting, arXiv 2308.04079); the projection is t
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from dreamfusion.ops.backend import implementation
@@ -14,6 +15,7 @@ from dreamfusion.types import check_shape
 FAINTEST = 1 / 255  # alpha below which a Gaussian does not reach a pixel
 MOST = 0.99  # largest alpha, so that the gradient of what is behind stays finite
 TILE = 16  # pixels a side
+ROUNDING = 2.5e-7  # of a c - b^2 in float32, as a share of a c, which may be more than a needle's determinant
 
 
 class Screen(NamedTuple):
@@ -23,6 +25,17 @@ class Screen(NamedTuple):
     conics: Tensor  # (B, N, 3) a, b, c of the inverse covariance [[a, b], [b, c]], 1 / pixels^2
     shares: Tensor  # (B, N) of the opacity, at most 1: what is thinner than a pixel is spread over it
     depths: Tensor  # (B, N) along the camera's axis; 0: too near or behind, and not drawn
+
+
+def extent(conics: Tensor) -> Tensor:
+    """Half the width and height, (..., 2) pixels, of the ellipses a x^2 + 2 b x y + c y^2 = 1 of conics (..., 3).
+
+    At least as large as the ellipse: the determinant of a needle is lost in its rounding.
+    """
+    a, b, c = conics.unbind(-1)
+    both = a * c
+    determinant = (both - b * b - ROUNDING * both).maximum(ROUNDING * both)
+    return (torch.stack([c, a], dim=-1) / determinant[..., None]).sqrt()
 
 
 def splat(

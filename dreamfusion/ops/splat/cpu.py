@@ -12,13 +12,13 @@ from torch import Tensor
 
 from dreamfusion.ops.backend import run_parallel
 from dreamfusion.ops.kernel_cache import njit
-from dreamfusion.ops.splat import FAINTEST, Screen, rows
+from dreamfusion.ops.splat import FAINTEST, ROUNDING, Screen, rows
 
 Array = np.ndarray
 _compiled = njit(nogil=True, fastmath=True, error_model="numpy")
 SIDE = rows.LANES  # of a tile
 AREA = SIDE * SIDE
-LEAST = np.float32(FAINTEST)
+LEAST, LOST = np.float32(FAINTEST), np.float32(ROUNDING)
 OPAQUE = np.float32(1e-4)  # largest transmittance of a row below which nothing more is drawn on it
 ONE, HALF, ZERO = np.float32(1), np.float32(0.5), np.float32(0)
 WEIGHT, ALONG, MOMENTS = rows.WEIGHT, rows.ALONG, rows.MOMENTS
@@ -78,6 +78,13 @@ def _arrays(*tensors: Tensor) -> list[Array]:
 
 
 @_compiled
+def _determinant(a: Any, b: Any, c: Any) -> Any:
+    """See `extent`."""
+    both = a * c
+    return max(both - b * b - LOST * both, LOST * both)
+
+
+@_compiled
 def _tiles(
     means: Array, conics: Array, opacities: Array, depths: Array, order: Array, height: int, width: int
 ) -> tuple[Array, Array]:
@@ -90,7 +97,7 @@ def _tiles(
         a, b, c = conics[i, 0], conics[i, 1], conics[i, 2]
         box[k, 1] = -1  # reaches no tile
         if depths[i] > ZERO and opacities[i] > LEAST:
-            scale = 2 * log(opacities[i] / LEAST) / (a * c - b * b)
+            scale = 2 * log(opacities[i] / LEAST) / _determinant(a, b, c)
             x, y = sqrt(scale * c), sqrt(scale * a)
             # The bounds come before the conversion: an integer holds no infinity.
             box[k, 0] = floor(max(means[i, 0] - x, ZERO) / SIDE)
@@ -99,6 +106,9 @@ def _tiles(
             box[k, 3] = floor(min(max(means[i, 1] + y, -ONE), height - 1) / SIDE)
             if means[i, 0] - x > width or means[i, 1] - y > height:
                 box[k, 1] = -1
+            # Of a number that is none, the conversion makes any integer.
+            box[k, 0], box[k, 1] = max(box[k, 0], 0), min(box[k, 1], across - 1)
+            box[k, 2], box[k, 3] = max(box[k, 2], 0), min(box[k, 3], down - 1)
         if box[k, 1] < 0:
             box[k, 0], box[k, 2], box[k, 3] = 0, 0, -1
         for row in range(box[k, 2], box[k, 3] + 1):
@@ -121,10 +131,11 @@ def _extent(
     """First and last row of the tile that Gaussian i reaches, a, b, c, and its exponent where it is faintest."""
     a, b, c = conics[i, 0], conics[i, 1], conics[i, 2]
     least = np.float32(log(LEAST / opacities[i]))
-    reach = np.float32(sqrt(-2 * least * a / (a * c - b * b)))
+    reach = np.float32(sqrt(-2 * least * a / _determinant(a, b, c)))
     middle = means[i, 1] - HALF - np.float32(top)
     first = ceil(max(middle - reach, ZERO))
-    return first, floor(min(middle + reach, np.float32(count - 1))), a, b, c, least
+    last = floor(min(middle + reach, np.float32(count - 1)))
+    return max(int(first), 0), min(int(last), count - 1), a, b, c, least
 
 
 @_compiled

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dreamfusion.ops.splat import FAINTEST, MOST, TILE, Screen
+from dreamfusion.ops.splat import FAINTEST, MOST, TILE, Screen, extent
 
 
 def splat(screen: Screen, opacities: Tensor, features: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -44,9 +44,8 @@ def _tile(
 @torch.no_grad()
 def _reached(means: Tensor, conics: Tensor, opacities: Tensor, columns: Tensor, rows: Tensor) -> Tensor:
     """Indices of the Gaussians whose bounding box has a pixel of the tile."""
-    a, b, c = conics.unbind(1)
     level = 2 * (opacities.clamp(min=1e-12) / FAINTEST).log()
-    half = (level.clamp(min=0)[:, None] * torch.stack([c, a], dim=1) / (a * c - b * b)[:, None]).sqrt() + 1
+    half = level.clamp(min=0).sqrt()[:, None] * extent(conics) + 1
     low, high = means - half, means + half
     across = (high[:, 0] >= columns[0]) & (low[:, 0] <= columns[-1])
     return (across & (high[:, 1] >= rows[0]) & (low[:, 1] <= rows[-1]) & (level > 0)).nonzero()[:, 0]

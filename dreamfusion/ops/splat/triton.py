@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from dreamfusion.ops.binning import SIDE, Bins, bin_boxes
 from dreamfusion.ops.launch import launch, tile
-from dreamfusion.ops.splat import FAINTEST, MOST, Screen
+from dreamfusion.ops.splat import FAINTEST, MOST, Screen, extent
 
 _FAINTEST, _MOST = tl.constexpr(FAINTEST), tl.constexpr(MOST)
 _OPAQUE = tl.constexpr(1e-4)  # largest transmittance of a tile behind which nothing is drawn
@@ -71,9 +71,8 @@ def _bin(screen: Screen, height: int, width: int) -> tuple[Bins, Tensor]:
     The shares are the opacities of the views; the pairs name the Gaussians themselves, counted through all views.
     """
     b, n = screen.depths.shape
-    a, cross, c = screen.conics.unbind(-1)
     level = 2 * (screen.shares.clamp(min=1e-12) / FAINTEST).log()  # of the ellipse's equation where alpha is faintest
-    reach = (level[..., None] * torch.stack([c, a], dim=-1) / (a * c - cross * cross)[..., None]).sqrt()
+    reach = level.clamp(min=0).sqrt()[..., None] * extent(screen.conics)
     order = screen.depths.argsort(dim=1, stable=True)
     order = (order + n * torch.arange(b, device=order.device)[:, None]).view(-1)
     low, high = ((screen.means + sign * reach).view(-1, 2)[order].view(b, n, 2) for sign in (-1, 1))
