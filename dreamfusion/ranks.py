@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
 ONE_DEVICE = ("auto", "single_device")  # strategies; `auto` is one device for one device
 
@@ -26,3 +28,10 @@ def is_distributed(trainer: Mapping[str, Any]) -> bool:
     devices = trainer.get("devices", "auto")
     one = str(devices) == "1" or (not isinstance(devices, str | int) and len(devices) == 1)
     return not one or trainer.get("num_nodes", 1) != 1 or trainer.get("strategy", "auto") not in ONE_DEVICE
+
+
+def summed(values: Tensor) -> Tensor:
+    """The sum of a tensor over the processes of a distributed run, each of which calls this; in place."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(values)
+    return values

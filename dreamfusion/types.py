@@ -86,7 +86,8 @@ class Cameras(Movable):
         packed = torch.cat([part.reshape(-1) for part in parts])
         if torch.cuda.is_available() and device.type == "cuda":
             packed = packed.pin_memory()
-        moved = iter(packed.to(device, non_blocking=True).split([part.numel() for part in parts]))
+        # Without pinned memory the copy has to be over before the memory is freed; so it is on CUDA in any case.
+        moved = iter(packed.to(device, non_blocking=device.type == "cuda").split([part.numel() for part in parts]))
         return self.with_each(lambda part: next(moved).view(part.shape))
 
 

@@ -14,6 +14,8 @@ from dreamfusion.camera.orbit import Orbit
 from dreamfusion.cli.console import filter_messages
 from dreamfusion.loss import Regularizer
 from dreamfusion.scene.background.learned import LearnedBackground
+from dreamfusion.scene.gaussians.growth import Growth
+from dreamfusion.scene.gaussians.scene import GaussianScene
 from dreamfusion.scene.lighting import Lighting
 from dreamfusion.scene.nerf.hashgrid import HashGridField
 from dreamfusion.scene.nerf.occupancy import OccupancyRenderer
@@ -25,27 +27,44 @@ ORBIT = Orbit([-15, 75], [2.7, 3.3], False, [1.3, 1.4], 0.5, 0.1, 0.1, 0.1, [1, 
 PATIENCE = 900  # seconds for all steps; a process waits forever for a failed one
 
 
-def make_system():
+def make_gaussians():
+    torch.manual_seed(0)
+    growth = Growth(every=2, until=1.0, share=0.3, split=0.1, faint=0.0)
+    settings = {"count": 40, "most": 80, "degree": 0, "ball": 0.5, "opacity": 0.3, "growth": growth}
+    return GaussianScene(option("background/constant"), radius=1.0, **settings)
+
+
+def make_nerf():
     torch.manual_seed(0)
     field = HashGridField(
         radius=1.0, levels=3, features=2, log2_table_size=9, base_resolution=4, max_resolution=16, hidden=8,
         blob_density=5.0, blob_radius=0.5, density_scale=1.0, precision="auto", open_levels=1.0,
     )  # fmt: skip
     torch.nn.init.normal_(field.table, std=0.5)
+    return NeRF(
+        field,
+        LearnedBackground(frequencies=2, hidden=8, layers=1, random_share=0.0),
+        OccupancyRenderer(1.0, 8, 24, threshold=0.01, decay=0.9, update_every=2, warmup=2),
+    )
+
+
+SCENES = {"nerf": make_nerf, "gaussians": make_gaussians}
+
+
+def make_system(kind="nerf"):
+    scene = SCENES[kind]()
     prior, prompting = GaussianPrior(), option("prompting/view_dependent")
     return DreamFusion(
-        scene=NeRF(
-            field,
-            LearnedBackground(frequencies=2, hidden=8, layers=1, random_share=0.0),
-            OccupancyRenderer(1.0, 8, 24, threshold=0.01, decay=0.9, update_every=2, warmup=2),
-        ),
+        scene=scene,
         prompting=prompting,
         distillation=make_sds(prior),
         text_table=prompting.encode(prior, "a cat"),
         config={},
-        lighting=Lighting(albedo_until=0.0, lit=0.5, textureless=0.5, ambient=0.1),
+        lighting=Lighting(albedo_until=0.0, lit=0.5 if kind == "nerf" else 0.0, textureless=0.5, ambient=0.1),
         regularizer=Regularizer(opacity=0.01),
-        optimization=option("optimizer/adam", learning_rates={"table": 0.01, "network": 0.001}, warmup_steps=2),
+        optimization=option(
+            "optimizer/adam", learning_rates=dict.fromkeys(scene.parameter_groups(), 0.01), warmup_steps=2
+        ),
         reference=None,
         seed=SEED,
     )
@@ -67,7 +86,7 @@ class Keep(L.Callback):
         self.kept["end"] = {name: value.clone() for name, value in system.state_dict().items()}
 
 
-def work(rank, folder):
+def work(rank, folder, kind):
     """One rank, as started by Lightning's launcher or torchrun.
 
     Ranks rendezvous through a file, because a free port may be taken by another process before its use.
@@ -83,23 +102,33 @@ def work(rank, folder):
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         default_root_dir=folder, callbacks=[keep],
     )  # fmt: skip
-    trainer.fit(make_system(), CameraData(ORBIT, STEPS, SEED))
+    trainer.fit(make_system(kind), CameraData(ORBIT, STEPS, SEED))
     torch.save(keep.kept, folder / f"{rank}.pt")
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
+def train(folder, kind):
     """Records of both ranks."""
-    folder = tmp_path_factory.mktemp("ranks")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["dreamfusion.mode.train", "dreamfusion.guidance.pocket"])
-    processes = [context.Process(target=work, args=(rank, folder), daemon=True) for rank in range(RANKS)]
+    processes = [context.Process(target=work, args=(rank, folder, kind), daemon=True) for rank in range(RANKS)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(PATIENCE)
         assert process.exitcode == 0
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("ranks"), "nerf")
+
+
+def test_all_ranks_double_the_same_gaussians(tmp_path):
+    first, second = (kept["end"] for kept in train(tmp_path, "gaussians"))
+    assert first["scene.count"] > 40
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=0, msg=name)
 
 
 def test_each_rank_renders_different_views(ranks):

@@ -176,7 +176,7 @@ class Distillation(nn.Module):
                 gradient = gradient.clamp(-limit, limit)
             gradient = gradient / len(rgb)
             loss = (gradient * latents).sum()
-            image_gradient = self.image_gradient(step, denoised)
+            image_gradient = self.image_gradient(step, torch.where(finite, denoised, step.latents.detach()))
             if image_gradient is not None:
                 loss = loss + (image_gradient * rgb).sum()
             for auxiliary in self.auxiliary_losses(step).values():

@@ -6,6 +6,7 @@ The network is shared by the runs of a process; the adapter's parameters belong 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -85,8 +86,10 @@ class Adapter(nn.Module):
             self._hook.remove()
 
     def _add_camera(self, module: nn.Module, arguments: tuple[Tensor, ...], embedding: Tensor) -> Tensor:
-        if self._matrix is None:
+        if self._matrix is None and not (self.enabled and torch.is_grad_enabled()):
             return embedding
+        if self._matrix is None:  # a distributed run needs a gradient of all parameters in all steps
+            return embedding + 0 * self.camera(self.camera.linear_1.weight.new_zeros(1, 16)).to(embedding.dtype)
         last = constant((0.0, 0.0, 0.0, 1.0), self._matrix.device, self._matrix.dtype).expand(len(self._matrix), 1, 4)
         code = torch.cat([self._matrix, last], dim=1).flatten(1)
         return embedding + self.camera(code).to(embedding.dtype)
@@ -115,7 +118,9 @@ class AdaptablePrior:
             self._adapter.enable(False)
         elif self.cuda_graph and replayable(noisy) and self._reads_nothing_back(branches):
             self._graph = self._graph or CudaGraph(self._denoise, self._read_beside)
-            return self._graph(noisy, timestep, tuple(branches))
+            size = noisy.shape[-2:]  # predictions do not depend on that of the views, but a graph would
+            own = tuple(replace(b, cameras=b.cameras and b.cameras.resized(*size)) for b in branches)
+            return self._graph(noisy, timestep, own)
         return self._denoise(noisy, timestep, branches)
 
     def _reads_nothing_back(self, branches: Sequence[Branch]) -> bool:

@@ -41,7 +41,11 @@ def unpacked(file: Path, pipeline: str) -> Path:
         with refused(f"guidance.model={file} cannot be read as a {pipeline}", remedy):
             read = getattr(diffusers, pipeline).from_single_file
             read(str(file), local_files_only=not hub_answers()).save_pretrained(draft, safe_serialization=True)
+        try:
             draft.rename(folder)
+        except OSError:  # another process was faster
+            if not folder.is_dir():
+                raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return folder

@@ -17,6 +17,7 @@ WEIGHTS = (".safetensors", ".ckpt", ".bin")  # the last, pickled, is refused wit
 LOOKING = ("dreamfusion.guidance.zero123.Zero123Prior",)  # priors that look at a picture, and read no prompt
 RECOGNIZERS = ("dreamfusion.guidance.pocket.PocketPrior",)  # priors that find the prompt of a picture
 LONGEST_PROMPT = 2000  # characters, far above the limit of the text encoders
+SCALED = ("16-mixed", "16")  # of these, those whose loss is scaled
 PRECISIONS = ("32-true", "32", 32, "16-mixed", "16", 16, "bf16-mixed", "bf16")  # of a step: weights stay float32
 IMPORTED = {"usd-core": "pxr"}  # names of packages whose module has another name
 
@@ -72,6 +73,7 @@ def check_settings(cfg: DictConfig) -> None:
     if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
         raise UserError(f"seed is {cfg.seed}; it must be a whole number from 0 to {2**32 - 1}")
     check_trainer(cfg.trainer)
+    _check_scaled(cfg)
     ExportSettings.of(cfg.export)
 
 
@@ -119,6 +121,22 @@ def check_trainer(trainer: DictConfig) -> None:
     clip = trainer.gradient_clip_val
     if clip is not None and clip <= 0:
         raise UserError(f"trainer.gradient_clip_val is {clip}; it must be above 0, or null for no clipping")
+
+
+def _check_scaled(cfg: DictConfig) -> None:
+    """Raises: UserError: a limit of the gradient that does not go with the scaled loss of trainer.precision=16-mixed."""
+    if str(cfg.trainer.precision) not in SCALED:
+        return
+    if cfg.trainer.gradient_clip_val is not None and cfg.optimizer.optimizer.get("fused"):
+        raise UserError(
+            f"trainer.gradient_clip_val with trainer.precision={cfg.trainer.precision} needs an optimizer that is not "
+            "fused; type optimizer.optimizer.fused=false, or trainer.precision=bf16-mixed"
+        )
+    if cfg.distillation.get("clip_pixels") is not None:
+        raise UserError(
+            f"distillation.clip_pixels would limit the scaled gradient of trainer.precision={cfg.trainer.precision}; "
+            "type trainer.precision=bf16-mixed or 32-true"
+        )
 
 
 def _check_packages(needs: Mapping[str, tuple[bool, str, str]]) -> None:

@@ -81,9 +81,9 @@ def _write_turntable(scene: TrainedScene, frames: int, size: int, path: Path) ->
 
 @contextmanager
 def _beside(work: Callable[[], None]) -> Iterator[None]:
-    """Do `work` in a thread while the block runs; a signal ends the block without waiting for it.
+    """Do `work` in a thread while the block runs; a signal ends the block without waiting for it, an error does not.
 
-    Raises: the error of `work`.
+    Raises: the error of the block, or else of `work`.
     """
     errors: list[BaseException] = []
 
@@ -95,7 +95,11 @@ def _beside(work: Callable[[], None]) -> Iterator[None]:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    yield
+    try:
+        yield
+    except Exception:  # not a signal
+        thread.join()
+        raise
     thread.join()
     for error in errors:
         raise error

@@ -91,6 +91,25 @@ def test_missing_and_huge_models_are_errors(tmp_path, monkeypatch):
         load(tmp_path)
 
 
+def test_a_mesh_that_many_nodes_show_counts_as_often(tmp_path, monkeypatch):
+    """The nodes' copies are made before the faces can be counted."""
+    scene = trimesh.Scene()
+    for number in range(9):
+        scene.add_geometry(trimesh.creation.box(), geom_name="box", node_name=f"n{number}", parent_node_name="world")
+    scene.export(tmp_path / "many.glb")
+    (model,) = read_catalog(tmp_path)
+    assert len(load_asset(model).faces) >= 12
+    monkeypatch.setattr(assets, "MAX_FACES", 50)
+    monkeypatch.setattr(trimesh, "load_scene", None)
+    with pytest.raises(AssetError, match="show 108 faces, at most 50"):
+        load_asset(model)
+
+
+def test_coordinates_in_a_texture_that_are_no_numbers_are_zero(tmp_path):
+    obj = OBJ.replace("vt 0", "vt nan", 1)
+    assert "nan" in obj and np.isfinite(load(tmp_path, obj=obj).uv).all()
+
+
 def test_files_on_disk_load_like_those_in_archives(tmp_path):
     for name, content in {"box.obj": OBJ.encode(), "box.mtl": MTL.encode(), "side.png": png()}.items():
         (tmp_path / name).write_bytes(content)

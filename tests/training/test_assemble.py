@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 from dreamfusion.error import UserError
 from dreamfusion.paths import CONFIGURATION
-from dreamfusion.runs.check import check_trainer
+from dreamfusion.runs.check import check_settings, check_trainer
 from dreamfusion.training.assemble import user_errors
 
 DEFAULT = OmegaConf.load(CONFIGURATION / "trainer" / "default.yaml")
@@ -42,3 +42,14 @@ def test_settings_that_change_what_a_step_or_the_end_of_a_run_is_are_refused(cha
 def test_errors_about_settings_are_the_users(error):
     with pytest.raises(UserError, match="why"), user_errors():
         raise error
+
+
+def test_limits_of_the_gradient_that_do_not_go_with_a_scaled_loss_are_named(compose_config):
+    half = "trainer.precision=16-mixed"
+    for changes in ([half], ["trainer.gradient_clip_val=1.0"], ["distillation.clip_pixels=0.1"]):
+        check_settings(compose_config("prompt=x", *changes))
+    check_settings(compose_config("prompt=x", half, "trainer.gradient_clip_val=1.0", "optimizer.optimizer.fused=false"))
+    with pytest.raises(UserError, match=r"type optimizer\.optimizer\.fused=false, or trainer\.precision=bf16-mixed"):
+        check_settings(compose_config("prompt=x", half, "trainer.gradient_clip_val=1.0"))
+    with pytest.raises(UserError, match=r"clip_pixels would limit the scaled gradient of trainer\.precision=16-mixed"):
+        check_settings(compose_config("prompt=x", half, "distillation.clip_pixels=0.1"))

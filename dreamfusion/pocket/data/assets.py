@@ -77,7 +77,7 @@ def _assemble(parts: list[RasterMesh], item: Item) -> RasterMesh:
         faces=faces,
         normals=normals,
         colors=_colors(parts),
-        uv=np.concatenate([np.zeros((len(p.vertices), 2)) if p.uv is None else p.uv for p in parts]),
+        uv=np.concatenate([np.zeros((len(p.vertices), 2)) if p.uv is None else _finite(p.uv) for p in parts]),
         material=np.repeat(np.arange(len(parts)), [len(part.faces) for part in parts]),
         materials=tuple(part.materials[0] for part in parts),
     )
@@ -197,6 +197,11 @@ def _color(rgba: np.ndarray) -> tuple[float, float, float]:
     return float(rgba[0]), float(rgba[1]), float(rgba[2])
 
 
+def _finite(values: np.ndarray) -> np.ndarray:
+    """0 in place of what is not finite, which some files have."""
+    return np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+
+
 def _triangles(polygons: np.ndarray) -> np.ndarray:
     """Triangulate polygons (F, n) as fans."""
     n = polygons.shape[1]
@@ -233,6 +238,10 @@ def _check_glb(content: bytes) -> None:
         raise ValueError(f"an accessor has {largest} elements, at most {3 * MAX_FACES} are allowed")
     if (nodes := len(header.get("nodes", []))) > MAX_NODES:
         raise ValueError(f"the scene has {nodes} nodes, at most {MAX_NODES} are allowed")
+    shown = [header["meshes"][node["mesh"]] for node in header.get("nodes", []) if "mesh" in node]
+    corners = [p.get("indices", p["attributes"]["POSITION"]) for mesh in shown for p in mesh["primitives"]]
+    if (faces := sum(header["accessors"][index]["count"] for index in corners) // 3) > MAX_FACES:
+        raise ValueError(f"the nodes of the scene show {faces} faces, at most {MAX_FACES} are allowed")
     for number, image in enumerate(header.get("images", [])):
         if "bufferView" in image:
             view = header["bufferViews"][image["bufferView"]]

@@ -36,7 +36,7 @@ class Growth:
         """Whether the number changes after the backward pass of `step`, at `progress` of the run in [0, 1]."""
         if not self.every or not 0 < progress <= 1:
             return False
-        steps = step / progress
+        steps = round(step / progress)
         every = round(self.every if self.every >= 1 else max(1, self.every * steps))
         return step % every == 0 and step <= round(self.until if self.until > 1 else self.until * steps)
 

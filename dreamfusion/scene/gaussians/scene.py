@@ -16,6 +16,7 @@ from dreamfusion.ops.rasterize import RasterMesh
 from dreamfusion.ops.splat import MOST, Screen, splat
 from dreamfusion.ops.splat.projection import project_gaussians, rotation_matrices
 from dreamfusion.ops.splat.voxels import voxelize
+from dreamfusion.ranks import summed
 from dreamfusion.scene.base import Scene
 from dreamfusion.scene.gaussians.growth import Growth, rearrange, split_in_two
 from dreamfusion.scene.gaussians.harmonics import DEGREES, bounded, colors_along
@@ -196,8 +197,10 @@ class GaussianScene(Scene):
         """Add the gradient on the screen to the statistics; every n steps, double and remove Gaussians."""
         n, screen, self.last_screen = int(self.count), self.last_screen, None
         if screen is not None and screen.means.grad is not None:
-            self.pull[:n] += screen.means.grad.norm(dim=-1).sum(0)
-            self.views[:n] += (screen.depths > 0).sum(0)
+            seen = torch.stack([screen.means.grad.norm(dim=-1), (screen.depths > 0).float()]).sum(1)
+            pull, views = summed(seen)  # all ranks double the same Gaussians
+            self.pull[:n] += pull
+            self.views[:n] += views
         if self.growth.due(step, progress):
             self._grow(n, optimizer)
 

@@ -124,6 +124,10 @@ def test_the_default_grows_in_the_first_half_of_a_run_of_any_length(steps, chang
 
 
 def test_growth_may_be_given_in_steps_as_in_older_runs():
+    for steps in (50, 90, 150):  # step / progress is not a whole number in floating point
+        every = round(0.05 * steps)
+        found = [step for step in range(1, steps) if growth(every=0.05, until=1.0).due(step, step / steps)]
+        assert found == list(range(every, steps, every))
     assert [step for step in range(300) if growth(every=50, until=150).due(step, step / 300)] == [50, 100, 150]
     assert not any(growth(every=0).due(step, step / 300) for step in range(300))
 
