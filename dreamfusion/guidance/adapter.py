@@ -142,12 +142,16 @@ class AdaptablePrior:
 
     def adapt(self, rank: int) -> Adapter:
         """See `Adaptable`."""
-        if self._adapter is not None:
-            self._adapter.remove()
-            self._adapter = None
+        self.remove_adapter()
         camera_at = None if self.sees_camera else self.time_embedding
         self._adapter = Adapter(self._network, rank, self.adapted_layers, camera_at)
         return self._adapter
+
+    def remove_adapter(self) -> None:
+        """Give the network its own layers back, if it has an adapter."""
+        if self._adapter is not None:
+            self._adapter.remove()
+            self._adapter = None
 
     def denoise_adapted(self, noisy: Tensor, timestep: Tensor, branch: Branch) -> Tensor:
         """See `Adaptable`; the adapter is conditioned on the camera, even if `denoise` ignores it."""

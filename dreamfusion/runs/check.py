@@ -124,7 +124,7 @@ def check_trainer(trainer: DictConfig) -> None:
 
 
 def _check_scaled(cfg: DictConfig) -> None:
-    """Raises: UserError: a limit of the gradient that does not go with the scaled loss of trainer.precision=16-mixed."""
+    """Raises: UserError: a limit of the gradient that does not go with the scaled loss of precision=16-mixed."""
     if str(cfg.trainer.precision) not in SCALED:
         return
     if cfg.trainer.gradient_clip_val is not None and cfg.optimizer.optimizer.get("fused"):

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from dreamfusion.error import UserError
+from dreamfusion.guidance.adapter import AdaptablePrior
 from dreamfusion.guidance.prior_cache import cached_prior
 from dreamfusion.system import DreamFusion
 
@@ -21,6 +22,8 @@ def assemble(cfg: DictConfig, resumed: bool = False) -> DreamFusion:
     config = OmegaConf.to_container(cfg)
     cfg = cfg.copy()  # instantiating the scene resolves the groups that it refers to, in place
     prior = cached_prior(cfg.guidance)
+    if isinstance(prior, AdaptablePrior):
+        prior.remove_adapter()  # of an earlier run of this process
     prompting = instantiate(cfg.prompting)
     reference = None
     if cfg.get("image") is not None:

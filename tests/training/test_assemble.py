@@ -5,9 +5,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 
 from dreamfusion.error import UserError
+from dreamfusion.guidance import prior_cache
 from dreamfusion.paths import CONFIGURATION
 from dreamfusion.runs.check import check_settings, check_trainer
-from dreamfusion.training.assemble import user_errors
+from dreamfusion.training.assemble import assemble, user_errors
 
 DEFAULT = OmegaConf.load(CONFIGURATION / "trainer" / "default.yaml")
 
@@ -53,3 +54,12 @@ def test_limits_of_the_gradient_that_do_not_go_with_a_scaled_loss_are_named(comp
         check_settings(compose_config("prompt=x", half, "trainer.gradient_clip_val=1.0"))
     with pytest.raises(UserError, match=r"clip_pixels would limit the scaled gradient of trainer\.precision=16-mixed"):
         check_settings(compose_config("prompt=x", half, "distillation.clip_pixels=0.1"))
+
+
+def test_a_run_after_one_with_an_adapter_has_the_priors_own_layers(compose_config, monkeypatch):
+    monkeypatch.setattr(prior_cache, "_KEPT", {})
+    small = ["prompt=a cat", "field.levels=2", "field.log2_table_size=8"]
+    prior = assemble(compose_config(*small, "distillation=vsd")).distillation.prior
+    assert any("lora" in name for name, _ in prior._network.named_parameters())
+    assert assemble(compose_config(*small)).distillation.prior is prior
+    assert not any("lora" in name for name, _ in prior._network.named_parameters())
