@@ -8,13 +8,28 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from dreamfusion.error import UserError
-from dreamfusion.paths import LAST, PREVIOUS
+from dreamfusion.paths import PREVIOUS, REFERENCE
 from dreamfusion.runs.find import run_choice
-from dreamfusion.runs.lock import Locked, locked
+from dreamfusion.runs.lock import LOCK, Locked, locked
 from dreamfusion.runs.names import RUNS, STUDIES
-from dreamfusion.runs.results import read_result
+from dreamfusion.runs.results import read_result, used_file
+from dreamfusion.untrusted import UntrustedError, read_settings
 
 log = logging.getLogger(__name__)
+NAMED = 20  # paths that are printed
+GROUPS = {"prompt", "mode", "guidance", "scene"}  # settings that the config.yaml of a run has, among others
+# What a run without a checkpoint writes; a folder with anything else in it is not removed.
+OF_RUN = {
+    "config.yaml",
+    "metrics.csv",
+    "index.html",
+    "previews",
+    "checkpoints",
+    REFERENCE,
+    "wandb",
+    "tensorboard",
+    LOCK,
+}
 
 
 def run(cfg: DictConfig, remove: Sequence[str]) -> list[Path]:
@@ -34,15 +49,16 @@ def run(cfg: DictConfig, remove: Sequence[str]) -> list[Path]:
     tops = [RUNS, STUDIES] if choice == "all" else [Path(choice).expanduser()]
     if choice != "all" and not tops[0].is_dir():
         raise UserError(f"no folder at {choice}; type run=all, the folder of a run or of runs, or study=NAME")
-    folders = sorted({path.parent for top in tops for path in top.rglob("config.yaml")})
+    folders = sorted({path.parent for top in tops for path in top.rglob("config.yaml") if _is_of_run(path)})
     removed = []
     for name, (what, find) in KINDS.items():
         found, size = 0, 0.0
+        named: list[Path] = []
         for folder in folders:
             try:
                 with locked(folder):
                     paths = [path for path in find(folder) if path.exists()]
-                    found, size = found + len(paths), size + sum(map(_megabytes, paths))
+                    found, size, named = found + len(paths), size + sum(map(_megabytes, paths)), [*named, *paths]
                     if name in remove:
                         removed += paths
                         for path in paths:
@@ -51,6 +67,10 @@ def run(cfg: DictConfig, remove: Sequence[str]) -> list[Path]:
                 log.warning("%s", error)
         done = "removed" if name in remove else f"type mode.remove=[{name}]"
         log.info("%-12s %5d %9.1f MB  %s: %s", name, found, size, what, done)
+        if name in remove or name == "empty":  # what is removed whole
+            more = [f"and {found - NAMED} more"] if found > NAMED else []
+            for line in [*map(str, named[:NAMED]), *more]:
+                log.info("  %s", line)
     return removed
 
 
@@ -70,8 +90,16 @@ def _checkpoints(folder: Path) -> Iterator[Path]:
 
 
 def _empty(folder: Path) -> Iterator[Path]:
-    if not _finished(folder) and not any((folder / "checkpoints" / name).is_file() for name in (LAST, PREVIOUS)):
+    if not _finished(folder) and used_file(folder) is None and {path.name for path in folder.iterdir()} <= OF_RUN:
         yield folder
+
+
+def _is_of_run(path: Path) -> bool:
+    """Whether a config.yaml is that of a run."""
+    try:
+        return set(read_settings(path)) >= GROUPS
+    except UntrustedError:
+        return False
 
 
 def _finished(folder: Path) -> bool:

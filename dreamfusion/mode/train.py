@@ -1,12 +1,14 @@
 """`mode=train`: train one run, a run of a study, or a run for each prompt of a file."""
 
 import logging
+import shlex
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from dreamfusion.error import UserError
 from dreamfusion.paths import run_of
 from dreamfusion.runs.check import check
 from dreamfusion.runs.dream import Outputs, dream, run_in_study
@@ -14,7 +16,7 @@ from dreamfusion.runs.lock import Locked
 from dreamfusion.runs.names import digest, moment, relative_to_cwd, run_folder, study_of
 from dreamfusion.runs.prompt_list import run_list
 from dreamfusion.runs.refine import refine
-from dreamfusion.runs.results import check_objective, objective
+from dreamfusion.runs.results import check_objective, objective, used_file
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,11 @@ class Train(Outputs):
             folder = dream(cfg, run_of(Path(cfg.checkpoint)), self, Path(cfg.checkpoint))
             refine(cfg, folder, self)
         elif study is None:
+            if cfg.resume and (used := used_file(folder)) is not None:
+                raise UserError(
+                    f"there is a run in {folder} already ({used}); type {shlex.quote(f'checkpoint={folder}')} to go on "
+                    "with it, resume=false to replace it, or another hydra.run.dir"
+                )
             dream(cfg, folder, self)
             refine(cfg, folder, self)
         else:

@@ -246,10 +246,12 @@ def _finish(
 
 
 def _begin(cfg: DictConfig, folder: Path, loggers: Sequence[Logger], new: bool) -> None:
-    """Mark the run as unfinished, remove the checkpoints of an earlier one if it is `new`, and write config.yaml."""
+    """Mark the run as unfinished, remove checkpoints and previews of an earlier one if `new`, and write config.yaml."""
     (folder / RESULT).unlink(missing_ok=True)  # removed first: without a result, the run counts as unfinished
-    for name in (LAST, PREVIOUS) if new else ():
-        (folder / "checkpoints" / name).unlink(missing_ok=True)
+    if new:
+        for name in (LAST, PREVIOUS):
+            (folder / "checkpoints" / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / "previews", ignore_errors=True)
     with replacing(folder / "config.yaml") as draft:
         OmegaConf.save(cfg, draft)
     for logger in loggers:

@@ -13,6 +13,7 @@ from typing import Any
 
 from dreamfusion.error import UserError
 from dreamfusion.files import write_json
+from dreamfusion.paths import LAST, PREVIOUS
 
 RESULT = "result.json"
 SCORES = ("prior_score", "silhouette_iou", "color_difference")  # the figures that compare runs
@@ -100,3 +101,9 @@ def objective(folder: Path, names: str | Sequence[str]) -> float | list[float]:
     if names not in scores:
         raise UserError(f"objective is {names}; the scores of a run are {', '.join(sorted(scores))}")
     return scores[names]
+
+
+def used_file(folder: Path) -> str | None:
+    """A file in a run's folder that a new run there would replace, the result or a checkpoint; None without one."""
+    files = (RESULT, f"checkpoints/{LAST}", f"checkpoints/{PREVIOUS}")
+    return next((name for name in files if (folder / name).is_file()), None)

@@ -8,6 +8,7 @@ from dreamfusion.runs.lock import locked
 from dreamfusion.runs.results import write_result
 
 RUN = "outputs/train/a-cat/"
+SETTINGS = "prompt: a cat\nmode: {}\nguidance: {}\nscene: {}\n" + "#" * 100_000 + "\n"
 KEPT = {"config.yaml", "checkpoints/last.ckpt", "checkpoints/previous.ckpt", "previews/000002.png"}
 
 
@@ -19,6 +20,7 @@ def runs(tmp_path):
             path = tmp_path / RUN / name / file
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(bytes(1_000_000))
+        (tmp_path / RUN / name / "config.yaml").write_text(SETTINGS)
     write_result(CAT, tmp_path / RUN / "done")
     return tmp_path
 
@@ -30,7 +32,8 @@ def test_it_says_what_there_is_and_removes_nothing_by_default(runs, launch):
     assert files(runs) == before
     lines = [line.split()[:4] for line in ended.text.splitlines()]
     assert lines == [["previous", "1", "1.0", "MB"], ["previews", "1", "1.0", "MB"],
-                     ["checkpoints", "1", "2.0", "MB"], ["empty", "1", "1.0", "MB"]]  # fmt: skip
+                     ["checkpoints", "1", "2.0", "MB"], ["empty", "1", "0.1", "MB"],
+                     [RUN + "empty"]]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -47,6 +50,27 @@ def test_it_removes_what_is_named(runs, launch, name, gone):
     ended = launch(runs, "mode=clean", f"mode.remove=[{name}]")
     assert ended.status == 0, ended.text
     assert before - files(runs) == {RUN + file for file in gone}
+
+
+def test_only_runs_are_removed_and_only_with_what_runs_write(runs, launch):
+    """A folder that somebody else's config.yaml is in, and an unfinished run with a file of the user's."""
+    foreign = {"site/config.yaml": "title: mine\n", "site/thesis.txt": "x"}
+    noted = {"noted/config.yaml": SETTINGS, "noted/notes.txt": "x"}
+    above = {"above/config.yaml": SETTINGS, "above/run/result.json": "{}"}
+    for path, text in (foreign | noted | above).items():
+        (runs / path).parent.mkdir(parents=True, exist_ok=True)
+        (runs / path).write_text(text)
+    before = files(runs)
+    ended = launch(runs, "mode=clean", "run=.", "mode.remove=[empty,previews,checkpoints,previous]")
+    assert ended.status == 0, ended.text
+    gone = {
+        "empty/config.yaml",
+        "done/checkpoints/last.ckpt",
+        "done/checkpoints/previous.ckpt",
+        "done/previews/000002.png",
+    }
+    assert before - files(runs) == {RUN + file for file in gone}
+    assert f"  {RUN}empty" in ended.text
 
 
 def test_a_run_at_work_is_left_alone_and_an_unknown_name_refused(runs, launch):

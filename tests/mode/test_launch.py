@@ -86,3 +86,19 @@ def test_tensorboard_writes_beside_the_csv(launch, tmp_path):
     scores = json.loads((run / "result.json").read_text())["scores"]
     for name, score in scores.items():
         assert [(one.step, one.value) for one in written.Scalars(name)] == [(2, pytest.approx(score, abs=1e-4))]
+
+
+def test_a_folder_with_a_run_is_not_taken_for_another_one(launch, tmp_path):
+    """Its name has a blank: the command that goes on with it is quoted."""
+    first = launch(tmp_path, *QUICK, "prompt=a cat", "hydra.run.dir=my run")
+    assert first.status == 0, first.text
+    before = {name: (tmp_path / "my run" / name).read_bytes() for name in ("result.json", "checkpoints/last.ckpt")}
+    again = launch(tmp_path, *QUICK, "prompt=a dog", "hydra.run.dir=my run")
+    assert again.status == 1
+    assert "there is a run in my run already (result.json); type 'checkpoint=my run' to go on with it" in again.text
+    assert before == {name: (tmp_path / "my run" / name).read_bytes() for name in before}
+    (tmp_path / "my run" / "previews").mkdir(exist_ok=True)
+    (tmp_path / "my run" / "previews" / "000099.png").touch()
+    replaced = launch(tmp_path, *QUICK, "prompt=a dog", "hydra.run.dir=my run", "resume=false")
+    assert replaced.status == 0, replaced.text
+    assert not (tmp_path / "my run" / "previews" / "000099.png").exists()
