@@ -79,7 +79,7 @@ def dream(
     prompt: str | None = None,
     *overrides: str,
     steps: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     folder: str | Path | None = None,
     image: str | Path | None = None,
     live: bool = False,
@@ -90,7 +90,7 @@ def dream(
         prompt: any text; None: `image` is given, and the pocket prior finds what it shows.
         overrides: settings as on the command line, such as `"guidance=sd"` or `"camera.views=4"`.
         steps: training steps; None is the configuration's number.
-        seed: of everything random.
+        seed: of everything random; None is the configuration's, 0.
         image: file with a picture of the object, which the scene must look like from one side.
         folder: of the run; None is outputs/train/<prompt>/<time>/ in the working directory.
         live: show a picture of the scene and the curve of the gradient norm below the notebook's cell.

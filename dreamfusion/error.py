@@ -93,4 +93,6 @@ def file_error(error: OSError) -> str:
         return str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"cannot write to {error.filename}: {error.strerror}; free some space and repeat the command"
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return f"cannot use {error.filename}: {error.strerror}; a file is where a folder has to be: type another name"
     return f"cannot use {error.filename}: {error.strerror}; check the permissions and the free space"

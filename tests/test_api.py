@@ -22,7 +22,7 @@ def test_compose_is_the_command_lines_composition(compose_config):
 
 def test_a_dream_from_python_is_the_run_of_the_command(tmp_path, monkeypatch, compose_config):
     monkeypatch.chdir(tmp_path)
-    run = dreamfusion.dream(PROMPT, *QUICK, steps=3, seed=5)
+    run = dreamfusion.dream(PROMPT, *QUICK, "seed=5", steps=3)
     assert run.folder.parent == Path("outputs/train") / SLUG
     assert isinstance(trimesh.load(run.mesh, force="mesh"), trimesh.Trimesh)
     assert run.turntable.is_file()

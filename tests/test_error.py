@@ -87,3 +87,11 @@ def test_hydra_full_error_keeps_tracebacks(monkeypatch):
     with pytest.raises(SystemExit) as end, one_line_errors():
         raise SystemExit(INTERRUPTED)
     assert end.value.code == INTERRUPTED
+
+
+def test_a_file_where_a_folder_has_to_be_is_named(tmp_path):
+    (tmp_path / "run").touch()
+    for error in (FileExistsError, NotADirectoryError):
+        with pytest.raises(error) as caught:
+            (tmp_path / "run" / ("x" if error is NotADirectoryError else "")).mkdir()
+        assert file_error(caught.value).endswith("a file is where a folder has to be: type another name")

@@ -5,6 +5,7 @@ Does not import torch.
 
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 
 from hydra._internal.utils import get_args_parser
 
@@ -46,7 +47,9 @@ def understood(arguments: Sequence[str]) -> list[str]:
         elif equals or name.startswith(("~", "+")):
             settings.append(argument)
         else:
-            _add_word(argument, settings, waiting[0] if follows else "VALUE")
+            words = list(takewhile(lambda word: "=" not in word and not word.startswith("-"), waiting))
+            value = " ".join(words if name == "prompt" else words[:1])
+            _add_word(argument, settings, value or "VALUE")
     if not MULTIRUN & set(options):
         _check_one_prompt(settings)
     return [*options, *settings]

@@ -103,9 +103,8 @@ class Scenes:
         known = {name: len(volume.variants(name)) for name in map(self._model_name, reading.things)}
         name, count = max(known.items(), key=lambda item: item[1])
         if int(self._variant) >= count:
-            raise GuidanceError(
-                f'guidance.variant={self._variant}, but the prior has {count} of "{name}"; type 0 to {count - 1}'
-            )
+            allowed = f"type 0 to {count - 1}" if count > 1 else "leave guidance.variant out"
+            raise GuidanceError(f'guidance.variant={self._variant}, but the prior has {count} of "{name}"; {allowed}')
 
     def layout(self, reading: Reading) -> tuple[Placed, ...] | None:
         """The models of a prompt as they are; None if it shows another variant, names a colour, or no known object."""

@@ -110,7 +110,7 @@ def operations(device: torch.device, build_seconds: float) -> dict[str, Any]:
     for op in parity.OPERATIONS:
         checks = {}
         for name in backends(op, device):
-            reason = None if name == "torch" else missing(name, device.type, op)
+            reason = "" if name == "torch" else (missing(name, device.type, op) or "").removeprefix(f"{name} ")
             try:
                 varies = ", varies in the last bits" if (op, name) in ATOMIC else ""
                 checks[name] = reason or f"deviates by {parity.deviation(op, name, device):.1e}{varies}"

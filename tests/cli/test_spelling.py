@@ -42,6 +42,7 @@ CAT = "prompt=a cat"
         (["prompt:a cat"], 'prompt:a cat has a : where a setting has its =; type prompt="a cat"'),
         (["seed:3"], "seed:3 has a : where a setting has its =; type seed=3"),
         (["mode", "view"], "mode is a setting; type mode=view"),
+        (["prompt", "a", "red", "cat", "seed=1"], 'prompt is a setting; type prompt="a red cat"'),
         (["prompts=prompts.txt"], "type prompts.file=prompts.txt"),
         (["--hepl"], "did you mean --help?"),
         (["--multirn", CAT, "seed=0,1"], "did you mean --multirun?"),
