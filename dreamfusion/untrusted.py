@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dreamfusion.error import UserError
@@ -218,10 +218,18 @@ def _options(folder: Path, group: str) -> dict[str, list[Any]]:
     """Dotted path -> the nodes with a `_target_` and the interpolations at that path in the options of a group."""
     found: dict[str, list[Any]] = {}
     for file in sorted((folder / group).glob("**/*.yaml")):
-        content = OmegaConf.to_container(OmegaConf.load(file))
+        content = OmegaConf.to_container(_extended(file))
         if file.read_text(encoding="utf-8").startswith("# @package _global_"):
             content = content.get(group) if isinstance(content, dict) else None
         for path, node in _nodes(content, group):
             if (type(node) is dict and TARGET in node) or (type(node) is str and INTERPOLATION.search(node)):
                 found.setdefault(path, []).append(node)
     return found
+
+
+def _extended(file: Path) -> Any:
+    """The content of an option, over that of the options beside it that its `defaults` name, unresolved."""
+    own: Any = OmegaConf.load(file)
+    names = own.pop("defaults", []) if isinstance(own, DictConfig) else []
+    bases = [file.with_name(f"{name}.yaml") for name in names if isinstance(name, str)]
+    return OmegaConf.merge(*[_extended(base) for base in bases if base.is_file() and base != file], own)

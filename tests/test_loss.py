@@ -1,12 +1,13 @@
 """Regularisers on hand-made renders."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn.functional import normalize
 
-from dreamfusion.loss import Regularizer, entropy_loss, opacity_loss, smoothness_loss, total
+from dreamfusion.loss import Regularizer, depth_variance_loss, entropy_loss, opacity_loss, smoothness_loss, total
 from dreamfusion.scene.nerf.renderer import RayRender
 from dreamfusion.scene.nerf.scene import orientation_loss
 from dreamfusion.types import RaySamples
@@ -83,9 +84,37 @@ def test_smoothness_is_zero_on_a_plane_and_counts_differences_between_solid_pixe
     assert smoothness_loss(rendered(half, normal=edge)) == 0
 
 
+def along_rays(weights, middles, ray, rays):
+    """A row of rays with these samples, each 0.1 long; opacity and depth are theirs."""
+    ray, middles = torch.tensor(ray), torch.tensor(middles)
+    opacity = torch.zeros(rays).index_add(0, ray, weights)
+    depth = torch.zeros(rays).index_add(0, ray, weights * middles)
+    render = rendered(opacity[None], weights=weights, ray=ray.tolist())
+    samples = replace(render.samples, t_start=middles - 0.05, t_end=middles + 0.05)
+    return replace(render, opacity=opacity[None, None, None], depth=depth[None, None, None], samples=samples)
+
+
+def test_depth_variance_is_that_of_the_samples_of_solid_rays():
+    weights, middles, ray = torch.tensor([0.6, 0.3, 0.8, 0.2, 0.2]), [1.0, 2.0, 3.0, 0.0, 9.0], [0, 0, 1, 2, 2]
+    mean = (0.6 * 1 + 0.3 * 2) / 0.9
+    spread = (0.6 * (1 - mean) ** 2 + 0.3 * (2 - mean) ** 2) / 0.9
+    found = depth_variance_loss(along_rays(weights, middles, ray, 3))  # the second has one surface, the third is faint
+    assert found.item() == pytest.approx(spread / 2, rel=1e-5)
+
+
+def test_depth_variance_has_the_gradient_of_finite_differences():
+    middles, ray = [1.0, 1.5, 2.5, 0.7], [0, 0, 0, 1]
+    weights = torch.tensor([0.3, 0.2, 0.25, 0.9], requires_grad=True)
+    (slope,) = torch.autograd.grad(depth_variance_loss(along_rays(weights, middles, ray, 2)), weights)
+    for index in range(4):
+        step = torch.zeros(4).index_fill(0, torch.tensor(index), 1e-2)
+        ahead, behind = (depth_variance_loss(along_rays(weights.detach() + s * step, middles, ray, 2)) for s in (1, -1))
+        assert slope[index].item() == pytest.approx(float(ahead - behind) / 2e-2, rel=1e-2, abs=1e-4)
+
+
 def test_an_empty_image_has_finite_losses():
     render = rendered(torch.zeros(2, 2), normal=torch.zeros(1, 3, 2, 2), sample_normal=torch.zeros(0, 3))
-    for loss in (orientation_loss, opacity_loss, entropy_loss, smoothness_loss):
+    for loss in (orientation_loss, opacity_loss, entropy_loss, smoothness_loss, depth_variance_loss):
         assert loss(render).isfinite()
 
 

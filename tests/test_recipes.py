@@ -23,13 +23,20 @@ def test_the_laptops_prior_keeps_the_default_options(compose_config):
     assert "recipe" not in cfg
 
 
+def test_a_recipe_or_published_numbers_bring_no_term_of_ours(compose_config):
+    for chosen in ("guidance=sd", "guidance=mvdream", "guidance=zero123", "experiment=paper", "experiment=magic3d",
+                   "experiment=prolificdreamer", "guidance=clip", "experiment=fit"):  # fmt: skip
+        weights = compose_config("prompt=x", chosen).system.regularizer
+        assert (weights.depth_variance, weights.smoothness) == (0, 0), chosen
+
+
 def test_stable_diffusion_alone_composes_threestudios_numbers(compose_config):
     cfg = compose_config("prompt=x", "guidance=sd")
     assert cfg.recipe.name == "threestudio dreamfusion-sd"
     assert cfg.trainer.max_steps == 10000
     assert (list(cfg.camera.elevation), list(cfg.camera.distance)) == ([-10, 45], [1.5, 2.0])
     assert (cfg.field.levels, cfg.field.log2_table_size, cfg.field.radius) == (16, 19, 2.0)
-    assert cfg.background._target_.endswith("LearnedBackground")
+    assert (cfg.background._target_.rpartition(".")[2], cfg.background.random_share) == ("LearnedBackground", 0)
     assert (cfg.distillation.min_timestep, cfg.distillation.max_timestep) == (0.02, 0.98)
     orientation = schedule(cfg.system.regularizer.orientation)
     assert [orientation(progress) for progress in (0.0, 0.25, 0.5, 1.0)] == [10, 505, 1000, 1000]
@@ -116,6 +123,7 @@ def test_dreamgaussians_numbers_are_the_published_ones(compose_config):
         assert [t(progress) for progress in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([0.98, 0.75, 0.5, 0.02])
     grown = [step for step in range(501) if scene.growth.due(step, step / 500)]
     assert (scene.begin, scene.growth.faint, grown) == (5000, 0.01, [*range(50, 501, 50)])
+    assert scene.growth.split == 0.01 * 4  # percent_dense times the extent
     position = schedule(cfg.optimizer.learning_rates.position)
     for step in range(0, 301, 10):  # 10 x 0.001 to 10 x 0.00002, exponentially; 10 is their scale of the scene
         assert position(step / 500) == pytest.approx(0.01 * 0.02 ** (step / 300), rel=0.13)
@@ -133,6 +141,8 @@ def test_prolificdreamers_numbers_are_those_of_threestudio(compose_config):
         schedule(each) for each in (cfg.camera.size, cfg.distillation.max_timestep, cfg.system.regularizer.entropy)
     )
     assert (cfg.trainer.max_steps, cfg.field.radius, list(cfg.camera.distance)) == (25000, 1.0, [1.0, 1.5])
+    assert (cfg.camera.position_jitter, cfg.camera.look_at_std, cfg.camera.up_std) == (0, 0, 0)
+    assert cfg.background.random_share == 0.5  # its random_aug
     assert [(size(step / 25000), t_max(step / 25000)) for step in (4999, 5000)] == [(64, 0.98), (512, 0.5)]
     p = torch.tensor([[[[0.3]]]])
     nats = torch.nn.functional.binary_cross_entropy(p, p)
@@ -149,8 +159,9 @@ def test_magic3ds_numbers_are_those_of_threestudio(compose_config):
     """configs/magic3d-coarse-sd.yaml and magic3d-refine-sd.yaml."""
     cfg, sd = (compose_config("prompt=x", chosen) for chosen in ("experiment=magic3d", "guidance=sd"))
     assert {**cfg.distillation} == {**sd.distillation, "weighting": "uniform"}
-    for group in ("field", "camera", "system", "optimizer", "trainer", "background"):
+    for group in ("camera", "system", "optimizer", "trainer", "background"):
         assert cfg[group] == sd[group]
+    assert cfg.field == {**sd.field, "open_levels": 1.0}
     second = second_stage(cfg, Path("start"))
     fovs = sorted(math.degrees(2 * math.atan(0.5 / focal)) for focal in second.camera.focal)
     assert (second.camera.size, fovs) == (512, pytest.approx([30, 45], abs=0.01))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from dreamfusion import untrusted
 from dreamfusion.error import UserError
 from dreamfusion.paths import CONFIGURATION
 from dreamfusion.pocket.training.assemble import step_of
@@ -83,8 +84,7 @@ def test_every_option_of_every_group_is_accepted():
         group = file.relative_to(CONFIGURATION).parts[0]
         if group in ("hydra", "experiment", "mode", "benchmark"):
             continue
-        option = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-        option.pop("defaults", None)
+        option = OmegaConf.to_container(untrusted._extended(file), resolve=False)
         if file.read_text().startswith("# @package _global_"):  # as scene/mesh.yaml, which changes other groups too
             option = option[group]
         assert checked_configuration({group: copy.deepcopy(option)}, SOURCE) == {group: option}
