@@ -58,6 +58,21 @@ def test_a_synonym_is_listed_once():
         ("a tiny dog", "a dog"),
         ("a red, shiny and old armchair", "a red armchair"),
         ("a bottle of wine", "a wine bottle"),
+        ("a dog, red", "a red dog"),
+        ("a cat, black, 4k", "a black cat"),
+        ("a cat, shiny, black", "a black cat"),
+        ("a cat, black and white", "a black cat"),
+        ("a dog in red, studio light", "a red dog"),
+        ("a cat on red", "a red cat"),
+        ("a man wearing blue", "a blue man"),
+        ("a chair, wooden", "a brown chair"),
+        ("a chair in red leather", "a red chair"),
+        ("a cat on concrete", "a cat"),
+        ("a cat on a red mat", "a cat"),
+        ("a cat in an oak", "a cat"),
+        ("a plate with salmon", "a plate"),
+        ("a cat, red eyes", "a cat"),
+        ("a cat behind red", "a cat"),
     ],
 )
 def test_one_object_is_read_as_a_training_caption(read, prompt, caption):
@@ -86,6 +101,12 @@ def test_one_object_is_read_as_a_training_caption(read, prompt, caption):
         ("a car behind a bus, side view", "a car behind a bus, side view"),
         ("a mug with a picture of a dog", "a coffee mug"),
         ("a boy with a ball", "a boy with a soccer ball"),
+        ("a dog in red and a cat in blue", "a red dog and a blue cat"),
+        ("a dog, red, a cat", "a red dog and a cat"),
+        ("a cat, black, on a white sofa", "a black cat on a white sofa"),
+        ("two cats, black", "a black cat and a black cat"),
+        ("a cat and a dog, both black", "a black cat and a black dog"),
+        ("a red cat and a dog, both black", "a red cat and a black dog"),
     ],
 )
 def test_objects_are_joined_by_the_relations_of_the_prompt(read, prompt, caption):
@@ -114,6 +135,34 @@ def test_what_is_not_understood_is_named(read):
         "the pocket prior reads a yellow cat and a yellow cat on a sofa (golden as yellow, kittens as cat); "
         "it ignores tiara, striped"
     )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("a dog, red", "a red dog"),
+        ("a red dog, blue", "a red dog; it ignores blue"),
+        ("a dog, crimson", "a red dog (crimson as red)"),
+        ("black and white cat", "a black cat; it ignores white"),
+        ("a pink-and-white striped cat", "a pink cat; it ignores striped, white"),
+        ("a black-white cat", "a black cat; it ignores white"),
+        ("a blood-red cat", "a red cat (blood-red as red)"),
+        ("a red and blue ball", "a red soccer ball (ball as soccer ball); it ignores blue"),
+        ("a silver and gold ring", "a gray ring (silver as gray); it ignores gold"),
+        ("a golden yellow cat", "a yellow cat (golden as yellow)"),
+        ("a white dog with black spots", "a white dog; it ignores black, spots"),
+        ("a white vase on white", "a white vase; it ignores white"),
+        ("red, a dog", "a dog; it ignores red"),
+        ("a cat on two huge golden mats", "a cat; it ignores two, huge, golden, mats"),
+        (
+            "a cat, a dog, a car, a bus and a golden bench",
+            "a cat and a dog and a car and a bus; it ignores golden, bench",
+        ),
+        ("a kitten armchair", "an armchair; it ignores kitten"),
+    ],
+)
+def test_a_word_is_either_read_or_ignored(read, prompt, said):
+    assert read(prompt).summary() == f"the pocket prior reads {said}"
 
 
 def test_similar_names_are_looked_up_for_the_phrase_then_for_its_last_word(read):

@@ -88,6 +88,7 @@ POSTURES = frozenset(
 )
 # Words between two names of one object: "a cat shaped teapot".
 COMPOUND = frozenset({"shaped", "styled", "themed", "patterned", "inspired", "like", "toy"})
+OWN_COLOR = (",", "in", "on", "wearing")  # after these relations, a colour alone is that of the object before
 UNTIL_COMMA = frozenset({"style", "without", "no", "by", "for", "from", "to"})  # nothing after them names an object
 # Words that carry no meaning of their own here: those of any caption.
 SILENT = frozenset({"at", "front", "side", "back", "view", "made", "out"})
@@ -115,3 +116,16 @@ def singular(word: str) -> list[str]:
     elif word.endswith("es"):
         found.append(word[:-2])
     return found
+
+
+def color_of(word: str) -> str | None:
+    """The colour that a word means, also as the last part of a compound ("blood-red"); None if it means none."""
+    last = word.rpartition("-")[2]
+    return last if last in COLORS else SHADES.get(last)
+
+
+def colors_apart(word: str) -> list[str]:
+    """ "pink-and-white", "black-white" -> its colours; any other word as it is."""
+    parts = [part for part in word.split("-") if part != "and"]
+    known = COLORS | SHADES if "-and-" in word else COLORS  # "olive-green" is one colour
+    return parts if len(parts) > 1 and all(part in known for part in parts) else [word]
