@@ -97,7 +97,14 @@ def test_one_object_is_read_as_a_training_caption(read, prompt, caption):
         ("a dog chasing a ball", "a dog and a soccer ball"),
         ("a cat on the moon", "a cat"),
         ("a gnu on a sofa", "a horse on a sofa"),
-        ("five cats", "a cat"),
+        ("a 1960 car", "a car"),
+        ("a four poster bed", "a bed"),
+        ("1 cat", "a cat"),
+        ("0 cats", "a cat"),
+        ("2 cats and 1 dog", "a cat and a cat and a dog"),
+        ("a few dogs", "a dog and a dog and a dog"),
+        ("some cats", "a cat"),
+        ("two cats of 5", "a cat and a cat"),
         ("a car behind a bus, side view", "a car behind a bus, side view"),
         ("a mug with a picture of a dog", "a coffee mug"),
         ("a boy with a ball", "a boy with a soccer ball"),
@@ -123,7 +130,34 @@ def test_no_more_than_a_few_objects_are_taken(read):
     reading = read("a cat, a dog, a car, a bus, a bed and a bench")
     assert [thing.name for thing in reading.things] == ["cat", "dog", "car", "bus"] and len(reading.things) == MOST
     assert reading.ignored == ("bed", "bench") and len(reading.relations) == MOST - 1
-    assert len(read("four cats and four dogs").things) == MOST
+
+
+@pytest.mark.parametrize(
+    ("prompt", "names", "fewer"),
+    [
+        ("5 cats", "cat cat cat cat", ["4 of 5 cats"]),
+        ("ten chairs", "chair chair chair chair", ["4 of 10 chairs"]),
+        ("a dozen dogs", "dog dog dog dog", ["4 of 12 dogs"]),
+        ("several dogs", "dog dog dog dog", ["4 of several dogs"]),
+        ("many red dogs", "dog dog dog dog", ["4 of many dogs"]),
+        ("999999999 gnu", "horse horse horse horse", ["4 of 999999999 gnu"]),
+        ("a table with four chairs", "table chair chair chair", ["3 of 4 chairs"]),
+        ("five cats and a dog", "cat cat cat dog", ["3 of 5 cats"]),
+        ("four cats and four dogs", "cat cat cat dog", ["3 of 4 cats", "1 of 4 dogs"]),
+        ("three dogs, two cats", "dog dog dog cat", ["1 of 2 cats"]),
+        ("four cats", "cat cat cat cat", []),
+    ],
+)
+def test_a_number_above_what_can_be_shown_is_said_to_be(read, prompt, names, fewer):
+    reading = read(prompt)
+    assert " ".join(thing.name for thing in reading.things) == names
+    assert list(reading.fewer) == fewer and not reading.ignored
+    assert reading.summary().endswith(f"; it shows {', '.join(fewer)}" if fewer else ")")
+
+
+def test_a_number_without_a_known_object_is_named(read):
+    assert read("cat 2").ignored == ("2",)
+    assert read("a stool with 3 legs").ignored == ("3", "legs")
 
 
 def test_what_is_not_understood_is_named(read):
@@ -172,6 +206,8 @@ def test_similar_names_are_looked_up_for_the_phrase_then_for_its_last_word(read)
     assert read("a gnu's house").things == () and read("a gnu's house").caption == ""
 
 
-@pytest.mark.parametrize("prompt", ["", ",", "of of", "on on", "a", "1e999", "😀", "a" * 10_000, "on a table " * 300])
+@pytest.mark.parametrize(
+    "prompt", ["", ",", "of of", "on on", "a", "1e999", "😀", "a" * 10_000, "9" * 10_000, "on a table " * 300]
+)
 def test_any_text_can_be_read(read, prompt):
     assert len(read(prompt).things) <= MOST

@@ -13,7 +13,7 @@ from functools import cached_property
 from dreamfusion.pocket.model.words import (
     COMPOUND,
     DETERMINERS,
-    NUMBERS,
+    MANY,
     OWN_COLOR,
     PAIRS,
     POSTURES,
@@ -22,8 +22,10 @@ from dreamfusion.pocket.model.words import (
     SIZES,
     SYNONYMS,
     UNTIL_COMMA,
+    WITH_ARTICLE,
     color_of,
     colors_apart,
+    number_of,
     singular,
     with_article,
 )
@@ -60,6 +62,7 @@ class Reading:
     ignored: tuple[str, ...]
     guessed: bool = False  # whether a name was taken because it is similar to the words
     view: str = ""  # such as "front view"
+    fewer: tuple[str, ...] = ()  # such as "4 of 5 cats"
 
     @property
     def caption(self) -> str:
@@ -76,6 +79,7 @@ class Reading:
         text = f"the pocket prior reads {replace(self, view='').caption}"
         if self.read_as:
             text += f" ({', '.join(f'{words} as {known}' for words, known in self.read_as.items())})"
+        text += f"; it shows {', '.join(self.fewer)}" if self.fewer else ""
         return text + (f"; it ignores {', '.join(self.ignored)}" if self.ignored else "")
 
 
@@ -101,9 +105,10 @@ class _Phrase:
     sealed: bool = False  # "of" came after the name: what follows says what it is made of
 
     @property
-    def unnamed(self) -> list[str]:
-        """Words that say something about an object, for a phrase without one."""
-        return [word for word in (self.number, self.size_word, self.color_word) if word]
+    def unshown(self) -> list[str]:
+        """Words to ignore if the phrase shows no object."""
+        words = (self.number, self.size_word, self.color_word, self.words, *self.others, *self.skipped)
+        return [word for word in words if word]
 
     @property
     def may_be_color(self) -> bool:
@@ -171,7 +176,7 @@ class _Draft:
         if meaning in ("<and>", "") and said in JOINTS and not now.name:
             after = words[count] if len(words) > count else ""
             ends = said == "," and now.may_be_color and (now.color or color_of(after))
-            if after not in DETERMINERS and after not in NUMBERS and not ends:
+            if after not in DETERMINERS and not number_of(after) and not ends:
                 return count  # between adjectives: "a red and striped armchair"
         if meaning.startswith("<"):
             self._next(meaning[1:-1])
@@ -190,9 +195,8 @@ class _Draft:
             self._postures.append(said)
         elif (color := color_of(said)) is not None:
             self._color(color, said)
-        elif said in NUMBERS:
-            self._phrase_begins()
-            self._now.count, self._now.number = NUMBERS[said], said
+        elif number := number_of(said):
+            self._number(number, said)
         elif said in PAIRS and not now.name:
             now.count, now.number, now.pair = PAIRS[said], said, True
         elif said in SIZES:
@@ -214,30 +218,32 @@ class _Draft:
         self._next("")
         things: list[Thing] = []
         relations: list[str] = []
-        ignored: list[str] = []
+        ignored, fewer = list[str](), list[str]()
         for phrase in self._done:
             if not phrase.name and phrase.others and phrase.relation in NEAR:
                 self._look_up(phrase, prompt if len(self._done) == 1 else "")
         self._give_colors()
+        named = sum(bool(phrase.name) for phrase in self._done)  # each shall be shown once
         for phrase in self._done:
             if not phrase.name or len(things) == MOST:
-                ignored += [*phrase.unnamed, *filter(None, [phrase.words]), *phrase.others, *phrase.skipped]
+                ignored += phrase.unshown
                 continue
             ignored += [*phrase.others, *phrase.skipped]
             self._read_as |= phrase.read_as
-            thing = Thing(phrase.name, phrase.color, phrase.size)
-            for _ in range(phrase.count):
-                if len(things) == MOST:
-                    ignored.append(phrase.words)
-                    break
-                if things:
-                    relations.append(phrase.relation if thing is not things[-1] and phrase.relation != "," else "and")
-                things.append(thing)
+            named -= 1
+            count = min(phrase.count, max(MOST - len(things) - named, 1))
+            if count < phrase.count:
+                number = phrase.number if phrase.number in MANY else phrase.count
+                fewer.append(f"{count} of {number} {phrase.words}")
+            if things:
+                relations.append("and" if phrase.relation == "," else phrase.relation)
+            relations += ["and"] * (count - 1)
+            things += [Thing(phrase.name, phrase.color, phrase.size)] * count
         if len(things) == 1:  # nothing to be larger or smaller than
             ignored += [phrase.size_word for phrase in self._done if phrase.size_word]
             things = [replace(things[0], size=1.0)]
         said = tuple(dict.fromkeys(ignored))
-        return Reading(tuple(things), tuple(relations), self._read_as, said, self._guessed)
+        return Reading(tuple(things), tuple(relations), self._read_as, said, self._guessed, fewer=tuple(fewer))
 
     def _name(self, name: str, said: str) -> None:
         now = self._now
@@ -254,6 +260,15 @@ class _Draft:
         if said != name:
             now.read_as[said] = name
         now.name, now.words = name, said
+
+    def _number(self, number: int, said: str) -> None:
+        now = self._now
+        one = now.article in ("a", "an") and not now.name and said not in WITH_ARTICLE
+        if one or now.sealed:
+            now.others.append(said)
+            return
+        self._phrase_begins()
+        self._now.count, self._now.number = number, said
 
     def _color(self, color: str, said: str) -> None:
         now = self._now
@@ -286,7 +301,7 @@ class _Draft:
     def _next(self, relation: str) -> None:
         self._postures = []
         now = self._now
-        if now.name or now.others or now.skipped or now.color:
+        if now.unshown:
             self._done.append(now)
         elif now.relation not in ("", "and", ","):
             relation = now.relation  # nothing stood between two relations

@@ -61,7 +61,10 @@ SIZES = {
     **dict.fromkeys(("big", "large"), 1.4),
     **dict.fromkeys(("huge", "giant", "gigantic", "enormous"), 2.0),
 }
-NUMBERS = {"two": 2, "three": 3, "four": 4, "2": 2, "3": 3, "4": 4}
+_FROM_TWO = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+NUMBERS = {**dict(zip(_FROM_TWO, range(2, 13), strict=True)), "few": 3, "dozen": 12}
+MANY = ("several", "many", "multiple", "numerous")  # more than can be shown
+WITH_ARTICLE = ("few", "dozen")  # numbers that "a" may stand before: "a 1960 car" is one
 PAIRS = {"pair": 2, "couple": 2}  # as NUMBERS, but not of things that come in pairs: "a pair of scissors"
 DETERMINERS = frozenset({"a", "an", "the", "one", "another", "some", "my", "his", "her", "its"})
 # Words of a prompt -> how an object stands to those before it.
@@ -116,6 +119,13 @@ def singular(word: str) -> list[str]:
     elif word.endswith("es"):
         found.append(word[:-2])
     return found
+
+
+def number_of(word: str) -> int:
+    """The number that a word means; 0 if it means none."""
+    if word in MANY:
+        return 99
+    return NUMBERS.get(word) or (int(word) if word.isdecimal() and len(word) < 10 else 0)
 
 
 def color_of(word: str) -> str | None:
