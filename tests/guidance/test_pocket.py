@@ -152,6 +152,16 @@ def test_an_unrelated_prompt_gives_one_warning_with_the_nearest_names_and_an_alt
 
 
 @pytest.mark.parametrize(
+    ("prompt", "meant"),
+    [("a red chiar", "a chair"), ("a ct", "a cat"), ("a telefone", "a telephone"), ("a cat on a chiar", "a chair")],
+)
+def test_a_misspelled_object_is_asked_for_and_not_read(prior, caplog, prompt, meant):
+    with caplog.at_level(logging.INFO):
+        prior.warn_if_unknown(prompt)
+    assert f'did you mean "{meant}"?' in caplog.messages[-1] and "nearest" not in caplog.messages[-1]
+
+
+@pytest.mark.parametrize(
     ("prompt", "sentence"),
     [
         ("a cat wearing a tiara", "reads a cat; it ignores tiara"),
