@@ -40,12 +40,11 @@ class Vocabulary:
         return self._read[text]
 
     def announce(self, prompt: str) -> Reading:
-        """Read a prompt. Log how, if it says more than a name and a colour; a warning if it names nothing known."""
+        """Read a prompt. Log how; a warning if it names nothing known."""
         reading = self.read(prompt)
         meant = self._meant(reading)
         if reading.things:
-            if reading.ignored or reading.read_as or len(reading.things) > 1:
-                log.info("%s%s", reading.summary(), f"; {meant}" if meant else "")
+            log.info("%s%s", reading.summary(), f"; {meant}" if meant else "")
             return reading
         log.warning(
             'The pocket prior was not trained on anything like "%s" (%d known objects; %s). '
