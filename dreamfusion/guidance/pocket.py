@@ -148,7 +148,7 @@ class PocketPrior(PixelSpace, AdaptablePrior):
         return self
 
     def warn_if_unknown(self, prompt: str) -> None:
-        """Log how the prompt is read, if there is something to say; a warning if it names nothing known.
+        """Log how the prompt is read; a warning if it names nothing known.
 
         Raises:
             GuidanceError: `variant` is not below the number of models with the prompt's name.

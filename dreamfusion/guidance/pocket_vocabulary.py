@@ -7,8 +7,9 @@ from pathlib import Path
 from torch import Tensor
 
 from dreamfusion.pocket.model.prompt import Reader, Reading
+from dreamfusion.pocket.model.spelling import correction
 from dreamfusion.pocket.model.text import TextEncoder
-from dreamfusion.pocket.model.words import with_article
+from dreamfusion.pocket.model.words import COLORS, SYNONYMS, with_article
 
 log = logging.getLogger(__name__)
 
@@ -39,22 +40,34 @@ class Vocabulary:
         return self._read[text]
 
     def announce(self, prompt: str) -> Reading:
-        """Read a prompt. Log how, if it says more than a name and a colour; a warning if it names nothing known."""
+        """Read a prompt. Log how; a warning if it names nothing known."""
         reading = self.read(prompt)
+        meant = self._meant(reading)
         if reading.things:
-            if reading.ignored or reading.read_as or len(reading.things) > 1:
-                log.info("%s", reading.summary())
+            log.info("%s%s", reading.summary(), f"; {meant}" if meant else "")
             return reading
-        vector = self._encoder.sentence([prompt])[0].cpu()
-        nearest = (self._vectors @ vector).topk(min(NEAREST, len(self.names))).indices.tolist()
         log.warning(
-            'The pocket prior was not trained on anything like "%s" (%d known objects; nearest: "%s"). '
+            'The pocket prior was not trained on anything like "%s" (%d known objects; %s). '
             "The shape will not follow the prompt; use guidance=sd for open vocabulary.",
             prompt,
             len(self.names),
-            '", "'.join(with_article(self.names[index]) for index in nearest),
+            meant or f'nearest: "{self._nearest(prompt)}"',
         )
         return reading
+
+    def _meant(self, reading: Reading) -> str:
+        """A question, if an ignored word seems misspelled; "" otherwise."""
+        meant = correction(reading.ignored, [*self.names, *COLORS], self._encoder.is_word)
+        if meant is None and not reading.things:  # beside an object, more words are of styles: "bokeh" is no bloke
+            synonyms = [word for word, name in SYNONYMS.items() if name in self.names]
+            meant = correction(reading.ignored, synonyms, self._encoder.is_word)
+        return f'did you mean "{meant}"?' if meant else ""
+
+    def _nearest(self, prompt: str) -> str:
+        """The names that are most similar to an unknown prompt."""
+        vector = self._encoder.sentence([prompt])[0].cpu()
+        nearest = (self._vectors @ vector).topk(min(NEAREST, len(self.names))).indices.tolist()
+        return '", "'.join(with_article(self.names[index]) for index in nearest)
 
     @cached_property
     def _reader(self) -> Reader:

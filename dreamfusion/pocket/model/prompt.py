@@ -11,24 +11,28 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from dreamfusion.pocket.model.words import (
-    COLORS,
     COMPOUND,
     DETERMINERS,
-    NUMBERS,
+    MANY,
+    OWN_COLOR,
     PAIRS,
     POSTURES,
     RELATIONS,
-    SHADES,
     SILENT,
     SIZES,
     SYNONYMS,
     UNTIL_COMMA,
+    WITH_ARTICLE,
+    color_of,
+    colors_apart,
+    number_of,
     singular,
     with_article,
 )
 
 MOST = 4  # objects of a prompt
 JOINTS = ("and", "&", ",")
+ALL = (["both"], ["all"])  # a colour after these words is that of all objects before
 NEAR = ("", "and", "left of", "right of")  # after another relation, unknown words are mostly a place: "in the sky"
 _WORD = re.compile(r"[\w'-]+|[,&]")
 VIEW = re.compile(r",?\s*\b(front|side|back|overhead) view\b")
@@ -39,7 +43,7 @@ class Thing:
     """An object that a prompt names."""
 
     name: str  # of the vocabulary
-    color: str | None = None  # of COLORS
+    color: str | None = None  # of `words.COLORS`
     size: float = 1.0  # relative to the other objects of the prompt
 
     @property
@@ -58,6 +62,7 @@ class Reading:
     ignored: tuple[str, ...]
     guessed: bool = False  # whether a name was taken because it is similar to the words
     view: str = ""  # such as "front view"
+    fewer: tuple[str, ...] = ()  # such as "4 of 5 cats"
 
     @property
     def caption(self) -> str:
@@ -74,6 +79,7 @@ class Reading:
         text = f"the pocket prior reads {replace(self, view='').caption}"
         if self.read_as:
             text += f" ({', '.join(f'{words} as {known}' for words, known in self.read_as.items())})"
+        text += f"; it shows {', '.join(self.fewer)}" if self.fewer else ""
         return text + (f"; it ignores {', '.join(self.ignored)}" if self.ignored else "")
 
 
@@ -85,14 +91,30 @@ class _Phrase:
     name: str = ""
     words: str = ""  # that stand for the name
     color: str | None = None
+    color_word: str = ""
     size: float = 1.0
     size_word: str = ""
     count: int = 1
+    number: str = ""  # the word for the count
     pair: bool = False
+    article: str = ""
+    read_as: dict[str, str] = field(default_factory=dict)  # words -> known words
     others: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)  # others that name nothing, whatever they are
     closed: bool = False  # a word came after the name that no compound has
     sealed: bool = False  # "of" came after the name: what follows says what it is made of
+
+    @property
+    def unshown(self) -> list[str]:
+        """Words to ignore if the phrase shows no object."""
+        words = (self.number, self.size_word, self.color_word, self.words, *self.others, *self.skipped)
+        return [word for word in words if word]
+
+    @property
+    def may_be_color(self) -> bool:
+        """Whether a colour here may be that of the object before: "a dog, red", not "a dog, an orange"."""
+        own = self.relation in OWN_COLOR and (self.relation != "on" or self.color in (None, self.color_word))
+        return own and not (self.name or self.article or self.number)
 
 
 class Reader:
@@ -115,7 +137,7 @@ class Reader:
         text = prompt.lower()
         views = VIEW.findall(text)
         reading = _Draft(self._near)
-        words = _WORD.findall(VIEW.sub("", text))
+        words = [part for word in _WORD.findall(VIEW.sub("", text)) for part in colors_apart(word)]
         while words:
             words = words[reading.add(words, *self._meaning(words)) :]
         return replace(reading.finished(prompt.strip()), view=f"{views[-1]} view" if views else "")
@@ -153,7 +175,8 @@ class _Draft:
             self._skipping = False
         if meaning in ("<and>", "") and said in JOINTS and not now.name:
             after = words[count] if len(words) > count else ""
-            if after not in DETERMINERS and after not in NUMBERS:
+            ends = said == "," and now.may_be_color and (now.color or color_of(after))
+            if after not in DETERMINERS and not number_of(after) and not ends:
                 return count  # between adjectives: "a red and striped armchair"
         if meaning.startswith("<"):
             self._next(meaning[1:-1])
@@ -170,21 +193,19 @@ class _Draft:
             now.skipped.append(said)
         elif said in POSTURES:
             self._postures.append(said)
-        elif (color := said.rpartition("-")[2]) in COLORS or color in SHADES:
-            now.color = now.color or SHADES.get(color, color)
-            if said != now.color:
-                self._read_as[said] = SHADES.get(color, color)
-        elif said in NUMBERS:
-            self._phrase_begins()
-            self._now.count = NUMBERS[said]
+        elif (color := color_of(said)) is not None:
+            self._color(color, said)
+        elif number := number_of(said):
+            self._number(number, said)
         elif said in PAIRS and not now.name:
-            now.count, now.pair = PAIRS[said], True
+            now.count, now.number, now.pair = PAIRS[said], said, True
         elif said in SIZES:
             now.size, now.size_word = SIZES[said], said
         elif said == "of":
             now.sealed = bool(now.name)
         elif said in DETERMINERS:
             self._phrase_begins()
+            self._now.article = said
         elif said not in SILENT:
             now.others.append(said)
             compound = said in COMPOUND or said.endswith("-shaped")
@@ -197,26 +218,32 @@ class _Draft:
         self._next("")
         things: list[Thing] = []
         relations: list[str] = []
-        ignored: list[str] = []
+        ignored, fewer = list[str](), list[str]()
         for phrase in self._done:
             if not phrase.name and phrase.others and phrase.relation in NEAR:
-                self._look_up(phrase, prompt if not things and len(self._done) == 1 else "")
-            ignored += [*phrase.others, *phrase.skipped]
-            if not phrase.name:
+                self._look_up(phrase, prompt if len(self._done) == 1 else "")
+        self._give_colors()
+        named = sum(bool(phrase.name) for phrase in self._done)  # each shall be shown once
+        for phrase in self._done:
+            if not phrase.name or len(things) == MOST:
+                ignored += phrase.unshown
                 continue
-            thing = Thing(phrase.name, phrase.color, phrase.size)
-            for _ in range(phrase.count):
-                if len(things) == MOST:
-                    ignored.append(phrase.words)
-                    break
-                if things:
-                    relations.append(phrase.relation if thing is not things[-1] and phrase.relation != "," else "and")
-                things.append(thing)
+            ignored += [*phrase.others, *phrase.skipped]
+            self._read_as |= phrase.read_as
+            named -= 1
+            count = min(phrase.count, max(MOST - len(things) - named, 1))
+            if count < phrase.count:
+                number = phrase.number if phrase.number in MANY else phrase.count
+                fewer.append(f"{count} of {number} {phrase.words}")
+            if things:
+                relations.append("and" if phrase.relation == "," else phrase.relation)
+            relations += ["and"] * (count - 1)
+            things += [Thing(phrase.name, phrase.color, phrase.size)] * count
         if len(things) == 1:  # nothing to be larger or smaller than
             ignored += [phrase.size_word for phrase in self._done if phrase.size_word]
             things = [replace(things[0], size=1.0)]
         said = tuple(dict.fromkeys(ignored))
-        return Reading(tuple(things), tuple(relations), self._read_as, said, self._guessed)
+        return Reading(tuple(things), tuple(relations), self._read_as, said, self._guessed, fewer=tuple(fewer))
 
     def _name(self, name: str, said: str) -> None:
         now = self._now
@@ -229,9 +256,42 @@ class _Draft:
             now.count = 1
         if now.name:
             now.others.append(now.words)
+            now.read_as.pop(now.words, None)
         if said != name:
-            self._read_as[said] = name
+            now.read_as[said] = name
         now.name, now.words = name, said
+
+    def _number(self, number: int, said: str) -> None:
+        now = self._now
+        one = now.article in ("a", "an") and not now.name and said not in WITH_ARTICLE
+        if one or now.sealed:
+            now.others.append(said)
+            return
+        self._phrase_begins()
+        self._now.count, self._now.number = number, said
+
+    def _color(self, color: str, said: str) -> None:
+        now = self._now
+        if now.color not in (None, color):  # an object has one colour
+            now.skipped.append(said)
+            return
+        now.color, now.color_word = color, now.color_word or said
+        if said != color:
+            now.read_as[said] = color
+
+    def _give_colors(self) -> None:
+        """A phrase that is only a colour gives it to the object before it, if that has none."""
+        named: list[_Phrase] = []
+        for phrase in self._done:
+            if phrase.name:
+                named.append(phrase)
+            elif phrase.color and phrase.may_be_color and (not phrase.others or phrase.others in ALL):
+                colorless = [before for before in (named if phrase.others else named[-1:]) if before.color is None]
+                for before in colorless:
+                    before.color = phrase.color
+                if colorless:
+                    colorless[-1].read_as |= phrase.read_as
+                    phrase.color_word, phrase.others = "", []
 
     def _phrase_begins(self) -> None:
         """A determiner or number: what follows is another object, if there is one already."""
@@ -241,7 +301,7 @@ class _Draft:
     def _next(self, relation: str) -> None:
         self._postures = []
         now = self._now
-        if now.name or now.others or now.skipped or now.color:
+        if now.unshown:
             self._done.append(now)
         elif now.relation not in ("", "and", ","):
             relation = now.relation  # nothing stood between two relations
@@ -255,5 +315,5 @@ class _Draft:
             if name is not None:
                 phrase.name, phrase.words = name, said
                 phrase.others = [] if said in (together, prompt) else [word for word in phrase.others if word != said]
-                self._read_as[said], self._guessed = name, True
+                phrase.read_as[said], self._guessed = name, True
                 return

@@ -54,6 +54,10 @@ class TextEncoder(nn.Module):
         embedding = self(texts)
         return sentence_vector(embedding.states, embedding.mask)
 
+    def is_word(self, word: str) -> bool:
+        """Whether the tokenizer has the word as a whole, as it has frequent English words."""
+        return self._tokenizer.token_to_id(word) is not None  # type: ignore[attr-defined]
+
 
 def sentence_vector(states: Tensor, mask: Tensor) -> Tensor:
     """Unit-length mean of the token states without padding: (B, L, D), (B, L) -> (B, D)."""

@@ -61,7 +61,10 @@ SIZES = {
     **dict.fromkeys(("big", "large"), 1.4),
     **dict.fromkeys(("huge", "giant", "gigantic", "enormous"), 2.0),
 }
-NUMBERS = {"two": 2, "three": 3, "four": 4, "2": 2, "3": 3, "4": 4}
+_FROM_TWO = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+NUMBERS = {**dict(zip(_FROM_TWO, range(2, 13), strict=True)), "few": 3, "dozen": 12}
+MANY = ("several", "many", "multiple", "numerous")  # more than can be shown
+WITH_ARTICLE = ("few", "dozen")  # numbers that "a" may stand before: "a 1960 car" is one
 PAIRS = {"pair": 2, "couple": 2}  # as NUMBERS, but not of things that come in pairs: "a pair of scissors"
 DETERMINERS = frozenset({"a", "an", "the", "one", "another", "some", "my", "his", "her", "its"})
 # Words of a prompt -> how an object stands to those before it.
@@ -88,6 +91,7 @@ POSTURES = frozenset(
 )
 # Words between two names of one object: "a cat shaped teapot".
 COMPOUND = frozenset({"shaped", "styled", "themed", "patterned", "inspired", "like", "toy"})
+OWN_COLOR = (",", "in", "on", "wearing")  # after these relations, a colour alone is that of the object before
 UNTIL_COMMA = frozenset({"style", "without", "no", "by", "for", "from", "to"})  # nothing after them names an object
 # Words that carry no meaning of their own here: those of any caption.
 SILENT = frozenset({"at", "front", "side", "back", "view", "made", "out"})
@@ -115,3 +119,23 @@ def singular(word: str) -> list[str]:
     elif word.endswith("es"):
         found.append(word[:-2])
     return found
+
+
+def number_of(word: str) -> int:
+    """The number that a word means; 0 if it means none."""
+    if word in MANY:
+        return 99
+    return NUMBERS.get(word) or (int(word) if word.isdecimal() and len(word) < 10 else 0)
+
+
+def color_of(word: str) -> str | None:
+    """The colour that a word means, also as the last part of a compound ("blood-red"); None if it means none."""
+    last = word.rpartition("-")[2]
+    return last if last in COLORS else SHADES.get(last)
+
+
+def colors_apart(word: str) -> list[str]:
+    """ "pink-and-white", "black-white" -> its colours; any other word as it is."""
+    parts = [part for part in word.split("-") if part != "and"]
+    known = COLORS | SHADES if "-and-" in word else COLORS  # "olive-green" is one colour
+    return parts if len(parts) > 1 and all(part in known for part in parts) else [word]
