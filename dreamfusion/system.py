@@ -111,7 +111,7 @@ class DreamFusion(L.LightningModule):
             "opacity": render.opacity.mean(),
             "noise_level": guidance.noise_level.mean(),
             **self.scene.figures(render),
-            **{f"loss/{name}": value for name, value in terms.items()},
+            **{f"loss/{name}": value for name, value in (terms | dict(guidance.losses)).items()},
         }
         # Lightning would copy a number to the device, and with `prog_bar` read each value in every step: both wait.
         tensors = {n: v if isinstance(v, Tensor) else guidance.loss.new_full((), v) for n, v in values.items()}

@@ -7,8 +7,8 @@ Axes: x right, y up, z towards the front camera; a camera looks along its own -z
 90 the view from +x.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -231,6 +231,7 @@ class GuidanceOutput(Movable):
     noise_level: Tensor  # (B,) sigma_t
     denoised: Tensor  # (B, C, h, w) denoised estimate in the prior's space, for previews
     latents: Tensor  # (B, C, h, w) the images there, detached
+    losses: Mapping[str, Tensor] = field(default_factory=dict)  # () each, of the method's own parameters, by name
 
     def __post_init__(self) -> None:
         b = self.timestep.shape[0]

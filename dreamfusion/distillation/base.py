@@ -179,8 +179,9 @@ class Distillation(nn.Module):
             image_gradient = self.image_gradient(step, torch.where(finite, denoised, step.latents.detach()))
             if image_gradient is not None:
                 loss = loss + (image_gradient * rgb).sum()
-            for auxiliary in self.auxiliary_losses(step).values():
-                loss = loss + auxiliary
+            auxiliary = self.auxiliary_losses(step)
+            for own in auxiliary.values():
+                loss = loss + own
             return GuidanceOutput(
                 loss=loss,
                 gradient_norm=gradient.flatten(1).norm(dim=1),
@@ -188,6 +189,7 @@ class Distillation(nn.Module):
                 noise_level=(1 - abar).sqrt(),
                 denoised=denoised,
                 latents=latents.detach(),
+                losses={name: own.detach() for name, own in auxiliary.items()},
             )
 
     def guided(self, step: Step, noisy: Tensor) -> Tensor:

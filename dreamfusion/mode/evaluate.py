@@ -6,7 +6,8 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
 
 from dreamfusion.checkpoint import TrainedScene, load_scene
 from dreamfusion.error import UserError
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 def run(cfg: DictConfig, clip: str | None, captions: str | None, image_reward: str | None) -> list[Path]:
     """Write evaluation.json into the folder of the run, or of all runs that `run` or `study` names.
 
+    The mesh is made with the run's own settings, unless the command names one of `export`.
+
     Logs the means over several runs. Skips runs that fail, with a warning, unless there is only one.
     """
     settings, choice = ExportSettings.of(cfg.export), run_choice(cfg)
@@ -41,7 +44,8 @@ def run(cfg: DictConfig, clip: str | None, captions: str | None, image_reward: s
         checkpoint = find_checkpoint(cfg.checkpoint or "latest" if folder is None else str(folder))
         try:
             with locked(run_of(checkpoint)):
-                scores = evaluate_run(load_scene(checkpoint), settings, judges)
+                scene = load_scene(checkpoint)
+                scores = evaluate_run(scene, _mesh_settings(cfg, scene.config), judges)
         except UserError as error:
             if len(runs) == 1:
                 raise
@@ -53,6 +57,16 @@ def run(cfg: DictConfig, clip: str | None, captions: str | None, image_reward: s
     if len(found) > 1:
         log.info("mean of %d runs: %s", len(found), _text(_means(found)))
     return written
+
+
+def _mesh_settings(cfg: DictConfig, run: DictConfig) -> ExportSettings:
+    """The mesh's settings of the run itself, as in its first scores; those of the command if it names one."""
+    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
+    if any(word.lstrip("+~").startswith(("export=", "export.")) for word in words):
+        return ExportSettings.of(cfg.export)
+    both = OmegaConf.merge(cfg.export, run.export)  # a run of earlier days lacks what is new
+    assert isinstance(both, DictConfig)
+    return ExportSettings.of(both)
 
 
 def _means(found: Sequence[dict[str, float]]) -> dict[str, float]:

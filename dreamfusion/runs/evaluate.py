@@ -26,6 +26,7 @@ from dreamfusion.truth.store import Truth, find_truth
 from dreamfusion.types import Cameras
 
 PACKAGES = ("torch", "numpy", "scipy", "scikit-image")  # whose versions may change a score
+MESH = ("resolution", "threshold", "blur", "smoothing", "denoise", "faces")  # settings that may change a score
 Judge = Callable[[TrainedScene], dict[str, float]]
 
 
@@ -45,9 +46,8 @@ def evaluate_run(scene: TrainedScene, export: ExportSettings, judges: Sequence[J
         scores |= judge(scene)
     seconds = round(time.monotonic() - started, 1)
     about = {} if truth is None else {"name": truth.name, **truth.about}
-    write_json(
-        folder / "evaluation.json", {"prompt": prompt, "scores": scores, "truth": about, **_protocol(scene, seconds)}
-    )
+    protocol = _protocol(scene, export, seconds)
+    write_json(folder / "evaluation.json", {"prompt": prompt, "scores": scores, "truth": about, **protocol})
     write_image(found.sheet, folder / "truth_check.png")
     add_to_summary(folder, scores)
     result = read_result(folder)
@@ -73,11 +73,12 @@ def truth_for(config: DictConfig) -> Truth | None:
     return composed(prior.layout(prompt))
 
 
-def _protocol(scene: TrainedScene, seconds: float) -> dict[str, Any]:
+def _protocol(scene: TrainedScene, export: ExportSettings, seconds: float) -> dict[str, Any]:
     """What another machine needs to get the same numbers."""
     return {
         "step": scene.step,
         "seed": scene.config.seed,
+        "mesh": {name: getattr(export, name) for name in MESH},
         "surface_samples_seeds": [0, 1],
         "cameras": {"held_out": _poses(held_out_cameras(scene.camera)), "ring": _poses(ring_cameras(scene.camera))},
         "versions": {"dreamfusion": __version__, **{name: importlib.metadata.version(name) for name in PACKAGES}},

@@ -3,6 +3,7 @@
 import logging
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 from dreamfusion.error import UserError
 from dreamfusion.mode import evaluate
@@ -11,15 +12,18 @@ from dreamfusion.mode import evaluate
 def test_a_study_ends_with_the_means_over_the_runs_that_have_a_score(compose_config, monkeypatch, caplog):
     scores = {"a": {"t3bench_quality": 20.0, "volume_iou": 0.5}, "b": {"t3bench_quality": 30.0}, "c": None}
 
-    def score(run, settings, judges):
-        if scores[run] is None:
+    def score(scene, settings, judges):
+        assert settings.resolution == 48  # the run's own
+        if scores[scene.run] is None:
             raise UserError("no surface")
-        return scores[run]
+        return scores[scene.run]
 
     monkeypatch.setattr(evaluate, "find_runs", lambda choice: [Path(name) for name in scores])
     monkeypatch.setattr(evaluate, "find_checkpoint", lambda run: Path(run) / "checkpoints" / "last.ckpt")
     monkeypatch.setattr(evaluate, "locked", lambda folder: nullcontext())
-    monkeypatch.setattr(evaluate, "load_scene", lambda checkpoint: checkpoint.parts[0])
+    run_config = compose_config("export.resolution=48")
+    load = lambda checkpoint: SimpleNamespace(run=checkpoint.parts[0], config=run_config)  # noqa: E731
+    monkeypatch.setattr(evaluate, "load_scene", load)
     monkeypatch.setattr(evaluate, "evaluate_run", score)
     with caplog.at_level(logging.INFO):
         written = evaluate.run(compose_config("mode=evaluate", "study=s"), None, None, None)
