@@ -2,6 +2,7 @@
 
 import html
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -137,6 +138,21 @@ def test_a_turntable_in_another_size(copied, launch, monkeypatch):
     with av.open(str(run / "turntable_40.mp4")) as video:
         stream = video.streams.video[0]
         assert (stream.width, stream.height, sum(1 for _ in video.decode(stream))) == (40, 40, 3)
+
+
+def test_the_pictures_are_those_of_the_runs_that_are_named_not_of_the_newest(copied, launch):
+    folder, run = copied
+    newest = folder / "outputs" / "studies" / "pets" / "a-cat" / "0123abcd"
+    shutil.copytree(run, newest)
+    os.utime(newest / "checkpoints" / "last.ckpt")
+    small = ["mode=render", "mode.pictures=[webp]", "mode.size=16", "mode.frames=2"]
+    assert launch(folder, *small, f"run={run.relative_to(folder)}").status == 0
+    assert (run / "turntable_16.webp").is_file() and not (newest / "turntable_16.webp").exists()
+    (run / "turntable_16.webp").unlink()
+    ended = launch(folder, *small, "run=all")
+    assert "2 of 2 runs" in ended.text
+    assert (run / "turntable_16.webp").is_file() and (newest / "turntable_16.webp").is_file()
+    assert "no run at nowhere; type run=all" in launch(folder, *small, "run=nowhere").text
 
 
 def test_stills_depth_normals_and_an_animation_are_written(copied, launch):
