@@ -21,6 +21,8 @@ from dreamfusion.phases import phase
 from dreamfusion.runs.summary import add_to_summary
 
 log = logging.getLogger(__name__)
+REFERRED = (".mtl", ".png")  # suffixes of the files that an OBJ refers to
+VISUAL = "robot"  # name of the mesh of a body for simulators, which export=obj must not replace
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +85,8 @@ def export_scene(scene: TrainedScene, export: ExportSettings) -> Exported:
     with phase("check"):
         metrics = compare(scene.scene, scene.camera, surface.mesh)
         facts = print_facts(surface.mesh, surface.watertight)
-    path = scene.run / f"mesh.{BESIDE.get(export.format, export.format)}"
+    stem = VISUAL if export.format == ROBOT else "mesh"
+    path = scene.run / f"{stem}.{BESIDE.get(export.format, export.format)}"
     metadata = {
         "prompt": str(scene.config.prompt),
         "seed": str(scene.config.seed),
@@ -111,9 +114,11 @@ def export_scene(scene: TrainedScene, export: ExportSettings) -> Exported:
     coarser: list[Path] = []
     for number, level in enumerate(surface.levels, 1):
         same_scale = placed(level, metres * longest_side(level), export.up)
-        coarser += write_mesh(same_scale, path.with_stem(f"mesh.lod{number}"), metadata, finish)
-    for old in set(scene.run.glob("mesh.lod*")) - set(coarser):  # of an export with other levels
-        old.unlink()
+        coarser += write_mesh(same_scale, path.with_stem(f"{stem}.lod{number}"), metadata, finish)
+    own = (path.suffix, *(REFERRED if path.suffix == ".obj" else ()))
+    for old in set(scene.run.glob(f"{stem}.lod*")) - set(coarser):  # of an export in this format with other levels
+        if old.suffix in own:
+            old.unlink()
     write_image(metrics.sheet, scene.run / "mesh_check.png")
     unit, factor = ("mm", MILLIMETRES) if export.format in PRINTED else ("m", 1.0)
     sides = " x ".join(f"{side:.3g}" for side in np.ptp(mesh.vertices, axis=0) * factor)

@@ -58,14 +58,15 @@ def test_the_newest_run_is_exported_in_every_format(export, copied, launch, monk
 
 def test_a_printed_mesh_is_a_hundred_millimetres_long_and_stands_on_the_plate(copied, launch):
     folder, run = copied
-    (folder / run / "mesh.lod7.stl").write_text("of an export with seven levels")
+    (run / "mesh.lod7.stl").write_text("of an export with seven levels")
+    (run / "mesh.lod1.glb").write_text("of an export in another format")
     ended = launch(folder, "mode=export", "export=stl", *FAST, "export.levels=[200]", f"checkpoint={run}")
     assert ended.status == 0, ended.text
     printed, summary = trimesh.load(run / "mesh.stl"), json.loads((run / "summary.json").read_text(encoding="utf-8"))
     sides = printed.vertices.max(0)
     np.testing.assert_allclose(printed.vertices.min(0), 0, atol=1e-6)
     coarse = trimesh.load(run / "mesh.lod1.stl")
-    assert not (run / "mesh.lod7.stl").exists()
+    assert not (run / "mesh.lod7.stl").exists() and (run / "mesh.lod1.glb").is_file()
     assert f"level 1 {len(coarse.faces)} triangles" in ended.text and len(coarse.faces) < 210
     np.testing.assert_allclose(np.ptp(coarse.vertices, axis=0), sides, rtol=0.05)
     assert sides.max() == pytest.approx(100, rel=1e-5)
@@ -81,9 +82,13 @@ def test_a_printed_mesh_is_a_hundred_millimetres_long_and_stands_on_the_plate(co
 
 def test_a_body_for_simulators_is_written_beside_its_mesh(copied, launch):
     folder, run = copied
+    others = {"mesh.obj", "mesh.mtl", "mesh.png", "mesh.lod1.obj", "mesh.lod1.glb"}
+    for name in others:
+        (run / name).write_text("of another export")
     ended = launch(folder, "mode=export", "export=urdf", *FAST, "export.concavity=1", f"checkpoint={run}")
     assert ended.status == 0, ended.text
-    solid = trimesh.load(run / "mesh.obj", force="mesh")
+    assert {(run / name).read_text() for name in others} == {"of another export"}
+    solid = trimesh.load(run / "robot.obj", force="mesh")
     assert f"mesh.urdf: convex parts: 1, {1000 * solid.volume:.3g} kg" in ended.text
     part = trimesh.load(run / "mesh.part00.stl")
     np.testing.assert_allclose(part.bounds, solid.bounds, atol=1e-5)  # metres, in the frame of the mesh
