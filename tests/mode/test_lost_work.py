@@ -154,5 +154,7 @@ def test_a_locked_run_is_refused_by_name_and_strays_and_drafts_do_no_harm(copied
             assert ended.status == 1
             assert f"error: another process is running in {name}" in ended.text
     assert not any(draft.exists() for draft in drafts)
+    (before,) = results(folder)
     assert launch(folder, "checkpoint=latest").status == 0
+    assert [result["seconds"] for result in results(folder)] == [before["seconds"]]  # nothing was trained
     assert OmegaConf.load(run / "config.yaml").prompt == PROMPT
