@@ -1,11 +1,12 @@
 """User errors become one line; internal errors keep their traceback."""
 
 import os
+import shlex
 
 import pytest
 from hydra.errors import CompactHydraException, OverrideParseException
 
-from dreamfusion.error import INTERRUPTED, UserError, file_error, one_line_errors
+from dreamfusion.error import INTERRUPTED, UserError, file_error, one_line_errors, typed
 
 
 @pytest.fixture(autouse=True)
@@ -87,3 +88,8 @@ def test_hydra_full_error_keeps_tracebacks(monkeypatch):
     with pytest.raises(SystemExit) as end, one_line_errors():
         raise SystemExit(INTERRUPTED)
     assert end.value.code == INTERRUPTED
+
+
+def test_a_proposed_setting_is_one_word_of_a_shell():
+    assert typed("run", "outputs/a-cat") == "run=outputs/a-cat"
+    assert shlex.split(typed("start", "my cat's/$(run)")) == ["start=my cat's/$(run)"]

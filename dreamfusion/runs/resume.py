@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from dreamfusion.checkpoint import completed, load_scene, read_checkpoint, scene_state
-from dreamfusion.error import CheckpointError, UserError
+from dreamfusion.error import CheckpointError, UserError, typed
 from dreamfusion.export.settings import ExportSettings
 from dreamfusion.paths import LAST, PREVIOUS, run_of
 from dreamfusion.runs.find import find_checkpoint
@@ -44,8 +44,8 @@ def resumed_settings(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     kept = {key: value for key, value in saved.items() if key not in CHANGEABLE}
     if changed := differences(kept, plain(settings)):
         raise UserError(
-            f"{path} was made with {changed}; a resumed run keeps these settings: type start={path} instead of "
-            f"checkpoint={cfg.checkpoint} to begin a new run from its scene"
+            f"{path} was made with {changed}; a resumed run keeps these settings: type {typed('start', path)} "
+            f"instead of {typed('checkpoint', cfg.checkpoint)} to begin a new run from its scene"
         )
     settings.checkpoint = str(path)
     settings.ops, settings.deterministic = cfg.ops, cfg.deterministic  # any backend continues from any checkpoint

@@ -123,6 +123,7 @@ def test_start_begins_a_new_run_from_the_scene_of_another(copied, launch, tmp_pa
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(copied, launch):
     folder, run = copied
+    run = run.rename(run.with_name("my cat"))
     last, previous = (run / "checkpoints" / name for name in ("last.ckpt", "previous.ckpt"))
     data = bytearray(last.read_bytes())
     previous.write_bytes(data)
@@ -132,7 +133,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(copied, lau
     before = contents(folder)
     ended = launch(folder, "checkpoint=latest")
     assert (ended.status, ended.text.count("\n")) == (1, 1), ended.text
-    assert f"type checkpoint={previous.relative_to(folder)} for the one before it" in ended.text
+    assert f"type 'checkpoint={previous.relative_to(folder)}' for the one before it" in ended.text
     assert contents(folder) == before
     ended = launch(folder, f"checkpoint={previous.relative_to(folder)}")
     assert ended.status == 0, ended.text
