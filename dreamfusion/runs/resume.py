@@ -49,7 +49,13 @@ def resumed_settings(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         )
     settings.checkpoint = str(path)
     settings.ops, settings.deterministic = cfg.ops, cfg.deterministic  # any backend continues from any checkpoint
-    if step >= settings.trainer.max_steps and (run_of(path) / RESULT).is_file():
+    if step > settings.trainer.max_steps:
+        log.info(
+            "%s is already at step %d, beyond trainer.max_steps=%d: nothing is trained; to continue training, type "
+            "trainer.max_steps=%d",
+            *(path, step, settings.trainer.max_steps, 2 * step),
+        )
+    elif step == settings.trainer.max_steps and (run_of(path) / RESULT).is_file():
         log.info("%s is already at step %d; to continue training, add trainer.max_steps=%d", path, step, 2 * step)
     return settings
 
@@ -88,7 +94,8 @@ def resumed(saved: DictConfig, composed: DictConfig, overrides: Sequence[str]) -
             _copy_setting(settings, named, override.key_or_group.split("."))
         except (KeyError, TypeError) as error:
             raise UserError(
-                f"{override.input_line} cannot be changed in a resumed run; type single settings, key=value"
+                f"{override.input_line} cannot be changed in a resumed run, which keeps its settings; leave it out, or "
+                "type single settings, key=value"
             ) from error
     return OmegaConf.create(settings)
 
