@@ -35,7 +35,7 @@ def check_first(mode: str, cfg: DictConfig) -> None:
         if choice is not None:
             find_checkpoint(str(choice))
     if runs is not None:
-        find_runs(str(runs))
+        find_runs(str(runs), weights=mode != "gallery")
     elif cfg.checkpoint is None and (mode in ("export", "render") or (mode == "view" and not makes)):
         find_checkpoint("latest")
     if cfg.config is not None and not Path(str(cfg.config)).expanduser().is_file():
