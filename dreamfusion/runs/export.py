@@ -2,7 +2,7 @@
 
 import logging
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from dreamfusion.checkpoint import TrainedScene
 from dreamfusion.error import UserError
 from dreamfusion.export.robot import write_robot
-from dreamfusion.export.settings import BESIDE, PRINTED, ROBOT, SPLAT, ExportSettings
+from dreamfusion.export.settings import BESIDE, PRINTED, ROBOT, SPLAT, UNTEXTURED, ExportSettings
 from dreamfusion.export.splats import splats_of, write_ply, write_splat
 from dreamfusion.export.writer import MILLIMETRES, Finish, write_mesh
 from dreamfusion.image import write_image
@@ -73,11 +73,17 @@ class Exported:
 def export_scene(scene: TrainedScene, export: ExportSettings) -> Exported:
     """Extract and write the mesh, and a comparison of mesh and scene (mesh_check.png), into the run's folder.
 
+    A format without textures gets none, whatever `export.texture` is: vertex colours if it has colours.
+
     Raises:
         EmptyFieldError: the scene is empty.
         UserError: export=splat for a scene without Gaussians; export=urdf for an open surface, or without coacd.
     """
     started = time.monotonic()
+    if export.texture and export.format in UNTEXTURED:
+        unused = f"export.texture={export.texture} is not used"
+        log.info("export=%s has no texture, and %s: %s", export.format, UNTEXTURED[export.format], unused)
+        export = replace(export, texture=0)
     splats = splats_of(scene.scene) if export.format == SPLAT else None
     surface = extract_surface(scene.scene, scene.camera, export)  # logs its phases
     if export.format == ROBOT and not surface.watertight:

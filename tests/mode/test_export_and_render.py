@@ -47,6 +47,9 @@ def test_the_newest_run_is_exported_in_every_format(export, copied, launch, monk
     made = MADE.get(export, {f"mesh.{export}"})
     assert files(folder) - before == {(run / name).relative_to(folder).as_posix() for name in made}
     mesh = trimesh.load(run / f"mesh.{export}", force="mesh", process=False)
+    untextured = export in ("ply", "stl")  # of which FAST wants a texture, too
+    assert (f"export={export} has no texture, and" in ended.text) == untextured
+    assert export != "ply" or len(np.unique(mesh.visual.vertex_colors, axis=0)) > 10
     assert len(mesh.faces) > 100
     assert f"mesh.{export}: {len(mesh.faces)} triangles, watertight, " in ended.text
     assert (" surface at density" in ended.text and "by density alone" in ended.text) == fitted
