@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from dreamfusion.error import CheckpointError
+from dreamfusion.error import CheckpointError, typed
 from dreamfusion.files import flush, replacing
 from dreamfusion.paths import PREVIOUS
 
@@ -40,7 +40,8 @@ def read_verified(path: Path) -> Any:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (*UNREADABLE, *UNREADABLE_BY_TORCH) as error:
         before = path.with_name(PREVIOUS)
-        offer = f"; type checkpoint={before} for the one before it" if path != before and before.is_file() else ""
+        is_other = path != before and before.is_file()
+        offer = f"; type {typed('checkpoint', before)} for the one before it" if is_other else ""
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint ({type(error).__name__}); is the file complete?{offer}"
         ) from error

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shlex
 import traceback
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -25,6 +26,11 @@ class CheckpointError(UserError):
 
 class GuidanceError(RuntimeError):
     """The prior's weights are missing or unusable; the message says what was tried and what to type."""
+
+
+def typed(name: str, value: object) -> str:
+    """The setting `name=value` as one word of a shell, for a message that proposes to type it."""
+    return shlex.quote(f"{name}={value}")
 
 
 def check_positive(group: str, **counts: int) -> None:

@@ -154,7 +154,7 @@ def test_settings_of_another_version_give_a_one_line_error(change, content, save
 
 
 @pytest.mark.parametrize("group", ["scene", "camera"])
-@pytest.mark.parametrize("settings", [None, {}, [1], "cat", "${field}", "${field.nothing}", 3])
+@pytest.mark.parametrize("settings", [None, {}, [1], "cat", "${seed}", "${field.nothing}", 3])
 def test_settings_that_are_no_scene_or_no_cameras_give_a_one_line_error(group, settings, content, save):
     with pytest.raises(CheckpointError, match="does not fit this version of dreamfusion: ") as error:
         load_scene(save(content | {"config": CONFIG | {group: settings}}))

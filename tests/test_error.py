@@ -1,11 +1,12 @@
 """User errors become one line; internal errors keep their traceback."""
 
 import os
+import shlex
 
 import pytest
 from hydra.errors import CompactHydraException, OverrideParseException
 
-from dreamfusion.error import INTERRUPTED, UserError, file_error, one_line_errors
+from dreamfusion.error import INTERRUPTED, UserError, file_error, one_line_errors, typed
 
 
 @pytest.fixture(autouse=True)
@@ -95,3 +96,8 @@ def test_a_file_where_a_folder_has_to_be_is_named(tmp_path):
         with pytest.raises(error) as caught:
             (tmp_path / "run" / ("x" if error is NotADirectoryError else "")).mkdir()
         assert file_error(caught.value).endswith("a file is where a folder has to be: type another name")
+
+
+def test_a_proposed_setting_is_one_word_of_a_shell():
+    assert typed("run", "outputs/a-cat") == "run=outputs/a-cat"
+    assert shlex.split(typed("start", "my cat's/$(run)")) == ["start=my cat's/$(run)"]

@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from dreamfusion.error import UserError
+from dreamfusion.error import UserError, typed
 from dreamfusion.paths import CONFIGURATION
 
 OF_THE_RUN: dict[str, Any] = {  # settings of conf/config.yaml without a `_target_` and with the default null
@@ -40,7 +40,7 @@ def check_groups(arguments: Sequence[str]) -> None:
     for argument in arguments:
         if argument.startswith("prompts="):
             raise UserError(
-                f"{argument} sets several settings at once; type prompts.file={argument[len('prompts=') :]}"
+                f"{argument} sets several settings at once; type {typed('prompts.file', argument[len('prompts=') :])}"
             )
         group = argument.partition("=")[0].lstrip("+")
         if group != argument and group and (CONFIGURATION / group).is_dir():

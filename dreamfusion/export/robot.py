@@ -15,6 +15,7 @@ from dreamfusion.error import UserError
 from dreamfusion.files import replacing
 from dreamfusion.types import Mesh
 
+BODY = "mesh.urdf"  # beside it: mesh.xml, and mesh.part00.stl and so on
 HULL = 1.0  # concavity of any solid is below; so is that of its convex hull
 Decompose = Callable[[trimesh.Trimesh, float], list[trimesh.Trimesh]]
 
@@ -47,7 +48,7 @@ def write_robot(
     concavity: float,
     decompose: Decompose = convex_parts,
 ) -> tuple[list[Path], float]:
-    """Write .urdf and .xml (MJCF) beside the visual mesh, with the parts that collide as .stl files.
+    """Write mesh.urdf and mesh.xml (MJCF) beside the visual mesh, with the parts that collide as .stl files.
 
     Args:
         mesh: closed, in metres.
@@ -65,15 +66,15 @@ def write_robot(
     places, place = np.unique(mesh.vertices.astype(np.float64), axis=0, return_inverse=True)
     solid = trimesh.Trimesh(places, place.reshape(-1)[mesh.faces], process=False)
     solid.density = density
-    parts, base = decompose(solid, concavity), visual[0]
+    parts, base = decompose(solid, concavity), visual[0].with_name(BODY)
     files = {base.with_suffix(f".part{number:02d}.stl"): part for number, part in enumerate(parts)}
     contents = {path: bytes(part.export(file_type="stl")) for path, part in files.items()}
     comment = " ".join(f"{name}: {value}" for name, value in metadata.items()).replace("--", "- -")
     names = [path.name for path in files]
     picture = next((path.name for path in visual if path.suffix == ".png"), None)
     head = f'<?xml version="1.0" encoding="utf-8"?>\n<!-- dreamfusion {__version__}, {" ".join(comment.split())} -->\n'
-    contents[base.with_suffix(".urdf")] = (head + _urdf(solid, base.name, names)).encode()
-    contents[base.with_suffix(".xml")] = (head + _mjcf(solid, base.name, picture, names)).encode()
+    contents[base.with_suffix(".urdf")] = (head + _urdf(solid, visual[0].name, names)).encode()
+    contents[base.with_suffix(".xml")] = (head + _mjcf(solid, visual[0].name, picture, names)).encode()
     for old in set(base.parent.glob(f"{base.stem}.part*.stl")) - contents.keys():  # of an export with more parts
         old.unlink()
     for path, content in contents.items():

@@ -16,6 +16,7 @@ from dreamfusion.error import UserError
 
 FORMATS = ("glb", "obj", "ply", "stl", "usdz", "3mf")
 PRINTED = ("stl", "3mf")  # in millimetres, as slicers expect; the others are in metres
+UNTEXTURED = {"ply": "its colours are at the vertices", "stl": "it has no colours"}  # formats without textures
 SPLAT, ROBOT = "splat", "urdf"  # more files than a mesh: Gaussians, and a body of convex parts
 BESIDE = {SPLAT: "glb", ROBOT: "obj"}  # the format of the mesh beside them
 FINEST = 1024  # cells a side; needs about eight times the memory of 512, the largest resolution measured

@@ -16,7 +16,7 @@ def run(cfg: DictConfig, output: str, title: str) -> Path:
     """Write a page of the runs that `run` or `study` names (default: all) to `output`."""
     if Path(output).suffix.lower() not in (".html", ".htm"):
         raise UserError(f"mode.output is {output}; it must be the path of an HTML file, such as outputs/gallery.html")
-    path, runs = Path(output), find_runs(run_choice(cfg) or "all")
+    path, runs = Path(output), find_runs(run_choice(cfg) or "all", weights=False)
     gallery(runs, title, path)
     log.info("%s: %d runs, %.1f MB", path, len(runs), path.stat().st_size / 1e6)
     return path

@@ -15,7 +15,8 @@ HEAD = ("MB", "of it checkpoints", "steps", "seconds", "prior_score", "run")
 
 def run(cfg: DictConfig) -> list[Path]:
     """Print the runs that `run` or `study` names (default: all), the largest first; returns their folders."""
-    rows = sorted((row_of(folder) for folder in find_runs(run_choice(cfg) or "all")), key=lambda row: -row[0])
+    folders = find_runs(run_choice(cfg) or "all", weights=False)
+    rows = sorted(map(row_of, folders), key=lambda row: -row[0])
     shown = [HEAD, *((f"{row[0]:.1f}", f"{row[1]:.1f}", *row[2:5], str(row[5])) for row in rows)]
     widths = [max(len(line[column]) for line in shown) for column in range(len(HEAD) - 1)]
     for line in shown:

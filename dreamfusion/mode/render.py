@@ -1,10 +1,12 @@
-"""`mode=render`: render pictures of a run's scene at any size; needs neither guidance nor prompt."""
+"""`mode=render`: render pictures of one or many runs' scenes at any size; needs neither guidance nor prompt."""
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from omegaconf import DictConfig
 
 from dreamfusion.checkpoint import TrainedScene, load_scene
@@ -15,13 +17,25 @@ from dreamfusion.report.picture import with_transparency, write_depth, write_rgb
 from dreamfusion.report.studio import VISIBLE, surface_normals
 from dreamfusion.report.turntable import LIGHTS, seen_around, turntable
 from dreamfusion.report.video import write_video
-from dreamfusion.runs.find import find_checkpoint
+from dreamfusion.runs.find import find_checkpoint, find_runs, run_choice
 from dreamfusion.runs.lock import locked
 from dreamfusion.scene.picture import Picture
 from dreamfusion.types import Cameras
 
 log = logging.getLogger(__name__)
 PICTURES = ("video", "webp", "still", "depth", "normal")
+
+
+@dataclass(frozen=True)
+class View:
+    """How the pictures are taken."""
+
+    frames: int  # of a turntable
+    stills: int  # azimuths of stills, depth and normals
+    size: int  # pixels a side
+    elevation: float  # degrees
+    fps: int
+    light: str  # see LIGHTS
 
 
 def run(
@@ -34,27 +48,49 @@ def run(
     fps: int,
     light: str,
 ) -> list[Path]:
-    """Write `pictures` (see PICTURES) into the run's folder: turntable_<size>.mp4 and .webp, and stills_<size>/."""
+    """Write `pictures` (see PICTURES) into the folder of the run, or of all runs that `run` or `study` names:
+    turntable_<size>.mp4 and .webp, and stills_<size>/.
+
+    Skips runs that fail, with a warning, unless there is only one.
+    """
     check_positive("mode", frames=frames, stills=stills, size=size, fps=fps)
     if not pictures or set(pictures) - set(PICTURES):
         raise UserError(f"mode.pictures is {list(pictures)}; type some of {', '.join(PICTURES)}: mode.pictures=[webp]")
     if light not in LIGHTS:
         raise UserError(f"mode.light is {light}; type one of {', '.join(LIGHTS)}: mode.light=studio")
-    checkpoint = find_checkpoint(cfg.checkpoint or "latest")
+    view, device = View(frames, stills, size, elevation, fps, light), chosen_device(cfg.trainer.accelerator)
+    choice = run_choice(cfg)
+    if choice is None:
+        return _render_one(find_checkpoint(cfg.checkpoint or "latest"), device, pictures, view)
+    runs, written = find_runs(choice), []
+    for number, folder in enumerate(runs, 1):
+        try:
+            written += _render_one(find_checkpoint(str(folder)), device, pictures, view)
+        except UserError as error:
+            if len(runs) == 1:
+                raise
+            log.warning("%s: no pictures: %s", folder, error)
+        log.info("%d of %d runs", number, len(runs))
+    return written
+
+
+def _render_one(checkpoint: Path, device: torch.device, pictures: Sequence[str], view: View) -> list[Path]:
+    written = []
     with locked(run_of(checkpoint)):
-        scene = load_scene(checkpoint, chosen_device(cfg.trainer.accelerator))
-        written = []
+        scene = load_scene(checkpoint, device)
+        around = (view.frames, view.size, view.elevation, view.light)
         if "video" in pictures:
-            written.append(scene.run / f"turntable_{size}.mp4")
-            write_video(turntable(scene, frames, size, elevation, light), written[-1], fps)
+            written.append(scene.run / f"turntable_{view.size}.mp4")
+            write_video(turntable(scene, *around), written[-1], view.fps)
         if "webp" in pictures:
-            written.append(scene.run / f"turntable_{size}.webp")
-            around = seen_around(scene, frames, size, elevation, light)
-            write_webp([with_transparency(seen.color, seen.opacity) for _, seen in around], written[-1], fps)
+            written.append(scene.run / f"turntable_{view.size}.webp")
+            shown = (with_transparency(seen.color, seen.opacity) for _, seen in seen_around(scene, *around))
+            write_webp(list(shown), written[-1], view.fps)
         stills_of = [name for name in ("still", "depth", "normal") if name in pictures]
         if stills_of:
-            folder = scene.run / f"stills_{size}"
-            for number, (camera, seen) in enumerate(seen_around(scene, stills, size, elevation, light)):
+            folder = scene.run / f"stills_{view.size}"
+            seen_from = seen_around(scene, view.stills, view.size, view.elevation, view.light)
+            for number, (camera, seen) in enumerate(seen_from):
                 written += _write_stills(scene, camera, seen, folder, number, stills_of)
     for path in written:
         log.info("%s", path)

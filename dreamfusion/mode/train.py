@@ -1,14 +1,13 @@
 """`mode=train`: train one run, a run of a study, or a run for each prompt of a file."""
 
 import logging
-import shlex
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from dreamfusion.error import UserError
+from dreamfusion.error import UserError, typed
 from dreamfusion.paths import run_of
 from dreamfusion.runs.check import check
 from dreamfusion.runs.dream import Outputs, dream, run_in_study
@@ -50,7 +49,7 @@ class Train(Outputs):
         elif study is None:
             if cfg.resume and (used := used_file(folder)) is not None:
                 raise UserError(
-                    f"there is a run in {folder} already ({used}); type {shlex.quote(f'checkpoint={folder}')} to go on "
+                    f"there is a run in {folder} already ({used}); type {typed('checkpoint', folder)} to go on "
                     "with it, resume=false to replace it, or another hydra.run.dir"
                 )
             dream(cfg, folder, self)

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dreamfusion.camera.data import CameraStream
 from dreamfusion.checkpoint import TrainedScene, load_scene
-from dreamfusion.error import UserError, check_positive
+from dreamfusion.error import UserError, check_positive, typed
 from dreamfusion.export.settings import ExportSettings
 from dreamfusion.export.writer import glb_metadata, write_mesh
 from dreamfusion.ops.memory import chosen_device
@@ -162,7 +162,7 @@ def _find_single_run(cfg: DictConfig) -> Path:
         return find_checkpoint(cfg.checkpoint or "latest")
     runs = find_runs(cfg.run)
     if len(runs) > 1:
-        raise UserError(f"run={cfg.run} matches {len(runs)} runs; mode=view shows one: type run={runs[-1]}")
+        raise UserError(f"run={cfg.run} matches {len(runs)} runs; mode=view shows one: type {typed('run', runs[-1])}")
     return find_checkpoint(str(runs[0]))
 
 

@@ -30,12 +30,12 @@ def check_first(mode: str, cfg: DictConfig) -> None:
         GuidanceError: there are no weights.
     """
     makes = mode == "train" or (mode == "view" and (cfg.prompt is not None or cfg.image is not None))
-    runs = run_choice(cfg) if mode in ("export", "gallery", "sheet") else cfg.run if mode == "view" else None
+    runs = run_choice(cfg) if mode in ("export", "render", "gallery", "sheet") else cfg.run if mode == "view" else None
     for choice in (cfg.checkpoint, cfg.start if makes else None):
         if choice is not None:
             find_checkpoint(str(choice))
     if runs is not None:
-        find_runs(str(runs))
+        find_runs(str(runs), weights=mode != "gallery")
     elif cfg.checkpoint is None and (mode in ("export", "render") or (mode == "view" and not makes)):
         find_checkpoint("latest")
     if cfg.config is not None and not Path(str(cfg.config)).expanduser().is_file():

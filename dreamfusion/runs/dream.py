@@ -228,8 +228,7 @@ def _finish(
             if outputs.evaluate:
                 from dreamfusion.runs.evaluate import evaluate_run
 
-                with stopwatch.stopped():  # scores are not part of a run's seconds
-                    figures |= scored("evaluation", partial(evaluate_run, scene, export))
+                figures |= scored("evaluation", partial(evaluate_run, scene, export))
         except EmptyFieldError as error:
             pruned = _reason(error, pruners)
     elif failed is None:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from dreamfusion.checkpoint import TrainedScene
 from dreamfusion.error import UserError
 from dreamfusion.export.robot import write_robot
-from dreamfusion.export.settings import BESIDE, PRINTED, ROBOT, SPLAT, ExportSettings
+from dreamfusion.export.settings import BESIDE, PRINTED, ROBOT, SPLAT, UNTEXTURED, ExportSettings
 from dreamfusion.export.splats import splats_of, write_ply, write_splat
 from dreamfusion.export.writer import MILLIMETRES, Finish, write_mesh
 from dreamfusion.image import write_image
@@ -21,6 +21,8 @@ from dreamfusion.phases import phase
 from dreamfusion.runs.summary import add_to_summary
 
 log = logging.getLogger(__name__)
+REFERRED = (".mtl", ".png")  # suffixes of the files that an OBJ refers to
+VISUAL = "robot"  # name of the mesh of a body for simulators, which export=obj must not replace
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,11 +73,17 @@ class Exported:
 def export_scene(scene: TrainedScene, export: ExportSettings) -> Exported:
     """Extract and write the mesh, and a comparison of mesh and scene (mesh_check.png), into the run's folder.
 
+    A format without textures gets none, whatever `export.texture` is: vertex colours if it has colours.
+
     Raises:
         EmptyFieldError: the scene is empty.
         UserError: export=splat for a scene without Gaussians; export=urdf for an open surface, or without coacd.
     """
     started = time.monotonic()
+    if export.texture and export.format in UNTEXTURED:
+        unused = f"export.texture={export.texture} is not used"
+        log.info("export=%s has no texture, and %s: %s", export.format, UNTEXTURED[export.format], unused)
+        export = replace(export, texture=0)
     splats = splats_of(scene.scene) if export.format == SPLAT else None
     surface = extract_surface(scene.scene, scene.camera, export)  # logs its phases
     if export.format == ROBOT and not surface.watertight:
@@ -83,7 +91,8 @@ def export_scene(scene: TrainedScene, export: ExportSettings) -> Exported:
     with phase("check"):
         metrics = compare(scene.scene, scene.camera, surface.mesh)
         facts = print_facts(surface.mesh, surface.watertight)
-    path = scene.run / f"mesh.{BESIDE.get(export.format, export.format)}"
+    stem = VISUAL if export.format == ROBOT else "mesh"
+    path = scene.run / f"{stem}.{BESIDE.get(export.format, export.format)}"
     metadata = {
         "prompt": str(scene.config.prompt),
         "seed": str(scene.config.seed),
@@ -111,9 +120,11 @@ def export_scene(scene: TrainedScene, export: ExportSettings) -> Exported:
     coarser: list[Path] = []
     for number, level in enumerate(surface.levels, 1):
         same_scale = placed(level, metres * longest_side(level), export.up)
-        coarser += write_mesh(same_scale, path.with_stem(f"mesh.lod{number}"), metadata, finish)
-    for old in set(scene.run.glob("mesh.lod*")) - set(coarser):  # of an export with other levels
-        old.unlink()
+        coarser += write_mesh(same_scale, path.with_stem(f"{stem}.lod{number}"), metadata, finish)
+    own = (path.suffix, *(REFERRED if path.suffix == ".obj" else ()))
+    for old in set(scene.run.glob(f"{stem}.lod*")) - set(coarser):  # of an export in this format with other levels
+        if old.suffix in own:
+            old.unlink()
     write_image(metrics.sheet, scene.run / "mesh_check.png")
     unit, factor = ("mm", MILLIMETRES) if export.format in PRINTED else ("m", 1.0)
     sides = " x ".join(f"{side:.3g}" for side in np.ptp(mesh.vertices, axis=0) * factor)

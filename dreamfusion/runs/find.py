@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 from dreamfusion.error import CheckpointError
 from dreamfusion.paths import LAST, PREVIOUS, run_of
 from dreamfusion.runs.names import RUNS, STUDIES, study_folder
+from dreamfusion.runs.results import RESULT
 
 
 def find_checkpoint(choice: str, *folders: Path) -> Path:
@@ -27,6 +28,8 @@ def find_checkpoint(choice: str, *folders: Path) -> Path:
     path = Path(choice).expanduser()
     if path.is_dir():
         names = [path / "checkpoints" / name for name in (LAST, PREVIOUS)]
+        if not any(name.is_file() for name in names) and (path / RESULT).is_file():
+            raise _without_weights(path)
         path = next((name for name in names if name.is_file()), names[0])
     if not path.is_file():
         raise CheckpointError(
@@ -42,14 +45,15 @@ def run_choice(cfg: DictConfig) -> str | None:
     return None if cfg.study is None else str(study_folder(str(cfg.study)))
 
 
-def find_runs(choice: str, runs: Path = RUNS, studies: Path = STUDIES) -> list[Path]:
-    """The sorted folders of the runs with a checkpoint that `choice` names.
+def find_runs(choice: str, runs: Path = RUNS, studies: Path = STUDIES, weights: bool = True) -> list[Path]:
+    """The sorted folders of the runs with a checkpoint that `choice` names; without `weights`, also of those that are
+    finished and whose checkpoints were removed.
 
     `choice` is `all` (every run under `runs` and `studies`), a run's folder, a folder of runs, a glob of folders, or
     the name of a study.
 
     Raises:
-        CheckpointError: no run found.
+        CheckpointError: no run found, or none with a checkpoint.
     """
     path = Path(choice).expanduser()
     if choice == "all":
@@ -60,10 +64,21 @@ def find_runs(choice: str, runs: Path = RUNS, studies: Path = STUDIES) -> list[P
         tops = list(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
     else:
         tops = [study_folder(choice, studies)] if choice.strip() else []
-    found = sorted({run_of(checkpoint) for top in tops for checkpoint in top.glob(f"**/checkpoints/{LAST}")})
+    trained = {run_of(checkpoint) for top in tops for checkpoint in top.glob(f"**/checkpoints/{LAST}")}
+    finished = set() if trained and weights else {result.parent for top in tops for result in top.glob(f"**/{RESULT}")}
+    if weights and not trained and finished:
+        raise _without_weights(min(finished))
+    found = sorted(trained | finished)
     if not found:
         raise CheckpointError(
             f"no run at {choice}; type run=all, a run's folder, a folder of runs, a glob such as "
             f"run='{runs}/a-*/*', or the name of a study"
         )
     return found
+
+
+def _without_weights(run: Path) -> CheckpointError:
+    return CheckpointError(
+        f"the run {run} has no checkpoint, which this command needs: its checkpoints were removed; type "
+        "checkpoint=latest, or train it again"
+    )

@@ -34,7 +34,7 @@ class Result:
     prompt: str
     seed: int
     steps: int
-    seconds: float  # of all sessions; a killed session counts up to its last checkpoint
+    seconds: float  # of the training in all sessions; a killed session counts up to its last checkpoint
     scores: Mapping[str, float]  # by name; without a mesh, its scores are missing
     settings: Mapping[str, Any]  # dotted name -> value
     pruned: str | None = None  # the reason, if the run was stopped early

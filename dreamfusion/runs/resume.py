@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from dreamfusion.checkpoint import completed, load_scene, read_checkpoint, scene_state
-from dreamfusion.error import CheckpointError, UserError
+from dreamfusion.error import CheckpointError, UserError, typed
 from dreamfusion.export.settings import ExportSettings
 from dreamfusion.paths import LAST, PREVIOUS, run_of
 from dreamfusion.runs.find import find_checkpoint
@@ -44,12 +44,18 @@ def resumed_settings(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     kept = {key: value for key, value in saved.items() if key not in CHANGEABLE}
     if changed := differences(kept, plain(settings)):
         raise UserError(
-            f"{path} was made with {changed}; a resumed run keeps these settings: type start={path} instead of "
-            f"checkpoint={cfg.checkpoint} to begin a new run from its scene"
+            f"{path} was made with {changed}; a resumed run keeps these settings: type {typed('start', path)} "
+            f"instead of {typed('checkpoint', cfg.checkpoint)} to begin a new run from its scene"
         )
     settings.checkpoint = str(path)
     settings.ops, settings.deterministic = cfg.ops, cfg.deterministic  # any backend continues from any checkpoint
-    if step >= settings.trainer.max_steps and (run_of(path) / RESULT).is_file():
+    if step > settings.trainer.max_steps:
+        log.info(
+            "%s is already at step %d, beyond trainer.max_steps=%d: nothing is trained; to continue training, type "
+            "trainer.max_steps=%d",
+            *(path, step, settings.trainer.max_steps, 2 * step),
+        )
+    elif step == settings.trainer.max_steps and (run_of(path) / RESULT).is_file():
         log.info("%s is already at step %d; to continue training, add trainer.max_steps=%d", path, step, 2 * step)
     return settings
 
@@ -88,7 +94,8 @@ def resumed(saved: DictConfig, composed: DictConfig, overrides: Sequence[str]) -
             _copy_setting(settings, named, override.key_or_group.split("."))
         except (KeyError, TypeError) as error:
             raise UserError(
-                f"{override.input_line} cannot be changed in a resumed run; type single settings, key=value"
+                f"{override.input_line} cannot be changed in a resumed run, which keeps its settings; leave it out, or "
+                "type single settings, key=value"
             ) from error
     return OmegaConf.create(settings)
 

@@ -101,23 +101,37 @@ class Checkpoints(L.Callback):
 
 
 class Stopwatch(L.Callback):
-    """Elapsed seconds of the run over all its sessions; earlier sessions are read from the checkpoint."""
+    """Elapsed seconds of the training over all sessions; earlier sessions are read from the checkpoint.
+
+    It runs from the first step of a session to its last, and not while a run is loaded or finished: a session that
+    trains no step adds nothing.
+    """
 
     def __init__(self) -> None:
-        self._before, self._started = 0.0, time.monotonic()
+        self._before = 0.0
+        self._started: float | None = None  # while it runs
 
     @property
     def seconds(self) -> float:
-        return self._before + time.monotonic() - self._started
+        return self._before + (0.0 if self._started is None else time.monotonic() - self._started)
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """Exclude what is done in this context from the elapsed time."""
+        """Exclude what is done in this context, during the training, from the elapsed time."""
         began = time.monotonic()
         try:
             yield
         finally:
             self._before -= time.monotonic() - began
+
+    def on_train_start(self, trainer: L.Trainer, system: L.LightningModule) -> None:
+        self._started = time.monotonic()
+
+    def on_train_end(self, trainer: L.Trainer, system: L.LightningModule) -> None:
+        self._before, self._started = self.seconds, None
+
+    def on_exception(self, trainer: L.Trainer, system: L.LightningModule, exception: BaseException) -> None:
+        self._before, self._started = self.seconds, None
 
     def state_dict(self) -> dict[str, Any]:
         return {"seconds": self.seconds}

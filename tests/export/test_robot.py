@@ -35,7 +35,7 @@ def l_shape():
 def written(tmp_path):
     def write(shape, concavity=1.0, **more):
         mesh = as_mesh(shape)
-        visual = write_mesh(mesh, tmp_path / "mesh.obj")
+        visual = write_mesh(mesh, tmp_path / "robot.obj")
         return write_robot(mesh, visual, {"prompt": "a --> <cat>"}, DENSITY, concavity, **more)
 
     return write
@@ -57,7 +57,7 @@ def test_mass_and_inertia_of_a_box_are_those_of_the_closed_form(box, written):
     tensor = link.find("inertial/inertia")
     np.testing.assert_allclose([float(tensor.get(name)) for name in ("ixx", "iyy", "izz")], INERTIA, rtol=1e-5)
     np.testing.assert_allclose([float(tensor.get(name)) for name in ("ixy", "ixz", "iyz")], 0, atol=1e-8)
-    assert link.find("visual/geometry/mesh").get("filename") == "mesh.obj"
+    assert link.find("visual/geometry/mesh").get("filename") == "robot.obj"
     assert link.find("collision/geometry/mesh").get("filename") == "mesh.part00.stl"
     same = ElementTree.parse(files[2]).find("worldbody/body/inertial")
     assert float(same.get("mass")) == pytest.approx(MASS)
@@ -73,7 +73,7 @@ def test_every_part_is_a_file_in_metres_that_both_descriptions_name(box, written
     named = [mesh.get("filename") for mesh in ElementTree.parse(files[2]).findall("link/collision/geometry/mesh")]
     assert named == ["mesh.part00.stl", "mesh.part01.stl"]
     assets = [mesh.get("file") for mesh in ElementTree.parse(files[3]).findall("asset/mesh")]
-    assert assets == ["mesh.obj", *named]
+    assert assets == ["robot.obj", *named]
 
 
 def test_the_parts_of_a_concave_solid_fill_it_better_than_its_hull():

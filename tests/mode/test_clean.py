@@ -73,6 +73,19 @@ def test_only_runs_are_removed_and_only_with_what_runs_write(runs, launch):
     assert f"  {RUN}empty" in ended.text
 
 
+def test_a_run_without_its_checkpoints_is_listed_and_a_mode_that_needs_them_names_it(runs, launch):
+    assert launch(runs, "mode=clean", "mode.remove=[checkpoints]").status == 0
+    listed = launch(runs, "mode=list").text.splitlines()[1:3]
+    assert {line.split()[-1] for line in listed} == {RUN + "done", RUN + "half"}
+    (runs / RUN / "done" / "config.yaml").write_text("prompt: a cat")
+    ended = launch(runs, "mode=gallery", f"run={RUN}done")
+    assert "outputs/gallery.html: 1 runs" in ended.text
+    for choice in (f"run={RUN}done", f"checkpoint={RUN}done"):
+        ended = launch(runs, "mode=export", choice)
+        assert (ended.status, ended.text.count("\n")) == (1, 1), ended.text
+        assert f"error: the run {RUN}done has no checkpoint" in ended.text
+
+
 def test_a_run_at_work_is_left_alone_and_an_unknown_name_refused(runs, launch):
     with locked(runs / RUN / "done"):
         ended = launch(runs, "mode=clean", "mode.remove=[previous]")

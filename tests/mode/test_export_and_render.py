@@ -2,6 +2,7 @@
 
 import html
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -46,6 +47,9 @@ def test_the_newest_run_is_exported_in_every_format(export, copied, launch, monk
     made = MADE.get(export, {f"mesh.{export}"})
     assert files(folder) - before == {(run / name).relative_to(folder).as_posix() for name in made}
     mesh = trimesh.load(run / f"mesh.{export}", force="mesh", process=False)
+    untextured = export in ("ply", "stl")  # of which FAST wants a texture, too
+    assert (f"export={export} has no texture, and" in ended.text) == untextured
+    assert export != "ply" or len(np.unique(mesh.visual.vertex_colors, axis=0)) > 10
     assert len(mesh.faces) > 100
     assert f"mesh.{export}: {len(mesh.faces)} triangles, watertight, " in ended.text
     assert (" surface at density" in ended.text and "by density alone" in ended.text) == fitted
@@ -57,14 +61,15 @@ def test_the_newest_run_is_exported_in_every_format(export, copied, launch, monk
 
 def test_a_printed_mesh_is_a_hundred_millimetres_long_and_stands_on_the_plate(copied, launch):
     folder, run = copied
-    (folder / run / "mesh.lod7.stl").write_text("of an export with seven levels")
+    (run / "mesh.lod7.stl").write_text("of an export with seven levels")
+    (run / "mesh.lod1.glb").write_text("of an export in another format")
     ended = launch(folder, "mode=export", "export=stl", *FAST, "export.levels=[200]", f"checkpoint={run}")
     assert ended.status == 0, ended.text
     printed, summary = trimesh.load(run / "mesh.stl"), json.loads((run / "summary.json").read_text(encoding="utf-8"))
     sides = printed.vertices.max(0)
     np.testing.assert_allclose(printed.vertices.min(0), 0, atol=1e-6)
     coarse = trimesh.load(run / "mesh.lod1.stl")
-    assert not (run / "mesh.lod7.stl").exists()
+    assert not (run / "mesh.lod7.stl").exists() and (run / "mesh.lod1.glb").is_file()
     assert f"level 1 {len(coarse.faces)} triangles" in ended.text and len(coarse.faces) < 210
     np.testing.assert_allclose(np.ptp(coarse.vertices, axis=0), sides, rtol=0.05)
     assert sides.max() == pytest.approx(100, rel=1e-5)
@@ -80,9 +85,13 @@ def test_a_printed_mesh_is_a_hundred_millimetres_long_and_stands_on_the_plate(co
 
 def test_a_body_for_simulators_is_written_beside_its_mesh(copied, launch):
     folder, run = copied
+    others = {"mesh.obj", "mesh.mtl", "mesh.png", "mesh.lod1.obj", "mesh.lod1.glb"}
+    for name in others:
+        (run / name).write_text("of another export")
     ended = launch(folder, "mode=export", "export=urdf", *FAST, "export.concavity=1", f"checkpoint={run}")
     assert ended.status == 0, ended.text
-    solid = trimesh.load(run / "mesh.obj", force="mesh")
+    assert {(run / name).read_text() for name in others} == {"of another export"}
+    solid = trimesh.load(run / "robot.obj", force="mesh")
     assert f"mesh.urdf: convex parts: 1, {1000 * solid.volume:.3g} kg" in ended.text
     part = trimesh.load(run / "mesh.part00.stl")
     np.testing.assert_allclose(part.bounds, solid.bounds, atol=1e-5)  # metres, in the frame of the mesh
@@ -137,6 +146,21 @@ def test_a_turntable_in_another_size(copied, launch, monkeypatch):
     with av.open(str(run / "turntable_40.mp4")) as video:
         stream = video.streams.video[0]
         assert (stream.width, stream.height, sum(1 for _ in video.decode(stream))) == (40, 40, 3)
+
+
+def test_the_pictures_are_those_of_the_runs_that_are_named_not_of_the_newest(copied, launch):
+    folder, run = copied
+    newest = folder / "outputs" / "studies" / "pets" / "a-cat" / "0123abcd"
+    shutil.copytree(run, newest)
+    os.utime(newest / "checkpoints" / "last.ckpt")
+    small = ["mode=render", "mode.pictures=[webp]", "mode.size=16", "mode.frames=2"]
+    assert launch(folder, *small, f"run={run.relative_to(folder)}").status == 0
+    assert (run / "turntable_16.webp").is_file() and not (newest / "turntable_16.webp").exists()
+    (run / "turntable_16.webp").unlink()
+    ended = launch(folder, *small, "run=all")
+    assert "2 of 2 runs" in ended.text
+    assert (run / "turntable_16.webp").is_file() and (newest / "turntable_16.webp").is_file()
+    assert "no run at nowhere; type run=all" in launch(folder, *small, "run=nowhere").text
 
 
 def test_stills_depth_normals_and_an_animation_are_written(copied, launch):

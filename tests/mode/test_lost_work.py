@@ -123,6 +123,7 @@ def test_start_begins_a_new_run_from_the_scene_of_another(copied, launch, tmp_pa
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(copied, launch):
     folder, run = copied
+    run = run.rename(run.with_name("my cat"))
     last, previous = (run / "checkpoints" / name for name in ("last.ckpt", "previous.ckpt"))
     data = bytearray(last.read_bytes())
     previous.write_bytes(data)
@@ -132,7 +133,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(copied, lau
     before = contents(folder)
     ended = launch(folder, "checkpoint=latest")
     assert (ended.status, ended.text.count("\n")) == (1, 1), ended.text
-    assert f"type checkpoint={previous.relative_to(folder)} for the one before it" in ended.text
+    assert f"type 'checkpoint={previous.relative_to(folder)}' for the one before it" in ended.text
     assert contents(folder) == before
     ended = launch(folder, f"checkpoint={previous.relative_to(folder)}")
     assert ended.status == 0, ended.text
@@ -154,5 +155,7 @@ def test_a_locked_run_is_refused_by_name_and_strays_and_drafts_do_no_harm(copied
             assert ended.status == 1
             assert f"error: another process is running in {name}" in ended.text
     assert not any(draft.exists() for draft in drafts)
+    (before,) = results(folder)
     assert launch(folder, "checkpoint=latest").status == 0
+    assert [result["seconds"] for result in results(folder)] == [before["seconds"]]  # nothing was trained
     assert OmegaConf.load(run / "config.yaml").prompt == PROMPT

@@ -104,6 +104,9 @@ def test_resuming_a_finished_run_only_writes_its_summary_again(copied, launch):
     ended = launch(folder, "checkpoint=latest", "mode=train")
     assert ended.status == 0, ended.text
     assert "is already at step 2; to continue training, add trainer.max_steps=4" in ended.text
+    (run / "result.json").unlink()
+    ended = launch(folder, "checkpoint=latest", "trainer.max_steps=1")
+    assert "step 2, beyond trainer.max_steps=1: nothing is trained; to continue training, type trainer" in ended.text
     assert (run / "mesh.glb").is_file()
     assert steps_in(run / "metrics.csv") == [0, 1, 2]
     assert OmegaConf.load(run / "config.yaml").mode.turntable_frames == 2  # unchanged by the resumed command

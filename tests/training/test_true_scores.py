@@ -31,6 +31,8 @@ def clock(monkeypatch):
 
 def test_scores_come_with_the_seconds_of_training_alone_every_few_steps_and_at_the_end(clock):
     rows, stopwatch = [], Stopwatch()
+    clock.seconds += 1000  # of loading
+    stopwatch.on_train_start(None, None)
     logger = SimpleNamespace(log_metrics=lambda row, step: rows.append((step, row)))
     scores = TrueScores(truth_of("a cat").mesh, ORBIT, 10, stopwatch)
     for step in range(1, 26):
@@ -40,6 +42,8 @@ def test_scores_come_with_the_seconds_of_training_alone_every_few_steps_and_at_t
         scores.on_train_batch_end(trainer, SimpleNamespace(scene=scene), None, None, 0)
     assert [step for step, _ in rows] == [9, 19, 24]
     assert [row["truth/seconds"] for _, row in rows] == [20, 40, 50]
+    stopwatch.on_train_end(None, None)
+    clock.seconds += 1000  # of the mesh
     assert stopwatch.seconds == 50
     assert [row["truth/silhouette_iou"] for _, row in rows] == [0, 0, 1]
     assert rows[0][1]["truth/psnr"] < 20 and rows[2][1]["truth/psnr"] == 100
