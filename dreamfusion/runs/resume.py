@@ -57,6 +57,12 @@ def resumed_settings(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         )
     elif step == settings.trainer.max_steps and (run_of(path) / RESULT).is_file():
         log.info("%s is already at step %d; to continue training, add trainer.max_steps=%d", path, step, 2 * step)
+    elif (before := saved["trainer"]["max_steps"]) != settings.trainer.max_steps:
+        log.info(
+            "trainer.max_steps was %d and is %d: learning rates, timesteps, image size and regularizers follow the "
+            "share of the run that is done, which goes from %.0f %% to %.0f %%",
+            *(before, settings.trainer.max_steps, 100 * step / before, 100 * step / settings.trainer.max_steps),
+        )
     return settings
 
 

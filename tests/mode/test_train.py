@@ -96,6 +96,7 @@ def test_a_run_resumes_from_its_checkpoint_with_its_own_settings(copied, launch)
     settings = OmegaConf.load(run / "config.yaml")
     assert (settings.prompt, settings.camera.size, settings.trainer.max_steps) == (PROMPT, 16, 3)
     assert f"{PROMPT}: 3 steps" in ended.text
+    assert "trainer.max_steps was 2 and is 3" in ended.text and "goes from 100 % to 67 %" in ended.text
 
 
 def test_resuming_a_finished_run_only_writes_its_summary_again(copied, launch):
