@@ -39,6 +39,7 @@ from dreamfusion.runs.lock import locked
 from dreamfusion.runs.names import relative_to_cwd
 from dreamfusion.runs.page import LivePage
 from dreamfusion.runs.preflight import preflight
+from dreamfusion.runs.record import add_session, config_dirs
 from dreamfusion.runs.results import COMPARED, RESULT, Result, read_result, write_result
 from dreamfusion.runs.resume import load_weights, usable_checkpoint
 from dreamfusion.runs.settings import resolved, run_settings
@@ -246,7 +247,7 @@ def _finish(
 
 
 def _begin(cfg: DictConfig, folder: Path, loggers: Sequence[Logger], new: bool) -> None:
-    """Mark the run as unfinished, remove checkpoints and previews of an earlier one if `new`, and write config.yaml."""
+    """Mark the run as unfinished, remove the files of an earlier one if `new`, and write config.yaml and run.json."""
     (folder / RESULT).unlink(missing_ok=True)  # removed first: without a result, the run counts as unfinished
     if new:
         for name in (LAST, PREVIOUS):
@@ -254,8 +255,9 @@ def _begin(cfg: DictConfig, folder: Path, loggers: Sequence[Logger], new: bool) 
         shutil.rmtree(folder / "previews", ignore_errors=True)
     with replacing(folder / "config.yaml") as draft:
         OmegaConf.save(cfg, draft)
+    session = add_session(folder, new)
     for logger in loggers:
-        logger.log_hyperparams(resolved(cfg))
+        logger.log_hyperparams(resolved(cfg) | {"session": session})
 
 
 @contextmanager
@@ -295,12 +297,4 @@ def resume_command(folder: Path) -> str:
             command = [python, sys.argv[0]]
         case _:
             command = [python, "-m", "dreamfusion"]
-    return shlex.join([*command, *_config_dirs(), f"checkpoint={folder}"])
-
-
-def _config_dirs() -> list[str]:
-    """The `--config-dir` of this command, whose options the checkpoint may name."""
-    if not HydraConfig.initialized():
-        return []
-    sources = HydraConfig.get().runtime.config_sources
-    return [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]
+    return shlex.join([*command, *(f"--config-dir={place}" for place in config_dirs()), f"checkpoint={folder}"])
