@@ -44,7 +44,7 @@ from dreamfusion.runs.results import COMPARED, RESULT, Result, read_result, writ
 from dreamfusion.runs.resume import load_weights, usable_checkpoint
 from dreamfusion.runs.settings import resolved, run_settings
 from dreamfusion.runs.study import EXPERIMENT
-from dreamfusion.training.assemble import assemble, lightning_errors, user_errors
+from dreamfusion.training.assemble import assemble, built, lightning_errors, user_errors
 from dreamfusion.training.callbacks import Checkpoints, Previews, StopOnInterrupt, Stopwatch
 from dreamfusion.training.loggers import close
 from dreamfusion.training.metrics import Metrics, log_results
@@ -131,7 +131,7 @@ def _dream(
     keep_large_blocks()
     torch.manual_seed(cfg.seed)  # for the initial weights
     with user_errors():
-        orbit: Orbit = instantiate(cfg.camera)
+        orbit = built(cfg, "camera", Orbit)
         preflight(cfg, folder, outputs)
         system = assemble(cfg, resume is not None)
         if cfg.export.format == SPLAT:

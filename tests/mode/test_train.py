@@ -99,7 +99,7 @@ def test_a_run_resumes_from_its_checkpoint_with_its_own_settings(copied, launch)
     assert f"{PROMPT}: 3 steps" in ended.text
     first, second = json.loads((run / "run.json").read_text(encoding="utf-8"))["sessions"]
     assert first["command"][0].endswith("launch.py") and first["command"][1].startswith("prompt=")
-    assert second["command"][1:] == [f"checkpoint={run.relative_to(folder)}", "trainer.max_steps=3"]
+    assert second["command"][1:] == [f'checkpoint="{run.relative_to(folder)}"', "trainer.max_steps=3"]
 
 
 def test_resuming_a_finished_run_only_writes_its_summary_again(copied, launch):
