@@ -49,7 +49,7 @@ from dreamfusion.training.callbacks import Checkpoints, Previews, StopOnInterrup
 from dreamfusion.training.loggers import close
 from dreamfusion.training.metrics import Metrics, log_results
 from dreamfusion.training.progress import Progress
-from dreamfusion.training.watchdog import Sick
+from dreamfusion.training.watchdog import Sick, Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -243,7 +243,7 @@ def _finish(
         logger.save()  # before the result, which marks the run as finished
     scores = {name: figures[name] for name in COMPARED if name in figures}
     outcome = step, stopwatch.seconds, scores, experiment() | run_settings(cfg), pruned or early_end(trainer)
-    write_result(Result(str(cfg.prompt), cfg.seed, *outcome), folder)
+    write_result(Result(str(cfg.prompt), cfg.seed, *outcome, restarts(trainer)), folder)
 
 
 def _begin(cfg: DictConfig, folder: Path, loggers: Sequence[Logger], new: bool) -> None:
@@ -274,6 +274,11 @@ def experiment() -> dict[str, str]:
     """The experiment of the command line as a setting of the result; empty if there is none."""
     chosen = HydraConfig.get().runtime.choices.get(EXPERIMENT) if HydraConfig.initialized() else None
     return {} if chosen is None else {EXPERIMENT: str(chosen)}
+
+
+def restarts(trainer: L.Trainer) -> int:
+    """How often the watchdog went back to an earlier state, in all sessions of the run."""
+    return sum(one.restarted for one in trainer.callbacks if isinstance(one, Watchdog))  # type: ignore[attr-defined]
 
 
 def early_end(trainer: L.Trainer) -> str | None:
