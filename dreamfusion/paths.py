@@ -10,6 +10,7 @@ _PACKAGE = Path(__file__).resolve().parent
 CONFIGURATION, SWEEPS = (
     _PACKAGE / name if (_PACKAGE / name).is_dir() else _PACKAGE.parent / name for name in ("conf", "sweeps")
 )
+CHECKOUT = _PACKAGE.parent  # of the source; for an installed package the folder of all packages
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "dreamfusion"
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # names in checkpoints/, the second of the checkpoint before the last
 REFERENCE = "reference.png"  # name of the framed picture in the folder of a run that has one

@@ -18,7 +18,7 @@ from dreamfusion.cli.validation import fits, parameters
 from dreamfusion.error import UserError
 from dreamfusion.runs.names import TIME, digest, moment, run_folder, slug, study_of, subject
 from dreamfusion.runs.resume import resumed
-from dreamfusion.runs.settings import plain
+from dreamfusion.runs.settings import plain, run_settings
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -281,6 +281,19 @@ def test_a_study_has_one_folder_for_each_set_of_settings(compose_config):
     assert digest(compose_config(*same, "resume=false", "study=x", "logger=wandb", "checkpoint=latest")) == first
     for other in ("seed=2", "guidance=sd", "trainer.max_steps=9"):
         assert digest(compose_config(*same, other)) != first
+
+
+def test_only_a_watchdog_that_restarts_a_run_makes_it_another_one(compose_config):
+    """It lowers the learning rates; runs with the other answers are those of studies made before."""
+    first = digest(compose_config("prompt=a cat"))
+    for answer in ("stop", "warn", "none"):
+        cfg = compose_config("prompt=a cat", f"watchdog={answer}")
+        assert digest(cfg) == first
+        assert not any(name.startswith("watchdog") for name in run_settings(cfg))
+    restarting = [compose_config("prompt=a cat", "watchdog=restart", *more) for more in ([], ["watchdog.factor=0.5"])]
+    assert len({first, *map(digest, restarting)}) == 3
+    found = {name: value for name, value in run_settings(restarting[1]).items() if name.startswith("watchdog")}
+    assert found == {"watchdog.answer": "restart", "watchdog.restarts": 3, "watchdog.factor": 0.5}
 
 
 def test_there_is_no_group_named_prompt():

@@ -16,11 +16,12 @@ from dreamfusion.benchmark.timing import OURS, Row, added, interleaved, referenc
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.camera.rays import cast_rays
 from dreamfusion.ops.composite import accumulate, composite
+from dreamfusion.ops.hardware import cores
 from dreamfusion.ops.hash_field import hash_field
 from dreamfusion.ops.hash_field.reference import hash_field as composed
 from dreamfusion.ops.hash_grid import hash_encode
 from dreamfusion.ops.hash_grid.layout import HashGridLayout
-from dreamfusion.ops.machine import Gather, Multiply, cores
+from dreamfusion.ops.machine import Gather, Multiply
 from dreamfusion.ops.march import march
 from dreamfusion.ops.precision import processor_bfloat16
 from dreamfusion.scene.background.solid import ConstantBackground

@@ -21,7 +21,7 @@ from dreamfusion.benchmark.report import curve_table, plot, ratio_table, share_t
 from dreamfusion.benchmark.timing import Row
 from dreamfusion.files import replacing
 from dreamfusion.ops.allocator import keep_large_blocks
-from dreamfusion.ops.machine import cores, processor
+from dreamfusion.ops.hardware import cores, processor
 
 log = logging.getLogger(__name__)
 PROMPT = "a cat"  # default prompt of the measured step

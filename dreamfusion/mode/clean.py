@@ -12,6 +12,7 @@ from dreamfusion.paths import PREVIOUS, REFERENCE
 from dreamfusion.runs.find import run_choice
 from dreamfusion.runs.lock import LOCK, Locked, locked
 from dreamfusion.runs.names import RUNS, STUDIES
+from dreamfusion.runs.record import RECORD
 from dreamfusion.runs.results import read_result, used_file
 from dreamfusion.untrusted import UntrustedError, read_settings
 
@@ -21,6 +22,7 @@ GROUPS = {"prompt", "mode", "guidance", "scene"}  # settings that the config.yam
 # What a run without a checkpoint writes; a folder with anything else in it is not removed.
 OF_RUN = {
     "config.yaml",
+    RECORD,
     "metrics.csv",
     "index.html",
     "previews",

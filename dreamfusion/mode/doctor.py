@@ -12,7 +12,6 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,16 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 
-import dreamfusion
 from dreamfusion.camera.data import CameraData
 from dreamfusion.files import write_json
 from dreamfusion.guidance.hub import hub_answers
 from dreamfusion.ops import parity
 from dreamfusion.ops.backend import ATOMIC, backends, choose, missing
-from dreamfusion.ops.machine import cores, processor
+from dreamfusion.ops.hardware import cores, driver, processor, system
 from dreamfusion.ops.memory import free_memory
 from dreamfusion.ops.precision import processor_bfloat16
 from dreamfusion.ops.probe import c_compiler, failure
+from dreamfusion.runs.record import versions
 from dreamfusion.training.assemble import assemble
 from dreamfusion.training.loggers import logged_in
 
@@ -66,7 +65,7 @@ def _sections(cfg: DictConfig, steps: int, build_seconds: float) -> Iterator[tup
     devices = [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]
     devices += [torch.device("mps")] if torch.backends.mps.is_available() else []
     yield "machine", machine(devices)
-    yield "packages", {name: _version(name) for name in ("dreamfusion", *PACKAGES)}
+    yield "packages", versions(PACKAGES)
     yield "services", {"hub reachable": hub_answers(), "W&B login accepted": _if_installed(logged_in)}
     for device in devices:
         yield f"operations on {device.type}", operations(device, build_seconds)
@@ -77,7 +76,7 @@ def _sections(cfg: DictConfig, steps: int, build_seconds: float) -> Iterator[tup
 def machine(devices: list[torch.device]) -> dict[str, Any]:
     """Hardware, system and drivers."""
     found: dict[str, Any] = {
-        "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
+        "system": system(),
         "python": platform.python_version(),
         "processor": f"{processor()}, {cores()} cores, bfloat16 products: {processor_bfloat16()}",
         "processor features": torch.backends.cpu.get_cpu_capability(),
@@ -94,7 +93,7 @@ def machine(devices: list[torch.device]) -> dict[str, Any]:
         found["GPU"] = f"{properties.name}, compute capability {properties.major}.{properties.minor}"
         found["memory of the GPU, GB"] = round(properties.total_memory / GB, 1)
         found["free memory of the GPU, GB"] = round(free_memory("cuda") / GB, 1)
-        found["driver"] = _driver()
+        found["driver"] = driver()
     return found
 
 
@@ -158,25 +157,6 @@ def _if_installed(check: Callable[[], bool]) -> bool | str:
         return check()
     except ModuleNotFoundError as error:
         return f"{error.name} is not installed"
-
-
-def _version(package: str) -> str:
-    if package == "dreamfusion":
-        return dreamfusion.__version__
-    try:
-        return version(package)
-    except PackageNotFoundError:  # modules may lie on the path without what pip writes beside them
-        return "not installed" if importlib.util.find_spec(package) is None else "installed, of unknown version"
-
-
-def _driver() -> str | None:
-    """Version of NVIDIA's kernel module, as far as the system shows it."""
-    try:
-        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
-    except OSError:
-        return None
-    found = re.search(r"\d+\.\d+(\.\d+)?", text)
-    return found and found.group()
 
 
 def _public(value: Any) -> Any:

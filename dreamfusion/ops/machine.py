@@ -3,10 +3,6 @@
 The benchmark compares the kernels with these.
 """
 
-import os
-import platform
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -63,18 +59,3 @@ def _gather(entries: np.ndarray, begin: np.ndarray, table: np.ndarray, in_order:
             for c in range(8):
                 total += values[np.uint64(rows[s, c])]
     return total
-
-
-def cores() -> int:
-    """Number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def processor() -> str:
-    """Model name of the processor, as far as the system reports it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

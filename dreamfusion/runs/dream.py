@@ -39,16 +39,17 @@ from dreamfusion.runs.lock import locked
 from dreamfusion.runs.names import relative_to_cwd
 from dreamfusion.runs.page import LivePage
 from dreamfusion.runs.preflight import preflight
+from dreamfusion.runs.record import add_session, config_dirs
 from dreamfusion.runs.results import COMPARED, RESULT, Result, read_result, write_result
 from dreamfusion.runs.resume import load_weights, usable_checkpoint
 from dreamfusion.runs.settings import resolved, run_settings
 from dreamfusion.runs.study import EXPERIMENT
-from dreamfusion.training.assemble import assemble, lightning_errors, user_errors
+from dreamfusion.training.assemble import assemble, built, lightning_errors, user_errors
 from dreamfusion.training.callbacks import Checkpoints, Previews, StopOnInterrupt, Stopwatch
 from dreamfusion.training.loggers import close
 from dreamfusion.training.metrics import Metrics, log_results
 from dreamfusion.training.progress import Progress
-from dreamfusion.training.watchdog import Sick
+from dreamfusion.training.watchdog import Sick, Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +131,7 @@ def _dream(
     keep_large_blocks()
     torch.manual_seed(cfg.seed)  # for the initial weights
     with user_errors():
-        orbit: Orbit = instantiate(cfg.camera)
+        orbit = built(cfg, "camera", Orbit)
         preflight(cfg, folder, outputs)
         system = assemble(cfg, resume is not None)
         if cfg.export.format == SPLAT:
@@ -241,11 +242,11 @@ def _finish(
         logger.save()  # before the result, which marks the run as finished
     scores = {name: figures[name] for name in COMPARED if name in figures}
     outcome = step, stopwatch.seconds, scores, experiment() | run_settings(cfg), pruned or early_end(trainer)
-    write_result(Result(str(cfg.prompt), cfg.seed, *outcome), folder)
+    write_result(Result(str(cfg.prompt), cfg.seed, *outcome, restarts(trainer)), folder)
 
 
 def _begin(cfg: DictConfig, folder: Path, loggers: Sequence[Logger], new: bool) -> None:
-    """Mark the run as unfinished, remove checkpoints and previews of an earlier one if `new`, and write config.yaml."""
+    """Mark the run as unfinished, remove the files of an earlier one if `new`, and write config.yaml and run.json."""
     (folder / RESULT).unlink(missing_ok=True)  # removed first: without a result, the run counts as unfinished
     if new:
         for name in (LAST, PREVIOUS):
@@ -253,8 +254,9 @@ def _begin(cfg: DictConfig, folder: Path, loggers: Sequence[Logger], new: bool) 
         shutil.rmtree(folder / "previews", ignore_errors=True)
     with replacing(folder / "config.yaml") as draft:
         OmegaConf.save(cfg, draft)
+    session = add_session(folder, new)
     for logger in loggers:
-        logger.log_hyperparams(resolved(cfg))
+        logger.log_hyperparams(resolved(cfg) | {"session": session})
 
 
 @contextmanager
@@ -271,6 +273,11 @@ def experiment() -> dict[str, str]:
     """The experiment of the command line as a setting of the result; empty if there is none."""
     chosen = HydraConfig.get().runtime.choices.get(EXPERIMENT) if HydraConfig.initialized() else None
     return {} if chosen is None else {EXPERIMENT: str(chosen)}
+
+
+def restarts(trainer: L.Trainer) -> int:
+    """How often the watchdog went back to an earlier state, in all sessions of the run."""
+    return sum(one.restarted for one in trainer.callbacks if isinstance(one, Watchdog))  # type: ignore[attr-defined]
 
 
 def early_end(trainer: L.Trainer) -> str | None:
@@ -294,12 +301,4 @@ def resume_command(folder: Path) -> str:
             command = [python, sys.argv[0]]
         case _:
             command = [python, "-m", "dreamfusion"]
-    return shlex.join([*command, *_config_dirs(), f"checkpoint={folder}"])
-
-
-def _config_dirs() -> list[str]:
-    """The `--config-dir` of this command, whose options the checkpoint may name."""
-    if not HydraConfig.initialized():
-        return []
-    sources = HydraConfig.get().runtime.config_sources
-    return [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]
+    return shlex.join([*command, *(f"--config-dir={place}" for place in config_dirs()), f"checkpoint={folder}"])

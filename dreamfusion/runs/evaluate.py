@@ -1,7 +1,5 @@
 """Score a trained scene into its run's folder: evaluation.json and truth_check.png, the summary and the result."""
 
-import importlib.metadata
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,7 +9,6 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_class
 from omegaconf import DictConfig
 
-from dreamfusion import __version__
 from dreamfusion.checkpoint import TrainedScene
 from dreamfusion.error import GuidanceError
 from dreamfusion.evaluation.scene import evaluate_scene, held_out_cameras, ring_cameras
@@ -19,6 +16,8 @@ from dreamfusion.export.settings import ExportSettings
 from dreamfusion.files import write_json
 from dreamfusion.guidance.prior_cache import cached_prior
 from dreamfusion.image import write_image
+from dreamfusion.ops.hardware import processor
+from dreamfusion.runs.record import versions
 from dreamfusion.runs.results import COMPARED, read_result, write_result
 from dreamfusion.runs.summary import add_to_summary, read_summary
 from dreamfusion.truth.composed import Composer, composed
@@ -81,8 +80,8 @@ def _protocol(scene: TrainedScene, export: ExportSettings, seconds: float) -> di
         "mesh": {name: getattr(export, name) for name in MESH},
         "surface_samples_seeds": [0, 1],
         "cameras": {"held_out": _poses(held_out_cameras(scene.camera)), "ring": _poses(ring_cameras(scene.camera))},
-        "versions": {"dreamfusion": __version__, **{name: importlib.metadata.version(name) for name in PACKAGES}},
-        "machine": platform.processor() or platform.machine(),
+        "versions": versions(PACKAGES),
+        "machine": processor(),
         "seconds": seconds,
     }
 

@@ -34,8 +34,9 @@ IGNORED = (
     "objective",
     "prompts",
     "run",
-    "watchdog",
+    "watchdog",  # but for one that restarts, see `identity`
 )
+RESTARTING = "restart"  # answer of a watchdog that changes the result: it goes back, with smaller learning rates
 
 
 def run_folder(mode: str, prompt: object, checkpoint: str | None, name: str, study: str | None = None) -> str:
@@ -73,9 +74,15 @@ def relative_to_cwd(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
+def identity(cfg: DictConfig) -> list[str]:
+    """The keys of the settings that change the result: all except IGNORED, and `watchdog` if it restarts the run."""
+    restarts = OmegaConf.select(cfg, "watchdog.answer") == RESTARTING
+    return [str(key) for key in cfg if key not in IGNORED or (key == "watchdog" and restarts)]
+
+
 def digest(cfg: DictConfig) -> str:
-    """A hash of all settings except IGNORED, which names the run's folder in a study."""
-    settings = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in IGNORED]))
+    """A hash of the settings of `identity`, which names the run's folder in a study."""
+    settings = OmegaConf.to_container(OmegaConf.masked_copy(cfg, identity(cfg)))
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 

@@ -38,6 +38,7 @@ class Result:
     scores: Mapping[str, float]  # by name; without a mesh, its scores are missing
     settings: Mapping[str, Any]  # dotted name -> value
     pruned: str | None = None  # the reason, if the run was stopped early
+    restarts: int = 0  # by watchdog=restart
     path: Path = Path()  # the run's folder; not stored, because the folder may move
 
 
@@ -66,7 +67,7 @@ def read_result(folder: Path) -> Result | None:
     try:
         result = Result(**json.loads(path.read_text(encoding="utf-8")), path=folder)
         kinds = {"prompt": str, "seed": int, "steps": int, "seconds": int | float, "scores": dict, "settings": dict}
-        kinds["pruned"] = str | NoneType
+        kinds |= {"pruned": str | NoneType, "restarts": int}
         if not all(isinstance(getattr(result, name), kind) for name, kind in kinds.items()):
             raise TypeError("a value of another type")
         if not all(math.isfinite(number) for number in (result.seconds, *result.scores.values())):

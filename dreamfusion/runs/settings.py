@@ -9,8 +9,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from dreamfusion.runs.names import IGNORED
+from dreamfusion.runs.names import identity
 from dreamfusion.untrusted import INTERPOLATION
+
+OF_RESTART = ("answer", "restarts", "factor")
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -28,8 +30,11 @@ def flat(tree: Mapping[Any, Any], path: str = "") -> dict[str, Any]:
 
 
 def run_settings(cfg: DictConfig) -> dict[str, Any]:
-    """The resolved settings of a run by dotted name, except IGNORED."""
-    return flat({key: value for key, value in resolved(cfg).items() if key not in IGNORED})
+    """The resolved settings of `identity` by dotted name; of a watchdog that restarts, those of a restart only."""
+    kept = {key: value for key, value in resolved(cfg).items() if key in identity(cfg)}
+    if "watchdog" in kept:  # its limits would be columns of a table that compares it with other answers
+        kept["watchdog"] = {key: value for key, value in kept["watchdog"].items() if key in OF_RESTART}
+    return flat(kept)
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:

@@ -2,16 +2,21 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
+from dreamfusion.camera.orbit import Orbit
 from dreamfusion.error import UserError
 from dreamfusion.guidance.adapter import AdaptablePrior
 from dreamfusion.guidance.prior_cache import cached_prior
+from dreamfusion.scene.base import Scene
 from dreamfusion.system import DreamFusion
+
+Kind = TypeVar("Kind")
 
 
 def assemble(cfg: DictConfig, resumed: bool = False) -> DreamFusion:
@@ -27,10 +32,10 @@ def assemble(cfg: DictConfig, resumed: bool = False) -> DreamFusion:
     prompting = instantiate(cfg.prompting)
     reference = None
     if cfg.get("image") is not None:
-        orbit = instantiate(cfg.camera)
+        orbit = built(cfg, "camera", Orbit)
         reference = instantiate(cfg.reference)(image=str(cfg.image), orbit=orbit, read=not resumed)
     system: DreamFusion = instantiate(cfg.system)(
-        scene=instantiate(cfg.scene),
+        scene=built(cfg, "scene", Scene),
         prompting=prompting,
         distillation=instantiate(cfg.distillation, prior=prior),
         text_table=prompting.encode(prior, str(cfg.prompt)),
@@ -39,6 +44,21 @@ def assemble(cfg: DictConfig, resumed: bool = False) -> DreamFusion:
         config=config,
     )
     return system
+
+
+def built(cfg: DictConfig, group: str, kind: type[Kind]) -> Kind:
+    """The object that the settings of a group describe.
+
+    Raises:
+        UserError: it is no `kind`; found before the first step, as the run's checkpoint could not be read.
+    """
+    made = instantiate(cfg[group])
+    if not isinstance(made, kind):
+        raise UserError(
+            f"{group} makes a {type(made).__name__}, which is no {kind.__name__}; derive its class from "
+            f"{kind.__module__}.{kind.__name__} (docs/extending.md)"
+        )
+    return made
 
 
 @contextmanager

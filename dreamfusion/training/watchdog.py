@@ -107,6 +107,7 @@ class Watchdog(L.Callback):
             raise UserError(f"watchdog.factor is {factor}; it must be above 0 and below 1")
         self.answer, self.every, self.patience, self.limits = answer, every, patience, dict(limits)
         self.restarts, self.factor = restarts, factor
+        self.restarted = 0  # how often
         self._symptom: str | None = None  # of the last check
         self._count = 0  # consecutive checks with it
         self._good: dict[str, Any] = {}  # state of the last healthy check, for a restart
@@ -116,11 +117,12 @@ class Watchdog(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         kept = {"symptom": self._symptom, "count": self._count, "restarts": self.restarts}
-        return kept | {"norms": self._norms.cpu(), "start": self._start}
+        return kept | {"restarted": self.restarted, "norms": self._norms.cpu(), "start": self._start}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._symptom, self._count, self.restarts = (state_dict[k] for k in ("symptom", "count", "restarts"))
         self._norms, self._start = state_dict["norms"], state_dict.get("start")
+        self.restarted = state_dict.get("restarted", 0)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self._prior = pl_module.distillation.prior = watch(pl_module.distillation.prior)
@@ -175,6 +177,7 @@ class Watchdog(L.Callback):
         else:
             self._restart(trainer, system)
             self.restarts, self._symptom, self._count = self.restarts - 1, None, 0
+            self.restarted += 1
             log.warning(
                 "%s. The scene of step %d is back, with %g times the learning rates; %d more restarts are left",
                 *(sentence, self._good["step"], self.factor, self.restarts),

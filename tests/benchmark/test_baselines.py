@@ -5,9 +5,10 @@ import torch
 
 from dreamfusion.benchmark.baselines import ENCODINGS, BaselineField, parameter_count, vectorised
 from dreamfusion.benchmark.cases import Step
+from dreamfusion.ops.hardware import processor
 from dreamfusion.ops.hash_grid import hash_encode
 from dreamfusion.ops.hash_grid.layout import HashGridLayout
-from dreamfusion.ops.machine import Gather, Multiply, processor
+from dreamfusion.ops.machine import Gather, Multiply
 from dreamfusion.scene.nerf.hashgrid import HashGridField
 from dreamfusion.scene.shading import ALBEDO, LAMBERTIAN
 

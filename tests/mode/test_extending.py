@@ -1,4 +1,4 @@
-"""The examples of docs/extending.md: a method, a prior and a scene from a user's own folder, as the page shows them."""
+"""The examples of docs/extending.md: classes and options from a user's own folder, as the page shows them."""
 
 import importlib
 import re
@@ -10,7 +10,7 @@ import pytest
 import torch
 import trimesh
 from launched import QUICK, ROOT
-from options import make_sds
+from options import make_sds, option
 
 from dreamfusion.distillation.weighting import weight
 from dreamfusion.guidance.prior import Prior
@@ -25,6 +25,7 @@ MINE = ("--config-dir", "mine")
 GLOBE = (*MINE, "prompt=a ball", "scene=globe", "guidance=gaussian", "scene.size=8")
 TRAINED = (*GLOBE, "+optimizer.learning_rates.texture=0.05", "system.lighting.textureless=0", *QUICK)
 ROUGH = ("export.resolution=16", "export.texture=0", "export.threshold=5")
+PARTS = {"field", "background", "renderer", "camera"}
 COLOR = (0.9, 0.4, 0.1)  # of the Gaussian prior's option file
 
 
@@ -66,11 +67,11 @@ def equator():
     return torch.stack([longitude.sin() * flat, latitude.sin(), longitude.cos() * flat], dim=1)
 
 
-def test_the_page_adds_a_method_a_prior_and_a_scene_in_under_40_lines_each():
+def test_the_page_adds_each_kind_of_class_in_under_40_lines():
     classes = {name for name in FILES if name.endswith(".py")}
-    assert classes == {"mine/asd.py", "mine/gaussian.py", "mine/globe.py"}
+    assert classes == {"mine/asd.py", "mine/gaussian.py", "mine/globe.py", "mine/parts.py", "mine/even.py"}
     options = FILES.keys() - classes
-    assert {name.split("/")[1] for name in options} == {"distillation", "guidance", "scene"}
+    assert {name.split("/")[1] for name in options} == PARTS | {"distillation", "guidance", "scene"}
     for name, text in FILES.items():
         lines = [line for line in text.splitlines() if line.strip()]
         assert len(lines) < (40 if name in classes else 8), name
@@ -86,7 +87,7 @@ def test_the_commands_of_the_page_run(folder, launch):
         ended = launch(folder / "commands", *command, *(QUICK if trains else ROUGH))
         assert ended.status == 0, f"{command}\n{ended.text}"
     runs = list((folder / "commands" / "outputs" / "train").glob("*/*"))
-    assert len(runs) == sum("mode=export" not in command for command in COMMANDS) == 3
+    assert len(runs) == sum("mode=export" not in command for command in COMMANDS) == 4
     assert all((run / "mesh.glb").is_file() and (run / "turntable.mp4").is_file() for run in runs)
 
 
@@ -178,3 +179,29 @@ def test_without_the_users_folder_its_classes_are_not_imported(ball, folder, lau
     ended = launch(folder, f"checkpoint={ball}", "mode=export")
     assert ended.status == 1
     assert "mine.globe.Globe" in ended.text
+
+
+def test_a_mirrored_field_is_alike_on_both_sides_and_a_dolly_ends_where_the_orbit_is(folder, seeded):
+    from mine.even import Dolly
+    from mine.parts import Mirrored, Sky
+
+    from dreamfusion.camera.orbit import Orbit
+
+    field = option("field/hashgrid", _target_="mine.parts.Mirrored", levels=2, log2_table_size=8)
+    assert isinstance(field, Mirrored)
+    right, flip = 0.5 * torch.rand(20, 3, generator=seeded()), torch.tensor([-1.0, 1.0, 1.0])
+    one, other = field(right, with_normal=True), field(right * flip, with_normal=True)
+    torch.testing.assert_close(other.density, one.density)
+    torch.testing.assert_close(other.albedo, one.albedo)
+    torch.testing.assert_close(other.normal, one.normal * flip)
+    torch.testing.assert_close(field.density(right * flip), one.density)
+    dolly, orbit = option("camera/orbit", _target_="mine.even.Dolly", start=1.2), option("camera/orbit")
+    assert isinstance(dolly, Dolly) and isinstance(dolly, Orbit)
+    same, far = (dolly.sample(progress, seeded()).distance for progress in (1.0, 0.0))
+    torch.testing.assert_close(same, orbit.sample(1.0, seeded()).distance)
+    torch.testing.assert_close(far, 1.2 * same)
+    sky = Sky()
+    with torch.no_grad():
+        sky.colors[1] = 9.0  # above: white
+    up = torch.tensor([[0.0, 1, 0], [0, -1, 0]])
+    torch.testing.assert_close(sky(up, 1, None).mean(dim=1), torch.tensor([1.0, 0.5]), rtol=0, atol=1e-3)

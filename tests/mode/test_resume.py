@@ -33,6 +33,7 @@ WHOLE = {
     "mesh_check.png",
     "previews/000002.png",
     "result.json",
+    "run.json",
     "summary.json",
     "turntable.mp4",
 }

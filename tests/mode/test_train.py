@@ -32,6 +32,7 @@ def test_a_run_writes_its_files_in_the_prompts_folder_and_nothing_elsewhere(fini
         "previews/000001.png",
         "previews/000002.png",
         "result.json",
+        "run.json",
         "summary.json",
         "turntable.mp4",
     }
@@ -97,6 +98,9 @@ def test_a_run_resumes_from_its_checkpoint_with_its_own_settings(copied, launch)
     assert (settings.prompt, settings.camera.size, settings.trainer.max_steps) == (PROMPT, 16, 3)
     assert f"{PROMPT}: 3 steps" in ended.text
     assert "trainer.max_steps was 2 and is 3" in ended.text and "goes from 100 % to 67 %" in ended.text
+    first, second = json.loads((run / "run.json").read_text(encoding="utf-8"))["sessions"]
+    assert first["command"][0].endswith("launch.py") and first["command"][1].startswith("prompt=")
+    assert second["command"][1:] == [f'checkpoint="{run.relative_to(folder)}"', "trainer.max_steps=3"]
 
 
 def test_resuming_a_finished_run_only_writes_its_summary_again(copied, launch):

@@ -48,4 +48,4 @@ def test_the_settings_are_not_written_through_a_symbolic_link(tmp_path):
     _begin(OmegaConf.create(SETTINGS), tmp_path / "run", [], new=True)
     assert (tmp_path / "victim").read_text() == "mine"
     assert not (tmp_path / "run" / "config.yaml").is_symlink()
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"]
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "run.json"}

@@ -8,6 +8,7 @@ from dreamfusion.error import UserError
 from dreamfusion.guidance import prior_cache
 from dreamfusion.paths import CONFIGURATION
 from dreamfusion.runs.check import check_settings, check_trainer
+from dreamfusion.runs.dream import Outputs, dream
 from dreamfusion.training.assemble import assemble, user_errors
 
 DEFAULT = OmegaConf.load(CONFIGURATION / "trainer" / "default.yaml")
@@ -63,3 +64,18 @@ def test_a_run_after_one_with_an_adapter_has_the_priors_own_layers(compose_confi
     assert any("lora" in name for name, _ in prior._network.named_parameters())
     assert assemble(compose_config(*small)).distillation.prior is prior
     assert not any("lora" in name for name, _ in prior._network.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("group", "base"), [("camera", "dreamfusion.camera.orbit.Orbit"), ("scene", "dreamfusion.scene.base.Scene")]
+)
+def test_cameras_and_a_scene_of_another_kind_are_refused_before_anything_is_written(
+    group, base, compose_config, tmp_path
+):
+    cfg = compose_config("prompt=a cat", "field.levels=2", "field.log2_table_size=8")
+    cfg[group]._target_ = "builtins.dict"
+    outputs = Outputs(**{name: value for name, value in cfg.mode.items() if not name.startswith("_")})
+    name = base.rpartition(".")[2]
+    with pytest.raises(UserError, match=rf"^{group} makes a dict, which is no {name}; derive its class from {base} "):
+        dream(cfg, tmp_path / "run", outputs)
+    assert not any(path.is_file() for path in tmp_path.rglob("*") if not path.name.startswith("."))

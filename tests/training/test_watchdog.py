@@ -15,6 +15,7 @@ from dreamfusion.camera.data import CameraData
 from dreamfusion.error import UserError
 from dreamfusion.guidance.prior import ImageScorer, Multiscale, PictureConditioned, seen_size
 from dreamfusion.loss import Regularizer
+from dreamfusion.runs.dream import restarts
 from dreamfusion.scene.background.solid import ConstantBackground
 from dreamfusion.scene.nerf.scene import NeRF
 from dreamfusion.scene.nerf.stratified import StratifiedRenderer
@@ -173,7 +174,9 @@ def test_a_restart_brings_back_the_last_healthy_state_with_smaller_steps(make_sy
     before = make_system().scene.field.table.detach().clone()
     states, system = States(), make_system(optimization=optimizer(100.0))
     with caplog.at_level(logging.WARNING):
-        run(system, tmp_path, states, answer="restart", patience=1, factor=0.001, steps=16, limits={"parameter": 20.0})
+        changes = {"answer": "restart", "patience": 1, "factor": 0.001, "steps": 16, "limits": {"parameter": 20.0}}
+        trainer = run(system, tmp_path, states, **changes)
+    assert restarts(trainer) == 1
     assert torch.equal(states.tables[3], before)
     assert not torch.equal(states.tables[2], before)
     assert states.rates[2] > 10
@@ -264,3 +267,14 @@ def test_only_a_ball_that_reaches_the_rim_has_opacity_there(size, expected, ball
 def test_settings_out_of_range_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
         option("watchdog/stop", **changes)
+
+
+def test_the_number_of_restarts_is_kept_in_a_checkpoint_and_is_0_in_an_older_one():
+    before, after = option("watchdog/restart"), option("watchdog/restart")
+    before.restarted = 2
+    state = before.state_dict()
+    after.load_state_dict(state)
+    assert after.restarted == 2
+    del state["restarted"]
+    after.load_state_dict(state)
+    assert after.restarted == 0

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dreamfusion.camera.orbit import FOV, look_from, spherical
-from dreamfusion.ops.machine import cores
+from dreamfusion.ops.hardware import cores
 from dreamfusion.ops.rasterize import rasterize
 from dreamfusion.pocket.data.assets import load_asset
 from dreamfusion.pocket.data.catalog import Item, Subject, read_libraries
