@@ -24,7 +24,13 @@ TRUE_HIGH = (
 )  # fmt: skip
 TRUE_LOW = ("chamfer", "normal_error", "truth_color_error", "azimuth_error", "second_face_rate")
 COMPARED = (*SCORES, *TRUE_HIGH, *TRUE_LOW, "clip_score", "r_precision", "r_precision_geometry", "t3bench_quality")
-WORST = dict.fromkeys(("prior_score", "silhouette_iou", *TRUE_HIGH), 0.0)  # scores of a run that failed during a search
+# Scores of a run that failed or ended early during a search: worse than any real one (a prior_score may be below 0),
+# and finite, which every sweeper takes.
+BEYOND = 1e9
+WORST = {
+    **dict.fromkeys(("prior_score", "silhouette_iou", *TRUE_HIGH), -BEYOND),
+    **dict.fromkeys(("color_difference", *TRUE_LOW), BEYOND),
+}
 
 
 @dataclass(frozen=True)
@@ -89,15 +95,16 @@ def check_objective(names: str | Sequence[str] | None, evaluate: bool = False) -
 
 
 def objective(folder: Path, names: str | Sequence[str]) -> float | list[float]:
-    """The scores `names` of the finished run in `folder`, for a search; WORST replaces missing ones.
+    """The scores `names` of the run in `folder`, for a search; WORST replaces those of a run that ended early.
 
     Raises:
-        UserError: the score does not exist; the message lists the existing ones.
+        UserError: the score does not exist, or a run of all its steps lacks it; the message lists the existing ones.
     """
     if not isinstance(names, str):
         return [float(objective(folder, name)) for name in names]  # type: ignore[arg-type]
     result = read_result(folder)
-    scores = WORST if result is None else WORST | dict(result.scores)
+    early = result is None or result.pruned is not None
+    scores = (WORST if early else {}) | (dict(result.scores) if result is not None else {})
     if names not in scores:
         raise UserError(f"objective is {names}; the scores of a run are {', '.join(sorted(scores))}")
     return scores[names]
