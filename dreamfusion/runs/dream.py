@@ -185,7 +185,7 @@ def _dream(
         if trainer.is_global_zero:
             with _resumable(f"interrupted; the scene of step {trainer.global_step} is saved; {again}"):
                 _finish(cfg, outputs, trainer, checkpoints.path, score, stopwatch, pruners, failed)
-        status = "success"
+        status = "success" if failed is None else "failed"
     finally:
         page.end()
         close(loggers, status)
