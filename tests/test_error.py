@@ -3,9 +3,9 @@
 import os
 
 import pytest
-from hydra.errors import CompactHydraException, OverrideParseException
+from hydra.errors import CompactHydraException, InstantiationException, OverrideParseException
 
-from dreamfusion.error import INTERRUPTED, UserError, file_error, one_line_errors
+from dreamfusion.error import INTERRUPTED, GuidanceError, UserError, file_error, one_line_errors, user_message
 
 
 @pytest.fixture(autouse=True)
@@ -87,3 +87,31 @@ def test_hydra_full_error_keeps_tracebacks(monkeypatch):
     with pytest.raises(SystemExit) as end, one_line_errors():
         raise SystemExit(INTERRUPTED)
     assert end.value.code == INTERRUPTED
+
+
+def instantiation(cause):
+    error = InstantiationException("Error in call to target 'dreamfusion.x':\n...")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (UserError("a\nb"), "a b"),
+        (GuidanceError("no weights"), "no weights"),
+        (instantiation(GuidanceError("no weights")), "no weights"),
+        (instantiation(ImportError("no module named x")), "no module named x"),
+        (instantiation(ZeroDivisionError()), None),
+        (instantiation(None), None),
+        (PermissionError(13, "Permission denied", "a"), "cannot use a: Permission denied; check the permissions"),
+        (RuntimeError("CUDA error: out of memory"), "there is not enough memory"),
+        (instantiation(MemoryError()), "there is not enough memory"),
+        (RuntimeError("scan_cuda does not have a deterministic implementation, but"), "no such scan_cuda; type"),
+        (ValueError("a fault of the program"), None),
+        (RuntimeError("shapes"), None),
+    ],
+)
+def test_an_error_of_the_user_has_one_sentence_and_a_fault_of_the_program_none(error, message):
+    said = user_message(error)
+    assert said is None if message is None else message in said
