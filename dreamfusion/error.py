@@ -4,15 +4,19 @@ import errno
 import os
 import re
 import shlex
+import sys
 import traceback
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
-from hydra.errors import CompactHydraException, OverrideParseException
+from hydra.errors import CompactHydraException, InstantiationException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+MEMORY = (
+    "there is not enough memory; lower camera.size, camera.views, field.log2_table_size, export.resolution or mode.size"
+)
 INTERRUPTED = 130  # exit status after Ctrl-C, as in shells: 128 + SIGINT; see signals.py
 
 
@@ -31,6 +35,33 @@ class GuidanceError(RuntimeError):
 def typed(name: str, value: object) -> str:
     """The setting `name=value` as one word of a shell, for a message that proposes to type it."""
     return shlex.quote(f"{name}={value}")
+
+
+def user_message(error: BaseException) -> str | None:
+    """The sentence for an error that the user can fix; None for a fault of the program, which needs its traceback."""
+    reason = error.__cause__ if isinstance(error, InstantiationException) else error
+    if reason is not None and is_out_of_memory(reason):  # also inside of the assembly
+        return MEMORY
+    if isinstance(reason, OSError):
+        return file_error(reason)
+    if "does not have a deterministic implementation" in str(reason) and isinstance(reason, RuntimeError):
+        operation = str(reason).split(maxsplit=1)[0]
+        return f"deterministic=true, but torch has no such {operation}; type deterministic=false"
+    own = isinstance(reason, UserError | GuidanceError)
+    of_hydra = isinstance(error, InstantiationException) and isinstance(reason, ValueError | TypeError | ImportError)
+    return one_line(reason) if own or of_hydra else None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine or the GPU has no memory left; tiny-cuda-nn says so by a plain RuntimeError."""
+    torch = sys.modules.get("torch")  # else the error is none of a GPU
+    of_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
+    words = ("can't allocate memory", "out of memory")
+    return (
+        of_gpu
+        or isinstance(error, MemoryError)
+        or (isinstance(error, RuntimeError | OSError) and any(part in str(error) for part in words))
+    )
 
 
 def check_positive(group: str, **counts: int) -> None:

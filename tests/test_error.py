@@ -4,9 +4,17 @@ import os
 import shlex
 
 import pytest
-from hydra.errors import CompactHydraException, OverrideParseException
+from hydra.errors import CompactHydraException, InstantiationException, OverrideParseException
 
-from dreamfusion.error import INTERRUPTED, UserError, file_error, one_line_errors, typed
+from dreamfusion.error import (
+    INTERRUPTED,
+    GuidanceError,
+    UserError,
+    file_error,
+    one_line_errors,
+    typed,
+    user_message,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -101,3 +109,31 @@ def test_a_file_where_a_folder_has_to_be_is_named(tmp_path):
 def test_a_proposed_setting_is_one_word_of_a_shell():
     assert typed("run", "outputs/a-cat") == "run=outputs/a-cat"
     assert shlex.split(typed("start", "my cat's/$(run)")) == ["start=my cat's/$(run)"]
+
+
+def instantiation(cause):
+    error = InstantiationException("Error in call to target 'dreamfusion.x':\n...")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (UserError("a\nb"), "a b"),
+        (GuidanceError("no weights"), "no weights"),
+        (instantiation(GuidanceError("no weights")), "no weights"),
+        (instantiation(ImportError("no module named x")), "no module named x"),
+        (instantiation(ZeroDivisionError()), None),
+        (instantiation(None), None),
+        (PermissionError(13, "Permission denied", "a"), "cannot use a: Permission denied; check the permissions"),
+        (RuntimeError("CUDA error: out of memory"), "there is not enough memory"),
+        (instantiation(MemoryError()), "there is not enough memory"),
+        (RuntimeError("scan_cuda does not have a deterministic implementation, but"), "no such scan_cuda; type"),
+        (ValueError("a fault of the program"), None),
+        (RuntimeError("shapes"), None),
+    ],
+)
+def test_an_error_of_the_user_has_one_sentence_and_a_fault_of_the_program_none(error, message):
+    said = user_message(error)
+    assert said is None if message is None else message in said

@@ -15,6 +15,7 @@ from dreamfusion.cli.quoting import quote_texts
 from dreamfusion.cli.resolvers import register
 from dreamfusion.cli.spelling import did_you_mean, nearest
 from dreamfusion.cli.startup import quick_start
+from dreamfusion.cli.study_callback import table_after_failure
 from dreamfusion.cli.validation import check_groups
 from dreamfusion.error import UserError, one_line_errors
 from dreamfusion.paths import CONFIGURATION, SWEEPS
@@ -32,7 +33,8 @@ def run_command() -> None:
         sys.argv[1:] = quote_texts(typed)
         find_sweeps()
         check_groups(sys.argv[1:])
-        run()
+        with table_after_failure():
+            run()
 
 
 @hydra.main(config_path=str(CONFIGURATION), config_name="config", version_base="1.3")

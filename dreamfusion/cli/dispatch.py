@@ -3,11 +3,9 @@
 import contextlib
 import inspect
 import logging
-import sys
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
@@ -15,12 +13,9 @@ from omegaconf import DictConfig
 from dreamfusion.cli.console import filter_messages
 from dreamfusion.cli.startup import resume_gc
 from dreamfusion.cli.validation import check_types
-from dreamfusion.error import GuidanceError, UserError, file_error, one_line
+from dreamfusion.error import UserError, user_message
 from dreamfusion.runs.check import check_first
 
-MEMORY = (
-    "there is not enough memory; lower camera.size, camera.views, field.log2_table_size, export.resolution or mode.size"
-)
 log = logging.getLogger(__name__)
 
 
@@ -57,22 +52,11 @@ def run_mode(cfg: DictConfig) -> object:
         mode = instantiate(cfg.mode)
         resume_gc()
         return mode(cfg)
-    except (InstantiationException, UserError, GuidanceError, OSError) as error:
-        reason = error.__cause__ if isinstance(error, InstantiationException) else error
-        if reason is not None and is_out_of_memory(reason):  # inside of the assembly
-            raise _run_error(MEMORY) from error
-        if not isinstance(reason, ValueError | TypeError | OSError | ImportError | GuidanceError):
+    except Exception as error:
+        message = user_message(error)
+        if message is None:
             raise
-        raise _run_error(file_error(reason) if isinstance(reason, OSError) else one_line(reason)) from error
-    except (RuntimeError, MemoryError) as error:
-        if is_out_of_memory(error):
-            raise _run_error(MEMORY) from error
-        if "does not have a deterministic implementation" in str(error):
-            operation = str(error).split(maxsplit=1)[0]
-            raise _run_error(
-                f"deterministic=true, but torch has no such {operation}; type deterministic=false"
-            ) from error
-        raise
+        raise _run_error(message) from error
 
 
 def _run_name(cfg: DictConfig) -> str:
@@ -81,17 +65,6 @@ def _run_name(cfg: DictConfig) -> str:
     if hydra.mode != RunMode.MULTIRUN or hydra.launcher._target_.endswith(".BasicLauncher"):
         return ""
     return f"#{hydra.job.num} {cfg.prompt}: "
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the machine or the GPU has no memory left; tiny-cuda-nn says so by a plain RuntimeError."""
-    torch = sys.modules.get("torch")  # else the error is none of a GPU
-    of_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
-    return (
-        of_gpu
-        or isinstance(error, MemoryError)
-        or any(words in str(error) for words in ("can't allocate memory", "out of memory"))
-    )
 
 
 def _run_error(message: str) -> Exception | SystemExit:

@@ -1,9 +1,11 @@
-"""Hydra callbacks for multiruns: log failures at once, and write the study's table at the end.
+"""Hydra callbacks for multiruns: log failures at once, and write the study's table at the end, however it ends.
 
 Hydra sends this object to every worker process of a launcher; importing the module registers our resolvers there.
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from dreamfusion.error import UserError
 from dreamfusion.runs.names import relative_to_cwd, study_of
 
 log = logging.getLogger(__name__)
+NO_TRIAL = "No trials are completed yet."  # Optuna's error where all runs failed
+_begun: list[DictConfig] = []  # settings of this process's multirun, until its table is written
 register()
 
 
@@ -31,9 +35,47 @@ class StudyCallback(Callback):
                 prefix = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
                 log.error("failed: %s: %s%s", " ".join(job_return.overrides or []), prefix, error)
 
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        _begun.append(config)
+
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        _begun.clear()
         if config.hydra.runtime.choices["mode"] == "train":
             from dreamfusion.runs.report import report_folder
 
-            folder = relative_to_cwd(Path(config.hydra.sweep.dir).absolute())
-            report_folder(str(study_of(config.study, RunMode.MULTIRUN)), folder, config.logger)
+            report_folder(_study(config), _folder(config), config.logger)
+
+
+@contextmanager
+def table_after_failure() -> Iterator[None]:
+    """Write the table of a multirun that an error ends: Hydra calls `on_multirun_end` only if no run failed.
+
+    Hydra's sweepers raise the first error when all runs have ended, whatever the launcher. Without any run there is no
+    table, and a signal does not wait for one.
+
+    Raises:
+        UserError: all runs of an Optuna search failed; else the error of the block.
+    """
+    _begun.clear()
+    try:
+        yield
+    except Exception as error:
+        for config in [*_begun]:
+            if any(_folder(config).glob("*/*/config.yaml")):
+                try:
+                    StudyCallback().on_multirun_end(config)
+                except Exception as fault:  # must not hide the error of the run
+                    log.error("no table: %s", fault)
+        if isinstance(error, ValueError) and str(error) == NO_TRIAL:
+            raise UserError("all runs of the search failed, for the reasons above; there is no best one") from error
+        raise
+    finally:
+        _begun.clear()
+
+
+def _study(config: DictConfig) -> str:
+    return str(study_of(config.study, RunMode.MULTIRUN))
+
+
+def _folder(config: DictConfig) -> Path:
+    return relative_to_cwd(Path(config.hydra.sweep.dir).absolute())

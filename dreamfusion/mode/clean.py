@@ -13,7 +13,7 @@ from dreamfusion.runs.find import run_choice
 from dreamfusion.runs.lock import LOCK, Locked, locked
 from dreamfusion.runs.names import RUNS, STUDIES
 from dreamfusion.runs.record import RECORD
-from dreamfusion.runs.results import read_result, used_file
+from dreamfusion.runs.results import FAILURE, read_result, used_file
 from dreamfusion.untrusted import UntrustedError, read_settings
 
 log = logging.getLogger(__name__)
@@ -24,6 +24,7 @@ OF_RUN = {
     "config.yaml",
     RECORD,
     "metrics.csv",
+    FAILURE,
     "index.html",
     "previews",
     "checkpoints",

@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from dreamfusion.error import UserError, check_positive
+from dreamfusion.error import UserError, check_positive, user_message
 from dreamfusion.runs.lock import Locked
 from dreamfusion.runs.names import digest, relative_to_cwd, run_folder, study_of
 
@@ -41,12 +41,13 @@ def run_list(cfg: DictConfig, run_one: Callable[[DictConfig, Path], object]) -> 
             run_one(one, root / run_folder("train", prompt, None, digest(one), study))
         except Locked as error:  # another process of the study runs it
             log.info("%s", error)
-        except UserError as error:
+        except Exception as error:  # any error ends only this prompt; KeyboardInterrupt is not an Exception
             failed.append(prompt)
-            log.error("failed: %s: %s", prompt, error)
-        except Exception:  # any error ends only this prompt; KeyboardInterrupt is not an Exception
-            failed.append(prompt)
-            log.exception("failed: %s", prompt)
+            message = user_message(error)
+            if message is None:
+                log.exception("failed: %s", prompt)
+            else:
+                log.error("failed: %s: %s", prompt, message)
     if prompts:
         from dreamfusion.runs.report import report  # imported here: slow, and `read_prompts` is called before all else
 

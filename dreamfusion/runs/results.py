@@ -1,6 +1,6 @@
-"""result.json: marks a run as finished, and holds its scores and settings.
+"""result.json: marks a run as finished, and holds its scores and settings; failure.json: why a run failed.
 
-The file is written last and atomically. A killed run has none, and resumes from its last checkpoint.
+Both are written last and atomically. A killed run has none, and resumes from its last checkpoint.
 """
 
 import json
@@ -16,6 +16,7 @@ from dreamfusion.files import write_json
 from dreamfusion.paths import LAST, PREVIOUS
 
 RESULT = "result.json"
+FAILURE = "failure.json"  # of a run that ended with an error; removed when it begins again
 SCORES = ("prior_score", "silhouette_iou", "color_difference")  # the figures that compare runs
 # The higher, the better, and the lower: against the laboratory's truth, see evaluation/scene.py.
 TRUE_HIGH = (
@@ -24,12 +25,18 @@ TRUE_HIGH = (
 )  # fmt: skip
 TRUE_LOW = ("chamfer", "normal_error", "truth_color_error", "azimuth_error", "second_face_rate")
 COMPARED = (*SCORES, *TRUE_HIGH, *TRUE_LOW, "clip_score", "r_precision", "r_precision_geometry", "t3bench_quality")
-WORST = dict.fromkeys(("prior_score", "silhouette_iou", *TRUE_HIGH), 0.0)  # scores of a run that failed during a search
+# Scores of a run that failed or ended early during a search: worse than any real one (a prior_score may be below 0),
+# and finite, which every sweeper takes.
+BEYOND = 1e9
+WORST = {
+    **dict.fromkeys(("prior_score", "silhouette_iou", *TRUE_HIGH), -BEYOND),
+    **dict.fromkeys(("color_difference", *TRUE_LOW), BEYOND),
+}
 
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a finished run."""
+    """The result of a finished run, or of one that failed."""
 
     prompt: str
     seed: int
@@ -39,35 +46,46 @@ class Result:
     settings: Mapping[str, Any]  # dotted name -> value
     pruned: str | None = None  # the reason, if the run was stopped early
     restarts: int = 0  # by watchdog=restart
+    failed: str | None = None  # the reason, if it ended with an error: then not finished
     path: Path = Path()  # the run's folder; not stored, because the folder may move
 
 
 def write_result(result: Result, folder: Path) -> None:
-    """Mark the run in `folder` as finished.
+    """Mark the run in `folder` as finished, or as failed.
 
     Raises:
         UserError: a score is not finite.
     """
     content = asdict(result)
     del content["path"]
+    if result.failed is None:
+        del content["failed"]
     infinite = {k: str(v) for k, v in result.settings.items() if isinstance(v, float) and not math.isfinite(v)}
     content["settings"] |= infinite
-    write_json(folder / RESULT, content)
+    write_json(folder / (RESULT if result.failed is None else FAILURE), content)
 
 
-def read_result(folder: Path) -> Result | None:
-    """The result in a run's folder; None if the run is not finished.
+def read_result(folder: Path, name: str = RESULT) -> Result | None:
+    """The result in a run's folder; None if the run is not finished. `name` is FAILURE for that of a failed run.
 
     Raises:
         UserError: the file is not a result.
     """
-    path = folder / RESULT
+    path = folder / name
     if not path.is_file():
         return None
     try:
         result = Result(**json.loads(path.read_text(encoding="utf-8")), path=folder)
-        kinds = {"prompt": str, "seed": int, "steps": int, "seconds": int | float, "scores": dict, "settings": dict}
+        kinds: dict[str, Any] = {
+            "prompt": str,
+            "seed": int,
+            "steps": int,
+            "seconds": int | float,
+            "scores": dict,
+            "settings": dict,
+        }
         kinds |= {"pruned": str | NoneType, "restarts": int}
+        kinds["failed"] = NoneType if name == RESULT else str
         if not all(isinstance(getattr(result, name), kind) for name, kind in kinds.items()):
             raise TypeError("a value of another type")
         if not all(math.isfinite(number) for number in (result.seconds, *result.scores.values())):
@@ -90,15 +108,16 @@ def check_objective(names: str | Sequence[str] | None, evaluate: bool = False) -
 
 
 def objective(folder: Path, names: str | Sequence[str]) -> float | list[float]:
-    """The scores `names` of the finished run in `folder`, for a search; WORST replaces missing ones.
+    """The scores `names` of the run in `folder`, for a search; WORST replaces those of a run that ended early.
 
     Raises:
-        UserError: the score does not exist; the message lists the existing ones.
+        UserError: the score does not exist, or a run of all its steps lacks it; the message lists the existing ones.
     """
     if not isinstance(names, str):
         return [float(objective(folder, name)) for name in names]  # type: ignore[arg-type]
     result = read_result(folder)
-    scores = WORST if result is None else WORST | dict(result.scores)
+    early = result is None or result.pruned is not None
+    scores = (WORST if early else {}) | (dict(result.scores) if result is not None else {})
     if names not in scores:
         raise UserError(f"objective is {names}; the scores of a run are {', '.join(sorted(scores))}")
     return scores[names]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -15,8 +15,6 @@ from dreamfusion.guidance.adapter import AdaptablePrior
 from dreamfusion.guidance.prior_cache import cached_prior
 from dreamfusion.scene.base import Scene
 from dreamfusion.system import DreamFusion
-
-Kind = TypeVar("Kind")
 
 
 def assemble(cfg: DictConfig, resumed: bool = False) -> DreamFusion:
@@ -46,7 +44,7 @@ def assemble(cfg: DictConfig, resumed: bool = False) -> DreamFusion:
     return system
 
 
-def built(cfg: DictConfig, group: str, kind: type[Kind]) -> Kind:
+def built(cfg: DictConfig, group: str, kind: type) -> Any:
     """The object that the settings of a group describe.
 
     Raises:

@@ -73,12 +73,15 @@ def earlier_id(folder: Path) -> str | None:
 
 
 def close(loggers: Sequence[Logger], status: str = "success") -> None:
-    """Finish all loggers; an open W&B run would receive the metrics of the next job of a multirun."""
+    """Finish all loggers; an open W&B run would receive the metrics of the next job of a multirun.
+
+    W&B shows a run as failed unless `status` is "success".
+    """
     for logger in loggers:
         logger.finalize(status)
     for wandb_logger in wandb_loggers(loggers):
         if wandb_logger.version is not None:  # None: it was never started
-            wandb_logger.experiment.finish()
+            wandb_logger.experiment.finish(exit_code=0 if status == "success" else 1)
 
 
 def wandb_loggers(loggers: Sequence[Logger]) -> list[WandbLogger]:

@@ -41,6 +41,18 @@ def test_joblib_runs_a_study_in_workers_of_this_machine_whose_lines_name_their_r
     assert all(line.startswith(("#0 a cat: ", "#1 a dog: ")) for line in lines)
 
 
+EXPLODED = "optimizer.learning_rates.table=0.8,1e9"  # the second is stopped by the watchdog
+CHECKED = ("watchdog.every=1", "watchdog.patience=1")
+
+
+@needs("hydra_plugins.hydra_joblib_launcher", "joblib")
+def test_a_study_with_a_failed_run_in_a_worker_ends_with_a_table_and_a_status_other_than_0(launch, tmp_path):
+    command = ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1", "study=x", "prompt=a cat", EXPLODED]
+    ended = launch(tmp_path, *command, *QUICK, *CHECKED)
+    assert ended.status == 1 and "error: step" in ended.text
+    assert "1 finished runs" in (tmp_path / "outputs" / "studies" / "x" / "report.md").read_text()
+
+
 @needs("hydra_plugins.hydra_submitit_launcher", "slurm")
 def test_submitit_runs_a_study_as_jobs(launch, tmp_path):
     run_by("submitit_local", launch, tmp_path, "hydra.launcher.cpus_per_task=1", prompts=["a cat"])
@@ -78,3 +90,26 @@ def test_optuna_searches_by_the_runs_scores_and_a_repeated_search_skips_them(lau
     assert again.text.count("is already finished") == 2
     assert [path.read_text() for path in study.glob("a-cat/*/result.json")] == results
     assert yaml.safe_load((study / "optimization_results.yaml").read_text()) == found
+
+
+@needs("hydra_plugins.hydra_optuna_sweeper", "optuna")
+def test_a_failed_run_of_a_search_does_not_stop_the_others(launch, tmp_path):
+    search = ["-cd", str(ROOT / "sweeps"), "-cn", "search", "pruning=none", *QUICK, *CHECKED]
+    search += ["hydra.sweeper.n_trials=3", "distillation.guidance_scale=4", "distillation.rescale=0"]
+    search += ["system.regularizer.opacity=1", "optimizer.learning_rates.table=choice(0.5, 1e9)"]
+    ended = launch(tmp_path, *search)
+    assert ended.status == 0, ended.text
+    study = tmp_path / "outputs" / "studies" / "search"
+    assert yaml.safe_load((study / "optimization_results.yaml").read_text())["best_params"] == {
+        "optimizer.learning_rates.table": 0.5
+    }
+    assert "1 finished runs" in (study / "report.md").read_text()
+
+
+@needs("hydra_plugins.hydra_optuna_sweeper", "optuna")
+def test_a_search_whose_runs_all_fail_says_so_in_one_line(launch, tmp_path):
+    search = ["-cd", str(ROOT / "sweeps"), "-cn", "search", "hydra.sweeper.n_trials=2", "guidance.variant=777", *QUICK]
+    ended = launch(tmp_path, *search)
+    assert ended.status == 1 and "Traceback" not in ended.text
+    assert ended.text.count("failed: ") == 2
+    assert ended.text.strip().splitlines()[-1].startswith("error: all runs of the search failed")

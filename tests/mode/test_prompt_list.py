@@ -74,6 +74,14 @@ def test_a_list_runs_in_one_process_with_one_prior_and_continues_after_a_bad_pro
     assert files(tmp_path) == before
 
 
+def test_a_wrong_setting_of_the_prior_gives_one_line_a_prompt(launch, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\n")
+    ended = launch(tmp_path, "prompts.file=prompts.txt", "guidance.variant=777", *QUICK)
+    assert ended.status == 1
+    assert "Traceback" not in ended.text and ended.text.count("failed: a ") == 2
+    assert "failed: a cat: guidance.variant=777" in ended.text
+
+
 def test_a_missing_file_gives_one_line(launch, tmp_path):
     ended = launch(tmp_path, "prompts.file=nowhere.txt")
     assert (ended.status, ended.text.count("\n")) == (1, 1)

@@ -8,7 +8,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
 from results import CAT
 
-from dreamfusion.cli.study_callback import StudyCallback
+from dreamfusion.cli.study_callback import StudyCallback, table_after_failure
+from dreamfusion.error import UserError
 from dreamfusion.runs.lock import Locked, locked
 from dreamfusion.runs.results import write_result
 
@@ -38,6 +39,24 @@ def test_a_multirun_in_a_folder_of_the_users_has_its_runs_and_its_table_there(mu
     StudyCallback().on_multirun_end(composed)
     assert "1 finished runs" in (folder / "report.md").read_text(encoding="utf-8")
     assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
+
+
+def test_an_error_that_ends_a_multirun_leaves_a_table_of_its_runs(multirun, tmp_path):
+    composed = multirun("study=x")
+    run = Path(composed.hydra.sweep.dir) / "a-cat" / "1"
+    for begun in (False, True):  # without any run, such as a setting that does not exist, no folder is made
+        with pytest.raises(UserError, match="exploded"), table_after_failure():
+            StudyCallback().on_multirun_start(composed)
+            if begun:
+                write_result(CAT, run)
+                (run / "config.yaml").write_text("prompt: a cat\n")
+            raise UserError("exploded")
+        assert (tmp_path / "outputs").exists() == begun
+    assert "1 finished runs" in (run.parents[1] / "report.md").read_text(encoding="utf-8")
+    (run.parents[1] / "report.md").unlink()
+    with pytest.raises(UserError), table_after_failure():  # of a command that is no multirun
+        raise UserError("exploded")
+    assert not (run.parents[1] / "report.md").exists()
 
 
 def test_a_run_that_another_command_of_its_study_makes_fails_a_search_only(multirun, tmp_path):

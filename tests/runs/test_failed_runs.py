@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,16 @@ from dreamfusion.error import UserError
 from dreamfusion.files import check_finite, write_json
 from dreamfusion.mesh.density_grid import EmptyFieldError
 from dreamfusion.runs.dream import Outputs, dream
-from dreamfusion.runs.results import objective, read_result, write_result
+from dreamfusion.runs.results import (
+    FAILURE,
+    SCORES,
+    TRUE_HIGH,
+    TRUE_LOW,
+    check_objective,
+    objective,
+    read_result,
+    write_result,
+)
 from dreamfusion.training.watchdog import Sick
 
 SMALL = ["prompt=a cat", "experiment=smoke", "guidance=sd", "mode.preview_every=0", "mode.turntable_frames=1"]
@@ -40,6 +50,11 @@ def test_an_infinite_prediction_is_named_by_the_watchdog_and_the_run_is_not_fini
     with pytest.raises(Sick, match="the prior's prediction reaches"):
         try_dream(change)
     assert read_result(try_dream.folder) is None
+    failure = read_result(try_dream.folder, FAILURE)
+    assert "the prior's prediction reaches" in failure.failed and "distillation.guidance_scale" in failure.settings
+    assert (failure.prompt, failure.steps) == ("a cat", 2)
+    try_dream(lambda x: x, "watchdog=none")
+    assert not (try_dream.folder / FAILURE).exists()
 
 
 @pytest.mark.parametrize("change", INFINITE, ids=["infinite", "1e30"])
@@ -76,8 +91,25 @@ def test_a_search_gives_a_failed_run_the_worst_scores_with_the_reason(arguments,
     try_dream(lambda x: x, "pruning=halving", "pruning.rungs=[]", *arguments)
     result = read_result(try_dream.folder)
     assert "empty" in result.pruned
-    assert objective(try_dream.folder, "silhouette_iou") == 0.0
-    assert math.isfinite(objective(try_dream.folder, "prior_score"))
+    assert objective(try_dream.folder, "silhouette_iou") == objective(try_dream.folder, "prior_score") == -1e9
+
+
+LOWER = ("color_difference", "chamfer", "normal_error", "truth_color_error", "azimuth_error", "second_face_rate")
+
+
+@pytest.mark.parametrize("name", [*SCORES, *TRUE_HIGH, *TRUE_LOW])
+def test_every_score_of_a_run_that_ended_early_is_finite_and_worse_than_any_real_one(name, tmp_path):
+    check_objective(name, evaluate=True)
+    write_result(replace(CAT, scores={}, pruned="the optimizer explodes"), tmp_path)
+    assert objective(tmp_path, name) == objective(tmp_path / "none", name) == (1e9 if name in LOWER else -1e9)
+    write_result(replace(CAT, scores={name: -11.5}, pruned="weak"), tmp_path)
+    assert objective(tmp_path, [name]) == [-11.5]
+
+
+def test_a_whole_run_without_the_score_of_its_search_is_no_value(tmp_path):
+    write_result(CAT, tmp_path)
+    with pytest.raises(UserError, match="objective is chamfer; the scores of a run are silhouette_iou"):
+        objective(tmp_path, "chamfer")
 
 
 def strict(path):

@@ -1,6 +1,7 @@
 """metrics.csv survives resumption, and W&B never prompts."""
 
 import csv
+from types import SimpleNamespace
 
 import pytest
 from wandb.errors import AuthenticationError
@@ -186,6 +187,17 @@ def test_weights_and_biases_can_be_switched_off(weights_and_biases, monkeypatch,
 def test_closing_a_run_that_never_started_starts_none(weights_and_biases, tmp_path):
     close(made(tmp_path))
     assert not (tmp_path / "wandb").exists()
+
+
+@pytest.mark.parametrize(("status", "code"), [("success", 0), ("failed", 1)])
+def test_a_failed_run_is_failed_in_weights_and_biases(status, code, weights_and_biases, tmp_path, monkeypatch):
+    loggers, ended = made(tmp_path), []
+    run = SimpleNamespace(finish=lambda exit_code: ended.append(exit_code))
+    monkeypatch.setattr(type(loggers[1]), "experiment", run)
+    monkeypatch.setattr(type(loggers[1]), "version", "abc")
+    monkeypatch.setattr(type(loggers[1]), "finalize", lambda self, status: None)
+    close(loggers, status)
+    assert ended == [code]
 
 
 def test_the_default_logger_is_a_file_in_the_runs_folder(tmp_path):
