@@ -278,7 +278,8 @@ def experiment() -> dict[str, str]:
 
 def restarts(trainer: L.Trainer) -> int:
     """How often the watchdog went back to an earlier state, in all sessions of the run."""
-    return sum(one.restarted for one in trainer.callbacks if isinstance(one, Watchdog))  # type: ignore[attr-defined]
+    watchdogs = [one for one in trainer.callbacks if isinstance(one, Watchdog)]  # type: ignore[attr-defined]
+    return sum(one.restarted for one in watchdogs)
 
 
 def early_end(trainer: L.Trainer) -> str | None:

@@ -67,7 +67,7 @@ def read_result(folder: Path) -> Result | None:
     try:
         result = Result(**json.loads(path.read_text(encoding="utf-8")), path=folder)
         kinds = {"prompt": str, "seed": int, "steps": int, "seconds": int | float, "scores": dict, "settings": dict}
-        kinds |= {"pruned": str | NoneType, "restarts": int}
+        kinds["pruned"], kinds["restarts"] = str | NoneType, int
         if not all(isinstance(getattr(result, name), kind) for name, kind in kinds.items()):
             raise TypeError("a value of another type")
         if not all(math.isfinite(number) for number in (result.seconds, *result.scores.values())):
