@@ -4,13 +4,13 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NoReturn
 
 import hydra
 from omegaconf import DictConfig
 
 from dreamfusion.cli.arguments import understood
+from dreamfusion.cli.folders import with_folders
 from dreamfusion.cli.quoting import quote_texts
 from dreamfusion.cli.resolvers import register
 from dreamfusion.cli.spelling import did_you_mean, nearest
@@ -18,7 +18,7 @@ from dreamfusion.cli.startup import quick_start
 from dreamfusion.cli.study_callback import table_after_failure
 from dreamfusion.cli.validation import check_groups
 from dreamfusion.error import UserError, one_line_errors
-from dreamfusion.paths import CONFIGURATION, SWEEPS
+from dreamfusion.paths import CONFIGURATION
 from dreamfusion.signals import end_on_signals
 
 
@@ -30,8 +30,7 @@ def run_command() -> None:
     """
     register()
     with one_line_errors(), _one_line_usage(), did_you_mean(typed := understood(sys.argv[1:])):
-        sys.argv[1:] = quote_texts(typed)
-        find_sweeps()
+        sys.argv[1:] = with_folders(quote_texts(typed))
         check_groups(sys.argv[1:])
         with table_after_failure():
             run()
@@ -45,20 +44,6 @@ def run(cfg: DictConfig) -> object:
     from dreamfusion.cli.dispatch import run_mode
 
     return run_mode(cfg)
-
-
-def find_sweeps() -> None:
-    """Let `-cd sweeps` name the sweeps of the package where the working directory has no folder of that name.
-
-    Raises: UserError: there is no such folder.
-    """
-    for option in ("-cd", "--config-dir"):
-        if option in sys.argv[:-1]:
-            place = sys.argv.index(option) + 1
-            if sys.argv[place].rstrip("/") == "sweeps" and not Path("sweeps").is_dir():
-                sys.argv[place] = str(SWEEPS)
-            elif not Path(sys.argv[place]).is_dir():
-                raise UserError(f"there is no folder {sys.argv[place]}; type {option} sweeps, or the path of a folder")
 
 
 @contextmanager

@@ -291,7 +291,7 @@ def experiment() -> dict[str, str]:
 def restarts(trainer: L.Trainer) -> int:
     """How often the watchdog went back to an earlier state, in all sessions of the run."""
     watchdogs = [one for one in trainer.callbacks if isinstance(one, Watchdog)]  # type: ignore[attr-defined]
-    return sum(int(one.restarted) for one in watchdogs)
+    return sum(one.restarted for one in watchdogs)
 
 
 def early_end(trainer: L.Trainer) -> str | None:
