@@ -12,7 +12,7 @@ from dreamfusion.paths import PREVIOUS, REFERENCE
 from dreamfusion.runs.find import run_choice
 from dreamfusion.runs.lock import LOCK, Locked, locked
 from dreamfusion.runs.names import RUNS, STUDIES
-from dreamfusion.runs.results import read_result, used_file
+from dreamfusion.runs.results import FAILURE, read_result, used_file
 from dreamfusion.untrusted import UntrustedError, read_settings
 
 log = logging.getLogger(__name__)
@@ -22,6 +22,7 @@ GROUPS = {"prompt", "mode", "guidance", "scene"}  # settings that the config.yam
 OF_RUN = {
     "config.yaml",
     "metrics.csv",
+    FAILURE,
     "index.html",
     "previews",
     "checkpoints",

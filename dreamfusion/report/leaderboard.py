@@ -21,11 +21,11 @@ LONGEST = 170  # characters of it
 
 @dataclass(frozen=True)
 class Score:
-    """The median over the runs of a method, and its interval."""
+    """The median over the runs of a method, and its interval, if the runs are enough for one."""
 
     median: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
 
     @property
     def text(self) -> str:
@@ -34,8 +34,8 @@ class Score:
 
     @property
     def interval(self) -> str:
-        """The interval as shown."""
-        return f"{self.low:.3g} to {self.high:.3g}"
+        """The interval as shown; empty without one."""
+        return "" if self.low is None or self.high is None else f"{self.low:.3g} to {self.high:.3g}"
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,12 @@ class Shown:
 
 @dataclass(frozen=True)
 class Standing:
-    """One row: a method, its scores by name, and its runs that have a picture."""
+    """One row: a method, its scores by name, its runs that have a picture, and the number of those that failed."""
 
     method: str
     scores: Mapping[str, Score]
     runs: Sequence[Shown]
+    failed: int = 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from dreamfusion.camera.data import CameraData
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.checkpoint import load_scene
-from dreamfusion.error import UserError, check_positive
+from dreamfusion.error import UserError, check_positive, one_line, user_message
 from dreamfusion.evaluation.prior_score import prior_score
 from dreamfusion.export.settings import SPLAT, ExportSettings
 from dreamfusion.export.splats import splats_of
@@ -39,7 +39,7 @@ from dreamfusion.runs.lock import locked
 from dreamfusion.runs.names import relative_to_cwd
 from dreamfusion.runs.page import LivePage
 from dreamfusion.runs.preflight import preflight
-from dreamfusion.runs.results import COMPARED, RESULT, Result, read_result, write_result
+from dreamfusion.runs.results import COMPARED, FAILURE, RESULT, Result, read_result, write_result
 from dreamfusion.runs.resume import load_weights, usable_checkpoint
 from dreamfusion.runs.settings import resolved, run_settings
 from dreamfusion.runs.study import EXPERIMENT
@@ -186,6 +186,10 @@ def _dream(
             with _resumable(f"interrupted; the scene of step {trainer.global_step} is saved; {again}"):
                 _finish(cfg, outputs, trainer, checkpoints.path, score, stopwatch, pruners, failed)
         status = "success" if failed is None else "failed"
+    except Exception as error:
+        if trainer.is_global_zero:
+            _note_failure(error, cfg, trainer.global_step, stopwatch.seconds, folder)
+        raise
     finally:
         page.end()
         close(loggers, status)
@@ -245,9 +249,18 @@ def _finish(
     write_result(Result(str(cfg.prompt), cfg.seed, *outcome), folder)
 
 
+def _note_failure(error: Exception, cfg: DictConfig, step: int, seconds: float, folder: Path) -> None:
+    """Write why the run failed, for the tables of its study; hides no error, such as a full disk."""
+    reason = user_message(error) or one_line(f"{type(error).__name__}: {error}")
+    with suppress(OSError, UserError):
+        settings = experiment() | run_settings(cfg)
+        write_result(Result(str(cfg.prompt), cfg.seed, step, seconds, {}, settings, failed=reason), folder)
+
+
 def _begin(cfg: DictConfig, folder: Path, loggers: Sequence[Logger], new: bool) -> None:
     """Mark the run as unfinished, remove checkpoints and previews of an earlier one if `new`, and write config.yaml."""
     (folder / RESULT).unlink(missing_ok=True)  # removed first: without a result, the run counts as unfinished
+    (folder / FAILURE).unlink(missing_ok=True)
     if new:
         for name in (LAST, PREVIOUS):
             (folder / "checkpoints" / name).unlink(missing_ok=True)

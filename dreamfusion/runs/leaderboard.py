@@ -1,7 +1,7 @@
 """The leaderboard of a study whose runs were scored against the laboratory's truth: leaderboard.html and .md."""
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,17 +19,23 @@ log = logging.getLogger(__name__)
 COLUMNS = ("seconds", *TRUE_HIGH, *TRUE_LOW)
 SECONDS, CURVES = "truth/seconds", ("truth/psnr", "truth/silhouette_iou")  # columns of metrics.csv, see TrueScores
 RESAMPLES, LEVEL = 1000, 0.9  # of the bootstrap, and the share of its medians that an interval contains
+FEWEST = 5  # names of an interval: that of fewer is too narrow, and of one name and seed it has no width at all
 
 
 def leaderboard(study: str, results: Sequence[Result], folder: Path) -> list[Path]:
-    """Write both files into `folder`, the best volume IoU first; returns them, none if no run has a true score."""
+    """Write both files into `folder`, the best volume IoU first; returns them, none if no run has a true score.
+
+    `results`: of the finished runs and of those that failed, which are counted for each method.
+    """
     scored = [result for result in results if not result.pruned and set(result.scores) & {*TRUE_HIGH, *TRUE_LOW}]
     if not scored:
         return []
     by_method: dict[str, list[Result]] = defaultdict(list)
-    names = differing(scored)
+    failures = [result for result in results if result.failed]
+    names = differing([*scored, *failures])
     for result in scored:
-        by_method[", ".join(f"{_short(name)} {_value(result, name)}" for name in names) or "default"].append(result)
+        by_method[_method(result, names)].append(result)
+    failed = Counter(_method(result, names) for result in failures)
     together = set.intersection(*({(run.prompt, run.seed) for run in runs} for runs in by_method.values()))
     if together:  # the medians of an unfinished study would be over easier names for some methods
         by_method = {
@@ -37,19 +43,21 @@ def leaderboard(study: str, results: Sequence[Result], folder: Path) -> list[Pat
         }
         left_out = len(scored) - sum(map(len, by_method.values()))
         scored = [run for runs in by_method.values() for run in runs]
-    standings = [_standing(method, runs, folder) for method, runs in by_method.items()]
+    methods = dict.fromkeys([*by_method, *failed])
+    standings = [_standing(method, by_method.get(method, []), folder, failed[method]) for method in methods]
     standings.sort(key=lambda s: -s.scores["volume_iou"].median if "volume_iou" in s.scores else np.inf)
     columns = [name for name in COLUMNS if any(name in standing.scores for standing in standings)]
     prompts, seeds = len({result.prompt for result in scored}), len({result.seed for result in scored})
     note = (
-        f"Medians over {_many(prompts, 'name')} and {_many(seeds, 'seed')}, {len(scored)} runs; intervals: "
-        f"{LEVEL:.0%} of the medians of {RESAMPLES} resamples of names, and of the seeds of each."
+        f"Medians over {_many(prompts, 'name')} and {_many(seeds, 'seed')}, {len(scored)} runs; intervals, of {FEWEST} "
+        f"names or more: {LEVEL:.0%} of the medians of {RESAMPLES} resamples of names, and of the seeds of each."
         + (f" {left_out} runs whose name and seed some method lacks are left out." if together and left_out else "")
+        + (f" {_many(len(failures), 'run')} failed and have no score; report.md says why." if failures else "")
         + ("" if together else " The methods have no name and seed in common: their rows cannot be compared.")
     )
     page, text = folder / "leaderboard.html", folder / "leaderboard.md"
     curves = {
-        name: {s.method: line for s in standings if (line := progress(by_method[s.method], name))} for name in CURVES
+        name: {method: line for method, runs in by_method.items() if (line := progress(runs, name))} for name in CURVES
     }
     write_leaderboard(standings, columns, curves, f"{study}: leaderboard", note, page)
     with replacing(text) as draft:
@@ -58,7 +66,7 @@ def leaderboard(study: str, results: Sequence[Result], folder: Path) -> list[Pat
 
 
 def bootstrap(runs: Sequence[Result], score: str, seed: int = 0) -> Score | None:
-    """The median of a score over the runs, and its interval; None if no run has the score.
+    """The median of a score over the runs, and its interval, if they have FEWEST names; None if no run has the score.
 
     Resamples names with replacement, then the runs of each: names differ more than seeds do.
     """
@@ -70,12 +78,15 @@ def bootstrap(runs: Sequence[Result], score: str, seed: int = 0) -> Score | None
     if not by_name:
         return None
     values, rng = list(by_name.values()), np.random.default_rng(seed)
+    median = float(np.median(np.concatenate(values)))
+    if len(values) < FEWEST:
+        return Score(median)
     medians = []
     for _ in range(RESAMPLES):
         drawn = (values[i] for i in rng.integers(0, len(values), len(values)))
         medians.append(np.median(np.concatenate([rng.choice(one, len(one)) for one in drawn])))
     low, high = np.quantile(medians, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Score(float(np.median(np.concatenate(values))), float(low), float(high))
+    return Score(median, float(low), float(high))
 
 
 def progress(runs: Sequence[Result], score: str) -> Line | None:
@@ -93,7 +104,12 @@ def progress(runs: Sequence[Result], score: str) -> Line | None:
     return Line(seconds, values)
 
 
-def _standing(method: str, runs: Sequence[Result], folder: Path) -> Standing:
+def _method(result: Result, names: Sequence[str]) -> str:
+    """The name of a row: the settings in which the methods differ."""
+    return ", ".join(f"{_short(name)} {_value(result, name)}" for name in names) or "default"
+
+
+def _standing(method: str, runs: Sequence[Result], folder: Path, failed: int) -> Standing:
     scores = {name: score for name in COLUMNS if (score := bootstrap(runs, name)) is not None}
     shown = []
     for run in runs:
@@ -106,7 +122,7 @@ def _standing(method: str, runs: Sequence[Result], folder: Path) -> Standing:
                 shown.append(Shown(as_jpeg(picture), f"{run.prompt}, seed {run.seed}: {figures}"))
             except UserError as error:
                 log.warning("left out: %s", error)
-    return Standing(method, scores, shown)
+    return Standing(method, scores, shown, failed)
 
 
 def _many(number: int, what: str) -> str:
@@ -127,8 +143,12 @@ def _value(result: Result, name: str) -> str:
 
 
 def _markdown(study: str, standings: Sequence[Standing], columns: Sequence[str], note: str) -> str:
-    lines = [f"# {inert(study)}", "", note, "", f"| method | {' | '.join(columns)} |", f"|---|{'--:|' * len(columns)}"]
+    failures = any(standing.failed for standing in standings)
+    heads = ["method", *(["failed"] if failures else []), *columns]
+    lines = [f"# {inert(study)}", "", note, "", f"| {' | '.join(heads)} |", f"|---|{'--:|' * (len(heads) - 1)}"]
     for standing in standings:
-        cells = [f"{s.text} ({s.interval})" if (s := standing.scores.get(name)) else "" for name in columns]
+        cells = [str(standing.failed)] if failures else []
+        for score in map(standing.scores.get, columns):
+            cells.append("" if score is None else f"{score.text} ({score.interval})" if score.interval else score.text)
         lines.append(f"| {inert(standing.method)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -1,10 +1,10 @@
-"""The table of a study, from the results of its finished runs: report.csv, report.md and gallery.html."""
+"""The table of a study, from its finished and its failed runs: report.csv, report.md and gallery.html."""
 
 import csv
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
@@ -18,7 +18,7 @@ from dreamfusion.runs.gallery import gallery
 from dreamfusion.runs.leaderboard import leaderboard
 from dreamfusion.runs.names import STUDIES
 from dreamfusion.runs.results import Result
-from dreamfusion.runs.study import differing, existing_study, finished, unfinished
+from dreamfusion.runs.study import differing, ended, existing_study, unfinished
 from dreamfusion.training.loggers import wandb_mode
 
 log = logging.getLogger(__name__)
@@ -33,15 +33,16 @@ def report(study: str, studies: Path = STUDIES, logger: DictConfig | None = None
 
 def report_folder(study: str, folder: Path, logger: DictConfig | None = None) -> Path:
     """The same for the runs in a folder, which `hydra.sweep.dir` may have placed anywhere."""
-    results = finished(folder)
+    results = ended(folder)
     rows = table(results, folder)
     with replacing(folder / "report.csv") as draft, draft.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([_inert(cell) for cell in row] for row in rows)
-    text = markdown(study, rows, [path.relative_to(folder) for path in unfinished(folder)])
+    failures = {os.path.relpath(run.path, folder): run.failed for run in results if run.failed}
+    text = markdown(study, rows, [path.relative_to(folder) for path in unfinished(folder)], failures)
     with replacing(folder / "report.md") as draft:
         draft.write_text(text, encoding="utf-8")
     files = [folder / "report.md", folder / "report.csv", *leaderboard(study, results, folder)]
-    if shown := [result.path for result in results if (result.path / "config.yaml").is_file()]:
+    if shown := [run.path for run in results if not run.failed and (run.path / "config.yaml").is_file()]:
         try:
             gallery(shown, study, folder / "gallery.html")
             files.append(folder / "gallery.html")
@@ -51,17 +52,19 @@ def report_folder(study: str, folder: Path, logger: DictConfig | None = None) ->
     if logger is not None and logger._target_ == "dreamfusion.training.loggers.wandb" and wandb_mode() != "disabled":
         from dreamfusion.training.metrics import log_study_table  # imported here: slow
 
-        log_study_table(study, folder, rows[0], [[_number(cell) for cell in row] for row in rows[1:]], logger.project)
+        cells = [[_number(cell) if cell else None for cell in row] for row in rows[1:]]
+        log_study_table(study, folder, rows[0], cells, logger.project, len(cells) - len(failures))
     return folder
 
 
 def table(results: Sequence[Result], folder: Path) -> list[list[str]]:
-    """A header row and a row for each run, with a column for each value that some run has."""
+    """A header row and a row for each run, finished or failed, with a column for each value that some run has."""
     settings = differing(results)
     scores = list(dict.fromkeys(name for result in results for name in result.scores))
     pruned = ["pruned"] if any(result.pruned for result in results) else []
+    failed = ["failed"] if any(result.failed for result in results) else []
     heads = [name.removesuffix("._target_") for name in settings]
-    rows = [["prompt", "seed", *heads, "steps", "seconds", *scores, *pruned, "path"]]
+    rows = [["prompt", "seed", *heads, "steps", "seconds", *scores, *pruned, *failed, "path"]]
     for result in results:
         rows.append(
             [
@@ -72,22 +75,37 @@ def table(results: Sequence[Result], folder: Path) -> list[list[str]]:
                 f"{result.seconds:.1f}",
                 *(f"{result.scores[name]:.4f}" if name in result.scores else "" for name in scores),
                 *([result.pruned or ""] if pruned else []),
+                *([result.failed or ""] if failed else []),
                 os.path.relpath(result.path, folder),
             ]
         )
     return rows
 
 
-def markdown(study: str, rows: Sequence[Sequence[str]], missing: Sequence[Path]) -> str:
-    """The table in GitHub's Markdown, with right-aligned numbers and linked folders, and the unfinished runs."""
+def markdown(
+    study: str, rows: Sequence[Sequence[str]], missing: Sequence[Path], failures: Mapping[str, str | None]
+) -> str:
+    """The table in GitHub's Markdown, with right-aligned numbers and linked folders, and the unfinished runs.
+
+    `failures`: path -> reason, which the table shortens.
+    """
     head, *body = rows
     cell = partial(inert, longest=LONGEST)
     numeric = [bool(body) and all(isinstance(_number(row[i] or "0"), float) for row in body) for i in range(len(head))]
-    lines = [f"# {cell(study)}", "", f"{len(body)} finished runs, {len(missing)} unfinished.", ""]
+    failed = f" {len(failures)} failed," if failures else ""
+    lines = [
+        f"# {cell(study)}",
+        "",
+        f"{len(body) - len(failures)} finished runs,{failed} {len(missing)} unfinished.",
+        "",
+    ]
     lines.append(f"| {' | '.join(map(cell, head))} |")
     lines.append(f"|{'|'.join('--:' if right else '---' for right in numeric)}|")
     for *cells, path in body:
         lines.append(f"| {' | '.join(cell(text) for text in cells)} | [{cell(path)}]({quote(path)}/index.html) |")
+    if failures:
+        reasons = (f"- {cell(path)}: {inert(str(reason))}" for path, reason in failures.items())
+        lines += ["", "Failed; the settings are in the table:", *reasons]
     if missing:
         lines += ["", "Unfinished; repeat the command to resume:", *(f"- {cell(path.as_posix())}" for path in missing)]
     return "\n".join(lines) + "\n"

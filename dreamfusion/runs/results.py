@@ -1,6 +1,6 @@
-"""result.json: marks a run as finished, and holds its scores and settings.
+"""result.json: marks a run as finished, and holds its scores and settings; failure.json: why a run failed.
 
-The file is written last and atomically. A killed run has none, and resumes from its last checkpoint.
+Both are written last and atomically. A killed run has none, and resumes from its last checkpoint.
 """
 
 import json
@@ -16,6 +16,7 @@ from dreamfusion.files import write_json
 from dreamfusion.paths import LAST, PREVIOUS
 
 RESULT = "result.json"
+FAILURE = "failure.json"  # of a run that ended with an error; removed when it begins again
 SCORES = ("prior_score", "silhouette_iou", "color_difference")  # the figures that compare runs
 # The higher, the better, and the lower: against the laboratory's truth, see evaluation/scene.py.
 TRUE_HIGH = (
@@ -35,7 +36,7 @@ WORST = {
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a finished run."""
+    """The result of a finished run, or of one that failed."""
 
     prompt: str
     seed: int
@@ -44,35 +45,46 @@ class Result:
     scores: Mapping[str, float]  # by name; without a mesh, its scores are missing
     settings: Mapping[str, Any]  # dotted name -> value
     pruned: str | None = None  # the reason, if the run was stopped early
+    failed: str | None = None  # the reason, if it ended with an error: then not finished
     path: Path = Path()  # the run's folder; not stored, because the folder may move
 
 
 def write_result(result: Result, folder: Path) -> None:
-    """Mark the run in `folder` as finished.
+    """Mark the run in `folder` as finished, or as failed.
 
     Raises:
         UserError: a score is not finite.
     """
     content = asdict(result)
     del content["path"]
+    if result.failed is None:
+        del content["failed"]
     infinite = {k: str(v) for k, v in result.settings.items() if isinstance(v, float) and not math.isfinite(v)}
     content["settings"] |= infinite
-    write_json(folder / RESULT, content)
+    write_json(folder / (RESULT if result.failed is None else FAILURE), content)
 
 
-def read_result(folder: Path) -> Result | None:
-    """The result in a run's folder; None if the run is not finished.
+def read_result(folder: Path, name: str = RESULT) -> Result | None:
+    """The result in a run's folder; None if the run is not finished. `name` is FAILURE for that of a failed run.
 
     Raises:
         UserError: the file is not a result.
     """
-    path = folder / RESULT
+    path = folder / name
     if not path.is_file():
         return None
     try:
         result = Result(**json.loads(path.read_text(encoding="utf-8")), path=folder)
-        kinds = {"prompt": str, "seed": int, "steps": int, "seconds": int | float, "scores": dict, "settings": dict}
+        kinds: dict[str, Any] = {
+            "prompt": str,
+            "seed": int,
+            "steps": int,
+            "seconds": int | float,
+            "scores": dict,
+            "settings": dict,
+        }
         kinds["pruned"] = str | NoneType
+        kinds["failed"] = NoneType if name == RESULT else str
         if not all(isinstance(getattr(result, name), kind) for name, kind in kinds.items()):
             raise TypeError("a value of another type")
         if not all(math.isfinite(number) for number in (result.seconds, *result.scores.values())):

@@ -9,7 +9,7 @@ from pathlib import Path
 from dreamfusion.error import UserError
 from dreamfusion.runs.names import STUDIES, study_folder
 from dreamfusion.runs.options import by_option
-from dreamfusion.runs.results import RESULT, Result, read_result
+from dreamfusion.runs.results import FAILURE, RESULT, Result, read_result
 
 log = logging.getLogger(__name__)
 EXPERIMENT = "experiment"  # name of the setting in a result that holds the command line's experiment
@@ -29,13 +29,30 @@ def existing_study(name: str, studies: Path = STUDIES) -> Path:
 
 def finished(folder: Path) -> list[Result]:
     """The finished runs of a study, sorted by prompt, differing settings and seed; names broken ones and omits them."""
+    return _in_order(_read(folder, RESULT))
+
+
+def ended(folder: Path) -> list[Result]:
+    """The same with the runs that failed, see `Result.failed`."""
+    return _in_order([*_read(folder, RESULT), *(run for run in _read(folder, FAILURE) if _failed(run.path))])
+
+
+def _read(folder: Path, name: str) -> list[Result]:
     found = []
-    for path in folder.glob(f"*/*/{RESULT}"):
+    for path in folder.glob(f"*/*/{name}"):
         try:
-            found.append(read_result(path.parent))
+            found.append(read_result(path.parent, name))
         except UserError as error:
             log.warning("left out: %s", error)
-    runs = [result for result in found if result is not None]
+    return [result for result in found if result is not None]
+
+
+def _failed(run: Path) -> bool:
+    """Whether the run in a folder failed; a result is newer, because a run that begins removes its failure first."""
+    return (run / FAILURE).is_file() and not (run / RESULT).is_file()
+
+
+def _in_order(runs: list[Result]) -> list[Result]:
     runs = by_option(runs, differing(runs))
     names = differing(runs)
     return sorted(runs, key=lambda r: (r.prompt, [_rank(r.settings.get(name)) for name in names], r.seed, r.path))
@@ -53,9 +70,9 @@ def known_studies(studies: Path = STUDIES) -> str:
 
 
 def unfinished(folder: Path) -> list[Path]:
-    """The folders of the runs without a result in a study's folder."""
+    """The folders of the runs in a study's folder that neither finished nor failed."""
     runs = {path.parent for path in folder.glob("*/*/config.yaml")}
-    return sorted(run for run in runs if not (run / RESULT).is_file())
+    return sorted(run for run in runs if not (run / RESULT).is_file() and not _failed(run))
 
 
 def differing(results: Sequence[Result]) -> list[str]:

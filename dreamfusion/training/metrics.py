@@ -104,9 +104,9 @@ def log_results(
 
 
 def log_study_table(
-    study: str, folder: Path, head: Sequence[str], rows: Sequence[Sequence[float | str]], project: str
+    study: str, folder: Path, head: Sequence[str], rows: Sequence[Sequence[float | str | None]], project: str, done: int
 ) -> None:
-    """Log the study's table as a separate W&B run in the study's group."""
+    """Log the study's table, with `done` finished runs, as a separate W&B run in the study's group."""
     import wandb
 
     mode = wandb_mode()
@@ -120,4 +120,4 @@ def log_study_table(
         settings=wandb.Settings(quiet=True),
     ) as run:
         run.log({"runs": wandb.Table(columns=list(head), data=[list(row) for row in rows])})
-        run.summary["finished"] = len(rows)
+        run.summary["finished"] = done

@@ -51,6 +51,25 @@ def test_the_markdown_table_links_the_runs_and_names_the_unfinished_ones(study):
     assert lines[-1] == "- a-dog/4"
 
 
+def test_failed_runs_are_in_the_table_with_what_differs_and_their_whole_reasons(tmp_path):
+    reason = "step 20 of 20: the optimizer explodes: a parameter of the scene is 1e+09; the learning rate is | high"
+    write_result(with_settings(rate=0.5), tmp_path / "s" / "a-cat" / "1")
+    for name in ("2", "3"):
+        folder = tmp_path / "s" / "a-cat" / name
+        write_result(replace(with_settings(rate=float(name)), scores={}, failed=reason), folder)
+        (folder / "config.yaml").touch()
+    write_result(with_settings(rate=3.0), tmp_path / "s" / "a-cat" / "3")  # it was repeated, and finished
+    report("s", tmp_path)
+    with (tmp_path / "s" / "report.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["rate"], row["silhouette_iou"], row["failed"]) for row in rows] == [
+        ("0.5", "0.9700", ""), ("2.0", "", reason), ("3.0", "0.9700", ""),
+    ]  # fmt: skip
+    text = (tmp_path / "s" / "report.md").read_text(encoding="utf-8")
+    assert "2 finished runs, 1 failed, 0 unfinished." in text and "Unfinished" not in text
+    assert text.endswith(f"- a-cat/2: {reason.replace('|', chr(92) + '|')}\n")
+
+
 def test_the_gallery_page_of_a_study_links_its_runs(study, tmp_path):
     assert not (study / "gallery.html").exists()  # its runs have no config.yaml
     for name in ("a-cat/1", "pipe/3"):

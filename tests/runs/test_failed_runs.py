@@ -14,7 +14,16 @@ from dreamfusion.error import UserError
 from dreamfusion.files import check_finite, write_json
 from dreamfusion.mesh.density_grid import EmptyFieldError
 from dreamfusion.runs.dream import Outputs, dream
-from dreamfusion.runs.results import SCORES, TRUE_HIGH, TRUE_LOW, check_objective, objective, read_result, write_result
+from dreamfusion.runs.results import (
+    FAILURE,
+    SCORES,
+    TRUE_HIGH,
+    TRUE_LOW,
+    check_objective,
+    objective,
+    read_result,
+    write_result,
+)
 from dreamfusion.training.watchdog import Sick
 
 SMALL = ["prompt=a cat", "experiment=smoke", "guidance=sd", "mode.preview_every=0", "mode.turntable_frames=1"]
@@ -41,6 +50,11 @@ def test_an_infinite_prediction_is_named_by_the_watchdog_and_the_run_is_not_fini
     with pytest.raises(Sick, match="the prior's prediction reaches"):
         try_dream(change)
     assert read_result(try_dream.folder) is None
+    failure = read_result(try_dream.folder, FAILURE)
+    assert "the prior's prediction reaches" in failure.failed and "distillation.guidance_scale" in failure.settings
+    assert (failure.prompt, failure.steps) == ("a cat", 2)
+    try_dream(lambda x: x, "watchdog=none")
+    assert not (try_dream.folder / FAILURE).exists()
 
 
 @pytest.mark.parametrize("change", INFINITE, ids=["infinite", "1e30"])

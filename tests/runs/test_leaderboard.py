@@ -35,7 +35,9 @@ def test_the_interval_is_that_of_the_medians_over_names_and_seeds():
     # The median of 101 uniform draws has deviation 1 / (2 sqrt(101)): 90 % of them lie within 1.64 of it.
     assert score.low == pytest.approx(0.5 - 1.64 * 0.0498, abs=0.02)
     assert score.high == pytest.approx(0.5 + 1.64 * 0.0498, abs=0.02)
-    assert bootstrap(runs("sds", {("a", 0): 0.3, ("a", 1): 0.3}), "volume_iou").low == 0.3
+    for names, low in ((1, None), (4, None), (5, 0.3)):  # an interval of a few names says too much
+        few = runs("sds", {(f"a {i}", seed): 0.3 for i in range(names) for seed in (0, 1)})
+        assert (bootstrap(few, "volume_iou").median, bootstrap(few, "volume_iou").low) == (0.3, low)
     assert bootstrap(runs("sds", {("a", 0): 0.3}), "fscore_1") is None
 
 
@@ -50,7 +52,8 @@ def test_the_report_of_a_scored_study_ranks_methods_and_shows_their_runs(tmp_pat
     rows = [line for line in (tmp_path / "lab" / "leaderboard.md").read_text().splitlines() if line.startswith("|")]
     assert rows[0] == "| method | seconds | volume_iou |"
     assert [row.split(" | ")[0] for row in rows[2:]] == ["| distillation csd", "| distillation sds"]
-    assert "| 0.8 (0.7 to 0.9) |" in rows[2] and "| 0.6 (0.5 to 0.7) |" in rows[3]
+    assert rows[2].endswith("| 0.8 |") and rows[3].endswith("| 0.6 |")
+    assert "intervals, of 5 names or more: 90%" in (tmp_path / "lab" / "leaderboard.md").read_text()
     page = (tmp_path / "lab" / "leaderboard.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 4
     assert "a dog, seed 0: volume iou 0.9" in page and "http" not in page.split("<body>")[1]
@@ -82,10 +85,27 @@ def test_medians_are_over_names_and_seeds_that_all_methods_have(tmp_path):
     report("lab", tmp_path)
     text = (tmp_path / "lab" / "leaderboard.md").read_text()
     assert "Medians over 1 name and 1 seed, 2 runs" in text and "2 runs whose name and seed some method lacks" in text
-    assert "| 0.6 (0.6 to 0.6) |" in text and "| 0.5 (0.5 to 0.5) |" in text
+    assert text.count("| 10 | 0.6 |") == text.count("| 10 | 0.5 |") == 1
     write_result(some[3], tmp_path / "lab" / "runs" / "2")
     report("lab", tmp_path)
     assert "no name and seed in common" in (tmp_path / "lab" / "leaderboard.md").read_text()
+
+
+def test_failed_runs_are_counted_for_each_method_though_they_have_no_score(tmp_path):
+    some = runs("sds", {(f"a {i}", 0): 0.5 for i in range(5)}) + runs("csd", {("a 0", 0): 0, ("a 1", 0): 0})
+    some += runs("vsd", {("a 0", 0): 0})
+    for number, run in enumerate(some):
+        ended = replace(run, scores={}, failed="step 9 of 20: it explodes") if number > 5 else run
+        write_result(ended, tmp_path / "lab" / "runs" / str(number))
+    report("lab", tmp_path)
+    text = (tmp_path / "lab" / "leaderboard.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert rows[0] == "| method | failed | seconds | volume_iou |"
+    assert [row.split(" | ")[:2] for row in rows[2:]] == [
+        ["| distillation sds", "0"], ["| distillation csd", "1"], ["| distillation vsd", "1"],
+    ]  # fmt: skip
+    assert "2 runs failed and have no score; report.md says why." in text
+    assert '<td data-value="1">1</td>' in (tmp_path / "lab" / "leaderboard.html").read_text()
 
 
 def test_a_study_without_true_scores_has_no_leaderboard(tmp_path):
