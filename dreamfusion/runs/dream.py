@@ -215,11 +215,8 @@ def _finish(
     failed: str | None,
 ) -> None:
     """Write mesh, turntable and page unless the run failed or was pruned, then the result."""
-    from dreamfusion.runs.finish import (
-        finish,
-        measured,
-        scored,
-    )  # takes a second, which would delay training
+    # Takes a second, which would delay training.
+    from dreamfusion.runs.finish import finish, measured, scored
 
     figures: dict[str, float] = {}
     step, folder = trainer.global_step, run_of(checkpoint)

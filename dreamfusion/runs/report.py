@@ -102,7 +102,8 @@ def markdown(
     lines.append(f"| {' | '.join(map(cell, head))} |")
     lines.append(f"|{'|'.join('--:' if right else '---' for right in numeric)}|")
     for *cells, path in body:
-        lines.append(f"| {' | '.join(cell(text) for text in cells)} | [{cell(path)}]({quote(path)}/index.html) |")
+        page = "" if path in failures else "index.html"  # a run that failed early has none
+        lines.append(f"| {' | '.join(cell(text) for text in cells)} | [{cell(path)}]({quote(path)}/{page}) |")
     if failures:
         reasons = (f"- {cell(path)}: {inert(str(reason))}" for path, reason in failures.items())
         lines += ["", "Failed; the settings are in the table:", *reasons]

@@ -33,7 +33,7 @@ def assemble(cfg: DictConfig, resumed: bool = False) -> DreamFusion:
         orbit = built(cfg, "camera", Orbit)
         reference = instantiate(cfg.reference)(image=str(cfg.image), orbit=orbit, read=not resumed)
     system: DreamFusion = instantiate(cfg.system)(
-        scene=built(cfg, "scene", Scene),  # type: ignore[type-abstract]
+        scene=built(cfg, "scene", Scene),
         prompting=prompting,
         distillation=instantiate(cfg.distillation, prior=prior),
         text_table=prompting.encode(prior, str(cfg.prompt)),

@@ -67,6 +67,7 @@ def test_failed_runs_are_in_the_table_with_what_differs_and_their_whole_reasons(
     ]  # fmt: skip
     text = (tmp_path / "s" / "report.md").read_text(encoding="utf-8")
     assert "2 finished runs, 1 failed, 0 unfinished." in text and "Unfinished" not in text
+    assert "[a-cat/2](a-cat/2/) |" in text and "[a-cat/3](a-cat/3/index.html) |" in text
     assert text.endswith(f"- a-cat/2: {reason.replace('|', chr(92) + '|')}\n")
 
 

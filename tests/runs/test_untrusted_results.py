@@ -50,7 +50,7 @@ def test_a_foreign_result_is_inert_in_every_column_of_the_report(tmp_path, monke
 
 def test_markdown_shows_punctuation_as_text():
     head, row = ["prompt", "path"], ["*a* _b_ `c` ![d](e) |f <g> h_i & \\", "p](http://x"]
-    line = markdown("a|b", [head, row], []).splitlines()[-1]
+    line = markdown("a|b", [head, row], [], {}).splitlines()[-1]
     assert line == (
         r"| \*a\* \_b\_ \`c\` !\[d\](e) \|f &lt;g> h_i &amp; \\ | [p\](http://x](p%5D%28http%3A//x/index.html) |"
     )
