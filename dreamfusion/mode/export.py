@@ -7,12 +7,11 @@ import torch
 from omegaconf import DictConfig
 
 from dreamfusion.checkpoint import load_scene
-from dreamfusion.error import UserError
 from dreamfusion.export.settings import ExportSettings
 from dreamfusion.ops.memory import chosen_device
 from dreamfusion.paths import run_of
 from dreamfusion.runs.export import describe, export_scene, warn_if_unlike
-from dreamfusion.runs.find import find_checkpoint, find_runs, run_choice
+from dreamfusion.runs.find import over_runs
 from dreamfusion.runs.lock import locked
 
 log = logging.getLogger(__name__)
@@ -24,19 +23,7 @@ def run(cfg: DictConfig) -> list[Path]:
     Skips runs that fail, with a warning, unless there is only one.
     """
     settings, device = ExportSettings.of(cfg.export), chosen_device(cfg.trainer.accelerator)
-    choice = run_choice(cfg)
-    if choice is None:
-        return [_export_one(find_checkpoint(cfg.checkpoint or "latest"), settings, device)]
-    runs, written = find_runs(choice), []
-    for number, folder in enumerate(runs, 1):
-        try:
-            written.append(_export_one(find_checkpoint(str(folder)), settings, device))
-        except UserError as error:
-            if len(runs) == 1:
-                raise
-            log.warning("%s: no mesh: %s", folder, error)
-        log.info("%d of %d runs", number, len(runs))
-    return written
+    return over_runs(cfg, lambda checkpoint: _export_one(checkpoint, settings, device), "no mesh")
 
 
 def _export_one(checkpoint: Path, export: ExportSettings, device: torch.device) -> Path:

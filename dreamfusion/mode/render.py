@@ -17,7 +17,7 @@ from dreamfusion.report.picture import with_transparency, write_depth, write_rgb
 from dreamfusion.report.studio import VISIBLE, surface_normals
 from dreamfusion.report.turntable import LIGHTS, seen_around, turntable
 from dreamfusion.report.video import write_video
-from dreamfusion.runs.find import find_checkpoint, find_runs, run_choice
+from dreamfusion.runs.find import over_runs
 from dreamfusion.runs.lock import locked
 from dreamfusion.scene.picture import Picture
 from dreamfusion.types import Cameras
@@ -59,19 +59,8 @@ def run(
     if light not in LIGHTS:
         raise UserError(f"mode.light is {light}; type one of {', '.join(LIGHTS)}: mode.light=studio")
     view, device = View(frames, stills, size, elevation, fps, light), chosen_device(cfg.trainer.accelerator)
-    choice = run_choice(cfg)
-    if choice is None:
-        return _render_one(find_checkpoint(cfg.checkpoint or "latest"), device, pictures, view)
-    runs, written = find_runs(choice), []
-    for number, folder in enumerate(runs, 1):
-        try:
-            written += _render_one(find_checkpoint(str(folder)), device, pictures, view)
-        except UserError as error:
-            if len(runs) == 1:
-                raise
-            log.warning("%s: no pictures: %s", folder, error)
-        log.info("%d of %d runs", number, len(runs))
-    return written
+    written = over_runs(cfg, lambda checkpoint: _render_one(checkpoint, device, pictures, view), "no pictures")
+    return [path for paths in written for path in paths]
 
 
 def _render_one(checkpoint: Path, device: torch.device, pictures: Sequence[str], view: View) -> list[Path]:

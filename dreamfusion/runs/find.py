@@ -1,13 +1,19 @@
 """Find runs and checkpoints from the settings `checkpoint`, `run` and `study`."""
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from omegaconf import DictConfig
 
-from dreamfusion.error import CheckpointError
+from dreamfusion.error import CheckpointError, UserError
 from dreamfusion.paths import LAST, PREVIOUS, run_of
 from dreamfusion.runs.names import RUNS, STUDIES, study_folder
 from dreamfusion.runs.results import RESULT
+
+log = logging.getLogger(__name__)
+Done = TypeVar("Done")
 
 
 def find_checkpoint(choice: str, *folders: Path) -> Path:
@@ -43,6 +49,26 @@ def run_choice(cfg: DictConfig) -> str | None:
     if cfg.run is not None:
         return str(cfg.run)
     return None if cfg.study is None else str(study_folder(str(cfg.study)))
+
+
+def over_runs(cfg: DictConfig, work: Callable[[Path], Done], lacks: str) -> list[Done]:
+    """Do `work` with the checkpoint of the run, or of all runs that `run` or `study` names; returns its results.
+
+    Skips runs that fail, with a warning that says what they lack, unless there is only one.
+    """
+    choice = run_choice(cfg)
+    if choice is None:
+        return [work(find_checkpoint(cfg.checkpoint or "latest"))]
+    runs, done = find_runs(choice), []
+    for number, folder in enumerate(runs, 1):
+        try:
+            done.append(work(find_checkpoint(str(folder))))
+        except UserError as error:
+            if len(runs) == 1:
+                raise
+            log.warning("%s: %s: %s", folder, lacks, error)
+        log.info("%d of %d runs", number, len(runs))
+    return done
 
 
 def find_runs(choice: str, runs: Path = RUNS, studies: Path = STUDIES, weights: bool = True) -> list[Path]:
