@@ -59,9 +59,12 @@ def write_whole(content: Any, path: Path, keep: bool) -> None:
     torch.save(content, data)
     data.seek(-2, io.SEEK_END)  # the length of the comment ends the archive
     data.write(LENGTH)
-    data.write(_digest(data.getbuffer()))
-    with replacing(path, data.tell()) as draft:
-        draft.write_bytes(data.getbuffer())
+    with data.getbuffer() as whole:
+        digest = _digest(whole)
+    data.write(digest)
+    # Released also after an error: with a buffer that a traceback holds, Python 3.12.1 crashes when it collects both.
+    with data.getbuffer() as whole, replacing(path, len(whole)) as draft:
+        draft.write_bytes(whole)
         flush(draft)
         if keep:
             with replacing(path.with_name(PREVIOUS)) as second:

@@ -74,7 +74,8 @@ def session() -> dict[str, Any]:
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
     """The version of dreamfusion and of each of the `packages`, by name."""
-    return {"dreamfusion": __version__, **{name: _version(name) for name in packages}}
+    own = {"dreamfusion": __version__, "torch": torch.__version__}  # of torch, with the kind of its build
+    return {"dreamfusion": __version__, **{name: own.get(name) or _version(name) for name in packages}}
 
 
 def checkout(root: Path = CHECKOUT) -> dict[str, str | None] | None:
