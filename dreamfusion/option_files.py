@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from dreamfusion.paths import CONFIGURATION
 
+WHOLE = ("regularizer",)  # groups in which a missing setting means none: a run goes on without terms that came later
 GLOBAL = "# @package _global_"  # first line of an option that also sets values outside of its group
 
 
@@ -50,7 +51,7 @@ def _agreement(values: dict[str, Any], settings: dict[str, Any]) -> int:
 def _filled(settings: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     """`settings` with the missing ones of `values`, also of nested groups that both have."""
     both = {
-        name: _filled(settings[name], value)
+        name: settings[name] if name in WHOLE else _filled(settings[name], value)
         for name, value in values.items()
         if isinstance(value, dict) and isinstance(settings.get(name), dict)
     }

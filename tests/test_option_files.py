@@ -48,3 +48,10 @@ def test_a_run_from_before_a_setting_of_the_prior_resumes(compose_config):
     longer = "trainer.max_steps=9"
     settings = resumed(OmegaConf.create(completed(config)), compose_config("prompt=a cat", longer), [longer])
     assert settings.guidance.cuda_graph is False and settings.trainer.max_steps == 9
+
+
+@pytest.mark.parametrize("system", ["dreamfusion", "threestudio"])
+def test_an_old_run_goes_on_without_a_regularizer_that_came_later(system, compose_config):
+    cfg = OmegaConf.to_container(compose_config("prompt=x", f"system={system}"))
+    del cfg["system"]["regularizer"]["depth_variance"]
+    assert completed(cfg)["system"]["regularizer"] == cfg["system"]["regularizer"]
