@@ -3,7 +3,7 @@
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,11 @@ class Score:
         """The interval as shown; empty without one."""
         return "" if self.low is None or self.high is None else f"{self.low:.3g} to {self.high:.3g}"
 
+    @property
+    def differs(self) -> bool:
+        """Of a difference: whether its interval excludes zero."""
+        return self.low is not None and self.high is not None and self.low * self.high > 0
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -48,12 +53,16 @@ class Shown:
 
 @dataclass(frozen=True)
 class Standing:
-    """One row: a method, its scores by name, its runs that have a picture, and the number of those that failed."""
+    """One row: a method, its scores by name, its runs that have a picture, and the number of those that failed.
+
+    `differences` are those of its scores from the scores of the reference, of which they are empty.
+    """
 
     method: str
     scores: Mapping[str, Score]
     runs: Sequence[Shown]
     failed: int = 0
+    differences: Mapping[str, Score] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,10 +79,17 @@ def write_leaderboard(
     curves: Mapping[str, Mapping[str, Line]],
     title: str,
     note: str,
+    comparison: str,
     path: Path,
 ) -> None:
-    """Write the page to `path`, atomically: one file that needs no network. `curves`: score, method -> line."""
-    about = {"title": title, "note": note, "standings": standings, "columns": columns, "has_model": False}
+    """Write the page to `path`, atomically: one file that needs no network.
+
+    Args:
+        curves: score, method -> line.
+        note, comparison: what the scores are, and their differences.
+    """
+    about = {"title": title, "note": note, "comparison": comparison, "standings": standings, "columns": columns}
+    about["has_model"] = False
     write_html("leaderboard.html", path, **about, curves=draw_lines(curves) if any(curves.values()) else "")
 
 

@@ -3,6 +3,7 @@
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,15 @@ RESAMPLES, LEVEL = 1000, 0.9  # of the bootstrap, and the share of its medians t
 FEWEST = 5  # names of an interval: that of fewer is too narrow, and of one name and seed it has no width at all
 
 
-def leaderboard(study: str, results: Sequence[Result], folder: Path) -> list[Path]:
+def leaderboard(study: str, results: Sequence[Result], folder: Path, reference: str | None = None) -> list[Path]:
     """Write both files into `folder`, the best volume IoU first; returns them, none if no run has a true score.
 
-    `results`: of the finished runs and of those that failed, which are counted for each method.
+    Args:
+        results: of the finished runs and of those that failed, which are counted for each method.
+        reference: a part of the name of the row from which the others' differences are taken; None is the first row.
+
+    Raises:
+        UserError: not one row has `reference` in its name.
     """
     scored = [result for result in results if not result.pruned and set(result.scores) & {*TRUE_HIGH, *TRUE_LOW}]
     if not scored:
@@ -44,8 +50,15 @@ def leaderboard(study: str, results: Sequence[Result], folder: Path) -> list[Pat
         left_out = len(scored) - sum(map(len, by_method.values()))
         scored = [run for runs in by_method.values() for run in runs]
     methods = dict.fromkeys([*by_method, *failed])
-    standings = [_standing(method, by_method.get(method, []), folder, failed[method]) for method in methods]
+    standings = [_standing(method, by_method.get(method, []), failed[method]) for method in methods]
     standings.sort(key=lambda s: -s.scores["volume_iou"].median if "volume_iou" in s.scores else np.inf)
+    compared = _row(reference, standings)
+    standings = [
+        replace(standing, differences=differences(by_method.get(standing.method, []), by_method.get(compared, [])))
+        if standing.method != compared
+        else standing
+        for standing in standings
+    ]
     columns = [name for name in COLUMNS if any(name in standing.scores for standing in standings)]
     prompts, seeds = len({result.prompt for result in scored}), len({result.seed for result in scored})
     note = (
@@ -55,35 +68,64 @@ def leaderboard(study: str, results: Sequence[Result], folder: Path) -> list[Pat
         + (f" {_many(len(failures), 'run')} failed and have no score; report.md says why." if failures else "")
         + ("" if together else " The methods have no name and seed in common: their rows cannot be compared.")
     )
+    comparison = (
+        f'Differences from "{compared}", between runs of the same name and seed: medians, and intervals as above, each '
+        "for itself; bold where the interval excludes zero."
+    )
     page, text = folder / "leaderboard.html", folder / "leaderboard.md"
     curves = {
         name: {method: line for method, runs in by_method.items() if (line := progress(runs, name))} for name in CURVES
     }
-    write_leaderboard(standings, columns, curves, f"{study}: leaderboard", note, page)
+    write_leaderboard(standings, columns, curves, f"{study}: leaderboard", note, comparison, page)
     with replacing(text) as draft:
-        draft.write_text(_markdown(study, standings, columns, note), encoding="utf-8")
+        draft.write_text(_markdown(study, standings, columns, note, comparison), encoding="utf-8")
     return [page, text]
 
 
-def bootstrap(runs: Sequence[Result], score: str, seed: int = 0) -> Score | None:
-    """The median of a score over the runs, and its interval, if they have FEWEST names; None if no run has the score.
+def bootstrap(runs: Sequence[Result], score: str) -> Score | None:
+    """The median of a score over the runs, and its interval if they have FEWEST names; None if no run has the score."""
+    return _resampled([(run.prompt, value) for run in runs if (value := _score(run, score)) is not None])
 
-    Resamples names with replacement, then the runs of each: names differ more than seeds do.
+
+def differences(runs: Sequence[Result], others: Sequence[Result]) -> dict[str, Score]:
+    """The median of each score's difference between runs and others of the same name and seed, and its interval.
+
+    A name's difficulty is the same for both: such an interval is narrower than those of the two medians.
+    """
+    pairs = {(run.prompt, run.seed): run for run in others}
+    both = [(run, pairs[run.prompt, run.seed]) for run in runs if (run.prompt, run.seed) in pairs]
+    found = {}
+    for name in COLUMNS:
+        scores = [(one.prompt, _score(one, name), _score(other, name)) for one, other in both]
+        median = _resampled(
+            [(p, mine - theirs) for p, mine, theirs in scores if mine is not None and theirs is not None]
+        )
+        if median is not None:
+            found[name] = median
+    return found
+
+
+def _score(run: Result, name: str) -> float | None:
+    return run.seconds if name == "seconds" else run.scores.get(name)
+
+
+def _resampled(values: Sequence[tuple[str, float]]) -> Score | None:
+    """The median of values, each with its name, and its interval if they have FEWEST names; None of no values.
+
+    Resamples names with replacement, then the values of each: names differ more than seeds do.
     """
     by_name: dict[str, list[float]] = defaultdict(list)
-    for run in runs:
-        value = run.seconds if score == "seconds" else run.scores.get(score)
-        if value is not None:
-            by_name[run.prompt].append(value)
+    for name, value in values:
+        by_name[name].append(value)
     if not by_name:
         return None
-    values, rng = list(by_name.values()), np.random.default_rng(seed)
-    median = float(np.median(np.concatenate(values)))
-    if len(values) < FEWEST:
+    groups, rng = list(by_name.values()), np.random.default_rng(0)
+    median = float(np.median(np.concatenate(groups)))
+    if len(groups) < FEWEST:
         return Score(median)
     medians = []
     for _ in range(RESAMPLES):
-        drawn = (values[i] for i in rng.integers(0, len(values), len(values)))
+        drawn = (groups[i] for i in rng.integers(0, len(groups), len(groups)))
         medians.append(np.median(np.concatenate([rng.choice(one, len(one)) for one in drawn])))
     low, high = np.quantile(medians, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Score(median, float(low), float(high))
@@ -109,7 +151,20 @@ def _method(result: Result, names: Sequence[str]) -> str:
     return ", ".join(f"{_short(name)} {_value(result, name)}" for name in names) or "default"
 
 
-def _standing(method: str, runs: Sequence[Result], folder: Path, failed: int) -> Standing:
+def _row(reference: str | None, standings: Sequence[Standing]) -> str:
+    """The name of the row that `reference` is a part of."""
+    rows = [standing.method for standing in standings]
+    if reference is None:
+        return rows[0]
+    found = [row for row in rows if row == reference] or [row for row in rows if reference in row]
+    if len(found) != 1:
+        raise UserError(
+            f"mode.reference={reference} is a part of {len(found)} names, expected one; they are: " + "; ".join(rows)
+        )
+    return found[0]
+
+
+def _standing(method: str, runs: Sequence[Result], failed: int) -> Standing:
     scores = {name: score for name in COLUMNS if (score := bootstrap(runs, name)) is not None}
     shown = []
     for run in runs:
@@ -142,7 +197,7 @@ def _value(result: Result, name: str) -> str:
     )
 
 
-def _markdown(study: str, standings: Sequence[Standing], columns: Sequence[str], note: str) -> str:
+def _markdown(study: str, standings: Sequence[Standing], columns: Sequence[str], note: str, comparison: str) -> str:
     failures = any(standing.failed for standing in standings)
     heads = ["method", *(["failed"] if failures else []), *columns]
     lines = [f"# {inert(study)}", "", note, "", f"| {' | '.join(heads)} |", f"|---|{'--:|' * (len(heads) - 1)}"]
@@ -151,4 +206,17 @@ def _markdown(study: str, standings: Sequence[Standing], columns: Sequence[str],
         for score in map(standing.scores.get, columns):
             cells.append("" if score is None else f"{score.text} ({score.interval})" if score.interval else score.text)
         lines.append(f"| {inert(standing.method)} | {' | '.join(cells)} |")
+    if any(standing.differences for standing in standings):
+        lines += ["", inert(comparison), "", f"| method | {' | '.join(columns)} |", f"|---|{'--:|' * len(columns)}"]
+    for standing in standings:
+        if standing.differences:
+            cells = [_difference(score) for score in map(standing.differences.get, columns)]
+            lines.append(f"| {inert(standing.method)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _difference(score: Score | None) -> str:
+    if score is None:
+        return ""
+    text = f"{score.median:+.3g}"
+    return (f"**{text}**" if score.differs else text) + (f" ({score.interval})" if score.interval else "")

@@ -26,12 +26,15 @@ FORMULA = re.compile(r"[\s\"']*[=+\-@＝＋－＠]")  # spreadsheets skip whites
 LONGEST = 40  # characters of a prompt or setting in the Markdown table
 
 
-def report(study: str, studies: Path = STUDIES, logger: DictConfig | None = None) -> Path:
-    """Write the study's three files, and log the table to Weights & Biases if `logger` does; returns the folder."""
-    return report_folder(study, existing_study(study, studies), logger)
+def report(study: str, studies: Path = STUDIES, logger: DictConfig | None = None, reference: str | None = None) -> Path:
+    """Write the study's files, and log the table to Weights & Biases if `logger` does; returns the folder.
+
+    `reference`: of the leaderboard, see `leaderboard`.
+    """
+    return report_folder(study, existing_study(study, studies), logger, reference)
 
 
-def report_folder(study: str, folder: Path, logger: DictConfig | None = None) -> Path:
+def report_folder(study: str, folder: Path, logger: DictConfig | None = None, reference: str | None = None) -> Path:
     """The same for the runs in a folder, which `hydra.sweep.dir` may have placed anywhere."""
     results = ended(folder)
     rows = table(results, folder)
@@ -41,7 +44,7 @@ def report_folder(study: str, folder: Path, logger: DictConfig | None = None) ->
     text = markdown(study, rows, [path.relative_to(folder) for path in unfinished(folder)], failures)
     with replacing(folder / "report.md") as draft:
         draft.write_text(text, encoding="utf-8")
-    files = [folder / "report.md", folder / "report.csv", *leaderboard(study, results, folder)]
+    files = [folder / "report.md", folder / "report.csv", *leaderboard(study, results, folder, reference)]
     if shown := [run.path for run in results if not run.failed and (run.path / "config.yaml").is_file()]:
         try:
             gallery(shown, study, folder / "gallery.html")

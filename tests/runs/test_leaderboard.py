@@ -8,7 +8,7 @@ from PIL import Image
 from results import with_settings
 
 from dreamfusion.error import UserError
-from dreamfusion.runs.leaderboard import bootstrap, progress
+from dreamfusion.runs.leaderboard import bootstrap, differences, progress
 from dreamfusion.runs.report import report
 from dreamfusion.runs.results import check_objective, write_result
 from dreamfusion.runs.study import finished
@@ -49,7 +49,8 @@ def test_the_report_of_a_scored_study_ranks_methods_and_shows_their_runs(tmp_pat
             write_result(run, folder)
             Image.new("RGB", (8, 4), "red").save(folder / "truth_check.png")
     report("lab", tmp_path)
-    rows = [line for line in (tmp_path / "lab" / "leaderboard.md").read_text().splitlines() if line.startswith("|")]
+    text = (tmp_path / "lab" / "leaderboard.md").read_text()
+    rows = [line for line in text[: text.index("Differences")].splitlines() if line.startswith("|")]
     assert rows[0] == "| method | seconds | volume_iou |"
     assert [row.split(" | ")[0] for row in rows[2:]] == ["| distillation csd", "| distillation sds"]
     assert rows[2].endswith("| 0.8 |") and rows[3].endswith("| 0.6 |")
@@ -99,13 +100,43 @@ def test_failed_runs_are_counted_for_each_method_though_they_have_no_score(tmp_p
         write_result(ended, tmp_path / "lab" / "runs" / str(number))
     report("lab", tmp_path)
     text = (tmp_path / "lab" / "leaderboard.md").read_text()
-    rows = [line for line in text.splitlines() if line.startswith("|")]
+    rows = [line for line in text[: text.index("Differences")].splitlines() if line.startswith("|")]
     assert rows[0] == "| method | failed | seconds | volume_iou |"
     assert [row.split(" | ")[:2] for row in rows[2:]] == [
         ["| distillation sds", "0"], ["| distillation csd", "1"], ["| distillation vsd", "1"],
     ]  # fmt: skip
     assert "2 runs failed and have no score; report.md says why." in text
     assert '<td data-value="1">1</td>' in (tmp_path / "lab" / "leaderboard.html").read_text()
+
+
+def test_differences_are_of_runs_of_the_same_name_and_seed(tmp_path):
+    hard = {(f"a {i}", seed): i / 10 for i in range(8) for seed in (0, 1)}
+    a_little_worse = {key: value - 0.01 - 0.002 * key[1] for key, value in hard.items()}
+    mine, theirs = runs("sds", a_little_worse, seconds=12), runs("csd", hard)
+    found = differences(mine, theirs[::-1])
+    assert found["volume_iou"].median == pytest.approx(-0.011) and found["seconds"].median == 2
+    assert -0.0121 < found["volume_iou"].low < -0.0099 and found["volume_iou"].differs  # though names differ by 0.7
+    assert bootstrap(mine, "volume_iou").low < bootstrap(theirs, "volume_iou").median
+    few = differences(mine[:6], theirs)
+    assert few["volume_iou"].low is None and not few["volume_iou"].differs  # three names
+    assert differences(mine, runs("csd", {("a 99", 0): 0.5})) == {}
+    even = differences(runs("sds", {key: value + (-1) ** i for i, (key, value) in enumerate(hard.items())}), theirs)
+    assert not even["volume_iou"].differs
+
+    for number, run in enumerate([*mine, *theirs]):
+        write_result(run, tmp_path / "lab" / "runs" / str(number))
+    report("lab", tmp_path)
+    text = (tmp_path / "lab" / "leaderboard.md").read_text()
+    assert 'Differences from "distillation csd", between runs of the same name and seed' in text
+    rows = [line for line in text.splitlines() if line.startswith("| distillation")]
+    assert len(rows) == 3 and rows[2].startswith("| distillation sds | **+2** (2 to 2) | **-0.011** (-0.012 to -0.01)")
+    report("lab", tmp_path, reference="sds")
+    text, page = ((tmp_path / "lab" / f"leaderboard.{end}").read_text() for end in ("md", "html"))
+    assert text.splitlines()[-1].startswith("| distillation csd | **-2** (-2 to -2) | **+0.011** (0.01 to 0.012)")
+    assert "<b>+0.011</b><small>0.01 to 0.012</small>" in page
+    for reference, number in (("distillation", 2), ("vsd", 0)):
+        with pytest.raises(UserError, match=rf"mode.reference={reference} is a part of {number} names, expected one"):
+            report("lab", tmp_path, reference=reference)
 
 
 def test_a_study_without_true_scores_has_no_leaderboard(tmp_path):
