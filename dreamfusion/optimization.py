@@ -46,7 +46,9 @@ class Optimization:
             if name not in self.learning_rates:
                 raise UserError(f"there is no learning rate for {name!r}; type +optimizer.learning_rates.{name}=0.01")
         trained = {name: list(group) for name, group in parameters.items() if group}
-        groups = [{"params": group, "lr": self.learning_rates[name](0.0)} for name, group in trained.items()]
+        groups = [
+            {"name": name, "params": group, "lr": self.learning_rates[name](0.0)} for name, group in trained.items()
+        ]
         optimizer = self.optimizer([*groups, *others])
 
         def factor_of(rate: Schedule) -> Callable[[int], float]:

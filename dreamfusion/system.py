@@ -53,6 +53,7 @@ class DreamFusion(L.LightningModule):
         self.last_guidance: GuidanceOutput | None = None  # for previews and metrics
         self.last_opacity: Tensor | None = None  # (B, 1, H, W) of the same views
         self.last_background: Tensor | None = None  # (B, 3) mean colour, of the same views
+        self.last_figures: dict[str, Tensor] = {}  # scalars of the step, by name
 
     @property
     def progress(self) -> float:
@@ -115,6 +116,7 @@ class DreamFusion(L.LightningModule):
         }
         # Lightning would copy a number to the device, and with `prog_bar` read each value in every step: both wait.
         tensors = {n: v if isinstance(v, Tensor) else guidance.loss.new_full((), v) for n, v in values.items()}
+        self.last_figures = {name: value.detach().float() for name, value in tensors.items()}
         self.log_dict(tensors, logger=False)
 
 

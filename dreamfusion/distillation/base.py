@@ -137,7 +137,7 @@ class Distillation(nn.Module):
         return {}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Optimizer groups of the method's own parameters, each with its learning rate."""
+        """Optimizer groups of the method's own parameters, each with its learning rate and a name."""
         return []
 
     def forward(

@@ -56,4 +56,4 @@ class VSD(Distillation):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """See `Distillation.parameter_groups`."""
-        return [{"params": list(self.adapter.parameters()), "lr": self.learning_rate}]
+        return [{"name": "adapter", "params": list(self.adapter.parameters()), "lr": self.learning_rate}]

@@ -18,25 +18,59 @@ BUCKETS = 5  # of noise levels, equally wide in t / T
 GIB = 2**30
 
 
+class Means:
+    """Means of scalars over the steps since the last row; adding waits for no device."""
+
+    def __init__(self, sums: Mapping[str, Tensor] | None = None, counts: Mapping[str, int] | None = None) -> None:
+        self.sums, self.counts = dict(sums or {}), dict(counts or {})
+
+    def state(self) -> dict[str, Any]:
+        """The arguments of another one."""
+        return {"sums": {name: total.cpu() for name, total in self.sums.items()}, "counts": dict(self.counts)}
+
+    def to(self, device: torch.device) -> None:
+        """Move the sums."""
+        self.sums = {name: total.to(device) for name, total in self.sums.items()}
+
+    def add(self, figures: Mapping[str, Tensor]) -> None:
+        """Add the scalars of one step, by name; a step need not have all."""
+        begun = [name for name in figures if name in self.sums]
+        added = (
+            torch._foreach_add([self.sums[name] for name in begun], [figures[name] for name in begun]) if begun else []
+        )
+        self.sums |= {**figures, **dict(zip(begun, added, strict=True))}
+        self.counts |= {name: self.counts.get(name, 0) + 1 for name in figures}
+
+    def take(self) -> dict[str, float]:
+        """The means by name; the next ones begin."""
+        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        self.sums, self.counts = {}, {}
+        return means
+
+
 class Metrics(L.Callback):
-    """Logs the system's metrics, gradient norm by noise level, speed and memory every `log_every_n_steps` steps.
+    """Logs the system's figures, gradient norm by noise level, speed and memory every `log_every_n_steps` steps.
+
+    Figures are means over these steps: those of one step are mostly the noise of its timestep and cameras.
 
     Must run before `Checkpoints`, so that no checkpoint contains a step whose row is missing. (Lightning itself logs a
     step after all callbacks.)
     """
 
     def __init__(self) -> None:
-        self._norms, self._counts = torch.zeros(BUCKETS), torch.zeros(BUCKETS)
+        self._norms, self._counts, self._means = torch.zeros(BUCKETS), torch.zeros(BUCKETS), Means()
         self._since, self._steps, self._peak = 0.0, 0, 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"norms": self._norms.cpu(), "counts": self._counts.cpu()}
+        return {"norms": self._norms.cpu(), "counts": self._counts.cpu(), "means": self._means.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._norms, self._counts = state_dict["norms"], state_dict["counts"]
+        self._means = Means(**state_dict.get("means", {}))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._norms, self._counts = self._norms.to(pl_module.device), self._counts.to(pl_module.device)
+        self._means.to(pl_module.device)
         self._since, self._steps = time.monotonic(), 0
 
     def on_train_batch_end(self, trainer: L.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -44,9 +78,9 @@ class Metrics(L.Callback):
         self._steps, self._peak = self._steps + 1, max(self._peak, memory_in_use(system.device))
         if trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
-        now = time.monotonic()
-        row = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        row |= norms_by_timestep(self._norms, self._counts)
+        now, means = time.monotonic(), self._means.take()
+        others = {name: float(value) for name, value in trainer.callback_metrics.items() if name not in means}
+        row = others | means | norms_by_timestep(self._norms, self._counts)
         row["speed/steps_per_second"] = self._steps / max(now - self._since, 1e-9)
         row["memory/peak_gib"] = self._peak
         for logger in trainer.loggers:
@@ -59,6 +93,7 @@ class Metrics(L.Callback):
         """Accumulate on the device, without a synchronisation."""
         guidance = system.last_guidance
         assert guidance is not None
+        self._means.add(system.last_figures)
         total = len(system.distillation.prior.alphas_cumprod)
         bucket = (guidance.timestep * BUCKETS // total).clamp(max=BUCKETS - 1)
         self._norms.index_add_(0, bucket, guidance.gradient_norm.detach().float())
