@@ -14,7 +14,7 @@ from dreamfusion.error import GuidanceError
 from dreamfusion.guidance.pocket_vocabulary import Vocabulary
 from dreamfusion.pocket import LENGTHS, WEIGHTS
 from dreamfusion.pocket.model.denoiser import PocketModel, sentence_features
-from dreamfusion.pocket.model.prompt import Reading, Thing
+from dreamfusion.pocket.model.reading import Reading, Thing
 from dreamfusion.pocket.model.text import TextEncoder
 from dreamfusion.pocket.model.words import with_article
 from dreamfusion.truth.composed import Placed

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from dreamfusion.pocket.model.prompt import Reader, Reading
+from dreamfusion.pocket.model.prompt import Reader
+from dreamfusion.pocket.model.reading import Reading
 from dreamfusion.pocket.model.spelling import correction
 from dreamfusion.pocket.model.text import TextEncoder
 from dreamfusion.pocket.model.words import COLORS, SYNONYMS, with_article

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from dreamfusion.pocket import WEIGHTS
-from dreamfusion.pocket.model.prompt import MOST, Reader, Thing
+from dreamfusion.pocket.model.prompt import MOST, Reader
+from dreamfusion.pocket.model.reading import Thing
 from dreamfusion.pocket.model.words import COLORS, SHADES, SYNONYMS, singular
 
 NAMES = (WEIGHTS / "vocabulary.txt").read_text(encoding="utf-8").split("\n")[:-1]
@@ -67,6 +68,11 @@ def test_a_synonym_is_listed_once():
         ("a man wearing blue", "a blue man"),
         ("a chair, wooden", "a brown chair"),
         ("a chair in red leather", "a red chair"),
+        ("a wooden red chair", "a red chair"),
+        ("a red wooden chair", "a red chair"),
+        ("a steel chair painted blue", "a blue chair"),
+        ("a leather wooden chair", "a brown chair"),
+        ("a red blue chair", "a red chair"),
         ("a cat on concrete", "a cat"),
         ("a cat on a red mat", "a cat"),
         ("a cat in an oak", "a cat"),
@@ -118,6 +124,12 @@ def test_one_object_is_read_as_a_training_caption(read, prompt, caption):
 )
 def test_objects_are_joined_by_the_relations_of_the_prompt(read, prompt, caption):
     assert read(prompt).caption == caption
+
+
+def test_what_a_paint_hides_is_ignored_and_said(read):
+    reading = read("a wooden red chair")
+    assert reading.ignored == ("wooden",) and reading.read_as == {}
+    assert read("an oak red chair and a steel table").read_as == {"steel": "gray"}
 
 
 def test_sizes_count_only_beside_another_object(read):

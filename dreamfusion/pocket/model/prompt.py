@@ -10,10 +10,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from dreamfusion.pocket.model.reading import Reading, Thing
 from dreamfusion.pocket.model.words import (
     COMPOUND,
     DETERMINERS,
     MANY,
+    MATERIALS,
     OWN_COLOR,
     PAIRS,
     POSTURES,
@@ -27,7 +29,6 @@ from dreamfusion.pocket.model.words import (
     colors_apart,
     number_of,
     singular,
-    with_article,
 )
 
 MOST = 4  # objects of a prompt
@@ -36,51 +37,6 @@ ALL = (["both"], ["all"])  # a colour after these words is that of all objects b
 NEAR = ("", "and", "left of", "right of")  # after another relation, unknown words are mostly a place: "in the sky"
 _WORD = re.compile(r"[\w'-]+|[,&]")
 VIEW = re.compile(r",?\s*\b(front|side|back|overhead) view\b")
-
-
-@dataclass(frozen=True)
-class Thing:
-    """An object that a prompt names."""
-
-    name: str  # of the vocabulary
-    color: str | None = None  # of `words.COLORS`
-    size: float = 1.0  # relative to the other objects of the prompt
-
-    @property
-    def caption(self) -> str:
-        """As in the training captions: "a red chair"."""
-        return with_article(f"{self.color} {self.name}" if self.color else self.name)
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What a prompt means here."""
-
-    things: tuple[Thing, ...]  # at most MOST; none if no known name was found
-    relations: tuple[str, ...]  # each of things[1:] to all things before it: a value of RELATIONS
-    read_as: dict[str, str]  # words of the prompt -> the known words they were read as
-    ignored: tuple[str, ...]
-    guessed: bool = False  # whether a name was taken because it is similar to the words
-    view: str = ""  # such as "front view"
-    fewer: tuple[str, ...] = ()  # such as "4 of 5 cats"
-
-    @property
-    def caption(self) -> str:
-        """The prompt in the words of the training captions, with the words of the view; "" without things."""
-        if not self.things:
-            return ""
-        text = self.things[0].caption
-        for relation, thing in zip(self.relations, self.things[1:], strict=True):
-            text += f" {relation} {thing.caption}"
-        return f"{text}, {self.view}" if self.view else text
-
-    def summary(self) -> str:
-        """One line: what the prompt is read as, for whoever wrote it."""
-        text = f"the pocket prior reads {replace(self, view='').caption}"
-        if self.read_as:
-            text += f" ({', '.join(f'{words} as {known}' for words, known in self.read_as.items())})"
-        text += f"; it shows {', '.join(self.fewer)}" if self.fewer else ""
-        return text + (f"; it ignores {', '.join(self.ignored)}" if self.ignored else "")
 
 
 @dataclass
@@ -272,9 +228,14 @@ class _Draft:
 
     def _color(self, color: str, said: str) -> None:
         now = self._now
-        if now.color not in (None, color):  # an object has one colour
+        painted = now.color_word in MATERIALS and said not in MATERIALS  # "a wooden red chair" is red
+        if now.color not in (None, color) and not painted:  # an object has one colour
             now.skipped.append(said)
             return
+        if painted:
+            now.skipped.append(now.color_word)
+            now.read_as.pop(now.color_word, None)
+            now.color_word = ""
         now.color, now.color_word = color, now.color_word or said
         if said != color:
             now.read_as[said] = color

@@ -55,6 +55,16 @@ SHADES: dict[str, str] = {
     }.items()
     for word in words.split()
 }
+# Shades that are first a material: a colour beside one is its paint.
+MATERIALS = frozenset(
+    word
+    for words in (
+        "wooden wood oak walnut mahogany beech teak leather denim ebony ivory porcelain marble alabaster terracotta",
+        "brass copper bronze steel iron metal metallic aluminium aluminum chrome titanium pewter",
+        "stone granite concrete cement",
+    )
+    for word in words.split()
+)
 SIZES = {
     **dict.fromkeys(("tiny", "miniature", "mini", "minuscule"), 0.5),
     **dict.fromkeys(("small", "little"), 0.7),
