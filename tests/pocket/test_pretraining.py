@@ -23,7 +23,7 @@ from dreamfusion.pocket.data.batches import Appearance, RenderBatches
 from dreamfusion.pocket.data.names import read_names
 from dreamfusion.pocket.model.denoiser import PocketModel
 from dreamfusion.pocket.model.text import TextEncoder
-from dreamfusion.pocket.training import assemble
+from dreamfusion.pocket.training import assemble, averaging
 from dreamfusion.pocket.training.assemble import begin_from
 from dreamfusion.pocket.training.errors import NOISE_LEVELS
 from dreamfusion.pocket.training.naming import fit_names
@@ -185,6 +185,20 @@ def test_a_checkpoint_with_the_keys_of_earlier_code_resumes_bit_for_bit(train, t
     resumed = train(6, "parts")
     assert_same_training(resumed, whole)
     assert resumed["seen"].keys() == whole["seen"].keys()
+
+
+def test_weights_that_are_not_finite_end_the_training_and_replace_no_file(train, tmp_path, monkeypatch):
+    kept = train(3)
+    weights = (tmp_path / "run" / "weights" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    step = PocketPretraining.training_step
+    monkeypatch.setattr(PocketPretraining, "training_step", lambda *given: step(*given) * float("nan"))
+    monkeypatch.setattr(averaging, "CHECKED_EVERY", 2)
+    with pytest.raises(UserError, match=r"not finite at step 4; .*last\.ckpt keeps those before: lower mode\.module"):
+        train(9)
+    assert_same_training(kept, torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=False))
+    assert (tmp_path / "run" / "weights" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == weights
+    with pytest.raises(UserError, match=r"not finite at step 1; there is no checkpoint yet"):
+        train(1, name="other")
 
 
 def test_the_loss_falls_on_a_handful_of_models(train, tmp_path):

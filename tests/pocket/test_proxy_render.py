@@ -94,6 +94,23 @@ def test_twice_the_rays_give_twice_the_pixels_of_the_same_view():
     assert (pooled - coarse).square().mean() < 0.02 * coarse.var()
 
 
+@pytest.mark.parametrize("zoom", [1, 2])
+def test_gradients_in_bfloat16_are_near_those_in_float32_at_both_sizes(zoom):
+    torch.manual_seed(0)
+    wide = {"voxels": 32, "rays": 16, "code": 4}  # the other widths as configured
+    volume = FeatureVolume(subjects=["a"], names=["a"], text=8, camera=12, channels=(16, 16, 32), **wide)
+    text, camera, gradients = torch.randn(2, 8), inputs()[4], []
+    for half in (False, True):
+        volume.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            proxy = volume(volume.decode(torch.tensor([0]), zoom), text, camera, zoom)
+            loss = proxy.rgba.float().square().mean() + proxy.normal.float().square().mean()
+        loss.backward()
+        gradients.append({name: p.grad.clone() for name, p in volume.named_parameters() if p.grad is not None})
+    for name, exact in gradients[0].items():
+        assert (gradients[1][name] - exact).norm() < 0.1 * exact.norm(), name
+
+
 @pytest.mark.parametrize("place", [None, [0.4, -0.2, 0.1, 0.5]])
 def test_rays_match_the_camera_of_the_renders(place):
     """Projected by the render camera, the samples of a ray fall on its image cell, through a placed volume too."""

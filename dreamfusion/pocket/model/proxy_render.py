@@ -294,6 +294,9 @@ class _Refine(nn.Module):
 
 def _dilated(layer: nn.Conv2d, features: Tensor, dilation: int) -> Tensor:
     """A 3x3 convolution whose taps are `dilation` cells apart."""
+    if layer.weight.requires_grad and dilation > 1:
+        # oneDNN's gradient of such weights in bfloat16, of images stored channels last, is not a number (torch 2.13).
+        features = features.contiguous()
     return F.conv2d(features, layer.weight, layer.bias, padding=dilation, dilation=dilation)
 
 
