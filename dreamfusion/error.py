@@ -4,9 +4,10 @@ import errno
 import os
 import re
 import shlex
+import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
@@ -34,7 +35,12 @@ class GuidanceError(RuntimeError):
 
 def typed(name: str, value: object) -> str:
     """The setting `name=value` as one word of a shell, for a message that proposes to type it."""
-    return shlex.quote(f"{name}={value}")
+    return command_line([f"{name}={value}"])
+
+
+def command_line(words: Sequence[str]) -> str:
+    """The words as a shell of this system takes them; on Windows in double quotes, which cmd and PowerShell know."""
+    return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
 
 
 def user_message(error: BaseException) -> str | None:
@@ -128,6 +134,9 @@ def file_error(error: OSError) -> str:
     """Describe a file system error, as in "cannot use outputs/train: Permission denied"."""
     if error.filename is None or error.strerror is None:
         return str(error)
+    if isinstance(error, PermissionError):  # of a rename, the second name is the file, the first its draft
+        name = error.filename2 or error.filename
+        return f"cannot use {name}: {error.strerror}; check the permissions, and whether it is open in another program"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"cannot write to {error.filename}: {error.strerror}; free some space and repeat the command"
     if error.errno in (errno.EEXIST, errno.ENOTDIR):

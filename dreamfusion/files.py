@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from dreamfusion.error import UserError
 
 DRAFT = re.compile(r"\..+\.\d+(\.[^.]*)?")  # names of the temporary files of `replacing`
 FULL = (errno.ENOSPC, errno.EDQUOT)
+WAITS = (0.05, 0.1, 0.2, 0.4, 0.8)  # seconds before another attempt to replace a file that Windows refuses
 
 
 def write_json(path: Path, content: object, indent: int | None = 1) -> None:
@@ -77,7 +79,7 @@ def replacing(path: Path, size: int = 0) -> Iterator[Path]:
         draft.touch(exist_ok=False)
         yield draft
         flush(draft)
-        draft.replace(path)
+        _rename(draft, path)
         if os.name == "posix":  # other systems cannot open a folder
             flush(path.parent)
     except OSError as error:
@@ -88,6 +90,17 @@ def replacing(path: Path, size: int = 0) -> Iterator[Path]:
         raise full_disk(error, path, max(size, written)) from error
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _rename(draft: Path, path: Path) -> None:
+    """Replace `path` by `draft`, which Windows refuses while a virus scanner, an indexer or a browser reads either."""
+    for wait in WAITS:
+        try:
+            draft.replace(path)
+            return
+        except PermissionError:
+            time.sleep(wait)
+    draft.replace(path)
 
 
 @contextmanager

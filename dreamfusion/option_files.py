@@ -18,7 +18,8 @@ def options(group: str) -> dict[str, dict[str, Any]]:
 
     Options that extend no other come first.
     """
-    paths = sorted((CONFIGURATION / group).glob("*.yaml"), key=lambda path: ("defaults:" in path.read_text(), path))
+    files = (CONFIGURATION / group).glob("*.yaml")
+    paths = sorted(files, key=lambda path: ("defaults:" in path.read_text("utf-8"), path))
     return {path.stem: _values(path) for path in paths}
 
 

@@ -1,7 +1,6 @@
 """Answer a misspelt setting, option or study with the one that was meant. Does not import torch."""
 
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import SequenceMatcher
@@ -12,7 +11,7 @@ from typing import Any
 import yaml
 from hydra.errors import ConfigCompositionException, MissingConfigException
 
-from dreamfusion.error import UserError
+from dreamfusion.error import UserError, command_line
 from dreamfusion.paths import CONFIGURATION, SWEEPS
 
 LIKE = 0.6  # least similarity of a suggestion, 0 to 1
@@ -105,7 +104,7 @@ def quoted_value(value: str) -> str:
 
 def quoted(value: str) -> str:
     """A value in the quotes that a shell needs, double ones where they do."""
-    return f'"{value}"' if not set('"$`\\!') & set(value) else shlex.quote(value)
+    return f'"{value}"' if not set('"$`\\!') & set(value) else command_line([value])
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:

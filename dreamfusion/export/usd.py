@@ -34,7 +34,8 @@ def usdz(
         from pxr import Sdf, Usd, UsdGeom, UsdShade, UsdUtils, Vt
     except ImportError as error:
         raise ImportError("usdz needs usd-core; type pip install 'dreamfusion[usd]', or export=glb") from error
-    with tempfile.TemporaryDirectory() as folder:
+    # usd-core still maps its file at the end, which Windows does not remove then.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         layer = str(Path(folder) / f"{NAME}.usdc")
         stage = Usd.Stage.CreateNew(layer)
         UsdGeom.SetStageUpAxis(stage, UsdGeom.Tokens.y)

@@ -36,7 +36,7 @@ def find_threshold(ray_max_density: Tensor, ray_opacity: Tensor) -> tuple[float,
     check_shape("ray_opacity", ray_opacity.shape, ray_max_density.shape)
     if not torch.isfinite(ray_max_density).all():
         raise ValueError(f"ray_max_density is not finite on {int((~ray_max_density.isfinite()).sum())} rays")
-    density, order = ray_max_density.detach().double().cpu().sort(descending=True)
+    density, order = ray_max_density.detach().cpu().double().sort(descending=True)
     visible = (ray_opacity.detach().cpu() > VISIBLE)[order]
     if not bool((visible & (density > 0.0)).any()):
         largest = float(ray_opacity.max()) if len(ray_opacity) else 0.0

@@ -66,6 +66,8 @@ def run(cfg: DictConfig, remove: Sequence[str]) -> list[Path]:
                         removed += paths
                         for path in paths:
                             _remove(path)
+                if name in remove and folder in paths:  # now without its lock, which Windows keeps while it is open
+                    folder.rmdir()
             except Locked as error:
                 log.warning("%s", error)
         done = "removed" if name in remove else f"type mode.remove=[{name}]"
@@ -118,8 +120,12 @@ def _megabytes(path: Path) -> float:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it."""
-    if path.is_dir():
+    """Remove a file, a folder with all that is in it, or what is in the folder of a run, which is locked."""
+    if (path / LOCK).exists():
+        for inside in path.iterdir():
+            if inside.name != LOCK:
+                _remove(inside)
+    elif path.is_dir():
         shutil.rmtree(path)
     else:
         path.unlink()

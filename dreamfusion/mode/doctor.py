@@ -27,7 +27,7 @@ from dreamfusion.guidance.hub import hub_answers
 from dreamfusion.ops import parity
 from dreamfusion.ops.backend import ATOMIC, backends, choose, missing
 from dreamfusion.ops.hardware import cores, driver, processor, system
-from dreamfusion.ops.memory import free_memory
+from dreamfusion.ops.memory import accelerator, free_memory
 from dreamfusion.ops.precision import processor_bfloat16
 from dreamfusion.ops.probe import c_compiler, failure
 from dreamfusion.runs.record import versions
@@ -130,6 +130,7 @@ def speed(cfg: DictConfig, steps: int) -> float | str:
         cfg.trainer.max_steps = steps + WARM
     clock = _Clock()
     options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "callbacks": [clock]}
+    options["accelerator"] = accelerator(cfg.trainer.accelerator)
     try:
         trainer: L.Trainer = instantiate(cfg.trainer)(**options)
         trainer.fit(assemble(cfg), CameraData(instantiate(cfg.camera), cfg.trainer.max_steps, cfg.seed))

@@ -1,10 +1,12 @@
 """The device that a command uses, and its free memory, as far as the system reports it."""
 
+import logging
 from pathlib import Path
 
 import psutil
 import torch
 
+log = logging.getLogger(__name__)
 LIMITS = (  # (limit, use) of a container, version 2 and 1 of cgroups
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
@@ -12,12 +14,24 @@ LIMITS = (  # (limit, use) of a container, version 2 and 1 of cgroups
 
 
 def chosen_device(accelerator: str) -> torch.device:
-    """The device that Lightning's trainer takes for `trainer.accelerator`: a GPU for "auto", if there is one."""
+    """The device for `trainer.accelerator`: for "auto" a GPU with CUDA or ROCm, if there is one.
+
+    An Apple GPU only by its name or "gpu": no kernel here runs on it, and no run was ever made there.
+    """
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
-    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+    if accelerator in ("gpu", "mps") and torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
+
+
+def accelerator(wanted: str) -> str:
+    """`trainer.accelerator` for Lightning, which would take an Apple GPU for "auto"; see `chosen_device`."""
+    if wanted != "auto":
+        return wanted
+    if torch.backends.mps.is_available():
+        log.info("training on the CPU; trainer.accelerator=mps takes Apple's GPU, on which no run was made yet")
+    return chosen_device(wanted).type
 
 
 def free_memory(device: torch.device | str = "cpu") -> int:
@@ -30,6 +44,6 @@ def free_memory(device: torch.device | str = "cpu") -> int:
 
 def _of_container(limit: str, use: str) -> int | None:
     try:
-        return max(int(Path(limit).read_text()) - int(Path(use).read_text()), 0)
+        return max(int(Path(limit).read_text("ascii")) - int(Path(use).read_text("ascii")), 0)
     except (OSError, ValueError):  # no such file, or "max"
         return None

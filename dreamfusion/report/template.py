@@ -52,7 +52,10 @@ def relative_path(path: Path, folder: Path) -> str:
 
 def relative_url(path: Path, folder: Path) -> str:
     """The address of `path` in a page that lies in `folder`."""
-    return f"./{quote(relative_path(path, folder))}"
+    try:
+        return f"./{quote(relative_path(path, folder))}"
+    except ValueError:  # on another drive of Windows
+        return path.absolute().as_uri()
 
 
 @cache

@@ -1,7 +1,7 @@
 """One run: train a scene from a prompt, and write its mesh, turntable and page into the run's folder."""
 
 import logging
-import shlex
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from dreamfusion.camera.data import CameraData
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.checkpoint import load_scene
-from dreamfusion.error import UserError, check_positive, one_line, user_message
+from dreamfusion.error import UserError, check_positive, command_line, one_line, user_message
 from dreamfusion.evaluation.prior_score import prior_score
 from dreamfusion.export.settings import SPLAT, ExportSettings
 from dreamfusion.export.splats import splats_of
@@ -31,6 +31,7 @@ from dreamfusion.files import check_finite, replacing
 from dreamfusion.guidance.prior import check_groups
 from dreamfusion.mesh.density_grid import EmptyFieldError
 from dreamfusion.ops.allocator import keep_large_blocks
+from dreamfusion.ops.memory import accelerator
 from dreamfusion.paths import LAST, PREVIOUS, REFERENCE, run_of
 from dreamfusion.ranks import cluster
 from dreamfusion.report.picture import write_rgba
@@ -162,6 +163,7 @@ def _dream(
             callbacks=[*watchdogs, stopwatch, Progress(), stop, previews, *rows, checkpoints, *pruners, *others],
             default_root_dir=folder,
             enable_checkpointing=False,
+            accelerator=accelerator(cfg.trainer.accelerator),
             **cluster(cfg.trainer),
         )
         cameras = CameraData(orbit, trainer.max_steps, cfg.seed)
@@ -304,7 +306,8 @@ def early_end(trainer: L.Trainer) -> str | None:
 def resume_command(folder: Path) -> str:
     """The shell command that resumes the run in `folder`; its settings are in its checkpoint."""
     program = Path(sys.argv[0])
-    python = "python" if shutil.which("python") == sys.executable else str(relative_to_cwd(Path(sys.executable)))
+    found, executable = map(os.path.normcase, (shutil.which("python") or "", sys.executable))  # .EXE is .exe
+    python = "python" if found == executable else str(relative_to_cwd(Path(sys.executable)))
     match program.name:
         case "dreamfusion":
             command = ["dreamfusion"]
@@ -312,4 +315,4 @@ def resume_command(folder: Path) -> str:
             command = [python, sys.argv[0]]
         case _:
             command = [python, "-m", "dreamfusion"]
-    return shlex.join([*command, *(f"--config-dir={place}" for place in config_dirs()), f"checkpoint={folder}"])
+    return command_line([*command, *(f"--config-dir={place}" for place in config_dirs()), f"checkpoint={folder}"])

@@ -22,6 +22,7 @@ from dreamfusion.runs.page import LIKENESS, PRIOR_SCORE, write_run_page
 from dreamfusion.runs.summary import add_to_summary
 
 log = logging.getLogger(__name__)
+WAIT = 0.2  # seconds
 
 
 def finish(
@@ -98,11 +99,17 @@ def _beside(work: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     except Exception:  # not a signal
-        thread.join()
+        _wait_for(thread)
         raise
-    thread.join()
+    _wait_for(thread)
     for error in errors:
         raise error
+
+
+def _wait_for(thread: threading.Thread) -> None:
+    """Wait until a thread ends; in short waits, between which Windows notices Ctrl-C."""
+    while thread.is_alive():
+        thread.join(WAIT)
 
 
 def measured(score: Callable[[], float]) -> dict[str, float]:

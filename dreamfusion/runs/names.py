@@ -36,6 +36,7 @@ IGNORED = (
     "run",
     "watchdog",  # but for one that restarts, see `identity`
 )
+DEVICES = re.compile("aux|con|nul|prn|(com|lpt)[0-9]")  # on Windows no names of folders
 RESTARTING = "restart"  # answer of a watchdog that changes the result: it goes back, with smaller learning rates
 
 
@@ -90,7 +91,7 @@ def slug(prompt: str, longest: int = 60) -> str:
     """A folder name for a prompt: "A cat's hat!" -> "a-cats-hat"; never empty, never a path."""
     plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower().replace("'", "")
     words = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
-    if words and len(words) <= longest:
+    if words and len(words) <= longest and not DEVICES.fullmatch(words):
         return words
     mark = hashlib.sha256(prompt.encode(errors="surrogateescape")).hexdigest()[:8]
     return f"{words[: longest - 9].rstrip('-')}-{mark}" if words else f"prompt-{mark}"

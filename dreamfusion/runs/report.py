@@ -2,7 +2,6 @@
 
 import csv
 import logging
-import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -14,6 +13,7 @@ from omegaconf import DictConfig
 from dreamfusion.error import UserError
 from dreamfusion.files import replacing
 from dreamfusion.report.markdown import inert
+from dreamfusion.report.template import relative_path
 from dreamfusion.runs.gallery import gallery
 from dreamfusion.runs.leaderboard import leaderboard
 from dreamfusion.runs.names import STUDIES
@@ -40,7 +40,7 @@ def report_folder(study: str, folder: Path, logger: DictConfig | None = None, re
     rows = table(results, folder)
     with replacing(folder / "report.csv") as draft, draft.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([_inert(cell) for cell in row] for row in rows)
-    failures = {os.path.relpath(run.path, folder): run.failed for run in results if run.failed}
+    failures = {relative_path(run.path, folder): run.failed for run in results if run.failed}
     text = markdown(study, rows, [path.relative_to(folder) for path in unfinished(folder)], failures)
     with replacing(folder / "report.md") as draft:
         draft.write_text(text, encoding="utf-8")
@@ -79,7 +79,7 @@ def table(results: Sequence[Result], folder: Path) -> list[list[str]]:
                 *(f"{result.scores[name]:.4f}" if name in result.scores else "" for name in scores),
                 *([result.pruned or ""] if pruned else []),
                 *([result.failed or ""] if failed else []),
-                os.path.relpath(result.path, folder),
+                relative_path(result.path, folder),
             ]
         )
     return rows

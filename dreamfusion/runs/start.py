@@ -26,7 +26,7 @@ def read_mesh(path: Path, radius: float) -> "RasterMesh":
     from dreamfusion.pocket.data.catalog import Item
 
     try:
-        mesh = load_asset(Item(path.stem, (), "", "", "", path.name, model=str(path)))
+        mesh = load_asset(Item(path.stem, (), "", "", "", path.name, model=path.as_posix()))
     except AssetError as error:
         raise UserError(f"start={path} cannot be read: {error}; it must be a .glb or .obj file with faces") from error
     return replace(mesh, vertices=mesh.vertices * (FILLED * radius))

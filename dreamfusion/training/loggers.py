@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
+from dreamfusion.error import file_error
 from dreamfusion.files import appending, replacing
 from dreamfusion.report.curves import read_rows
 
@@ -137,6 +138,7 @@ class MetricsFile(Logger):
         self.path, self.rows_at_once = path, rows_at_once
         self._waiting: list[dict[str, Any]] = []
         self._columns: list[str] | None = None  # of the file; None before this session's first write
+        self._refused = False  # a write, and the warning is given
 
     @property
     def name(self) -> str:
@@ -165,7 +167,16 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Write the waiting rows and flush them to disk."""
+        """Write the waiting rows and flush them to disk; while a spreadsheet locks the file (Windows), they wait on."""
+        try:
+            self._write()
+        except PermissionError as error:
+            if not self._refused:
+                log.warning("%s; the rows wait in memory", file_error(error))
+            self._refused = True
+
+    def _write(self) -> None:
+        """Raises: OSError: the file cannot be written, and the rows wait on."""
         if not self._waiting:
             return
         names = {name for row in self._waiting for name in row}
@@ -174,11 +185,12 @@ class MetricsFile(Logger):
             before = [row for row in read_rows(self.path) if STEP.fullmatch(row.get("step", ""))]
             if self._columns is None:
                 before = [row for row in before if int(row["step"]) < first]
-            self._columns = ["step", *sorted(names.union(*before) - {"step"})]
+            columns = ["step", *sorted(names.union(*before) - {"step"})]
             with replacing(self.path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
-                writer = csv_format.DictWriter(file, self._columns, restval="")
+                writer = csv_format.DictWriter(file, columns, restval="")
                 writer.writeheader()
                 writer.writerows([*before, *self._waiting])
+            self._columns = columns
         else:
             with appending(self.path) as file:
                 csv_format.DictWriter(file, self._columns, restval="").writerows(self._waiting)
@@ -187,4 +199,4 @@ class MetricsFile(Logger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         with nullcontext() if status == "success" else suppress(OSError):  # the error that ended the run is reported
-            self.save()
+            self._write()

@@ -1,9 +1,15 @@
 """`mode=clean`: what runs keep that is not needed."""
 
+import errno
+import os
+from contextlib import suppress
+from pathlib import Path
+
 import pytest
 from launched import files
 from results import CAT
 
+from dreamfusion.runs import lock
 from dreamfusion.runs.lock import locked
 from dreamfusion.runs.results import write_result
 
@@ -94,3 +100,30 @@ def test_a_run_at_work_is_left_alone_and_an_unknown_name_refused(runs, launch):
     assert (runs / RUN / "done" / "checkpoints" / "previous.ckpt").is_file()
     assert "type some of previous, previews, checkpoints, empty" in launch(runs, "mode=clean", "mode.remove=[x]").text
     assert "no folder at elsewhere" in launch(runs, "mode=clean", "run=elsewhere").text
+
+
+def test_an_empty_run_is_removed_where_a_locked_file_stays_until_it_is_closed(tmp_path, launch, monkeypatch):
+    """The lock of the run that `mode=clean` removes is a file in its folder."""
+    folder = tmp_path / "outputs/train/a-cat/empty"
+    folder.mkdir(parents=True)
+    (folder / "previews").mkdir()
+    (folder / "config.yaml").write_text("prompt: a cat\nmode: {}\nguidance: {}\nscene: {}\n")
+    held, unlink, release = [], os.unlink, lock.FileLock.release
+
+    def removed(path, **options):
+        if Path(os.fsdecode(path)).name == lock.LOCK and held:
+            raise PermissionError(errno.EACCES, "used by another process", os.fsdecode(path))
+        unlink(path, **options)
+
+    def released(self, *arguments, **options):
+        release(self, *arguments, **options)
+        held.clear()
+        with suppress(OSError):
+            unlink(self.lock_file)
+
+    monkeypatch.setattr(os, "unlink", removed)
+    monkeypatch.setattr(lock, "sweep", lambda folder: held.append(folder))
+    monkeypatch.setattr(lock.FileLock, "release", released)
+    ended = launch(tmp_path, "mode=clean", "mode.remove=[empty]")
+    assert ended.status == 0, ended.text
+    assert not folder.exists()

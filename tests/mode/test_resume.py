@@ -116,7 +116,7 @@ def killed(folder, write):
     torch.set_num_threads(1)
     sys.argv = [str(ROOT / "launch.py"), *COMMAND]
     writes = Writes(folder, kill)
-    with chdir(folder), Path(os.devnull).open("w") as sys.stdout:
+    with chdir(folder), Path(os.devnull).open("w", encoding="utf-8") as sys.stdout:
         runpy.run_path(sys.argv[0], run_name="__main__")
     writes.stop()
 

@@ -215,7 +215,7 @@ def _read_folder(folder: Path) -> list[Item]:
                 creator=row["creator"],
                 license=row["license"],
                 source=folder.name,
-                model=str(file),
+                model=file.as_posix(),
                 folder=folder,
             )
         )
