@@ -60,7 +60,8 @@ def lattice_gradient(distance: Tensor, cells: Tensor) -> Tensor:
     corners = torch.tensor(CORNERS, device=cells.device)  # (8, 3)
     place = base[:, None] + corners
     values = distance[place[..., 0], place[..., 1], place[..., 2]]
-    return values @ (corners * 2 - 1).to(values.dtype) / 4
+    with torch.autocast(values.device.type, enabled=False):
+        return values @ (corners * 2 - 1).to(values.dtype) / 4
 
 
 def _triangles(vertices: Tensor, quads: Tensor) -> Tensor:

@@ -57,6 +57,18 @@ def test_strips_give_the_same_picture_as_the_whole():
     assert render_views(scene, cameras).rgb.shape == (1, 3, 32, 32)
 
 
+def test_in_mixed_precision_the_shape_is_that_of_float32():
+    """Only networks compute in half precision; the background's network is not the colours' type then."""
+    scene, cameras = make(), view()
+    scene.background = option("background/learned", random_share=0.0)
+    plain = scene.render(cameras, LAMBERTIAN)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = scene.render(cameras, LAMBERTIAN)
+    for name in ("opacity", "depth", "normal", "slope"):
+        assert torch.equal(getattr(mixed, name), getattr(plain, name)), name
+    torch.testing.assert_close(mixed.rgb, plain.rgb, atol=0.02, rtol=0)
+
+
 @pytest.mark.parametrize("learn", ["geometry", "appearance", "both"])
 def test_only_what_is_learned_gets_a_gradient_and_a_learning_rate(learn):
     scene = make(learn)
