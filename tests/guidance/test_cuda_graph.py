@@ -1,6 +1,6 @@
 """Replays of a recorded function, with stand-ins for CUDA that record operations on the CPU, and repeat them."""
 
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -51,8 +51,31 @@ def tensors(result):
 
 
 class Stream:
+    current = None
+
     def wait_stream(self, other):
         pass
+
+
+@contextmanager
+def within(stream):
+    before, Stream.current = Stream.current, stream
+    try:
+        yield
+    finally:
+        Stream.current = before
+
+
+class Generator:
+    """The random numbers of a device; as torch's, it is of no use after a capture that failed."""
+
+    state = "usable"
+
+    def clone_state(self):
+        return self.state
+
+    def graphsafe_set_state(self, state):
+        self.state = state
 
 
 def refuse(*given, **options):
@@ -62,25 +85,31 @@ def refuse(*given, **options):
 @pytest.fixture
 def cuda(monkeypatch):
     """CUDA's graphs, on the CPU."""
+    generator = Generator()
 
     @contextmanager
     def capture(graph, capture_error_mode):
         assert capture_error_mode == "thread_local"
+        before, Stream.current, generator.state = Stream.current, Stream(), "capturing"
         with Recorder(graph), pytest.MonkeyPatch.context() as m:
             for owner, name in ((torch, "tensor"), (torch, "as_tensor"), (torch.Tensor, "new_tensor")):
                 m.setattr(owner, name, refuse)
             yield
+        Stream.current, generator.state = before, "usable"  # not after an error, as in torch
 
     stand_ins = {
         "Stream": Stream,
-        "current_stream": Stream,
-        "stream": lambda stream: nullcontext(),
+        "current_stream": lambda: Stream.current,
+        "stream": within,
+        "current_device": lambda: 0,
+        "default_generators": (generator,),
         "CUDAGraph": Recorded,
         "graph": capture,
     }
     for name, value in stand_ins.items():
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(Recorded, "made", 0)
+    monkeypatch.setattr(Stream, "current", Stream())
     monkeypatch.setenv("DREAMFUSION_OPS", "torch")  # operations of torch alone are recorded
 
 
@@ -154,9 +183,10 @@ def test_a_function_that_cannot_be_captured_is_called_itself_and_the_log_says_so
     def forgetful(x):
         return (x * calls.pop(0),)
 
-    graph, x = CudaGraph(refused, nothing), torch.ones(2)
+    graph, x, stream = CudaGraph(refused, nothing), torch.ones(2), torch.cuda.current_stream()
     for _ in range(2):
         assert torch.equal(graph(x)[0], 2 * x)
+    assert torch.cuda.current_stream() is stream and torch.cuda.default_generators[0].state == "usable"
     assert [record.message for record in caplog.records] == ["guidance.cuda_graph is not used: no copy of numbers"]
     calls, graph = [1.0, 2.0, 3.0, 4.0, 5.0], CudaGraph(forgetful, nothing)  # depends on more than its tensors
     assert torch.equal(graph(x)[0], 5 * x)
