@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from dreamfusion.error import UserError
 from dreamfusion.ops.memory import free_memory
@@ -118,6 +119,12 @@ def test_the_free_memory_is_that_of_the_tightest_limit(monkeypatch, tmp_path):
     assert free_memory() == 600
     (tmp_path / "max").write_text("max\n")
     assert free_memory() > 600
+
+
+def test_the_free_memory_of_a_gpu_includes_what_torch_keeps_of_earlier_runs(monkeypatch):
+    for name, value in {"mem_get_info": (100, 8000), "memory_reserved": 7000, "memory_allocated": 500}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert free_memory("cuda") == 6600
 
 
 # Growth of the process's peak over the assembled run, 3 steps on one thread of an EPYC (Zen 4), and of the export of a
