@@ -66,6 +66,17 @@ def test_what_certainly_does_not_fit_is_one_sentence_before_anything_is_allocate
         check(*arguments)
 
 
+def test_the_memory_of_a_gpu_is_that_of_the_one_that_the_run_takes(compose_config, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    asked = []
+    monkeypatch.setattr(module, "free_memory", lambda device="cpu": asked.append(device) or 24 * GB)
+    for devices in (1, [1], [5]):
+        cfg = compose_config("prompt=a cat", f"trainer.devices={devices}", "trainer.accelerator=gpu")
+        preflight(cfg, tmp_path, outputs(cfg))
+    assert asked == ["cpu", "cuda:0", "cpu", "cuda:1", "cpu"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "space", "setting"),
     [
