@@ -41,6 +41,7 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, arguments=(), settings=None):
         assert "local_scalar" not in str(operation), "a capture cannot read a value back"
+        assert "lift_fresh" not in str(operation), "nor copy numbers to the device, such as a list of indices"
         result = operation(*arguments, **(settings or {}))
         self.graph.operations.append((operation, arguments, settings or {}, result))
         return result

@@ -68,4 +68,4 @@ def _triangles(vertices: Tensor, quads: Tensor) -> Tensor:
     """Two triangles for each quadrilateral (K, 4), along its shorter diagonal."""
     diagonal = [(vertices[quads[:, i]] - vertices[quads[:, i + 2]]).square().sum(1) for i in (0, 1)]
     turned = torch.where((diagonal[1] < diagonal[0])[:, None], quads.roll(-1, dims=1), quads)
-    return torch.cat([turned[:, [0, 1, 2]], turned[:, [0, 2, 3]]])
+    return torch.cat([turned[:, :3], torch.cat([turned[:, :1], turned[:, 2:]], dim=1)])
