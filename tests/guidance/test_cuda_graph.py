@@ -1,5 +1,6 @@
 """Replays of a recorded function, with stand-ins for CUDA that record operations on the CPU, and repeat them."""
 
+import gc
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -8,7 +9,9 @@ import torch
 from options import option
 from pipelines import save_deepfloyd, save_mvdream, save_sd, save_sd3, save_sdxl, save_zero123
 from test_pocket import SMALL, TINY
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from dreamfusion.guidance import adapter
 from dreamfusion.guidance.pocket import WEIGHTS
@@ -243,6 +246,44 @@ def test_the_pocket_priors_predictions_are_the_same_with_a_graph(on_cuda, pocket
     graphed.adapt(rank=2)
     graphed.denoise(noisy, timestep, [own])
     assert Recorded.made == 4  # the network reads back what to show; and an adapter changes it
+
+
+class Outside(TorchDispatchMode):
+    """Weak references to the memory that operations read and that none of them made."""
+
+    def __init__(self):
+        super().__init__()
+        self.made, self.read = {}, {}
+
+    def __torch_dispatch__(self, operation, types, arguments=(), settings=None):
+        result = operation(*arguments, **(settings or {}))
+        for part in filter(torch.is_tensor, tree_leaves((arguments, settings))):
+            storage = part.untyped_storage()
+            if storage._cdata not in self.made:
+                self.read.setdefault(storage._cdata, StorageWeakRef(storage))
+        self.made |= {part.untyped_storage()._cdata: part for part in tensors(result)}
+        return result
+
+
+def test_what_a_graph_reads_stays_when_other_prompts_and_sizes_follow(on_cuda, monkeypatch, pocket_priors, cameras_at):
+    """A graph holds no memory but its own: the GPU would read what is written there next."""
+    graphs = []
+
+    @contextmanager
+    def capture(graph, capture_error_mode):
+        with Outside() as outside:
+            yield
+        graphs.append(outside.read)
+
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(Recorded, "replay", lambda self: None)
+    for name, size in (("a cat", 64), ("a cat", 128), ("a dog", 64), ("a cat on a dog", 64)):
+        text = pocket_priors[1].encode_text([name])
+        pocket_priors[1].denoise(torch.zeros(1, 3, size, size), torch.tensor([500]), [Branch(text, cameras_at([30.0]))])
+    del text
+    gc.collect()
+    assert len(graphs) == 4 and all(graphs)
+    assert not any(memory.expired() for read in graphs for memory in read.values())
 
 
 def test_only_the_network_and_a_few_copies_are_left_of_a_prediction(on_cuda, pocket_priors, cameras_at):
