@@ -1,5 +1,6 @@
 """Ranks of processes: a scheduler's environment counts only in a run that asks for several processes."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,14 @@ def is_distributed(trainer: Mapping[str, Any]) -> bool:
     devices = trainer.get("devices", "auto")
     one = str(devices) == "1" or (not isinstance(devices, str | int) and len(devices) == 1)
     return not one or trainer.get("num_nodes", 1) != 1 or trainer.get("strategy", "auto") not in ONE_DEVICE
+
+
+def own_gpu(trainer: Mapping[str, Any]) -> int:
+    """Index of the GPU that Lightning gives to this process, before it does so."""
+    local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
+    rank = int(local) if is_distributed(trainer) else 0
+    devices = trainer.get("devices", "auto")
+    return rank if isinstance(devices, str | int) else int(devices[rank])
 
 
 def summed(values: Tensor) -> Tensor:

@@ -215,6 +215,18 @@ def test_the_operations_of_a_gpu_read_no_other_value_on_the_host():
     assert found == set(READ) | ON_THE_HOST
 
 
+def test_no_tensor_of_a_step_is_indexed_by_a_list():
+    """Its numbers are copied to the device, for which the host waits; and no CUDA graph takes such a copy."""
+    found = set()
+    for folder in ("camera", "diffusion", "distillation", "guidance", "ops", "prompting", "scene"):
+        for path in (Path(dreamfusion.__file__).parent / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Subscript) and ast.unparse(node.value) != "Callable":
+                    parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+                    found |= {path.name for part in parts if isinstance(part, ast.List)}
+    assert found == {"recognition.py"}  # not of a step
+
+
 # Not of a tensor on the device.
 ON_THE_HOST = {
     ("hash_grid/reference.py", "_index(x, y, z, layout, level).view(-1, 8).numpy()"),  # of `corner_entries`, a CPU's

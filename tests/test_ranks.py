@@ -5,7 +5,7 @@ import pytest
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
-from dreamfusion.ranks import cluster, is_distributed
+from dreamfusion.ranks import cluster, is_distributed, own_gpu
 from dreamfusion.training.loggers import MetricsFile
 
 SCHEDULERS = {
@@ -49,3 +49,14 @@ def test_one_device_is_one_process(devices):
 def test_the_default_trainer_is_one_process_and_ddp_is_several(compose_config):
     assert not is_distributed(compose_config().trainer)
     assert is_distributed(compose_config("trainer=ddp").trainer)
+
+
+@pytest.mark.parametrize(
+    ("devices", "rank", "gpu"),
+    [(1, 1, 0), ([1], 1, 1), (2, 1, 1), ("auto", 1, 1), (-1, 1, 1), ([2, 3], 1, 3)],
+    ids=str,
+)
+def test_the_gpu_of_a_process_is_known_before_its_training(devices, rank, gpu, monkeypatch):
+    """A rank in the environment does not count in a run of one process."""
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    assert own_gpu({"devices": devices}) == gpu

@@ -30,7 +30,8 @@ def to_screen(cameras: Cameras, points: Tensor) -> Tensor:
     The centre of the first pixel is (0.5, 0.5).
     """
     rotation, position = cameras.camera_to_world[:, :, :3], cameras.camera_to_world[:, :, 3]
-    right, up, back = torch.einsum("bji,bnj->ibn", rotation, points - position[:, None, :])
+    with torch.autocast(points.device.type, enabled=False):  # bfloat16 is off by up to 4 of 512 pixels
+        right, up, back = torch.einsum("bji,bnj->ibn", rotation, points - position[:, None, :])
     tangent = torch.tan(torch.deg2rad(cameras.fov) / 2)[:, None]
     inverse_depth = -1 / back
     x = right * inverse_depth / tangent * (cameras.height / cameras.width)

@@ -63,6 +63,9 @@ class Adapter(nn.Module):
             nn.init.zeros_(self.camera.linear_2.weight)
             nn.init.zeros_(self.camera.linear_2.bias)
             self._hook = time.register_forward_hook(self._add_camera)
+        self._largest: Tensor | None  # entry of the gradient that came to the network's output
+        for parameter in self.parameters():
+            parameter.register_hook(self._shrunk)
         self.enabled = True
         self.enable(False)
 
@@ -71,11 +74,25 @@ class Adapter(nn.Module):
 
         Its parameters need a gradient while it is enabled.
         """
-        self._matrix = camera_to_world if enabled else None
+        self._matrix, self._largest = camera_to_world if enabled else None, None
         if enabled != self.enabled:
             for _, _, layer in self._places:
                 layer.enable_adapters(enabled)
             self.enabled = enabled
+
+    def with_large_gradient(self, prediction: Tensor) -> Tensor:
+        """The prediction, whose gradient passes the network with a largest entry of 1; that of a mean over all pixels
+        underflows in float16. The adapter's own gradient is as large as without. Once in a backward pass.
+        """
+        prediction.register_hook(self._grown)
+        return prediction
+
+    def _grown(self, gradient: Tensor) -> Tensor:
+        self._largest = gradient.abs().amax().clamp(min=torch.finfo(gradient.dtype).tiny)
+        return gradient / self._largest
+
+    def _shrunk(self, gradient: Tensor) -> Tensor:
+        return gradient if self._largest is None else gradient * self._largest
 
     def remove(self) -> None:
         """Give the network its own layers back."""
@@ -158,4 +175,7 @@ class AdaptablePrior:
         assert self._adapter is not None
         known = None if branch.unconditional else branch.cameras
         self._adapter.enable(True, None if known is None else known.camera_to_world)
-        return self._denoise(noisy, timestep, [branch])[0]
+        prediction = self._denoise(noisy, timestep, [branch])[0]
+        if self._network.dtype == torch.float16 and prediction.requires_grad:
+            return self._adapter.with_large_gradient(prediction)
+        return prediction

@@ -97,7 +97,7 @@ def camera_code(cameras: Cameras) -> Tensor:
     Its objects face +x and stand on +z: our (z, x, y).
     """
     rotation, position = cameras.camera_to_world[..., :3], cameras.camera_to_world[..., 3:]
-    matrix = torch.cat([rotation, torch.nn.functional.normalize(position, dim=1)], dim=-1)[:, [2, 0, 1]]
+    matrix = torch.cat([rotation, torch.nn.functional.normalize(position, dim=1)], dim=-1).roll(1, dims=1)
     last = constant((0.0, 0.0, 0.0, 1.0), matrix.device, matrix.dtype).expand(len(matrix), 1, 4)
     return torch.cat([matrix, last], dim=1).flatten(1)
 

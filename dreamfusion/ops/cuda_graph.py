@@ -4,7 +4,8 @@ A network on a fast GPU waits for its launches (845 in a step of the pocket prio
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -88,7 +89,7 @@ class _Capture:
         torch.cuda.current_stream().wait_stream(aside)
         self._graph = torch.cuda.CUDAGraph()
         # By default a call of any thread that a capture does not allow, such as one of a logger's, would end it.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+        with _undone(), torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._result = function(*own)
         self._kept = keep()
         found = self.replay(list(tensors.values()))
@@ -101,6 +102,21 @@ class _Capture:
             torch._foreach_copy_([own for own, _ in pairs], [given for _, given in pairs])
         self._graph.replay()
         return tuple(part.clone() for part in self._result)  # the next replay overwrites it
+
+
+@contextmanager
+def _undone() -> Iterator[None]:
+    """Undo what a capture that fails leaves behind: its stream stays the current one, and before torch 2.13 the
+    generator of the device raises at the next random number.
+    """
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    state = generator.clone_state()
+    with torch.cuda.stream(torch.cuda.current_stream()):
+        try:
+            yield
+        except BaseException:
+            generator.graphsafe_set_state(state)
+            raise
 
 
 def _agree(found: Tensor, expected: Tensor) -> bool:

@@ -37,7 +37,8 @@ def accelerator(wanted: str) -> str:
 def free_memory(device: torch.device | str = "cpu") -> int:
     """Bytes that this process may still allocate."""
     if torch.device(device).type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, of earlier tensors
+        return torch.cuda.mem_get_info(device)[0] + kept
     free = [int(psutil.virtual_memory().available), *(_of_container(*paths) for paths in LIMITS)]
     return min(amount for amount in free if amount is not None)
 

@@ -32,6 +32,7 @@ ROOT = Path(__file__).parents[2]
 INSIDE = "DREAMFUSION_PROBE"  # set in the process that checks, which must not start another
 SAID = "verdict: "
 EVERY = "*"  # operation: those without a verdict of their own
+PASSING = ("out of memory", "busy or unavailable")  # reasons of the moment: another process has the GPU
 VERDICTS = CACHE / "kernels.json"
 
 
@@ -53,7 +54,9 @@ def failure(kernel: str, device: str, op: str = EVERY, limit: float = LIMIT, aga
 
 
 def _verdicts(kernel: str, device: str, limit: float, again: bool) -> dict[str, str]:
-    """For each operation why it cannot be used, "" if it can; those of an earlier check if they were kept."""
+    """For each operation why it cannot be used, "" if it can; those of an earlier check if they were kept, which those
+    for a reason of the moment are not.
+    """
     key = _installation(kernel, device)
     with suppress(OSError):
         VERDICTS.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +64,8 @@ def _verdicts(kernel: str, device: str, limit: float, again: bool) -> dict[str, 
             verdicts = {} if again else _read()
             if key not in verdicts:
                 verdicts = _read() | {key: _check(kernel, device, limit)}
-                VERDICTS.write_text(json.dumps(verdicts, indent=1, allow_nan=False), encoding="utf-8")
+                if not any(phrase in reason for reason in verdicts[key].values() for phrase in PASSING):
+                    VERDICTS.write_text(json.dumps(verdicts, indent=1, allow_nan=False), encoding="utf-8")
             return verdicts[key]
     return _check(kernel, device, limit)  # no folder to keep the verdict in
 
@@ -102,6 +106,8 @@ def main(kernel: str, device: str) -> Iterator[tuple[str, str]]:
 
     from dreamfusion.ops.parity import disagreement, operations
 
+    if torch.device(device).index is not None:
+        torch.cuda.set_device(device)
     for op in operations(kernel, torch.device(device)):
         reason = disagreement(op, kernel, torch.device(device))
         yield op, "" if reason is None else f"{kernel}: {reason}"
@@ -111,7 +117,7 @@ def main(kernel: str, device: str) -> Iterator[tuple[str, str]]:
 def _check(kernel: str, device: str, limit: float) -> dict[str, str]:
     """`main` in another process; where it ends early, the end is the reason for the operations that are left."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]), INSIDE: "1"}
-    command = [sys.executable, "-m", "dreamfusion.ops.probe", kernel, device]
+    command = [sys.executable, "-m", "dreamfusion.ops.probe", kernel, _current(device)]
     began, late = time.time(), None
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
@@ -132,6 +138,13 @@ def _check(kernel: str, device: str, limit: float) -> dict[str, str]:
     ended = f"the check of {kernel} ended with status {process.returncode} ({last})"
     lines = [line.removeprefix(SAID).partition(" ") for line in said.splitlines() if line.startswith(SAID)]
     return {EVERY: late or ended} | {op: reason for op, _, reason in lines}
+
+
+def _current(device: str) -> str:
+    """The device of this type that this process uses, such as "cuda:1"."""
+    import torch
+
+    return f"cuda:{torch.cuda.current_device()}" if device == "cuda" and torch.cuda.is_available() else device
 
 
 def _remove_lock(is_left: Callable[[float], bool]) -> None:

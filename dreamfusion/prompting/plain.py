@@ -19,4 +19,4 @@ class PlainPrompting(Prompting):
 
     def view(self, cameras: Cameras) -> Tensor:
         """The same text for all B views."""
-        return torch.zeros(len(cameras), dtype=torch.int64)
+        return torch.zeros_like(cameras.azimuth, dtype=torch.int64)

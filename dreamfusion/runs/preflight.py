@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dreamfusion.error import UserError
 from dreamfusion.ops.memory import free_memory
+from dreamfusion.ranks import own_gpu
 from dreamfusion.schedule import schedule
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ def preflight(cfg: DictConfig, folder: Path, outputs: "Outputs") -> None:
     resident, passing, device = memory(cfg, outputs)
     compare("memory", resident, passing, free_memory())
     if torch.cuda.is_available() and cfg.trainer.accelerator in ("auto", "gpu", "cuda"):
-        compare("memory of the GPU", resident, device, free_memory("cuda"))
+        index = own_gpu(cfg.trainer)  # each process of several on the first GPU would keep some of its memory
+        if index < torch.cuda.device_count():  # else Lightning says so
+            compare("memory of the GPU", resident, device, free_memory(f"cuda:{index}"))
     there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     compare(f"disk space in {there}", disk(cfg, outputs), [], shutil.disk_usage(there).free)
 

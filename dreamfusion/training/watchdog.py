@@ -193,7 +193,7 @@ class Watchdog(L.Callback):
         """Load the kept state with smaller learning rates; the count of steps and the schedules go on."""
         system.load_state_dict(self._good["system"])
         for optimizer, state in zip(trainer.optimizers, self._good["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
+            optimizer.load_state_dict(copy.deepcopy(state))  # it trains on with the tensors that it is given
         for config in trainer.lr_scheduler_configs:
             scheduler: Any = config.scheduler
             rates = [rate * self.factor for rate in scheduler.get_last_lr()]

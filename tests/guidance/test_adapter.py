@@ -86,6 +86,22 @@ def test_training_the_adapter_leaves_the_prior_as_it_is_bit_for_bit(case):
     torch.testing.assert_close(prior.denoise_adapted(noisy, timestep, branch), trained)
 
 
+def test_the_adapters_gradient_does_not_underflow_in_float16(tmp_path):
+    """Of a mean over the pixels of latents as large as Stable Diffusion's, whatever the loss is multiplied with."""
+    found, (noisy, clean) = [], torch.randn(2, 1, 4, 64, 64, generator=torch.Generator().manual_seed(0))
+    folder = save_sd(tmp_path)
+    for dtype, scale in (("float32", 1.0), ("float16", 1.0), ("float16", 65536.0)):
+        prior = option("guidance/sd", model=str(folder), dtype=dtype)
+        adapter = prior.adapt(4)
+        for index, matrix in enumerate(adapter.lora):
+            torch.nn.init.normal_(matrix, std=0.05, generator=torch.Generator().manual_seed(index))
+        seen = prior.denoise_adapted(noisy, torch.tensor([500]), Branch(prior.encode_text(["a cat"])))
+        ((seen - clean).square().mean() * scale).backward()
+        found.append([matrix.grad / scale for matrix in adapter.lora])
+    for one, half, scaled in zip(*found, strict=True):
+        assert (half - one).norm() < 0.02 * one.norm() and (scaled - one).norm() < 0.02 * one.norm()
+
+
 def test_the_camera_reaches_the_adapter_of_a_prior_without_camera(priors, make_cameras):
     prior = priors["sd"]
     adapter = prior.adapt(2)

@@ -1,6 +1,7 @@
 """Replays of a recorded function, with stand-ins for CUDA that record operations on the CPU, and repeat them."""
 
-from contextlib import contextmanager, nullcontext
+import gc
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,9 @@ import torch
 from options import option
 from pipelines import save_deepfloyd, save_mvdream, save_sd, save_sd3, save_sdxl, save_zero123
 from test_pocket import SMALL, TINY
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from dreamfusion.guidance import adapter
 from dreamfusion.guidance.pocket import WEIGHTS
@@ -41,6 +44,7 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, arguments=(), settings=None):
         assert "local_scalar" not in str(operation), "a capture cannot read a value back"
+        assert "lift_fresh" not in str(operation), "nor copy numbers to the device, such as a list of indices"
         result = operation(*arguments, **(settings or {}))
         self.graph.operations.append((operation, arguments, settings or {}, result))
         return result
@@ -51,8 +55,31 @@ def tensors(result):
 
 
 class Stream:
+    current = None
+
     def wait_stream(self, other):
         pass
+
+
+@contextmanager
+def within(stream):
+    before, Stream.current = Stream.current, stream
+    try:
+        yield
+    finally:
+        Stream.current = before
+
+
+class Generator:
+    """The random numbers of a device; as torch's, it is of no use after a capture that failed."""
+
+    state = "usable"
+
+    def clone_state(self):
+        return self.state
+
+    def graphsafe_set_state(self, state):
+        self.state = state
 
 
 def refuse(*given, **options):
@@ -62,25 +89,31 @@ def refuse(*given, **options):
 @pytest.fixture
 def cuda(monkeypatch):
     """CUDA's graphs, on the CPU."""
+    generator = Generator()
 
     @contextmanager
     def capture(graph, capture_error_mode):
         assert capture_error_mode == "thread_local"
+        before, Stream.current, generator.state = Stream.current, Stream(), "capturing"
         with Recorder(graph), pytest.MonkeyPatch.context() as m:
             for owner, name in ((torch, "tensor"), (torch, "as_tensor"), (torch.Tensor, "new_tensor")):
                 m.setattr(owner, name, refuse)
             yield
+        Stream.current, generator.state = before, "usable"  # not after an error, as in torch
 
     stand_ins = {
         "Stream": Stream,
-        "current_stream": Stream,
-        "stream": lambda stream: nullcontext(),
+        "current_stream": lambda: Stream.current,
+        "stream": within,
+        "current_device": lambda: 0,
+        "default_generators": (generator,),
         "CUDAGraph": Recorded,
         "graph": capture,
     }
     for name, value in stand_ins.items():
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(Recorded, "made", 0)
+    monkeypatch.setattr(Stream, "current", Stream())
     monkeypatch.setenv("DREAMFUSION_OPS", "torch")  # operations of torch alone are recorded
 
 
@@ -154,9 +187,10 @@ def test_a_function_that_cannot_be_captured_is_called_itself_and_the_log_says_so
     def forgetful(x):
         return (x * calls.pop(0),)
 
-    graph, x = CudaGraph(refused, nothing), torch.ones(2)
+    graph, x, stream = CudaGraph(refused, nothing), torch.ones(2), torch.cuda.current_stream()
     for _ in range(2):
         assert torch.equal(graph(x)[0], 2 * x)
+    assert torch.cuda.current_stream() is stream and torch.cuda.default_generators[0].state == "usable"
     assert [record.message for record in caplog.records] == ["guidance.cuda_graph is not used: no copy of numbers"]
     calls, graph = [1.0, 2.0, 3.0, 4.0, 5.0], CudaGraph(forgetful, nothing)  # depends on more than its tensors
     assert torch.equal(graph(x)[0], 5 * x)
@@ -212,6 +246,44 @@ def test_the_pocket_priors_predictions_are_the_same_with_a_graph(on_cuda, pocket
     graphed.adapt(rank=2)
     graphed.denoise(noisy, timestep, [own])
     assert Recorded.made == 4  # the network reads back what to show; and an adapter changes it
+
+
+class Outside(TorchDispatchMode):
+    """Weak references to the memory that operations read and that none of them made."""
+
+    def __init__(self):
+        super().__init__()
+        self.made, self.read = {}, {}
+
+    def __torch_dispatch__(self, operation, types, arguments=(), settings=None):
+        result = operation(*arguments, **(settings or {}))
+        for part in filter(torch.is_tensor, tree_leaves((arguments, settings))):
+            storage = part.untyped_storage()
+            if storage._cdata not in self.made:
+                self.read.setdefault(storage._cdata, StorageWeakRef(storage))
+        self.made |= {part.untyped_storage()._cdata: part for part in tensors(result)}
+        return result
+
+
+def test_what_a_graph_reads_stays_when_other_prompts_and_sizes_follow(on_cuda, monkeypatch, pocket_priors, cameras_at):
+    """A graph holds no memory but its own: the GPU would read what is written there next."""
+    graphs = []
+
+    @contextmanager
+    def capture(graph, capture_error_mode):
+        with Outside() as outside:
+            yield
+        graphs.append(outside.read)
+
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(Recorded, "replay", lambda self: None)
+    for name, size in (("a cat", 64), ("a cat", 128), ("a dog", 64), ("a cat on a dog", 64)):
+        text = pocket_priors[1].encode_text([name])
+        pocket_priors[1].denoise(torch.zeros(1, 3, size, size), torch.tensor([500]), [Branch(text, cameras_at([30.0]))])
+    del text
+    gc.collect()
+    assert len(graphs) == 4 and all(graphs)
+    assert not any(memory.expired() for read in graphs for memory in read.values())
 
 
 def test_only_the_network_and_a_few_copies_are_left_of_a_prediction(on_cuda, pocket_priors, cameras_at):

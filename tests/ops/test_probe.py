@@ -56,6 +56,38 @@ def test_the_verdict_is_kept_until_the_library_changes_or_a_check_is_asked_for(s
     assert probe.failure("standin_kernels", "meta") == "checked again"
 
 
+@pytest.mark.parametrize("reason", ["march fails: OutOfMemoryError: CUDA out of memory. Tried", "busy or unavailable"])
+def test_a_gpu_that_another_process_fills_is_no_verdict(monkeypatch, reason):
+    found = {probe.EVERY: "", "march": reason}
+    monkeypatch.setattr(probe, "_check", lambda *given: found)
+    assert probe.failure("standin_kernels", "meta", "march") == reason
+    found = {probe.EVERY: ""}
+    assert probe.failure("standin_kernels", "meta", "march") is None
+
+
+def test_the_check_runs_on_the_gpu_that_this_process_uses(monkeypatch, stand_in):
+    """The first one may be another card, or full."""
+    commands, used = [], []
+
+    def start(command, **options):
+        commands.append(command)
+        raise OSError
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(probe.subprocess, "Popen", start)
+    for device in ("cuda", "meta"):
+        with pytest.raises(OSError):
+            probe._check("standin_kernels", device, 1.0)
+    assert [command[-1] for command in commands] == ["cuda:1", "meta"]
+    stand_in("standin_kernels", "")
+    monkeypatch.setattr(torch.cuda, "set_device", used.append)
+    monkeypatch.setattr(parity, "operations", lambda kernel, device: ["march"])
+    monkeypatch.setattr(parity, "disagreement", lambda op, kernel, device: used.append(str(device)))
+    assert dict(probe.main("standin_kernels", "cuda:1")) == {"march": "", probe.EVERY: ""}
+    assert used == ["cuda:1", "cuda:1"]
+
+
 def test_an_operation_that_disagrees_with_the_reference_leaves_the_others_in_use(monkeypatch):
     monkeypatch.setattr(parity, "disagreement", lambda op, kernel, device: "differs" if op == "splat" else None)
     found = dict(probe.main("numba", "cpu"))

@@ -5,7 +5,7 @@ import trimesh
 from options import available, option
 
 from dreamfusion.camera.rays import to_screen
-from dreamfusion.ops.rasterize import RasterMesh, rasterize
+from dreamfusion.ops.rasterize import RasterMesh, cuda, rasterize
 from dreamfusion.ops.rasterize.differentiable import antialias, edges_of, interpolate, visible
 
 SIZE = 48
@@ -164,6 +164,13 @@ def test_faces_behind_the_camera_and_no_faces_are_not_drawn(backend):
     behind = vertices + 2 * camera().camera_to_world[0, :, 3]
     assert not draw(behind, faces, camera(), torch.ones(len(vertices), 1), backend).any()
     assert not draw(vertices, faces[:0], camera(), torch.ones(len(vertices), 1), backend).any()
+
+
+def test_nvdiffrast_is_not_given_a_mesh_without_faces():
+    """It refuses one; the scene of a mesh that vanished is drawn before the run ends."""
+    seen, nearest = cuda.visible(torch.zeros(2, 3, 3), torch.zeros(0, 3, dtype=torch.int64), 4, 5)
+    assert seen.shape == nearest.shape == (2, 4, 5)
+    assert (seen == -1).all() and seen.dtype == torch.int64 and not nearest.any()
 
 
 @pytest.mark.parametrize("backend", [backend for backend in BACKENDS if backend != "torch"])

@@ -77,6 +77,13 @@ def test_the_kernel_agrees_with_the_reference_in_values_and_gradients(backend):
     assert deviation("splat", backend, CPU) < 1e-5
 
 
+def test_the_reference_draws_in_float32_in_mixed_precision():
+    gaussians = cloud(20)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = draw(gaussians, camera(), "torch")
+    assert all(torch.equal(*pair) for pair in zip(mixed, draw(gaussians, camera(), "torch"), strict=True))
+
+
 def needle(scales):
     gaussian = list(cloud(1))
     gaussian[0], gaussian[1] = torch.zeros(1, 3), torch.tensor([scales])

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from dreamfusion.error import UserError
 from dreamfusion.ops.memory import free_memory
@@ -65,6 +66,17 @@ def test_what_certainly_does_not_fit_is_one_sentence_before_anything_is_allocate
         check(*arguments)
 
 
+def test_the_memory_of_a_gpu_is_that_of_the_one_that_the_run_takes(compose_config, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    asked = []
+    monkeypatch.setattr(module, "free_memory", lambda device="cpu": asked.append(device) or 24 * GB)
+    for devices in (1, [1], [5]):
+        cfg = compose_config("prompt=a cat", f"trainer.devices={devices}", "trainer.accelerator=gpu")
+        preflight(cfg, tmp_path, outputs(cfg))
+    assert asked == ["cpu", "cuda:0", "cpu", "cuda:1", "cpu"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "space", "setting"),
     [
@@ -118,6 +130,12 @@ def test_the_free_memory_is_that_of_the_tightest_limit(monkeypatch, tmp_path):
     assert free_memory() == 600
     (tmp_path / "max").write_text("max\n")
     assert free_memory() > 600
+
+
+def test_the_free_memory_of_a_gpu_includes_what_torch_keeps_of_earlier_runs(monkeypatch):
+    for name, value in {"mem_get_info": (100, 8000), "memory_reserved": 7000, "memory_allocated": 500}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert free_memory("cuda") == 6600
 
 
 # Growth of the process's peak over the assembled run, 3 steps on one thread of an EPYC (Zen 4), and of the export of a

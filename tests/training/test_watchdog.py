@@ -1,8 +1,10 @@
 """Each way a run fails is recognised within 50 steps and named with the setting to change; nothing else is."""
 
+import copy
 import csv
 import logging
 import math
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -187,6 +189,26 @@ def test_a_restart_brings_back_the_last_healthy_state_with_smaller_steps(make_sy
     assert record.message.endswith(
         "The scene of step 0 is back, with 0.001 times the learning rates; 2 more restarts are left"
     )
+
+
+def test_a_second_restart_brings_back_the_same_moments_as_the_first():
+    """Torch's optimizer goes on with the tensors that it was given."""
+    system, dog = torch.nn.Linear(2, 1), option("watchdog/restart")
+    adam = torch.optim.Adam(system.parameters(), fused=True)
+    trainer = SimpleNamespace(optimizers=[adam], lr_scheduler_configs=[], global_step=1)
+
+    def step(value):
+        for parameter in system.parameters():
+            parameter.grad = torch.full_like(parameter, value)
+        adam.step()
+
+    step(1.0)
+    dog._remember(trainer, system)
+    expected = copy.deepcopy(adam.state_dict())
+    for _ in range(2):
+        step(math.nan)
+        dog._restart(trainer, system)
+        assert_same(adam.state_dict(), expected)
 
 
 def test_the_next_symptom_after_the_last_restart_stops_the_run(make_system, tmp_path, caplog):

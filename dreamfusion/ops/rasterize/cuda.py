@@ -17,6 +17,9 @@ NEAR = 0.01  # scene units; clip coordinates need a near plane
 
 def visible(points: Tensor, faces: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """See `differentiable.visible`."""
+    if len(faces) == 0:  # which nvdiffrast refuses
+        seen = faces.new_full((len(points), height, width), -1)
+        return seen, torch.zeros_like(seen, dtype=points.dtype)
     import nvdiffrast.torch as dr
 
     column, row, inverse_depth = points.unbind(-1)

@@ -59,12 +59,12 @@ def edges_of(faces: Tensor) -> Tensor:
     The last is -1 for an edge of one face; faces after the second are ignored.
     """
     count = int(faces.amax()) + 1 if len(faces) else 1
-    ends = [faces.T.reshape(-1), faces.T[[1, 2, 0]].reshape(-1)]
+    ends = [faces.T.reshape(-1), faces.T.roll(-1, dims=0).reshape(-1)]
     key, order = (torch.minimum(*ends) * count + torch.maximum(*ends)).sort(stable=True)
     again = torch.zeros_like(key, dtype=torch.bool)
     again[1:] = key[1:] == key[:-1]
     first = (~again).nonzero()[:, 0]
-    opposite = torch.cat([faces.T[[2, 0, 1]].reshape(-1)[order], order.new_full((1,), -1)])
+    opposite = torch.cat([faces.T.roll(1, dims=0).reshape(-1)[order], order.new_full((1,), -1)])
     shared = torch.cat([again, again.new_zeros(1)])[first + 1]
     other = torch.where(shared, opposite[first + 1], -1)
     return torch.stack([key[first] // count, key[first] % count, opposite[first], other], dim=1)
@@ -90,7 +90,8 @@ def antialias(image: Tensor, points: Tensor, edges: Tensor, nearest: Tensor) -> 
         view, edge, line = _crossings(points, edges, *outlines, across, (height, width)[across])
         ends = points[view[:, None], edges[edge, :2]]  # (N, 2, 3)
         along = (line + 0.5 - ends[:, 0, 1 - across]) / (ends[:, 1, 1 - across] - ends[:, 0, 1 - across])
-        crossing, inverse_depth = (ends[:, 0] + along[:, None] * (ends[:, 1] - ends[:, 0]))[:, [across, 2]].unbind(1)
+        place = ends[:, 0] + along[:, None] * (ends[:, 1] - ends[:, 0])
+        crossing, inverse_depth = place[:, across], place[:, 2]
         left = (crossing.detach() - 0.5).floor().long()
         step = (1, width)[across]
         pixel = view * (height * width) + left * step + line * (width, 1)[across]

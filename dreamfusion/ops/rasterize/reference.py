@@ -53,5 +53,5 @@ def interpolate(points: Tensor, faces: Tensor, seen: Tensor, attributes: Tensor)
 def edge_functions(screen: Tensor, column: Tensor, row: Tensor) -> Tensor:
     """(N, 3) twice the signed areas of N pixel centres with the edge opposite each corner of `screen` (N, 3, ...)."""
     to = screen[..., :2] - torch.stack([column, row], dim=-1)[:, None] - 0.5
-    after, before = to[:, [1, 2, 0]], to[:, [2, 0, 1]]
+    after, before = to.roll(-1, dims=1), to.roll(1, dims=1)
     return after[..., 0] * before[..., 1] - before[..., 0] * after[..., 1]

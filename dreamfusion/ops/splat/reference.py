@@ -38,7 +38,8 @@ def _tile(
     alpha = torch.where(alpha < FAINTEST, 0.0, alpha.clamp(max=MOST))  # (n, h, w)
     passed = torch.log1p(-alpha)
     weights = alpha * torch.exp(passed.cumsum(0) - passed)
-    return torch.einsum("nhw,nc->hwc", weights, features)
+    with torch.autocast(weights.device.type, enabled=False):
+        return torch.einsum("nhw,nc->hwc", weights, features)
 
 
 @torch.no_grad()

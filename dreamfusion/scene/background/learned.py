@@ -27,6 +27,7 @@ class LearnedBackground(nn.Module):
         """Ray directions (R, 3) of `views` views -> colours (R, 3)."""
         waves = (directions[:, None, :] * self.scales[:, None]).flatten(1)
         color = torch.sigmoid(self.network(torch.cat([directions, waves.sin(), waves.cos()], dim=-1)))
+        color = color.to(directions)  # with torch.autocast the network's output is in half precision
         if generator is None or self.random_share == 0:
             return color
         rays = directions.shape[0] // views

@@ -181,7 +181,11 @@ class GaussianScene(Scene):
         return own if self.directional is None else own | {"directional": self.directional}
 
     def figures(self, render: RenderOutput) -> Mapping[str, float]:
-        return {"gaussians": int(self.count)}
+        return {"gaussians": self._drawn()}
+
+    def _drawn(self) -> int:
+        """`count`, known from the last training render: to read it waits for a GPU, the prior's network included."""
+        return int(self.count) if self.last_screen is None else self.last_screen.means.shape[1]
 
     def volume(self) -> NeRF:
         """The density and mean colours of the Gaussians on a lattice, for the extraction of a mesh."""
@@ -195,7 +199,7 @@ class GaussianScene(Scene):
     @torch.no_grad()
     def after_backward(self, step: int, progress: float, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Add the gradient on the screen to the statistics; every n steps, double and remove Gaussians."""
-        n, screen, self.last_screen = int(self.count), self.last_screen, None
+        n, screen, self.last_screen = self._drawn(), self.last_screen, None
         if screen is not None and screen.means.grad is not None:
             seen = torch.stack([screen.means.grad.norm(dim=-1), (screen.depths > 0).float()]).sum(1)
             pull, views = summed(seen)  # all ranks double the same Gaussians

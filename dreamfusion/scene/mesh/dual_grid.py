@@ -60,11 +60,12 @@ def lattice_gradient(distance: Tensor, cells: Tensor) -> Tensor:
     corners = torch.tensor(CORNERS, device=cells.device)  # (8, 3)
     place = base[:, None] + corners
     values = distance[place[..., 0], place[..., 1], place[..., 2]]
-    return values @ (corners * 2 - 1).to(values.dtype) / 4
+    with torch.autocast(values.device.type, enabled=False):
+        return values @ (corners * 2 - 1).to(values.dtype) / 4
 
 
 def _triangles(vertices: Tensor, quads: Tensor) -> Tensor:
     """Two triangles for each quadrilateral (K, 4), along its shorter diagonal."""
     diagonal = [(vertices[quads[:, i]] - vertices[quads[:, i + 2]]).square().sum(1) for i in (0, 1)]
     turned = torch.where((diagonal[1] < diagonal[0])[:, None], quads.roll(-1, dims=1), quads)
-    return torch.cat([turned[:, [0, 1, 2]], turned[:, [0, 2, 3]]])
+    return torch.cat([turned[:, :3], torch.cat([turned[:, :1], turned[:, 2:]], dim=1)])

@@ -110,6 +110,18 @@ def test_every_parameter_has_a_learning_rate_and_only_the_gaussians_a_gradient(d
         assert gradient[:60].any() and not gradient[60:].any()
 
 
+def test_after_its_render_a_step_reads_no_value_of_the_device(monkeypatch):
+    """It would wait for the prior's network before the backward pass is launched."""
+    scene = make()
+    out = scene.render(view(), generator=torch.Generator())
+    monkeypatch.setattr(torch.Tensor, "__int__", lambda self: pytest.fail("read"))
+    assert scene.figures(out) == {"gaussians": 60}
+    out.rgb.square().sum().backward()
+    scene.after_backward(1, 0.01)
+    monkeypatch.undo()
+    assert scene.figures(out) == {"gaussians": 60} and scene.views.sum() == 120
+
+
 def test_those_that_the_gradient_pulls_most_are_doubled_until_there_are_enough():
     scene = make()
     assert train(scene, adam(scene), range(7)) == [60, 60, 72, 72, 86, 86, 100]

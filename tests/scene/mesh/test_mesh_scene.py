@@ -1,8 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import trimesh
 from options import export_settings, option
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from dreamfusion.error import UserError
 from dreamfusion.mesh.density_grid import EmptyFieldError
@@ -57,6 +61,18 @@ def test_strips_give_the_same_picture_as_the_whole():
     assert render_views(scene, cameras).rgb.shape == (1, 3, 32, 32)
 
 
+def test_in_mixed_precision_the_shape_is_that_of_float32():
+    """Only networks compute in half precision; the background's network is not the colours' type then."""
+    scene, cameras = make(), view()
+    scene.background = option("background/learned", random_share=0.0)
+    plain = scene.render(cameras, LAMBERTIAN)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = scene.render(cameras, LAMBERTIAN)
+    for name in ("opacity", "depth", "normal", "slope"):
+        assert torch.equal(getattr(mixed, name), getattr(plain, name)), name
+    torch.testing.assert_close(mixed.rgb, plain.rgb, atol=0.02, rtol=0)
+
+
 @pytest.mark.parametrize("learn", ["geometry", "appearance", "both"])
 def test_only_what_is_learned_gets_a_gradient_and_a_learning_rate(learn):
     scene = make(learn)
@@ -102,6 +118,28 @@ def test_the_regularisers_are_small_for_a_sphere_and_grow_with_its_faults():
     assert float(eikonal(rough)) > 0.5
     assert float(normal_consistency(rough)) > 3 * float(normal_consistency(smooth))
     assert float(laplacian(rough)) > 3 * float(laplacian(smooth))
+
+
+class Chosen(TorchDispatchMode):
+    """Fails where the size of a result depends on values, for which the host waits for a GPU."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), settings=None):
+        masks = [part for part in tree_leaves(arguments[1:]) if torch.is_tensor(part) and part.dtype == torch.bool]
+        assert not masks or function.overloadpacket.__name__ != "index"
+        assert function.overloadpacket.__name__ not in ("nonzero", "masked_select", "_local_scalar_dense")
+        return function(*arguments, **(settings or {}))
+
+
+def test_regularizers_read_no_value_of_the_device_and_an_edge_of_one_face_does_not_count():
+    """They follow the prior's network, before the backward pass is launched."""
+    scene = make(resolution=16)
+    out = scene.render(view(8))
+    with Chosen():
+        found = [term.penalty(out) for term in scene.regularizers().values()]
+    half = replace(out, edges=out.edges[::2])
+    opened = replace(out, edges=torch.where(torch.arange(len(out.edges))[:, None] % 2 == 0, out.edges, -1))
+    assert all(value.isfinite() for value in found)
+    torch.testing.assert_close(normal_consistency(opened), normal_consistency(half))
 
 
 def test_a_start_gives_its_shape_and_colours_and_the_export_gives_them_back():
