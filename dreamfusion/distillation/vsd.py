@@ -34,8 +34,6 @@ class VSD(Distillation):
             raise ValueError(f"distillation=vsd trains an adapter, which guidance={self.prior.name} does not have")
         self.adapted: Adaptable = self.prior
         self.adapter = self.adapted.adapt(rank)
-        for parameter in self.adapter.parameters():
-            parameter.register_hook(_number)
         self.learning_rate = self.adapted.adapter_learning_rate if learning_rate is None else learning_rate
         self.camera_dropout = camera_dropout
 
@@ -54,15 +52,10 @@ class VSD(Distillation):
         step = replace(step, timestep=timestep, abar=self.prior.alphas_cumprod[timestep])
         noisy, clean = self.perturb(step)
         error = self.adapted.denoise_adapted(noisy, timestep, branch) - clean
-        # One overflow of a half-precision network costs the adapter one step, see `_number`, not the run.
+        # One overflow of a half-precision network costs the adapter one step, not the run.
         error = torch.where(error.isfinite().flatten(1).all(1)[:, None, None, None], error, 0.0)
         return {"adapter": (min_snr(step.abar) * error**2).mean()}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """See `Distillation.parameter_groups`."""
         return [{"name": "adapter", "params": list(self.adapter.parameters()), "lr": self.learning_rate}]
-
-
-def _number(gradient: Tensor) -> Tensor:
-    """Zero for NaN, which a view without a loss leaves in a layer: 0 times infinity. Infinities stay, for a scaler."""
-    return torch.where(gradient.isnan(), 0.0, gradient)

@@ -92,7 +92,11 @@ class Adapter(nn.Module):
         return gradient / self._largest
 
     def _shrunk(self, gradient: Tensor) -> Tensor:
-        return gradient if self._largest is None else gradient * self._largest
+        """As large as without `_grown`. A NaN, which a view without a loss leaves where the network overflows (0 times
+        infinity), becomes zero; infinities stay, for a scaler of the loss.
+        """
+        gradient = gradient if self._largest is None else gradient * self._largest
+        return torch.where(gradient.isnan(), 0.0, gradient)
 
     def remove(self) -> None:
         """Give the network its own layers back."""

@@ -118,6 +118,25 @@ def test_the_camera_reaches_the_adapter_of_a_prior_without_camera(priors, make_c
     assert not torch.allclose(one, unknown, atol=1e-4)
 
 
+@pytest.mark.parametrize("overflows", [True, False])
+def test_an_overflow_of_the_network_costs_vsds_adapter_one_step(priors, overflows, monkeypatch):
+    """Inside the network, an infinite activation times a gradient of zero is not a number."""
+    prior = priors["sd"]
+    method, seen = make_method("vsd", prior, guidance_scale=7.5), []
+    right = prior._denoise
+    factor = torch.tensor([1.0, float("inf") if overflows else 1.0])[:, None, None, None]
+    monkeypatch.setattr(prior, "_denoise", lambda noisy, *given: seen.append(1) or right(noisy * factor, *given))
+    said = Conditioning(prior.encode_text(["a cat"] * 2), prior.encode_text([""] * 2), None)
+    rgb = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    loss = method(rgb, said, 0.5, torch.Generator().manual_seed(0)).loss
+    loss.backward()
+    (group,) = method.parameter_groups()
+    gradients = [parameter.grad for parameter in group["params"] if parameter.grad is not None]
+    assert seen and loss.isfinite() and rgb.grad.isfinite().all() and len(gradients) > 4
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert any(gradient.any() for gradient in gradients) != overflows
+
+
 def test_a_prior_for_which_no_layer_fits_says_so(priors):
     with pytest.raises(ValueError, match=r"distillation\.rank is 0; it must be 1 or more"):
         priors["pocket"].adapt(0)
