@@ -163,13 +163,16 @@ def begin_from(model: PocketModel, folder: Path) -> tuple[Seen, bool]:
 
 
 def _matching_codes(start: PocketModel, model: PocketModel, trained: Tensor, own: Tensor) -> Tensor:
-    """The codes of `model`, replaced by those of `start` of the same size, for the models that both know by name."""
+    """The codes of `model`, replaced by those of `start` of the same size for the models that both know by name.
+
+    Those of new models begin around the mean of `start`, which its decoder turns into a shape that is easily changed.
+    """
     if trained.shape[1:] != own.shape[1:]:
         return own
     known = {name: row for row, name in enumerate(start.feature_volume.config.subjects)}
     wanted = model.feature_volume.config.subjects
     rows = {row: known[name] for row, name in enumerate(wanted) if name in known}
-    codes = own.clone()
+    codes = own + trained.mean(dim=0)
     codes[list(rows)] = trained[list(rows.values())]
     log.info("%d of %d models have a trained code", len(rows), len(wanted))
     return codes
