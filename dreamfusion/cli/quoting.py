@@ -25,9 +25,9 @@ TEXTS = (
     *("field.precision", "guidance.checkpoint", "guidance.dtype", "guidance.model", "guidance.revision"),
     *("guidance.vae", "guidance.vae_dtype", "guidance.weighting", "guidance.weights", "logger.group"),
     *("logger.project", "mode.captions", "mode.clip", "mode.folder", "mode.host", "mode.image_reward", "mode.json"),
-    *("mode.light", "mode.mode.folder", "mode.names", "mode.output", "mode.precision", "mode.renders", "mode.space"),
-    *("mode.start", "mode.title", "prompting.negative", "reference.depth", "reference.normal", "trainer.accelerator"),
-    "watchdog.answer",
+    *("mode.light", "mode.mode.folder", "mode.names", "mode.output", "mode.precision", "mode.reference"),
+    *("mode.renders", "mode.space", "mode.start", "mode.title", "prompting.negative", "reference.depth"),
+    *("reference.normal", "trainer.accelerator", "watchdog.answer"),
 )
 
 

@@ -26,6 +26,7 @@ USUAL = {  # names elsewhere -> ours
     "negative_prompt": "prompting.negative",
     **dict.fromkeys(("scale", "cfg_scale", "guidance_scale"), "distillation.guidance_scale"),
     "batch_size": "camera.views",
+    "trainer.max_time": "+trainer.max_time",  # of Lightning, without a default in conf/
     "model": "guidance",
 }
 ALSO = {  # other names of options

@@ -1,4 +1,4 @@
-"""Scores of a trained scene (`mode=evaluate_prior`), against the laboratory's truth where the prompt names one.
+"""Scores of a trained scene (`mode=evaluate`), against the laboratory's truth where the prompt names one.
 
 The frame is shared: a truth has the size, the centre and the front that the prior was trained on, so nothing has to be
 aligned; scores "aligned" say what an alignment would change. Letters: B cameras, A azimuths of a ring, r pixels a side.

@@ -216,8 +216,8 @@ class DiffusersPrior(AdaptablePrior):
             raise GuidanceError(f"{folder} is {kind}Stable Diffusion XL; type guidance={option}")
         if self.picture_channels and channels != 2 * self.picture_channels:
             raise GuidanceError(
-                f"the network in {folder} takes {channels} channels, expected {2 * self.picture_channels}: it does not "
-                f"look at a picture; type guidance.model={self.models[0]}"
+                f"the network in {folder} takes {channels} channels, expected {2 * self.picture_channels}: it takes "
+                f"no picture; type guidance.model={self.models[0]}"
             )
         latents = read_json(folder / "vae" / "config.json").get("latent_channels", 4) if "vae" in self.parts else 3
         expected = latents + self.picture_channels

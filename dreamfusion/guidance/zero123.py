@@ -91,7 +91,7 @@ class Zero123Prior(DiffusersPrior):
             GuidanceError: there is no picture, or a view has no camera.
         """
         if self._picture is None:
-            raise GuidanceError("guidance=zero123 looks at a picture of the object; type image=cat.png, and mode=train")
+            raise GuidanceError("guidance=zero123 needs a picture of the object; type image=cat.png, and mode=train")
         embedding, latents, reference = self._picture
         tokens: list[Tensor] = []
         pictures: list[Tensor] = []

@@ -105,7 +105,7 @@ def _finished(scene: Scene, mesh: Mesh, orbit: Orbit, export: ExportSettings) ->
         UserError: its own colours cannot be given to other levels of detail, or to quadrilaterals.
     """
     if len(mesh.faces) == 0:
-        raise EmptyFieldError("the surface of the scene has vanished; begin again with smaller learning rates")
+        raise EmptyFieldError("the surface of the scene has vanished; train again with lower learning rates")
     if mesh.colors is not None:
         if export.levels or export.quads:
             raise UserError(

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from dreamfusion.error import UserError
 from dreamfusion.runs.find import find_runs, run_choice
 from dreamfusion.runs.gallery import gallery
+from dreamfusion.runs.results import counted
 
 log = logging.getLogger(__name__)
 
@@ -18,5 +19,5 @@ def run(cfg: DictConfig, output: str, title: str) -> Path:
         raise UserError(f"mode.output is {output}; it must be the path of an HTML file, such as outputs/gallery.html")
     path, runs = Path(output), find_runs(run_choice(cfg) or "all", weights=False)
     gallery(runs, title, path)
-    log.info("%s: %d runs, %.1f MB", path, len(runs), path.stat().st_size / 1e6)
+    log.info("%s: %s, %.1f MB", path, counted(len(runs), "run"), path.stat().st_size / 1e6)
     return path

@@ -7,10 +7,10 @@ from omegaconf import DictConfig
 
 from dreamfusion.error import UserError
 from dreamfusion.runs.find import find_runs, run_choice
-from dreamfusion.runs.results import read_result
+from dreamfusion.runs.results import counted, read_result
 
 log = logging.getLogger(__name__)
-HEAD = ("MB", "of it checkpoints", "steps", "seconds", "prior_score", "run")
+HEAD = ("MB", "checkpoints MB", "steps", "seconds", "prior_score", "run")
 
 
 def run(cfg: DictConfig) -> list[Path]:
@@ -22,7 +22,7 @@ def run(cfg: DictConfig) -> list[Path]:
     for line in shown:
         log.info("%s  %s", "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=False)), line[-1])
     size, checkpoints = sum(row[0] for row in rows), sum(row[1] for row in rows)
-    log.info("%d runs, %.1f MB, of it %.1f MB checkpoints", len(rows), size, checkpoints)
+    log.info("%s, %.1f MB, %.1f MB of it checkpoints", counted(len(rows), "run"), size, checkpoints)
     return [row[5] for row in rows]
 
 

@@ -49,8 +49,8 @@ class Train(Outputs):
         elif study is None:
             if cfg.resume and (used := used_file(folder)) is not None:
                 raise UserError(
-                    f"there is a run in {folder} already ({used}); type {typed('checkpoint', folder)} to go on "
-                    "with it, resume=false to replace it, or another hydra.run.dir"
+                    f"there is a run in {folder} already ({used}); type {typed('checkpoint', folder)} to "
+                    "resume it, resume=false to replace it, or another hydra.run.dir"
                 )
             dream(cfg, folder, self)
             refine(cfg, folder, self)

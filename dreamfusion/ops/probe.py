@@ -132,7 +132,7 @@ def _check(kernel: str, device: str, limit: float) -> dict[str, str]:
             said, errors = process.communicate()
             late = (
                 f"the kernels of {kernel} were not built and checked within {limit:.0f} s; "
-                "type mode=doctor to go on with their build"
+                "type mode=doctor to continue their build"
             )
     last = (errors.strip().splitlines() or ["no message"])[-1][:300]
     ended = f"the check of {kernel} ended with status {process.returncode} ({last})"

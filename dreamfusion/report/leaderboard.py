@@ -88,9 +88,9 @@ def write_leaderboard(
         curves: score, method -> line.
         note, comparison: what the scores are, and their differences.
     """
-    about = {"title": title, "note": note, "comparison": comparison, "standings": standings, "columns": columns}
-    about["has_model"] = False
-    write_html("leaderboard.html", path, **about, curves=draw_lines(curves) if any(curves.values()) else "")
+    texts = {"title": title, "note": note, "comparison": comparison}
+    lines = draw_lines(curves) if any(curves.values()) else ""
+    write_html("leaderboard.html", path, **texts, standings=standings, columns=columns, has_model=False, curves=lines)
 
 
 def draw_lines(curves: Mapping[str, Mapping[str, Line]]) -> str:

@@ -69,7 +69,7 @@ def check(cfg: DictConfig) -> None:
 def check_settings(cfg: DictConfig) -> None:
     """Raises: UserError: the seed, a setting of the trainer or of the mesh is invalid, or the prior lacks a picture."""
     if cfg.guidance._target_ in LOOKING and cfg.get("image") is None:
-        raise UserError("this prior looks at a picture of the object; type image=cat.png beside guidance=zero123")
+        raise UserError("guidance=zero123 needs a picture of the object; type image=cat.png")
     if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
         raise UserError(f"seed is {cfg.seed}; it must be a whole number from 0 to {2**32 - 1}")
     check_trainer(cfg.trainer)

@@ -13,7 +13,7 @@ from dreamfusion.files import replacing
 from dreamfusion.report.curves import read_curves
 from dreamfusion.report.leaderboard import Line, Score, Shown, Standing, as_jpeg, write_leaderboard
 from dreamfusion.report.markdown import inert
-from dreamfusion.runs.results import TRUE_HIGH, TRUE_LOW, Result
+from dreamfusion.runs.results import TRUE_HIGH, TRUE_LOW, Result, counted
 from dreamfusion.runs.study import differing
 
 log = logging.getLogger(__name__)
@@ -62,10 +62,11 @@ def leaderboard(study: str, results: Sequence[Result], folder: Path, reference: 
     columns = [name for name in COLUMNS if any(name in standing.scores for standing in standings)]
     prompts, seeds = len({result.prompt for result in scored}), len({result.seed for result in scored})
     note = (
-        f"Medians over {_many(prompts, 'name')} and {_many(seeds, 'seed')}, {len(scored)} runs; intervals, of {FEWEST} "
-        f"names or more: {LEVEL:.0%} of the medians of {RESAMPLES} resamples of names, and of the seeds of each."
+        f"Medians over {counted(prompts, 'name')} and {counted(seeds, 'seed')}, {counted(len(scored), 'run')}; "
+        f"intervals, of {FEWEST} names or more: {LEVEL:.0%} of the medians of {RESAMPLES} resamples of names, "
+        "and of the seeds of each."
         + (f" {left_out} runs whose name and seed some method lacks are left out." if together and left_out else "")
-        + (f" {_many(len(failures), 'run')} failed and have no score; report.md says why." if failures else "")
+        + (f" {counted(len(failures), 'run')} failed and have no score; report.md says why." if failures else "")
         + ("" if together else " The methods have no name and seed in common: their rows cannot be compared.")
     )
     comparison = (
@@ -178,10 +179,6 @@ def _standing(method: str, runs: Sequence[Result], failed: int) -> Standing:
             except UserError as error:
                 log.warning("left out: %s", error)
     return Standing(method, scores, shown, failed)
-
-
-def _many(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _short(name: str) -> str:

@@ -13,12 +13,12 @@ from dreamfusion.report.page import RunPage, write_page
 SHEET = re.compile(r"[0-9]{6,}\.png")  # the names of the previews, by step
 RELOADING = b'<meta http-equiv="refresh"'
 RELOAD = 10  # seconds between two loads of the page of a run at work
-LIKENESS, PRIOR_SCORE = "mesh like renders", "prior score"  # names of figures
+LIKENESS, PRIOR_SCORE = "silhouette IoU with the renders", "prior score"  # names of figures
 NOTES = {
     "thinnest wall": "diameter of the largest sphere between two opposite sides; 1 % of the surface is thinner",
-    "overhang": "share of the surface that faces more than 45 degrees downwards, without what stands on the plate",
-    LIKENESS: "overlap of their silhouettes, 0 to 1; it says that the mesh is what the renders show, not that these "
-    "are good: a blob has a high one, too",
+    "overhang": "share of the surface that faces more than 45 degrees downwards, without parts that stand on the plate",
+    LIKENESS: "of the mesh, 0 to 1: whether it has the shape that the renders show, not whether that shape is good "
+    "(a blob may score high)",
     PRIOR_SCORE: "share of the prior's denoising error that the prompt removes; at most 1, about 0 for a scene that "
     "the prompt does not describe, negative for one that it contradicts; compare it within one prior only",
 }

@@ -67,7 +67,7 @@ def compare(folder: Path) -> None:
                 log.info("refined: %s %.3f, before %.3f", what, after, before)
             elif name == HINT:
                 log.warning(
-                    "the refined scene has a lower %s than its start (%.3f, before %.3f), as better meshes have too: "
+                    "the refined scene has a lower %s than its start (%.3f, before %.3f), as some better meshes have: "
                     "look at both in %s; the start's mesh is in %s",
                     *(what, after, before, folder / PAGE, folder),
                 )

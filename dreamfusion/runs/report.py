@@ -17,7 +17,7 @@ from dreamfusion.report.template import relative_path
 from dreamfusion.runs.gallery import gallery
 from dreamfusion.runs.leaderboard import leaderboard
 from dreamfusion.runs.names import STUDIES
-from dreamfusion.runs.results import Result
+from dreamfusion.runs.results import Result, counted
 from dreamfusion.runs.study import differing, ended, existing_study, unfinished
 from dreamfusion.training.loggers import wandb_mode
 
@@ -99,7 +99,7 @@ def markdown(
     lines = [
         f"# {cell(study)}",
         "",
-        f"{len(body) - len(failures)} finished runs,{failed} {len(missing)} unfinished.",
+        f"{counted(len(body) - len(failures), 'finished run')},{failed} {len(missing)} unfinished.",
         "",
     ]
     lines.append(f"| {' | '.join(map(cell, head))} |")

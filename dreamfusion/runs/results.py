@@ -50,6 +50,11 @@ class Result:
     path: Path = Path()  # the run's folder; not stored, because the folder may move
 
 
+def counted(number: int, what: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def write_result(result: Result, folder: Path) -> None:
     """Mark the run in `folder` as finished, or as failed.
 

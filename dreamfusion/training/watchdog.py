@@ -71,7 +71,7 @@ SYMPTOMS = {
     "vanished": Symptom(
         lambda f, limit: min(f["gradient"], f["parameter_gradient"]) < limit["vanished"],
         "the gradient vanished: {gradient:.2g} at the image, {parameter_gradient:.2g} at the parameters; the prior "
-        "answers with its input, or nothing of the scene is seen: check guidance.weights, distillation.weighting and "
+        "returns its input, or no part of the scene is visible: check guidance.weights, distillation.weighting and "
         "camera.distance",
     ),
 }
@@ -179,7 +179,7 @@ class Watchdog(L.Callback):
             self.restarts, self._symptom, self._count = self.restarts - 1, None, 0
             self.restarted += 1
             log.warning(
-                "%s. The scene of step %d is back, with %g times the learning rates; %d more restarts are left",
+                "%s. The scene of step %d is restored, with %g times the learning rates; restarts left: %d",
                 *(sentence, self._good["step"], self.factor, self.restarts),
             )
 

@@ -19,6 +19,7 @@ CAT = "prompt=a cat"
         (["promt=a cat"], 'there is no setting promt; did you mean prompt? Type prompt="a cat"'),
         (["Prompt=a cat"], 'did you mean prompt? Type prompt="a cat"'),
         (["--promt", "a cat"], 'did you mean prompt? Type prompt="a cat"'),
+        ([CAT, "trainer.max_time=00:01:00:00"], 'Type +trainer.max_time="00:01:00:00"'),
         ([CAT, "trainer.max_step=8"], "did you mean trainer.max_steps? Type trainer.max_steps=8"),
         ([CAT, "max_steps=8"], "Type trainer.max_steps=8"),
         ([CAT, "train.max_steps=8"], "Type trainer.max_steps=8"),

@@ -98,7 +98,7 @@ def test_what_is_missing_is_named(folder, tmp_path):
     without = option("guidance/zero123", model=str(folder), resolution=32)
     text = without.encode_text([""])
     noisy, timestep = torch.zeros(1, 4, 16, 16), torch.tensor([500])
-    with pytest.raises(GuidanceError, match=r"looks at a picture of the object; type image=cat\.png"):
+    with pytest.raises(GuidanceError, match=r"needs a picture of the object; type image=cat\.png"):
         without.denoise(noisy, timestep, [Branch(text, FRONT)])
     without.look_at(PICTURE, FRONT)
     with pytest.raises(GuidanceError, match="predicts views at known cameras only"):
@@ -106,7 +106,7 @@ def test_what_is_missing_is_named(folder, tmp_path):
     other = save_sd(tmp_path)
     for part in ("image_encoder", "clip_camera_projection"):
         (other / part).symlink_to(folder / part)
-    with pytest.raises(GuidanceError, match="takes 4 channels, expected 8: it does not look at a picture"):
+    with pytest.raises(GuidanceError, match="takes 4 channels, expected 8: it takes no picture"):
         option("guidance/zero123", model=str(other))
     with pytest.raises(GuidanceError, match="takes 8 channels, expected 4"):
         option("guidance/sd", model=str(sd_with(folder, other)))
@@ -122,7 +122,7 @@ def sd_with(folder, other):
 def test_a_run_needs_a_picture_and_no_prompt(prior, tmp_path, compose_config):
     assert isinstance(prior, PictureConditioned)
     assert f"{type(prior).__module__}.{type(prior).__name__}" in LOOKING
-    with pytest.raises(UserError, match=r"type image=cat\.png beside guidance=zero123"):
+    with pytest.raises(UserError, match=r"guidance=zero123 needs a picture of the object; type image=cat\.png"):
         check_first("train", compose_config("prompt=a cat", "guidance=zero123"))
     picture = tmp_path / "my cat.png"
     picture.write_bytes(b"")

@@ -85,7 +85,7 @@ def test_a_run_without_its_checkpoints_is_listed_and_a_mode_that_needs_them_name
     assert {line.split()[-1] for line in listed} == {RUN + "done", RUN + "half"}
     (runs / RUN / "done" / "config.yaml").write_text("prompt: a cat")
     ended = launch(runs, "mode=gallery", f"run={RUN}done")
-    assert "outputs/gallery.html: 1 runs" in ended.text
+    assert "outputs/gallery.html: 1 run," in ended.text
     for choice in (f"run={RUN}done", f"checkpoint={RUN}done"):
         ended = launch(runs, "mode=export", choice)
         assert (ended.status, ended.text.count("\n")) == (1, 1), ended.text

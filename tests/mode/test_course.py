@@ -24,4 +24,4 @@ def test_the_homework_ends_in_a_report(launch, tmp_path):
     assert launch(tmp_path, *study, *SMALL, "prompt=a cat", "seed=0", "distillation=sds").status == 0
     ended = launch(tmp_path, *report)
     assert ended.status == 0, ended.text
-    assert "1 finished runs" in (tmp_path / "outputs" / "studies" / "homework" / "report.md").read_text()
+    assert "1 finished run," in (tmp_path / "outputs" / "studies" / "homework" / "report.md").read_text()

@@ -187,7 +187,7 @@ def test_the_gallery_shows_all_runs(copied, launch):
     assert PROMPT in html.unescape(page)
     assert "<b>x</b>" not in page
     assert f'href="./{run.relative_to(folder / "outputs")}/index.html"' in page
-    assert launch(folder, "mode=gallery", "study=x").text.startswith("outputs/gallery.html: 1 runs")
+    assert launch(folder, "mode=gallery", "study=x").text.startswith("outputs/gallery.html: 1 run,")
 
 
 def test_the_contact_sheet_shows_the_newest_run_of_a_prompt(copied, launch):

@@ -95,7 +95,7 @@ def test_a_folder_with_a_run_is_not_taken_for_another_one(launch, tmp_path):
     before = {name: (tmp_path / "my run" / name).read_bytes() for name in ("result.json", "checkpoints/last.ckpt")}
     again = launch(tmp_path, *QUICK, "prompt=a dog", "hydra.run.dir=my run")
     assert again.status == 1
-    assert "there is a run in my run already (result.json); type 'checkpoint=my run' to go on with it" in again.text
+    assert "there is a run in my run already (result.json); type 'checkpoint=my run' to resume it" in again.text
     assert before == {name: (tmp_path / "my run" / name).read_bytes() for name in before}
     (tmp_path / "my run" / "previews").mkdir(exist_ok=True)
     (tmp_path / "my run" / "previews" / "000099.png").touch()

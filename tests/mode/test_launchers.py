@@ -6,6 +6,8 @@ import pytest
 import yaml
 from launched import QUICK, ROOT
 
+from dreamfusion.runs.results import counted
+
 pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning",
     "ignore:The ``declarative_base:DeprecationWarning",  # Optuna's use of SQLAlchemy
@@ -30,7 +32,7 @@ def run_by(launcher, launch, folder, *more, prompts=("a cat", "a dog")):
     study = folder / "outputs" / "studies" / "x"
     finished = sorted(path.parents[1].name for path in study.glob("*/*/result.json"))
     assert finished == [prompt.replace(" ", "-") for prompt in prompts]
-    assert f"{len(prompts)} finished runs, 0 unfinished." in (study / "report.md").read_text()
+    assert f"{counted(len(prompts), 'finished run')}, 0 unfinished." in (study / "report.md").read_text()
 
 
 @needs("hydra_plugins.hydra_joblib_launcher", "joblib")
@@ -50,7 +52,7 @@ def test_a_study_with_a_failed_run_in_a_worker_ends_with_a_table_and_a_status_ot
     command = ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1", "study=x", "prompt=a cat", EXPLODED]
     ended = launch(tmp_path, *command, *QUICK, *CHECKED)
     assert ended.status == 1 and "error: step" in ended.text
-    assert "1 finished runs" in (tmp_path / "outputs" / "studies" / "x" / "report.md").read_text()
+    assert "1 finished run," in (tmp_path / "outputs" / "studies" / "x" / "report.md").read_text()
 
 
 @needs("hydra_plugins.hydra_submitit_launcher", "slurm")
@@ -103,7 +105,7 @@ def test_a_failed_run_of_a_search_does_not_stop_the_others(launch, tmp_path):
     assert yaml.safe_load((study / "optimization_results.yaml").read_text())["best_params"] == {
         "optimizer.learning_rates.table": 0.5
     }
-    assert "1 finished runs" in (study / "report.md").read_text()
+    assert "1 finished run," in (study / "report.md").read_text()
 
 
 @needs("hydra_plugins.hydra_optuna_sweeper", "optuna")

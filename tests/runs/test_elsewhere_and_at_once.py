@@ -37,7 +37,7 @@ def test_a_multirun_in_a_folder_of_the_users_has_its_runs_and_its_table_there(mu
     assert run.parent == folder / "a-cat"
     write_result(CAT, run)
     StudyCallback().on_multirun_end(composed)
-    assert "1 finished runs" in (folder / "report.md").read_text(encoding="utf-8")
+    assert "1 finished run," in (folder / "report.md").read_text(encoding="utf-8")
     assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
 
 
@@ -52,7 +52,7 @@ def test_an_error_that_ends_a_multirun_leaves_a_table_of_its_runs(multirun, tmp_
                 (run / "config.yaml").write_text("prompt: a cat\n")
             raise UserError("exploded")
         assert (tmp_path / "outputs").exists() == begun
-    assert "1 finished runs" in (run.parents[1] / "report.md").read_text(encoding="utf-8")
+    assert "1 finished run," in (run.parents[1] / "report.md").read_text(encoding="utf-8")
     (run.parents[1] / "report.md").unlink()
     with pytest.raises(UserError), table_after_failure():  # of a command that is no multirun
         raise UserError("exploded")

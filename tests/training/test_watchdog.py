@@ -187,7 +187,7 @@ def test_a_restart_brings_back_the_last_healthy_state_with_smaller_steps(make_sy
     assert system.scene.field.table.abs().max() < before.abs().max() + 1
     (record,) = caplog.records
     assert record.message.endswith(
-        "The scene of step 0 is back, with 0.001 times the learning rates; 2 more restarts are left"
+        "The scene of step 0 is restored, with 0.001 times the learning rates; restarts left: 2"
     )
 
 

@@ -128,7 +128,7 @@ def step_of(checkpoint: Path) -> int:
         return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
     except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError) as error:
         raise UserError(
-            f"{checkpoint} cannot be read as a checkpoint ({type(error).__name__}); move it away to begin again"
+            f"{checkpoint} cannot be read as a checkpoint ({type(error).__name__}); move it away to start over"
         ) from error
 
 

@@ -91,11 +91,11 @@ class GaussianScene(Scene):
         """Take shape and colours of a mesh in scene units, at even distances on what is seen from outside.
 
         Raises:
-            UserError: nothing is seen of it.
+            UserError: no part of it is visible.
         """
         places, colors = seen_colors(mesh, self.radius)
         if len(places) <= NEIGHBOURS:
-            raise UserError("nothing is seen of the mesh to start from; it must have faces with an area")
+            raise UserError("the mesh to start from has no visible surface; its faces must have an area")
         self._begin(*thinned(places.float(), colors.float(), self.radius, self.begin), SOLID, OVERLAP)
 
     @torch.no_grad()

@@ -34,7 +34,7 @@ def signed_distance(mesh: RasterMesh, radius: float, side: int) -> Tensor:
     inside, places = solid(corners, side)
     if not inside.any():
         raise UserError(
-            f"the mesh to start from encloses nothing of a lattice of {side} cells a side: it is open or too thin; "
+            f"the mesh to start from encloses no point of a lattice of {side} cells a side: it is open or too thin; "
             "close its holes, or type scene.resolution=128"
         )
     inverse = np.zeros(inside.shape)  # 1 / d^2

@@ -259,5 +259,5 @@ def test_a_value_that_is_not_allowed_is_refused(settings, said):
 
 def test_a_mesh_of_which_nothing_is_seen_is_refused():
     flat = RasterMesh(np.zeros((3, 3)), np.array([[0, 1, 2]]))
-    with pytest.raises(UserError, match="nothing is seen of the mesh"):
+    with pytest.raises(UserError, match="has no visible surface"):
         make().start_from(flat)

@@ -205,7 +205,7 @@ def bad_file(folder, kind):
         ("empty", "has no faces"),
         ("missing", "does not exist"),
         ("huge", "has 12 faces, at most 10"),
-        ("sheet", "encloses nothing of a lattice of 24 cells a side: it is open or too thin"),
+        ("sheet", "encloses no point of a lattice of 24 cells a side: it is open or too thin"),
     ],
 )
 def test_a_mesh_that_cannot_be_the_start_is_refused_in_one_sentence(kind, said, tmp_path, monkeypatch):
