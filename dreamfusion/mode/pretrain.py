@@ -1,4 +1,7 @@
-"""`mode=pretrain`: train the pocket prior on renders of a model library, from the last checkpoint if there is one."""
+"""`mode=pretrain` and `mode=finetune`: train the pocket prior on renders of a model library.
+
+It resumes from the last checkpoint if there is one.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -8,7 +11,10 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from dreamfusion.error import typed
+
 log = logging.getLogger(__name__)
+SHIPPED = "shipped"  # start: the weights of the package
 
 
 def run(
@@ -35,13 +41,16 @@ def run(
 ) -> None:
     """Render the libraries if `renders` does not exist, then train until `max_steps` or `max_hours`.
 
-    With `fine.every`, images of twice the size are mixed in, and the renders have that size.
+    With `fine.every`, images of twice the size are mixed in, and the renders have that size. `start` is a folder of
+    weights, or SHIPPED.
     """
     from torch.utils.data import DataLoader
 
+    from dreamfusion.pocket import WEIGHTS
     from dreamfusion.pocket.data.batches import MixedBatches, RenderBatches
     from dreamfusion.pocket.data.names import read_names
     from dreamfusion.pocket.model.denoiser import SIZES
+    from dreamfusion.pocket.model.words import with_article
     from dreamfusion.pocket.training.assemble import build_trainer, load_or_render, prepare
     from dreamfusion.pocket.training.averaging import AveragedCheckpoints
     from dreamfusion.training.assemble import user_errors
@@ -68,7 +77,8 @@ def run(
         log.info("%d models under %d names", len(data.models), len(data.names))
         training, target = module(subjects=data.subjects), Path(folder)
         checkpoint = target / "checkpoints" / "last.ckpt"
-        resumed = prepare(training, data, target, checkpoint, None if start is None else Path(start))
+        begun = None if start is None else WEIGHTS if start == SHIPPED else Path(start)
+        resumed = prepare(training, data, target, checkpoint, begun)
         averaging = AveragedCheckpoints(ema_decay, training.warmup_steps, checkpoint, checkpoint_minutes)
         trainer = build_trainer(target, averaging, data.start_step, validation_every, max_steps, max_hours, precision)
     drawn.to(trainer.strategy.root_device)
@@ -79,3 +89,6 @@ def run(
         ckpt_path=str(checkpoint) if resumed else None,
         weights_only=True,
     )
+    weights = target / "weights"
+    words = typed("prompt", with_article(data.names[0])), typed("guidance.weights", weights)
+    log.info("the weights are in %s; type %s", weights, " ".join(words))

@@ -65,7 +65,7 @@ def prepare(module: PocketPretraining, data: RenderBatches, folder: Path, checkp
     resumed = checkpoint.is_file()
     encoder = TextEncoder.load(WEIGHTS / "text_encoder")
     if resumed:
-        data.start_step = step_of(checkpoint)
+        data.start_step = resumed_step(checkpoint, list(data.subjects))
         log.info("resuming at step %d", data.start_step)
     else:
         volume, fitted = module.model.feature_volume, False
@@ -118,18 +118,26 @@ def build_trainer(
     )
 
 
-def step_of(checkpoint: Path) -> int:
-    """The global step stored in a checkpoint of this training.
+def resumed_step(checkpoint: Path, subjects: Sequence[str]) -> int:
+    """The global step stored in a checkpoint of the training of these models.
 
     Raises:
-        UserError: the file contains anything but data, or is broken.
+        UserError: the file contains anything but data, is broken, or is of other models.
     """
     try:
-        return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        step, known = int(content["global_step"]), content.get("subjects", subjects)  # older ones do not say
     except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError) as error:
         raise UserError(
-            f"{checkpoint} cannot be read as a checkpoint ({type(error).__name__}); move it away to start over"
+            f"{checkpoint} cannot be read as a checkpoint ({type(error).__name__}); move it away to begin again"
         ) from error
+    if known != subjects:
+        changed = sorted({*known} ^ {*subjects}) or ["their order"]
+        raise UserError(
+            f"{checkpoint} is of other models than the renders ({len(known)} and {len(subjects)}; {changed[0]} "
+            "differs); name another mode.folder to begin again, or the renders of that training"
+        )
+    return step
 
 
 def begin_from(model: PocketModel, folder: Path) -> tuple[Seen, bool]:

@@ -23,12 +23,14 @@ from dreamfusion.pocket.data.batches import Batch
 from dreamfusion.pocket.model.denoiser import RESOLUTION, WHITE, PocketModel, camera_features, with_appearance
 from dreamfusion.pocket.model.proxy_render import ProxyRender
 from dreamfusion.pocket.model.text import CaptionCache, TextEncoder
+from dreamfusion.pocket.model.words import with_article
 from dreamfusion.pocket.training.errors import denoising_error, errors_by_level, fast_attention, proxy_error
 from dreamfusion.types import TextEmbedding
 
 log = logging.getLogger(__name__)
 Seen = dict[str, float]  # see `PocketPretraining.seen`
 Describe = Callable[[Path, Seen, dict[int, float]], None]
+SHEET = 16  # names on a sample sheet without prompts of its own
 NORMAL_WEIGHT = 0.25  # of the normals' loss, relative to that of albedo and opacity
 
 
@@ -65,6 +67,7 @@ class PocketPretraining(L.LightningModule):
             proxy_steps: number of first steps that train the feature volume alone, at `proxy_learning_rate` and several
                 times as many images per second. Later its loss is added to the UNet's, times `proxy_weight`.
             cooldown: (begin, end), steps between which the learning rate falls to zero.
+            sheet_prompts: of the sample sheets, in rows of four; empty: the first SHEET names.
             high_noise: h; timesteps have the density (1 + h) u^h over u = t / T: 0 is uniform, 1 favours noise.
         """
         super().__init__()
@@ -74,7 +77,9 @@ class PocketPretraining(L.LightningModule):
         self.high_noise, self.text_dropout, self.camera_dropout = high_noise, text_dropout, camera_dropout
         self.proxy_steps, self.proxy_learning_rate = proxy_steps, proxy_learning_rate
         self.proxy_weight, self.cooldown = proxy_weight, cooldown
-        self.sheet_prompts, self.sheet_scale, self.seed = list(sheet_prompts), sheet_scale, seed
+        names = list(dict.fromkeys(subjects.values()))[:SHEET]
+        self.sheet_prompts = list(sheet_prompts) or [with_article(name) for name in names]
+        self.sheet_scale, self.seed = sheet_scale, seed
         self.captions: CaptionCache | None = None  # frozen: neither a submodule nor in the checkpoint
         self.folder = Path()
         self.describe: Describe | None = None
@@ -156,6 +161,7 @@ class PocketPretraining(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["seen"] = dict(self.seen)
+        checkpoint["subjects"] = list(self.model.feature_volume.config.subjects)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore `seen`; rename the keys of checkpoints in which the feature volume is called "sketch"."""
