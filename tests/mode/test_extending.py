@@ -1,6 +1,8 @@
 """The examples of docs/extending.md: classes and options from a user's own folder, as the page shows them."""
 
+import csv
 import importlib
+import json
 import re
 import shlex
 import sys
@@ -14,6 +16,7 @@ from options import make_sds, option
 
 from dreamfusion.distillation.weighting import weight
 from dreamfusion.guidance.prior import Prior
+from dreamfusion.runs.results import read_result
 from dreamfusion.types import Branch, Conditioning
 
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -26,6 +29,7 @@ GLOBE = (*MINE, "prompt=a ball", "scene=globe", "guidance=gaussian", "scene.size
 TRAINED = (*GLOBE, "+optimizer.learning_rates.texture=0.05", "system.lighting.textureless=0", *QUICK)
 ROUGH = ("export.resolution=16", "export.texture=0", "export.threshold=5")
 PARTS = {"field", "background", "renderer", "camera"}
+AROUND = {"system", "scores", "callbacks", "logger", "mode"}
 COLOR = (0.9, 0.4, 0.1)  # of the Gaussian prior's option file
 
 
@@ -69,12 +73,12 @@ def equator():
 
 def test_the_page_adds_each_kind_of_class_in_under_40_lines():
     classes = {name for name in FILES if name.endswith(".py")}
-    assert classes == {"mine/asd.py", "mine/gaussian.py", "mine/globe.py", "mine/parts.py", "mine/even.py"}
+    assert classes == {f"mine/{name}.py" for name in ("asd", "gaussian", "globe", "parts", "even", "watch")}
     options = FILES.keys() - classes
-    assert {name.split("/")[1] for name in options} == PARTS | {"distillation", "guidance", "scene"}
+    assert {name.split("/")[1] for name in options} == PARTS | {"distillation", "guidance", "scene", *AROUND}
     for name, text in FILES.items():
         lines = [line for line in text.splitlines() if line.strip()]
-        assert len(lines) < (40 if name in classes else 8), name
+        assert len(lines) < (40 if name in classes else 12), name
         assert all(len(line) <= 120 for line in lines), name
         assert name in classes or lines[0].startswith("# Choose"), name
 
@@ -87,8 +91,15 @@ def test_the_commands_of_the_page_run(folder, launch):
         ended = launch(folder / "commands", *command, *(QUICK if trains else ROUGH))
         assert ended.status == 0, f"{command}\n{ended.text}"
     runs = list((folder / "commands" / "outputs" / "train").glob("*/*"))
-    assert len(runs) == sum("mode=export" not in command for command in COMMANDS) == 4
+    assert len(runs) == sum(any(word.startswith("prompt=") for word in command) for command in COMMANDS) == 5
     assert all((run / "mesh.glb").is_file() and (run / "turntable.mp4").is_file() for run in runs)
+    (watched,) = (run for run in runs if (run / "lines.jsonl").is_file())
+    assert (watched / "still.png").is_file()
+    sharpness = read_result(watched).scores["sharpness"]
+    assert sharpness == json.loads((watched / "summary.json").read_text())["sharpness"] > 0
+    with (watched / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["sharpness"] for row in rows if row["sharpness"]] == [str(sharpness)]
 
 
 def test_asd_has_the_difference_of_two_timesteps_in_closed_form(folder, cameras_at, seeded):
