@@ -7,7 +7,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from dreamfusion.guidance.prior import Prior
+from dreamfusion.guidance.prior import Prior, check_members
 
 _KEPT: dict[str, Prior] = {}  # at most one
 
@@ -22,5 +22,7 @@ def cached_prior(guidance: DictConfig) -> Prior:
     if key not in _KEPT:
         _KEPT.clear()  # frees the memory before the new prior is loaded
         with torch.random.fork_rng(devices=[]):
-            _KEPT[key] = instantiate(guidance)
+            made = instantiate(guidance)
+        check_members(made)
+        _KEPT[key] = made
     return _KEPT[key]

@@ -45,7 +45,7 @@ from dreamfusion.runs.resume import load_weights, usable_checkpoint
 from dreamfusion.runs.scores import Judge, own_scores
 from dreamfusion.runs.settings import resolved, run_settings
 from dreamfusion.runs.study import EXPERIMENT
-from dreamfusion.training.assemble import assemble, built, lightning_errors, user_errors
+from dreamfusion.training.assemble import assemble, built, callbacks_of, lightning_errors, loggers_of, user_errors
 from dreamfusion.training.callbacks import Checkpoints, Previews, StopOnInterrupt, Stopwatch
 from dreamfusion.training.loggers import close
 from dreamfusion.training.metrics import Metrics, log_results
@@ -139,11 +139,11 @@ def _dream(
             splats_of(system.scene)
         check_groups(system.distillation.prior, orbit.group)
         load_weights(system, cfg, resume)
-        loggers: list[Logger] = instantiate(cfg.logger)(folder=folder, name=str(cfg.prompt))
+        loggers = loggers_of(cfg, folder)
         page = LivePage(folder, cfg)
         previews = Previews(orbit, folder / "previews", outputs.preview_every, outputs.preview_size, page.show)
         score = partial(prior_score, system, orbit, outputs.score_views)
-        rows: list[L.Callback] = [*(instantiate(cfg.callbacks).values() if cfg.callbacks else ()), Metrics()]
+        rows: list[L.Callback] = [*callbacks_of(cfg), Metrics()]
         if outputs.evaluate_every:
             # Takes a second, which most runs need not wait.
             from dreamfusion.runs.evaluate import truth_for

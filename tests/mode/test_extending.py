@@ -6,15 +6,20 @@ import json
 import re
 import shlex
 import sys
+import textwrap
 
 import numpy as np
 import pytest
 import torch
 import trimesh
+from hydra.errors import HydraException
 from launched import QUICK, ROOT
 from options import make_sds, option
 
+import dreamfusion
+from dreamfusion import untrusted
 from dreamfusion.distillation.weighting import weight
+from dreamfusion.error import UserError
 from dreamfusion.guidance.prior import Prior
 from dreamfusion.runs.results import read_result
 from dreamfusion.types import Branch, Conditioning
@@ -216,3 +221,78 @@ def test_a_mirrored_field_is_alike_on_both_sides_and_a_dolly_ends_where_the_orbi
         sky.colors[1] = 9.0  # above: white
     up = torch.tensor([[0.0, 1, 0], [0, -1, 0]])
     torch.testing.assert_close(sky(up, 1, None).mean(dim=1), torch.tensor([1.0, 0.5]), rtol=0, atol=1e-3)
+
+
+COUNT = """
+import lightning as L
+
+
+class Count(L.Callback):
+    steps = 0
+
+    def on_train_batch_end(self, *_):
+        self.steps += 1
+
+    def state_dict(self):
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state):
+        self.steps = state["steps"]
+"""
+
+
+def test_a_checkpoint_has_the_state_of_own_callbacks_after_its_step(folder, launch):
+    (folder / "mine" / "count.py").write_text(COUNT)
+    (folder / "mine" / "callbacks" / "count.yaml").write_text("count:\n  _target_: mine.count.Count\n")
+    few = ("callbacks=count", "trainer.max_steps=3", "mode.checkpoint_every=2", "hydra.run.dir=counted")
+    ended = launch(folder, *MINE, "prompt=a cat", "guidance=gaussian", *QUICK, *few)
+    assert ended.status == 0, ended.text
+    for name, steps in (("previous", 2), ("last", 3)):
+        saved = torch.load(folder / "counted" / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        assert saved["callbacks"]["Count"] == {"steps": saved["global_step"]} == {"steps": steps}
+
+
+def test_an_option_in_a_subfolder_adds_a_regulariser_to_any_system(folder, launch):
+    text = FILES["mine/system/even.yaml"].partition("regularizer:\n")[2]
+    (folder / "mine" / "system" / "regularizer").mkdir()
+    (folder / "mine" / "system" / "regularizer" / "even.yaml").write_text(textwrap.dedent(text))
+    few = ("+system/regularizer=even", "system.regularizer.unevenness=0.3", "hydra.run.dir=evened")
+    ended = launch(folder, *MINE, "prompt=a cat", "guidance=gaussian", *QUICK, *few, "trainer.log_every_n_steps=1")
+    assert ended.status == 0, ended.text
+    assert "loss/unevenness" in (folder / "evened" / "metrics.csv").read_text()
+    again = launch(folder, *MINE, "checkpoint=evened", "trainer.max_steps=3")
+    assert again.status == 0, again.text
+
+
+@pytest.fixture
+def untrusting():
+    """Python trusts no folder before and after a test."""
+    yield
+    untrusted.TRUSTED.clear()
+
+
+@pytest.mark.filterwarnings("ignore")  # of Lightning's own, with its usual callbacks
+def test_the_loop_of_ones_own_trains_and_its_scene_is_read(folder, monkeypatch, untrusting):
+    code = re.search(r"### From Python.*?```python\n(.*?)```", PAGE, re.DOTALL)[1]
+    monkeypatch.chdir(folder)
+    short = '"trainer.max_steps=2", "guidance=gaussian", "experiment=smoke"'
+    scope = {}
+    exec(code.replace('"trainer.max_steps=100"', short), scope)
+    assert scope["trained"].step == 2
+    assert scope["picture"].shape == (1, 3, 256, 256)
+    assert type(scope["system"].distillation).__name__ == "ASD"
+
+
+def test_a_dream_from_python_has_options_of_ones_own(folder, monkeypatch, untrusting):
+    monkeypatch.chdir(folder)
+    settings = ("guidance=gaussian", "scores=watch", *QUICK)
+    with pytest.raises(HydraException, match=r"Could not find '\w+/(gaussian|watch)'"):
+        dreamfusion.dream("a cat", *settings)
+    with pytest.raises(UserError, match="no folder elsewhere; config_dir"):
+        dreamfusion.dream("a cat", *settings, config_dir="elsewhere")
+    run = dreamfusion.dream("a cat", *settings, folder="dreamt", config_dir=["mine"])
+    assert run.scores["sharpness"] > 0
+    untrusted.TRUSTED.clear()
+    with pytest.raises(UserError, match=r"mine\.watch\.sharpness at scores\.sharpness; no _target_ is allowed there"):
+        dreamfusion.load_scene(run)
+    assert dreamfusion.load_scene(run, "mine").step == 2
