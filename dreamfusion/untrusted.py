@@ -201,7 +201,8 @@ def _refusal(path: str, node: Mapping[str, object], group: str) -> str | None:
 
 def trust(folder: Path) -> None:
     """Allow what the options in a user's folder have, in this process: outside of Hydra, as `--config-dir` does."""
-    TRUSTED.append(folder.absolute())
+    if folder.absolute() not in TRUSTED:
+        TRUSTED.append(folder.absolute())
 
 
 def configuration_folders() -> list[Path]:
