@@ -7,7 +7,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from dreamfusion.guidance.prior import Prior, check_members
+from dreamfusion.guidance.prior import Prior
 
 _KEPT: dict[str, Prior] = {}  # at most one
 
@@ -22,7 +22,5 @@ def cached_prior(guidance: DictConfig) -> Prior:
     if key not in _KEPT:
         _KEPT.clear()  # frees the memory before the new prior is loaded
         with torch.random.fork_rng(devices=[]):
-            made = instantiate(guidance)
-        check_members(made)
-        _KEPT[key] = made
+            _KEPT[key] = instantiate(guidance)
     return _KEPT[key]

@@ -16,6 +16,7 @@ from dreamfusion.camera.orbit import Orbit
 from dreamfusion.distillation.base import Distillation
 from dreamfusion.error import UserError
 from dreamfusion.guidance.adapter import AdaptablePrior
+from dreamfusion.guidance.prior import check_members
 from dreamfusion.guidance.prior_cache import cached_prior
 from dreamfusion.prompting.table import Prompting
 from dreamfusion.scene.base import Scene
@@ -30,6 +31,7 @@ def assemble(cfg: DictConfig, resumed: bool = False) -> DreamFusion:
     config = OmegaConf.to_container(cfg)
     cfg = cfg.copy()  # instantiating the scene resolves the groups that it refers to, in place
     prior = cached_prior(cfg.guidance)
+    check_members(prior)
     if isinstance(prior, AdaptablePrior):
         prior.remove_adapter()  # of an earlier run of this process
     prompting = built(cfg, "prompting", Prompting)

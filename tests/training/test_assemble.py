@@ -106,7 +106,7 @@ def test_loggers_of_another_kind_are_refused(made, reason, tmp_path, monkeypatch
 
 def test_a_prior_that_lacks_members_is_refused(compose_config, monkeypatch):
     monkeypatch.setattr(prior_cache, "_KEPT", {})
-    cfg = OmegaConf.create({"_target_": "types.SimpleNamespace", "name": "own", "views": 1, "decode": 0, "to": 0})
+    cfg = compose_config("prompt=a cat")
+    cfg.guidance = {"_target_": "types.SimpleNamespace", "name": "own", "views": 1, "decode": 0, "to": 0}
     with pytest.raises(UserError, match=r"makes a SimpleNamespace, which lacks resolution, alphas_cumprod, .*en"):
-        prior_cache.cached_prior(cfg)
-    assert not prior_cache._KEPT
+        assemble(cfg)
