@@ -1,11 +1,11 @@
-"""The Python API: `dream` makes a run, `compose` a configuration; both as the command line does."""
+"""The Python API: `dream` makes a run, `compose` a configuration, as the command line does; `load_scene` reads one."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -13,12 +13,20 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from dreamfusion.cli.console import filter_messages
+from dreamfusion.cli.folders import with_search_path
 from dreamfusion.cli.quoting import quote_texts
 from dreamfusion.cli.resolvers import register
+from dreamfusion.error import UserError
 from dreamfusion.paths import CONFIGURATION
 from dreamfusion.runs.names import OUTPUTS, moment, run_folder
 from dreamfusion.runs.results import read_result
 from dreamfusion.runs.summary import read_summary
+from dreamfusion.untrusted import trust
+
+if TYPE_CHECKING:
+    from dreamfusion.checkpoint import TrainedScene
+
+Folders: TypeAlias = str | Path | Sequence[str | Path] | None
 
 
 @dataclass(frozen=True)
@@ -63,13 +71,17 @@ class Run:
         return f"{video}<pre>{scores}\n{escape(str(self.folder))}</pre>"
 
 
-def compose(overrides: Sequence[str] = ()) -> DictConfig:
+def compose(overrides: Sequence[str] = (), config_dir: Folders = None) -> DictConfig:
     """The configuration that the command line composes from the same overrides, such as `["guidance=sd", "seed=1"]`.
+
+    `config_dir`: folder or folders with options of your own, as `--config-dir`.
 
     Raises:
         hydra.errors.HydraException: an override that does not exist or cannot be parsed.
+        UserError: there is no such folder.
     """
     register()
+    with_search_path(_trusted(config_dir))
     GlobalHydra.instance().clear()  # a notebook may call this any number of times
     with initialize_config_dir(str(CONFIGURATION), version_base="1.3"):
         return hydra_compose("config", overrides=quote_texts(overrides))
@@ -83,6 +95,7 @@ def dream(
     folder: str | Path | None = None,
     image: str | Path | None = None,
     live: bool = False,
+    config_dir: Folders = None,
 ) -> Run:
     """Train a scene for `prompt`, or from a picture, and write its mesh, turntable and page.
 
@@ -94,6 +107,7 @@ def dream(
         image: file with a picture of the object, which the scene must look like from one side.
         folder: of the run; None is outputs/train/<prompt>/<time>/ in the working directory.
         live: show a picture of the scene and the curve of the gradient norm below the notebook's cell.
+        config_dir: folder or folders with options of your own, as `--config-dir`.
 
     Raises:
         UserError: settings that no run can have.
@@ -107,7 +121,7 @@ def dream(
 
     texts = {"prompt": prompt, "image": image, "seed": seed, "trainer.max_steps": steps}
     named = [f"{name}={value}" for name, value in texts.items() if value is not None]
-    cfg = compose([*overrides, *named])
+    cfg = compose([*overrides, *named], config_dir)
     filter_messages()
     prefer(cfg.ops)
     make_deterministic(cfg.deterministic)
@@ -119,3 +133,33 @@ def dream(
     path = OUTPUTS / run_folder("train", cfg.prompt, None, name) if folder is None else Path(folder)
     outputs = Outputs(**{f.name: cfg.mode[f.name] for f in fields(Outputs)})
     return Run(run(cfg, path, outputs, callbacks=[LiveFigure()] if live else ()))
+
+
+def load_scene(run: Run | str | Path, config_dir: Folders = None, device: str = "cpu") -> "TrainedScene":
+    """The trained scene of a run, its folder or a checkpoint file, with its cameras and its configuration.
+
+    `config_dir`: folder or folders with options of your own, without which their classes are not built.
+
+    Raises:
+        UserError: there is no checkpoint, or it cannot be read.
+    """
+    from dreamfusion.checkpoint import load_scene as load
+    from dreamfusion.runs.find import find_checkpoint
+
+    _trusted(config_dir)
+    return load(find_checkpoint(str(run.folder if isinstance(run, Run) else run)), device)
+
+
+def _trusted(config_dir: Folders) -> list[Path]:
+    """The folders as paths, whose classes may be built from now on.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    named = [config_dir] if isinstance(config_dir, str | Path) else config_dir or []
+    folders = [Path(folder).expanduser() for folder in named]
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"there is no folder {folder}; config_dir is the folder with your own options")
+        trust(folder)
+    return folders

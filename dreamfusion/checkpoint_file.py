@@ -12,6 +12,7 @@ import pickle
 import shutil
 import zipfile
 import zlib
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from dreamfusion.paths import PREVIOUS
 
 DIGEST = 64  # hexadecimal digits
 LENGTH = DIGEST.to_bytes(2, "little")
+PLAIN = (str, int, float, bool, bytes, type(None))
 UNREADABLE = (pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, EOFError, OSError)
 UNREADABLE_BY_TORCH = (RuntimeError, LookupError, ValueError, TypeError, AttributeError)
 
@@ -45,6 +47,26 @@ def read_verified(path: Path) -> Any:
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint ({type(error).__name__}); is the file complete?{offer}"
         ) from error
+
+
+def check_readable(content: object, name: str) -> None:
+    """Raises: CheckpointError: content that `read_verified` would refuse; the message has its dotted name."""
+    if type(content) in (dict, OrderedDict):
+        for key, value in content.items():  # type: ignore[attr-defined]
+            check_readable(value, f"{name}.{key}")
+    elif type(content) in (list, tuple):
+        for index, value in enumerate(content):  # type: ignore[arg-type]
+            check_readable(value, f"{name}.{index}")
+    elif type(content) not in PLAIN and not isinstance(content, torch.Tensor):
+        try:
+            data = io.BytesIO()
+            torch.save(content, data)
+            torch.load(io.BytesIO(data.getvalue()), weights_only=True)
+        except Exception as error:  # whatever an object raises that is pickled
+            raise CheckpointError(
+                f"{name} is a {type(content).__name__}, with which no checkpoint can be read; make it a number, text, "
+                "a tensor, or a list or dict of these"
+            ) from error
 
 
 def write_whole(content: Any, path: Path, keep: bool) -> None:
@@ -106,6 +128,7 @@ class CheckpointFiles(TorchCheckpointIO):
         self._good: set[Path] = set()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        check_readable(checkpoint, "checkpoint")
         write_whole(checkpoint, Path(path), keep=Path(path) in self._good and Path(path).is_file())
         self._good.add(Path(path))
 

@@ -1,6 +1,6 @@
 """Stage 12: weighted regularisers, added to the distillation loss (Poole et al. 2022, App. A.2)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -15,26 +15,46 @@ SOLID = 0.5  # opacity above which a ray meets a surface
 
 
 class Regularizer:
-    """Weighted regularisers on images (IMAGE_TERMS) and on the scene (`Scene.regularizers`)."""
+    """Weighted regularisers on images (IMAGE_TERMS, and those of the settings) and on the scene
+    (`Scene.regularizers`)."""
 
-    def __init__(self, **weights: ScheduleLike) -> None:
-        """`weights` by name of the term: numbers, or schedules over the run's progress; 0 disables a term.
+    def __init__(
+        self, terms: Mapping[str, Term | Callable[[RenderOutput], Tensor]] | None = None, **weights: ScheduleLike
+    ) -> None:
+        """Name the terms and their weights.
+
+        Args:
+            terms: further terms by name, from a render to a scalar, for all kinds of scenes.
+            weights: by name of the term: numbers, or schedules over the run's progress; 0 disables a term.
 
         Raises:
-            ValueError: a negative weight.
+            ValueError: a negative weight, or a further term that has no weight or the name of another.
         """
+        further = terms or {}
+        self.further = {name: term if isinstance(term, Term) else Term(term) for name, term in further.items()}
         self.weights = {name: schedule(weight) for name, weight in weights.items()}
         for name, weight in self.weights.items():
             if weight.lowest < 0:
                 raise ValueError(f"system.regularizer.{name} is {weights[name]}; a weight must be at least 0")
+        for name in self.further:
+            if name in IMAGE_TERMS:
+                raise ValueError(f"system.regularizer.terms.{name} has the name of another term; choose another name")
+            if name not in self.weights:
+                raise ValueError(f"system.regularizer has no weight for {name!r}; type +system.regularizer.{name}=1.0")
 
     def terms(self, scene: Scene) -> Mapping[str, Term]:
         """Terms with a weight that is above 0 at some time.
 
         Raises:
-            ValueError: a weight above 0 for a term that does not exist for this scene.
+            ValueError: a weight above 0 for a term that does not exist for this scene, or two terms of one name.
         """
-        known = {**IMAGE_TERMS, **scene.regularizers()}
+        own = scene.regularizers()
+        if twice := self.further.keys() & own.keys():
+            name = min(twice)
+            raise ValueError(
+                f"system.regularizer.terms.{name} has the name of a term of the scene; choose another name"
+            )
+        known = {**IMAGE_TERMS, **self.further, **own}
         used = [name for name, weight in self.weights.items() if name in known or weight.highest > 0]
         unknown = [name for name in used if name not in known]
         if unknown:

@@ -4,10 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from dreamfusion.error import UserError
 from dreamfusion.schedule import Schedule, ScheduleLike, schedule
+
+
+def plain(value: Any) -> Any:
+    """A list or a dict of Hydra's as Python's."""
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 class Optimization:
@@ -49,7 +55,9 @@ class Optimization:
         groups = [
             {"name": name, "params": group, "lr": self.learning_rates[name](0.0)} for name, group in trained.items()
         ]
-        optimizer = self.optimizer([*groups, *others])
+        # Hydra's lists would be in the optimizer's state, and no checkpoint with them could be read.
+        given = {name: plain(value) for name, value in getattr(self.optimizer, "keywords", {}).items()}
+        optimizer = self.optimizer([*groups, *others], **given)
 
         def factor_of(rate: Schedule) -> Callable[[int], float]:
             def factor(step: int) -> float:

@@ -112,6 +112,7 @@ class DreamFusion(L.LightningModule):
             "opacity": render.opacity.mean(),
             "noise_level": guidance.noise_level.mean(),
             **self.scene.figures(render),
+            **guidance.figures,
             **{f"loss/{name}": value for name, value in (terms | dict(guidance.losses)).items()},
         }
         # Lightning would copy a number to the device, and with `prog_bar` read each value in every step: both wait.

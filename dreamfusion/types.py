@@ -232,6 +232,7 @@ class GuidanceOutput(Movable):
     denoised: Tensor  # (B, C, h, w) denoised estimate in the prior's space, for previews
     latents: Tensor  # (B, C, h, w) the images there, detached
     losses: Mapping[str, Tensor] = field(default_factory=dict)  # () each, of the method's own parameters, by name
+    figures: Mapping[str, Tensor | float] = field(default_factory=dict)  # () each, statistics to log, by name
 
     def __post_init__(self) -> None:
         b = self.timestep.shape[0]

@@ -5,7 +5,7 @@ A checkpoint may come from an untrusted source. Hydra imports and calls any `_ta
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ CALLING = ("_partial_", "_recursive_", "_convert_")  # how Hydra calls a `_targe
 GROUP = re.compile(r"[\w-]+")  # keys of a configuration: names of groups, each a folder of options
 LARGEST = 200_000  # characters of a configuration; ours have 4,000. An alias can multiply itself without bound
 MOST = 10_000  # values of a configuration; ours have 400. In a pickle, lists may be shared, and grow like aliases
+TRUSTED: list[Path] = []  # see `trust`
 SCALARS = (str, int, float, bool, type(None))
 # OmegaConf reads `${` as an interpolation unless an odd number of backslashes precedes it. The path of another setting
 # is harmless; everything else, such as `${oc.env:HOME}`, calls a resolver.
@@ -198,9 +199,15 @@ def _refusal(path: str, node: Mapping[str, object], group: str) -> str | None:
     return f"{target} at {path}; {allowed}"
 
 
+def trust(folder: Path) -> None:
+    """Allow what the options in a user's folder have, in this process: outside of Hydra, as `--config-dir` does."""
+    if folder.absolute() not in TRUSTED:
+        TRUSTED.append(folder.absolute())
+
+
 def configuration_folders() -> list[Path]:
-    """conf/ and, under Hydra, the folders of its search path (`--config-dir`), which hold users' own options."""
-    folders = [CONFIGURATION]
+    """conf/ and the folders of users' own options: of `trust` and, under Hydra, of its search path (`--config-dir`)."""
+    folders = [CONFIGURATION, *TRUSTED]
     if HydraConfig.initialized():
         sources = HydraConfig.get().runtime.config_sources
         folders += [Path(source.path) for source in sources if source.schema == "file"]
@@ -209,27 +216,41 @@ def configuration_folders() -> list[Path]:
 
 def _allowed(group: str, path: str, kind: type) -> list[Any]:
     """What the options of a group have at a path: nodes with a `_target_` (dict), or interpolations (str)."""
-    nodes = [node for folder in configuration_folders() for node in _options(folder, group).get(path, ())]
-    return [node for node in nodes if type(node) is kind]
+    return [node for node in _options(tuple(configuration_folders()), group).get(path, ()) if type(node) is kind]
 
 
 @cache
-def _options(folder: Path, group: str) -> dict[str, list[Any]]:
+def _options(folders: tuple[Path, ...], group: str) -> dict[str, list[Any]]:
     """Dotted path -> the nodes with a `_target_` and the interpolations at that path in the options of a group."""
     found: dict[str, list[Any]] = {}
-    for file in sorted((folder / group).glob("**/*.yaml")):
-        content = OmegaConf.to_container(_extended(file))
+    for folder, file in ((one, file) for one in folders for file in sorted((one / group).glob("**/*.yaml"))):
+        content, place = OmegaConf.to_container(extended(file, folder, folders)), file.parent.relative_to(folder)
         if file.read_text(encoding="utf-8").startswith("# @package _global_"):
-            content = content.get(group) if isinstance(content, dict) else None
-        for path, node in _nodes(content, group):
+            content, place = content.get(group) if isinstance(content, dict) else None, Path(group)
+        for path, node in _nodes(content, ".".join(place.parts)):
             if (type(node) is dict and TARGET in node) or (type(node) is str and INTERPOLATION.search(node)):
                 found.setdefault(path, []).append(node)
     return found
 
 
-def _extended(file: Path) -> Any:
-    """The content of an option, over that of the options beside it that its `defaults` name, unresolved."""
+def extended(file: Path, folder: Path, folders: Sequence[Path]) -> Any:
+    """The content of an option in `folder`, unresolved, over that of the options that its `defaults` name.
+
+    `- sds` names one of the same group, in any of the `folders`; `- pocket@first` puts it under the key `first`, and
+    `- /field@coarse: hashgrid` names one of another group.
+    """
     own: Any = OmegaConf.load(file)
     names = own.pop("defaults", []) if isinstance(own, DictConfig) else []
-    bases = [file.with_name(f"{name}.yaml") for name in names if isinstance(name, str)]
-    return OmegaConf.merge(*[_extended(base) for base in bases if base.is_file() and base != file], own)
+    merged: Any = OmegaConf.create({})
+    for name in names:
+        nested = isinstance(name, DictConfig)
+        head, _, place = (str(next(iter(name))) if nested else str(name)).partition("@")
+        group = Path(head.lstrip("/")) if head.startswith("/") else file.parent.relative_to(folder) / head
+        path = Path(f"{group / str(next(iter(name.values()))) if nested else group}.yaml")
+        base = next((one for one in (folder, *folders) if (one / path).is_file() and one / path != file), None)
+        if base is not None and (place or not nested):
+            content = extended(base / path, base, folders)
+            for key in reversed(place.split(".") if place else []):
+                content = OmegaConf.create({key: content})
+            merged = OmegaConf.merge(merged, content)
+    return OmegaConf.merge(merged, own)

@@ -8,8 +8,10 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from dreamfusion.checkpoint_file import CheckpointFiles, read_verified, write_whole
 from dreamfusion.error import CheckpointError, file_error
@@ -186,3 +188,30 @@ def test_a_checkpoint_that_would_grow_is_not_unpacked(tmp_path):
     assert (tmp_path / "bomb.ckpt").stat().st_size < 20_000
     with pytest.raises(CheckpointError, match="BadZipFile"):
         read_verified(tmp_path / "bomb.ckpt")
+
+
+class Own:
+    """What `torch.load` does not build."""
+
+
+@pytest.mark.parametrize("value", [Own(), OmegaConf.create([0.9, 0.99]), np.float64(1), lambda: 0, range(3)])
+def test_content_that_could_not_be_read_is_refused_before_it_replaces_a_checkpoint(value, tmp_path):
+    files, path = CheckpointFiles(), tmp_path / "last.ckpt"
+    files.save_checkpoint({"callbacks": {"Count": {"steps": 3}}}, path)
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint\.callbacks\.Count\.seen\.0 is a .*, with which no checkpoint"
+    ):
+        files.save_checkpoint({"callbacks": {"Count": {"seen": [value]}}}, path)
+    assert read_verified(path) == {"callbacks": {"Count": {"steps": 3}}}
+
+
+def test_what_torch_reads_is_accepted(tmp_path):
+    content = {
+        "size": torch.zeros(2).shape,
+        "kind": torch.float16,
+        "where": torch.device("cpu"),
+        "set": {1, 2},
+        3: (4,),
+    }
+    CheckpointFiles().save_checkpoint(content, tmp_path / "last.ckpt")
+    assert read_verified(tmp_path / "last.ckpt") == content

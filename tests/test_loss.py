@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import normalize
 
 from dreamfusion.loss import Regularizer, depth_variance_loss, entropy_loss, opacity_loss, smoothness_loss, total
+from dreamfusion.scene.base import Term
 from dreamfusion.scene.nerf.renderer import RayRender
 from dreamfusion.scene.nerf.scene import orientation_loss
 from dreamfusion.types import RaySamples
@@ -145,6 +146,29 @@ def test_terms_that_read_normals_raise_without_normals(loss):
 def test_a_negative_weight_is_named():
     with pytest.raises(ValueError, match=r"system.regularizer.opacity is -1; a weight"):
         Regularizer(opacity=-1)
+
+
+def test_terms_of_the_settings_are_weighted_like_the_others(scene):
+    seen = Term(lambda render: render.rgb.mean(), needs_normal=True)
+    regularizer = Regularizer(
+        {"bright": lambda render: render.rgb.max(), "seen": seen}, bright=[[0, 0], [1, 4]], seen=2
+    )
+    assert regularizer.needs_normal(scene, 0.0)
+    values = regularizer(scene, rendered([[0.5, 0.25]]), 0.5)
+    assert {name: value.item() for name, value in values.items()} == {"bright": 2 * 0.5, "seen": 2 * 0.375}
+    with pytest.raises(ValueError, match=r"no term .sharp. for this scene; it has opacity, .*, bright, orientation"):
+        Regularizer({"bright": seen}, bright=0, sharp=1).terms(scene)
+
+
+@pytest.mark.parametrize("name", ["opacity", "orientation"])
+def test_a_term_of_the_settings_with_the_name_of_another_is_refused(scene, name):
+    with pytest.raises(ValueError, match=f"terms.{name} has the name of (another|a) term"):
+        Regularizer({name: opacity_loss}, **{name: 1.0}).terms(scene)
+
+
+def test_a_term_without_a_weight_is_named():
+    with pytest.raises(ValueError, match=r"no weight for 'bright'; type \+system.regularizer.bright=1.0"):
+        Regularizer({"bright": opacity_loss})
 
 
 def test_orientation_of_a_real_render_is_zero_for_a_ball_seen_from_outside(ball, cameras_at):

@@ -2,8 +2,12 @@
 
 import pytest
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from options import option
 from torch import nn
+
+from dreamfusion.optimization import Optimization
 
 
 def rates(steps, others=(), **changes):
@@ -37,3 +41,13 @@ def test_a_schedule_is_followed_by_its_group_alone():
 def test_a_rate_that_is_not_above_0_is_refused(rate):
     with pytest.raises(ValueError, match=r"optimizer\.learning_rates\.table is -?0\.[01]; a learning rate must be"):
         option("optimizer/adam", learning_rates={"table": rate})
+
+
+def test_the_state_of_any_optimizer_is_plain_data():
+    """RAdam keeps its betas as they come, from Hydra's list."""
+    settings = OmegaConf.create({"_target_": "torch.optim.RAdam", "_partial_": True, "betas": [0.9, 0.99]})
+    optimization = Optimization(instantiate(settings), {"table": 0.1}, end=1.0, warmup_steps=0)
+    made = optimization({"table": [torch.nn.Parameter(torch.zeros(2))]}, [], 10)["optimizer"]
+    assert isinstance(made, torch.optim.RAdam)
+    assert type(made.param_groups[0]["betas"]) is list
+    assert made.param_groups[0]["betas"] == [0.9, 0.99]

@@ -84,7 +84,7 @@ def test_every_option_of_every_group_is_accepted():
         group = file.relative_to(CONFIGURATION).parts[0]
         if group in ("hydra", "experiment", "mode", "benchmark"):
             continue
-        option = OmegaConf.to_container(untrusted._extended(file), resolve=False)
+        option = OmegaConf.to_container(untrusted.extended(file, CONFIGURATION, [CONFIGURATION]), resolve=False)
         if file.read_text().startswith("# @package _global_"):  # as scene/mesh.yaml, which changes other groups too
             option = option[group]
         assert checked_configuration({group: copy.deepcopy(option)}, SOURCE) == {group: option}
@@ -144,3 +144,47 @@ def test_an_option_of_the_users_own_folder_is_accepted(tmp_path, monkeypatch):
     (tmp_path / "camera" / "mine.yaml").write_text("_target_: mine.Camera\n")
     monkeypatch.setattr("dreamfusion.untrusted.configuration_folders", lambda: [CONFIGURATION, tmp_path])
     assert checked_configuration({"camera": {"_target_": "mine.Camera"}}, SOURCE)
+
+
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch):
+    """A function that writes an option into a user's folder, which the command names."""
+    monkeypatch.setattr(untrusted, "configuration_folders", lambda: [CONFIGURATION, tmp_path])
+
+    def write(name, text):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    yield write
+    untrusted._options.cache_clear()
+
+
+def test_an_option_of_another_folder_may_be_extended(own_folder):
+    own_folder("optimizer/radam.yaml", "defaults: [adam, _self_]\noptimizer: {_target_: torch.optim.RAdam}")
+    optimizer = OmegaConf.to_container(OmegaConf.load(CONFIGURATION / "optimizer" / "adam.yaml"))
+    optimizer["optimizer"]["_target_"] = "torch.optim.RAdam"
+    assert checked_configuration({"optimizer": optimizer}, SOURCE)
+    with pytest.raises(UntrustedError, match=r"torch\.optim\.Rprop at optimizer\.optimizer; allowed there: .*RAdam"):
+        checked_configuration({"optimizer": optimizer | {"optimizer": {"_target_": "torch.optim.Rprop"}}}, SOURCE)
+
+
+def test_an_option_may_be_made_of_others(own_folder):
+    own_folder("guidance/net.yaml", "_target_: mine.Net")
+    parts = "[pocket@first, net@second, {/field@grid.coarse: hashgrid}, _self_]"
+    own_folder("guidance/both.yaml", f"defaults: {parts}\n_target_: mine.Both")
+    pocket, net = {"_target_": "dreamfusion.guidance.pocket.PocketPrior"}, {"_target_": "mine.Net"}
+    grid = {"coarse": {"_target_": "dreamfusion.scene.nerf.hashgrid.HashGridField"}}
+    both = {"_target_": "mine.Both", "first": pocket, "second": net, "grid": grid}
+    assert checked_configuration({"guidance": both}, SOURCE)
+    for changed in ({"first": net}, {"second": pocket}, {"third": net}, {"grid": {"fine": grid["coarse"]}}):
+        with pytest.raises(UntrustedError, match="at guidance"):
+            checked_configuration({"guidance": both | changed}, SOURCE)
+
+
+def test_an_option_in_a_folder_of_a_group_stands_at_its_place(own_folder):
+    own_folder("system/regularizer/sharp.yaml", "terms: {sharp: {_target_: mine.sharp, _partial_: true}}")
+    terms = {"terms": {"sharp": {"_target_": "mine.sharp", "_partial_": True}}}
+    assert checked_configuration({"system": {"regularizer": terms}}, SOURCE)
+    with pytest.raises(UntrustedError, match=r"mine\.sharp at system\.terms"):
+        checked_configuration({"system": terms}, SOURCE)

@@ -11,9 +11,10 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
+from dreamfusion.cli.spelling import OWN as OWN_OPTIONS
 from dreamfusion.cli.spelling import studies
 from dreamfusion.error import UserError
-from dreamfusion.paths import SWEEPS
+from dreamfusion.paths import CONFIGURATION, SWEEPS
 
 FOLDER, NAME = ("-cd", "--config-dir"), ("-cn", "--config-name")
 OWN = "command-line"  # Hydra's name for what `--config-dir` names
@@ -52,11 +53,30 @@ def with_folders(arguments: Sequence[str]) -> list[str]:
             folder = _folder(option, value)
             folders.append(folder)
             found[place if equals else place + 1] = f"{option}={folder}" if equals else str(folder)
-    Folders.further = [(OWN, folder) for folder in dict.fromkeys(folders[:-1]) if folder != folders[-1]]
+    check_names(folders[-1:])
+    OWN_OPTIONS[:] = [folder for folder in folders if folder.resolve() != SWEEPS.resolve()]
+    with_search_path([folder for folder in folders[:-1] if folder != folders[-1]])
     if name in studies() and not any((folder / f"{name}.yaml").is_file() for folder in folders):
         Folders.further.append(("sweeps", SWEEPS))
-    Plugins.instance().register(Folders)
     return found
+
+
+def with_search_path(folders: Sequence[Path]) -> None:
+    """Let Hydra find options in these folders, too."""
+    check_names(folders)
+    Folders.further = [(OWN, folder) for folder in dict.fromkeys(folders)]
+    Plugins.instance().register(Folders)
+
+
+def check_names(folders: Sequence[Path]) -> None:
+    """Raises: UserError: an option in a folder has the name of one of the package, which Hydra would find instead."""
+    ours = [path.relative_to(CONFIGURATION) for path in CONFIGURATION.rglob("*.yaml")] if folders else []
+    for folder in folders:
+        for name in ours:
+            if (folder / name).is_file() and (folder / name).read_bytes() != (CONFIGURATION / name).read_bytes():
+                raise UserError(
+                    f"{folder / name} would not be used: the package has an option of this name; give the file another"
+                )
 
 
 def _folder(option: str, value: str) -> Path:

@@ -39,6 +39,7 @@ ALSO = {  # other names of options
     "gltf": "glb",
     "tb": "tensorboard",
 }
+OWN: list[Path] = []  # folders of the command line with a user's own options
 SHARED = ("experiment", "recipe", "hydra")  # groups whose files set other groups' settings
 
 
@@ -125,7 +126,8 @@ def _likeness(one: str, other: str) -> float:
 
 def options_of(group: str) -> list[str]:
     """The options of a group of the command line, such as `experiment`: paper, smoke, ablation/base, ..."""
-    return files_in(CONFIGURATION / group) if group else []
+    found = {name for folder in (CONFIGURATION, *OWN) for name in files_in(folder / group)} if group else ()
+    return sorted(found)
 
 
 def studies() -> list[str]:
@@ -138,13 +140,17 @@ def files_in(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 
 
-@cache
 def settings_of() -> dict[str, list[str]]:
     """Each setting and group that some command has -> the options of its group that have it; [] for every command's."""
+    return _settings_in(CONFIGURATION, *OWN)
+
+
+@cache
+def _settings_in(*folders: Path) -> dict[str, list[str]]:
     known: dict[str, list[str]] = {group.name: [] for group in CONFIGURATION.iterdir() if group.is_dir()}
     del known["hydra"], known["recipe"]
     known |= {name: [] for name in _names(_read(CONFIGURATION / "config.yaml"), "")}
-    for path in sorted(CONFIGURATION.glob("*/*.yaml")):
+    for path in (path for folder in folders for path in sorted(folder.glob("*/*.yaml"))):
         if path.parent.name not in SHARED:
             for name in _names(_read(path), f"{path.parent.name}."):
                 known.setdefault(name, []).append(path.stem)

@@ -26,6 +26,7 @@ OF_THE_RUN: dict[str, Any] = {  # settings of conf/config.yaml without a `_targe
     **dict.fromkeys(("prompt", "image", "checkpoint", "study", "run", "prompts.file"), str | None),
     "objective": str | Sequence[str] | None,
     "callbacks": Mapping[str, dict],
+    "scores": Mapping[str, dict],
     "trainer.precision": Any,  # checked by `training.assemble.check_trainer`, whose list is shorter than Lightning's
 }
 PHRASES = {
@@ -59,7 +60,7 @@ def check_types(cfg: DictConfig) -> None:
     if (names or hydra.runtime.choices.get("experiment")) and GlobalHydra.instance().is_initialized():
         folders = tuple(source.full_path() for source in GlobalHydra.instance().config_loader().get_sources())
         groups = tuple(
-            f"{group}={option}"
+            f"{group}={option}" if (CONFIGURATION / group).is_dir() else f"+{group}={option}"  # a user's own group
             for group, option in hydra.runtime.choices.items()
             if option is not None and group != "experiment" and not group.startswith("hydra") and "@" not in group
         )

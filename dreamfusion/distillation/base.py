@@ -136,6 +136,10 @@ class Distillation(nn.Module):
         """Losses of the method's own parameters, by name; they must have no gradient to the scene."""
         return {}
 
+    def figures(self, step: Step) -> Mapping[str, Tensor | float]:
+        """Statistics of the step to log, by name; called last, so that they may be those of `direction`."""
+        return {}
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Optimizer groups of the method's own parameters, each with its learning rate and a name."""
         return []
@@ -190,6 +194,7 @@ class Distillation(nn.Module):
                 denoised=denoised,
                 latents=latents.detach(),
                 losses={name: own.detach() for name, own in auxiliary.items()},
+                figures=self.figures(step),
             )
 
     def guided(self, step: Step, noisy: Tensor) -> Tensor:

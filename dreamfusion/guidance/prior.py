@@ -67,6 +67,16 @@ class Prior(Protocol):
         ...
 
 
+def check_members(prior: object) -> None:
+    """Raises: UserError: a class from outside lacks a member of `Prior`."""
+    members = [*Prior.__annotations__, *(name for name in vars(Prior) if not name.startswith("_"))]
+    if missing := [name for name in members if not hasattr(prior, name)]:
+        raise UserError(
+            f"guidance makes a {type(prior).__name__}, which lacks {', '.join(missing)}; {Prior.__module__}.Prior says "
+            "what they are (docs/extending.md)"
+        )
+
+
 @runtime_checkable
 class ImageScorer(Protocol):
     """A prior that scores an image by itself, instead of predicting noise."""

@@ -19,10 +19,11 @@ from dreamfusion.guidance.clip import ClipPrior
 from dreamfusion.mesh.extract import extract_surface
 from dreamfusion.paths import run_of
 from dreamfusion.pocket.data.captions import with_article
-from dreamfusion.runs.evaluate import Judge, evaluate_run
+from dreamfusion.runs.evaluate import evaluate_run
 from dreamfusion.runs.find import find_checkpoint, find_runs, run_choice
 from dreamfusion.runs.lock import locked
 from dreamfusion.runs.prompt_list import read_prompts
+from dreamfusion.runs.scores import Judge, own_scores
 from dreamfusion.truth.store import names
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ def run(cfg: DictConfig, clip: str | None, captions: str | None, image_reward: s
     settings, choice = ExportSettings.of(cfg.export), run_choice(cfg)
     judges = [] if clip is None else [_clip_judge(clip, _captions(captions))]
     judges += [] if image_reward is None else [_t3bench_judge(image_reward, settings)]
+    judges.append(own_scores(cfg.get("scores")))
     runs = [None] if choice is None else find_runs(choice)
     written, found = [], []
     for number, folder in enumerate(runs, 1):

@@ -15,7 +15,7 @@ from dreamfusion.runs.lock import Locked
 from dreamfusion.runs.names import digest, moment, relative_to_cwd, run_folder, study_of
 from dreamfusion.runs.prompt_list import run_list
 from dreamfusion.runs.refine import refine
-from dreamfusion.runs.results import check_objective, objective, used_file
+from dreamfusion.runs.results import BEYOND, check_objective, objective, used_file
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Train(Outputs):
             UserError: a setting is invalid.
             SystemExit: with status 130, after Ctrl-C and a final checkpoint.
         """
-        check_objective(cfg.objective, self.evaluate)
+        check_objective(cfg.objective, self.evaluate, cfg.get("scores") or ())
         if cfg.prompts.file is not None:
             return run_list(cfg, self._in_study)
         check(cfg)
@@ -61,9 +61,18 @@ class Train(Outputs):
                 if hydra.mode != RunMode.MULTIRUN or cfg.objective is not None:
                     raise
                 log.info("%s", error)  # another process of the study runs it
-        return folder if cfg.objective is None else objective(folder, cfg.objective)
+        return folder if cfg.objective is None else objective(folder, cfg.objective, _worst(cfg, hydra.sweeper))
 
     def _in_study(self, cfg: DictConfig, folder: Path) -> Path:
         run_in_study(cfg, folder, self)
         refine(cfg, folder, self)
         return folder
+
+
+def _worst(cfg: DictConfig, sweeper: DictConfig) -> dict[str, float]:
+    """The worst values of the scores of the group `scores` in a search: the lower, the better if it minimises them."""
+    sought = [cfg.objective] if isinstance(cfg.objective, str) else [*cfg.objective]
+    directions = sweeper.get("direction")  # one, or one for each objective, of Optuna; other sweepers have none
+    listed = [directions] * len(sought) if isinstance(directions, str) else [*(directions or ())]
+    lower = [name for name, direction in zip(sought, listed, strict=False) if str(direction).endswith("minimize")]
+    return {name: BEYOND if name in lower else -BEYOND for name in cfg.get("scores") or ()}

@@ -43,9 +43,10 @@ from dreamfusion.runs.preflight import preflight
 from dreamfusion.runs.record import add_session, config_dirs
 from dreamfusion.runs.results import COMPARED, FAILURE, RESULT, Result, read_result, write_result
 from dreamfusion.runs.resume import load_weights, usable_checkpoint
+from dreamfusion.runs.scores import Judge, own_scores
 from dreamfusion.runs.settings import resolved, run_settings
 from dreamfusion.runs.study import EXPERIMENT
-from dreamfusion.training.assemble import assemble, built, lightning_errors, user_errors
+from dreamfusion.training.assemble import assemble, built, callbacks_of, lightning_errors, loggers_of, user_errors
 from dreamfusion.training.callbacks import Checkpoints, Previews, StopOnInterrupt, Stopwatch
 from dreamfusion.training.loggers import close
 from dreamfusion.training.metrics import Metrics, log_results
@@ -139,11 +140,11 @@ def _dream(
             splats_of(system.scene)
         check_groups(system.distillation.prior, orbit.group)
         load_weights(system, cfg, resume)
-        loggers: list[Logger] = instantiate(cfg.logger)(folder=folder, name=str(cfg.prompt))
+        loggers = loggers_of(cfg, folder)
         page = LivePage(folder, cfg)
         previews = Previews(orbit, folder / "previews", outputs.preview_every, outputs.preview_size, page.show)
         score = partial(prior_score, system, orbit, outputs.score_views)
-        rows: list[L.Callback] = [Metrics()]
+        rows: list[L.Callback] = [*callbacks_of(cfg), Metrics()]
         if outputs.evaluate_every:
             # Takes a second, which most runs need not wait.
             from dreamfusion.runs.evaluate import truth_for
@@ -155,12 +156,12 @@ def _dream(
                 raise no_truth(str(cfg.prompt))
             rows.append(TrueScores(truth.mesh, orbit, outputs.evaluate_every, stopwatch))
         pruners = instantiate(cfg.pruning)(folder=folder, measure=score)
-        others = [*(instantiate(cfg.callbacks).values() if cfg.callbacks else ()), *callbacks]
+        judge = own_scores(cfg.get("scores"))
         watchdogs = [instantiate(cfg.watchdog)] if cfg.watchdog else []
         trainer: L.Trainer = instantiate(cfg.trainer)(
             logger=loggers,
-            # `rows` before `checkpoints`: a step's row must be on disk before its checkpoint.
-            callbacks=[*watchdogs, stopwatch, Progress(), stop, previews, *rows, checkpoints, *pruners, *others],
+            # `rows` before `checkpoints`: a step's row, with what callbacks log, is on disk before its checkpoint.
+            callbacks=[*watchdogs, stopwatch, Progress(), stop, previews, *rows, checkpoints, *pruners, *callbacks],
             default_root_dir=folder,
             enable_checkpointing=False,
             accelerator=accelerator(cfg.trainer.accelerator),
@@ -187,7 +188,7 @@ def _dream(
             raise SystemExit(stop.request.status)
         if trainer.is_global_zero:
             with _resumable(f"interrupted; the scene of step {trainer.global_step} is saved; {again}"):
-                _finish(cfg, outputs, trainer, checkpoints.path, score, stopwatch, pruners, failed)
+                _finish(cfg, outputs, trainer, checkpoints.path, score, judge, stopwatch, pruners, failed)
         status = "success" if failed is None else "failed"
     except Exception as error:
         if trainer.is_global_zero:
@@ -212,6 +213,7 @@ def _finish(
     trainer: L.Trainer,
     checkpoint: Path,
     score: Callable[[], float],
+    judge: Judge,
     stopwatch: Stopwatch,
     pruners: Sequence[Any],
     failed: str | None,
@@ -233,6 +235,7 @@ def _finish(
                 from dreamfusion.runs.evaluate import evaluate_run
 
                 figures |= scored("evaluation", partial(evaluate_run, scene, export))
+            figures |= judge(scene)
         except EmptyFieldError as error:
             pruned = _reason(error, pruners)
     elif failed is None:
@@ -243,7 +246,7 @@ def _finish(
     log_results(trainer.loggers, folder, step, figures, pruned)
     for logger in trainer.loggers:
         logger.save()  # before the result, which marks the run as finished
-    scores = {name: figures[name] for name in COMPARED if name in figures}
+    scores = {name: figures[name] for name in (*COMPARED, *(cfg.get("scores") or ())) if name in figures}
     outcome = step, stopwatch.seconds, scores, experiment() | run_settings(cfg), pruned or early_end(trainer)
     write_result(Result(str(cfg.prompt), cfg.seed, *outcome, restarts(trainer)), folder)
 

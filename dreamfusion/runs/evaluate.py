@@ -1,7 +1,7 @@
 """Score a trained scene into its run's folder: evaluation.json and truth_check.png, the summary and the result."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from dreamfusion.image import write_image
 from dreamfusion.ops.hardware import processor
 from dreamfusion.runs.record import versions
 from dreamfusion.runs.results import COMPARED, read_result, write_result
+from dreamfusion.runs.scores import Judge
 from dreamfusion.runs.summary import add_to_summary, read_summary
 from dreamfusion.truth.composed import Composer, composed
 from dreamfusion.truth.store import Truth, find_truth
@@ -26,11 +27,11 @@ from dreamfusion.types import Cameras
 
 PACKAGES = ("torch", "numpy", "scipy", "scikit-image")  # whose versions may change a score
 MESH = ("resolution", "threshold", "blur", "smoothing", "denoise", "faces")  # settings that may change a score
-Judge = Callable[[TrainedScene], dict[str, float]]
 
 
 def evaluate_run(scene: TrainedScene, export: ExportSettings, judges: Sequence[Judge] = ()) -> dict[str, float]:
-    """Score the scene of a run; returns the scores by name. `judges` add those of encoders.
+    """Score the scene of a run; returns the scores by name. `judges` add those of encoders, and a user's
+    own.
 
     Raises:
         EmptyFieldError: the scene has no surface.
@@ -41,8 +42,10 @@ def evaluate_run(scene: TrainedScene, export: ExportSettings, judges: Sequence[J
     found = evaluate_scene(scene.scene, scene.camera, export, truth)
     earlier = read_summary(folder)
     scores = {name: earlier[name] for name in ("prior_score",) if name in earlier} | found.scores
+    judged: dict[str, float] = {}
     for judge in judges:
-        scores |= judge(scene)
+        judged |= judge(scene)
+    scores |= judged
     seconds = round(time.monotonic() - started, 1)
     about = {} if truth is None else {"name": truth.name, **truth.about}
     protocol = _protocol(scene, export, seconds)
@@ -51,7 +54,7 @@ def evaluate_run(scene: TrainedScene, export: ExportSettings, judges: Sequence[J
     add_to_summary(folder, scores)
     result = read_result(folder)
     if result is not None:
-        shown = {name: value for name, value in scores.items() if name in COMPARED}
+        shown = {name: value for name, value in scores.items() if name in (*COMPARED, *judged)}
         write_result(replace(result, scores={**result.scores, **shown}), folder)
     return scores
 

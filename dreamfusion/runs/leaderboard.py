@@ -13,7 +13,7 @@ from dreamfusion.files import replacing
 from dreamfusion.report.curves import read_curves
 from dreamfusion.report.leaderboard import Line, Score, Shown, Standing, as_jpeg, write_leaderboard
 from dreamfusion.report.markdown import inert
-from dreamfusion.runs.results import TRUE_HIGH, TRUE_LOW, Result, counted
+from dreamfusion.runs.results import COMPARED, TRUE_HIGH, TRUE_LOW, Result, counted
 from dreamfusion.runs.study import differing
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def leaderboard(study: str, results: Sequence[Result], folder: Path, reference: 
         else standing
         for standing in standings
     ]
-    columns = [name for name in COLUMNS if any(name in standing.scores for standing in standings)]
+    columns = [name for name in _names(scored) if any(name in standing.scores for standing in standings)]
     prompts, seeds = len({result.prompt for result in scored}), len({result.seed for result in scored})
     note = (
         f"Medians over {counted(prompts, 'name')} and {counted(seeds, 'seed')}, {counted(len(scored), 'run')}; "
@@ -96,7 +96,7 @@ def differences(runs: Sequence[Result], others: Sequence[Result]) -> dict[str, S
     pairs = {(run.prompt, run.seed): run for run in others}
     both = [(run, pairs[run.prompt, run.seed]) for run in runs if (run.prompt, run.seed) in pairs]
     found = {}
-    for name in COLUMNS:
+    for name in _names(runs):
         scores = [(one.prompt, _score(one, name), _score(other, name)) for one, other in both]
         median = _resampled(
             [(p, mine - theirs) for p, mine, theirs in scores if mine is not None and theirs is not None]
@@ -104,6 +104,11 @@ def differences(runs: Sequence[Result], others: Sequence[Result]) -> dict[str, S
         if median is not None:
             found[name] = median
     return found
+
+
+def _names(runs: Sequence[Result]) -> list[str]:
+    """The names of the scores: COLUMNS, and those of the group `scores`."""
+    return [*COLUMNS, *sorted({name for run in runs for name in run.scores} - {*COMPARED})]
 
 
 def _score(run: Result, name: str) -> float | None:
@@ -166,7 +171,7 @@ def _row(reference: str | None, standings: Sequence[Standing]) -> str:
 
 
 def _standing(method: str, runs: Sequence[Result], failed: int) -> Standing:
-    scores = {name: score for name in COLUMNS if (score := bootstrap(runs, name)) is not None}
+    scores = {name: score for name in _names(runs) if (score := bootstrap(runs, name)) is not None}
     shown = []
     for run in runs:
         picture = run.path / "truth_check.png"

@@ -76,9 +76,10 @@ def relative_to_cwd(path: Path) -> Path:
 
 
 def identity(cfg: DictConfig) -> list[str]:
-    """The keys of the settings that change the result: all except IGNORED, and `watchdog` if it restarts the run."""
-    restarts = OmegaConf.select(cfg, "watchdog.answer") == RESTARTING
-    return [str(key) for key in cfg if key not in IGNORED or (key == "watchdog" and restarts)]
+    """The keys of the settings that change the result: all except IGNORED, `watchdog` only if it restarts the run, and
+    `scores` only if there are any: folders of runs keep their names."""
+    named = {"watchdog": OmegaConf.select(cfg, "watchdog.answer") == RESTARTING, "scores": bool(cfg.get("scores"))}
+    return [str(key) for key in cfg if named.get(str(key), key not in IGNORED)]
 
 
 def digest(cfg: DictConfig) -> str:

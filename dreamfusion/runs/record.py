@@ -25,6 +25,7 @@ from dreamfusion import __version__
 from dreamfusion.files import check_finite, write_json
 from dreamfusion.ops.hardware import driver, gpu, processor, system
 from dreamfusion.paths import CHECKOUT
+from dreamfusion.untrusted import TRUSTED
 
 RECORD = "run.json"
 PACKAGES = ("torch", "lightning", "numpy", "numba", "triton", "diffusers", "transformers")
@@ -97,11 +98,10 @@ def checkout(root: Path = CHECKOUT) -> dict[str, str | None] | None:
 
 
 def config_dirs() -> list[Path]:
-    """The `--config-dir` of this command; none outside of Hydra."""
-    if not HydraConfig.initialized():
-        return []
-    sources = HydraConfig.get().runtime.config_sources
-    return [Path(source.path) for source in sources if source.provider == "command-line"]
+    """The `--config-dir` of this command, or `config_dir` of the Python API."""
+    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
+    named = [Path(source.path) for source in sources if source.provider == "command-line"]
+    return list(dict.fromkeys([*TRUSTED, *named]))
 
 
 def digest_of(folder: Path) -> str | None:

@@ -5,7 +5,7 @@ Both are written last and atomically. A killed run has none, and resumes from it
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import NoneType
@@ -100,29 +100,34 @@ def read_result(folder: Path, name: str = RESULT) -> Result | None:
         raise UserError(f"{path} is not the result of a run; remove the file to repeat the run") from error
 
 
-def check_objective(names: str | Sequence[str] | None, evaluate: bool = False) -> None:
-    """Raises: UserError: a score does not exist, or is not measured; checked before a run trains for it."""
+def check_objective(names: str | Sequence[str] | None, evaluate: bool = False, own: Iterable[str] = ()) -> None:
+    """Raises: UserError: a score does not exist, or is not measured; checked before a run trains for it.
+
+    `own`: names of the scores of the group `scores`.
+    """
     for name in [names] if isinstance(names, str) else names or []:
         if name in (*TRUE_HIGH, *TRUE_LOW) and not evaluate:
             raise UserError(f"objective is {name}, which needs mode.evaluate=true")
-        if name not in (*SCORES, *TRUE_HIGH, *TRUE_LOW):
-            known = ", ".join(sorted(SCORES)), ", ".join(sorted((*TRUE_HIGH, *TRUE_LOW)))
+        if name not in (*SCORES, *TRUE_HIGH, *TRUE_LOW, *own):
+            known = ", ".join(sorted((*SCORES, *own))), ", ".join(sorted((*TRUE_HIGH, *TRUE_LOW)))
             raise UserError(
                 f"objective is {name}; the scores of a run are {known[0]}, and with mode.evaluate=true {known[1]}"
             )
 
 
-def objective(folder: Path, names: str | Sequence[str]) -> float | list[float]:
+def objective(folder: Path, names: str | Sequence[str], own: Mapping[str, float] | None = None) -> float | list[float]:
     """The scores `names` of the run in `folder`, for a search; WORST replaces those of a run that ended early.
+
+    `own`: the worst values of the scores of the group `scores`.
 
     Raises:
         UserError: the score does not exist, or a run of all its steps lacks it; the message lists the existing ones.
     """
     if not isinstance(names, str):
-        return [float(objective(folder, name)) for name in names]  # type: ignore[arg-type]
+        return [float(objective(folder, name, own)) for name in names]  # type: ignore[arg-type]
     result = read_result(folder)
     early = result is None or result.pruned is not None
-    scores = (WORST if early else {}) | (dict(result.scores) if result is not None else {})
+    scores = ({**WORST, **(own or {})} if early else {}) | (dict(result.scores) if result is not None else {})
     if names not in scores:
         raise UserError(f"objective is {names}; the scores of a run are {', '.join(sorted(scores))}")
     return scores[names]

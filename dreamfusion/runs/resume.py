@@ -26,7 +26,7 @@ COMMAND = ("config", "ops", "deterministic", "study", "checkpoint", "start", "re
 
 log = logging.getLogger(__name__)
 # Groups of settings that a resumed run may change: its length, the files that it writes, and what only accompanies it.
-CHANGEABLE = ("mode", "trainer", "export", "callbacks", "pruning", "watchdog", *IGNORED)
+CHANGEABLE = ("mode", "trainer", "export", "callbacks", "scores", "pruning", "watchdog", *IGNORED)
 
 
 def resumed_settings(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:

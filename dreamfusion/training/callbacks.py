@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from dreamfusion.camera.orbit import Orbit
-from dreamfusion.checkpoint_file import CheckpointFiles
+from dreamfusion.checkpoint_file import CheckpointFiles, check_readable
 from dreamfusion.error import UserError
 from dreamfusion.image import LEGIBLE, as_uint8, contact_sheet, write_image
 from dreamfusion.report.studio import normal_picture, shade
@@ -71,15 +71,24 @@ class Previews(L.Callback):
 
 
 class Checkpoints(L.Callback):
-    """Writes the checkpoint `path` every `every` steps; 0: only at the end of training."""
+    """Writes the checkpoint `path` every `every` steps; 0: only at the end of training.
+
+    After the first step, what other callbacks and the optimizer have for it is checked: the end would be too late.
+    """
 
     def __init__(self, path: Path, every: int) -> None:
-        self.path, self.every = path, every
+        self.path, self.every, self._checked = path, every, False
 
     def setup(self, trainer: L.Trainer, system: L.LightningModule, stage: str) -> None:
         trainer.strategy.checkpoint_io = CheckpointFiles()
 
     def on_train_batch_end(self, trainer: L.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if not self._checked:
+            self._checked = True
+            for one in trainer.callbacks:  # type: ignore[attr-defined]
+                check_readable(one.state_dict(), f"callbacks.{type(one).__name__}")
+            for optimizer in trainer.optimizers:
+                check_readable(optimizer.state_dict(), f"optimizer.{type(optimizer).__name__}")
         if self.every > 0 and trainer.global_step % self.every == 0:
             self.save(trainer)
 

@@ -6,10 +6,12 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+import dreamfusion
+from dreamfusion import untrusted
 from dreamfusion.cli.command import run_command
 from dreamfusion.cli.folders import Folders, with_folders
 from dreamfusion.error import UserError
-from dreamfusion.paths import SWEEPS
+from dreamfusion.paths import CONFIGURATION, SWEEPS
 
 
 @pytest.fixture
@@ -70,3 +72,21 @@ def test_folders_that_are_not_there_are_named_and_sweeps_is_the_packages(mine):
     (mine / "sweeps").mkdir()
     assert with_folders(["-cd", "sweeps"]) == ["-cd", "sweeps"]
     assert with_folders(["-cd"]) == ["-cd"]  # Hydra's parser names the missing value
+
+
+def test_an_option_with_the_name_of_one_of_the_package_is_refused(mine, monkeypatch, capsys):
+    """Hydra would use that of the package, without a word."""
+    copy = mine / "other" / "camera" / "orbit.yaml"
+    copy.write_bytes((CONFIGURATION / "camera" / "orbit.yaml").read_bytes())
+    assert composed(monkeypatch, capsys, "-cd", "other", "camera=far").camera.far == 5
+    copy.write_text(copy.read_text().replace("views: 2", "views: 7"))
+    for place in (["-cd", "other"], ["-cd", "other", "-cd", "mine"], ["-cd", "mine", "-cd", "other"]):
+        with pytest.raises(
+            UserError, match=r"other/camera/orbit\.yaml would not be used: the package has an option of"
+        ):
+            with_folders(place)
+    with pytest.raises(UserError, match="would not be used"):
+        dreamfusion.compose(config_dir="other")
+    monkeypatch.setattr("dreamfusion.cli.folders.check_names", lambda folders: None)
+    assert composed(monkeypatch, capsys, "-cd", "other").camera.views == 2
+    untrusted.TRUSTED.clear()

@@ -110,3 +110,15 @@ def test_a_mode_alone_is_no_prompt():
 def test_what_resembles_nothing_has_no_suggestion():
     assert nearest("xqzw", settings_of()) == []
     assert options_of("nix") == []
+
+
+def test_the_options_and_settings_of_a_users_folder_are_suggested(tmp_path, monkeypatch):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    (tmp_path / "mode").mkdir()
+    (tmp_path / "mode" / "count.yaml").write_text("_target_: mine.count\n_partial_: true\nunit: MB\n")
+    for words, answer in ((["mode=count", "mode.units=GB"], "Type mode.unit=GB"), (["mode=cuont"], "mode=count?")):
+        monkeypatch.setattr(sys, "argv", ["launch.py", "--config-dir", str(tmp_path), *words])
+        GlobalHydra.instance().clear()
+        with pytest.raises(SystemExit) as end:
+            run_command()
+        assert answer in end.value.code

@@ -12,6 +12,6 @@ def test_the_learning_rates_are_logged_in_the_rows_of_the_metrics(launch, tmp_pa
     with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["0", "1", "2", "3"]
-    rates = [float(row["lr-Adam/pg1"]) for row in rows[:3]]
+    rates = [float(row["lr-Adam/table"]) for row in rows[:3]]
     assert len(set(rates)) == 3  # the schedule's, step by step
     assert all(row["opacity"] for row in rows[:3])

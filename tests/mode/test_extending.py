@@ -1,19 +1,27 @@
 """The examples of docs/extending.md: classes and options from a user's own folder, as the page shows them."""
 
+import csv
 import importlib
+import json
 import re
 import shlex
 import sys
+import textwrap
 
 import numpy as np
 import pytest
 import torch
 import trimesh
+from hydra.errors import HydraException
 from launched import QUICK, ROOT
 from options import make_sds, option
 
+import dreamfusion
+from dreamfusion import untrusted
 from dreamfusion.distillation.weighting import weight
+from dreamfusion.error import UserError
 from dreamfusion.guidance.prior import Prior
+from dreamfusion.runs.results import read_result
 from dreamfusion.types import Branch, Conditioning
 
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -26,6 +34,7 @@ GLOBE = (*MINE, "prompt=a ball", "scene=globe", "guidance=gaussian", "scene.size
 TRAINED = (*GLOBE, "+optimizer.learning_rates.texture=0.05", "system.lighting.textureless=0", *QUICK)
 ROUGH = ("export.resolution=16", "export.texture=0", "export.threshold=5")
 PARTS = {"field", "background", "renderer", "camera"}
+AROUND = {"system", "scores", "callbacks", "logger", "mode"}
 COLOR = (0.9, 0.4, 0.1)  # of the Gaussian prior's option file
 
 
@@ -69,12 +78,12 @@ def equator():
 
 def test_the_page_adds_each_kind_of_class_in_under_40_lines():
     classes = {name for name in FILES if name.endswith(".py")}
-    assert classes == {"mine/asd.py", "mine/gaussian.py", "mine/globe.py", "mine/parts.py", "mine/even.py"}
+    assert classes == {f"mine/{name}.py" for name in ("asd", "gaussian", "globe", "parts", "even", "watch")}
     options = FILES.keys() - classes
-    assert {name.split("/")[1] for name in options} == PARTS | {"distillation", "guidance", "scene"}
+    assert {name.split("/")[1] for name in options} == PARTS | {"distillation", "guidance", "scene", *AROUND}
     for name, text in FILES.items():
         lines = [line for line in text.splitlines() if line.strip()]
-        assert len(lines) < (40 if name in classes else 8), name
+        assert len(lines) < (40 if name in classes else 12), name
         assert all(len(line) <= 120 for line in lines), name
         assert name in classes or lines[0].startswith("# Choose"), name
 
@@ -87,8 +96,15 @@ def test_the_commands_of_the_page_run(folder, launch):
         ended = launch(folder / "commands", *command, *(QUICK if trains else ROUGH))
         assert ended.status == 0, f"{command}\n{ended.text}"
     runs = list((folder / "commands" / "outputs" / "train").glob("*/*"))
-    assert len(runs) == sum("mode=export" not in command for command in COMMANDS) == 4
+    assert len(runs) == sum(any(word.startswith("prompt=") for word in command) for command in COMMANDS) == 5
     assert all((run / "mesh.glb").is_file() and (run / "turntable.mp4").is_file() for run in runs)
+    (watched,) = (run for run in runs if (run / "lines.jsonl").is_file())
+    assert (watched / "still.png").is_file()
+    sharpness = read_result(watched).scores["sharpness"]
+    assert sharpness == json.loads((watched / "summary.json").read_text())["sharpness"] > 0
+    with (watched / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["sharpness"] for row in rows if row["sharpness"]] == [str(sharpness)]
 
 
 def test_asd_has_the_difference_of_two_timesteps_in_closed_form(folder, cameras_at, seeded):
@@ -205,3 +221,78 @@ def test_a_mirrored_field_is_alike_on_both_sides_and_a_dolly_ends_where_the_orbi
         sky.colors[1] = 9.0  # above: white
     up = torch.tensor([[0.0, 1, 0], [0, -1, 0]])
     torch.testing.assert_close(sky(up, 1, None).mean(dim=1), torch.tensor([1.0, 0.5]), rtol=0, atol=1e-3)
+
+
+COUNT = """
+import lightning as L
+
+
+class Count(L.Callback):
+    steps = 0
+
+    def on_train_batch_end(self, *_):
+        self.steps += 1
+
+    def state_dict(self):
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state):
+        self.steps = state["steps"]
+"""
+
+
+def test_a_checkpoint_has_the_state_of_own_callbacks_after_its_step(folder, launch):
+    (folder / "mine" / "count.py").write_text(COUNT)
+    (folder / "mine" / "callbacks" / "count.yaml").write_text("count:\n  _target_: mine.count.Count\n")
+    few = ("callbacks=count", "trainer.max_steps=3", "mode.checkpoint_every=2", "hydra.run.dir=counted")
+    ended = launch(folder, *MINE, "prompt=a cat", "guidance=gaussian", *QUICK, *few)
+    assert ended.status == 0, ended.text
+    for name, steps in (("previous", 2), ("last", 3)):
+        saved = torch.load(folder / "counted" / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        assert saved["callbacks"]["Count"] == {"steps": saved["global_step"]} == {"steps": steps}
+
+
+def test_an_option_in_a_subfolder_adds_a_regulariser_to_any_system(folder, launch):
+    text = FILES["mine/system/even.yaml"].partition("regularizer:\n")[2]
+    (folder / "mine" / "system" / "regularizer").mkdir()
+    (folder / "mine" / "system" / "regularizer" / "even.yaml").write_text(textwrap.dedent(text))
+    few = ("+system/regularizer=even", "system.regularizer.unevenness=0.3", "hydra.run.dir=evened")
+    ended = launch(folder, *MINE, "prompt=a cat", "guidance=gaussian", *QUICK, *few, "trainer.log_every_n_steps=1")
+    assert ended.status == 0, ended.text
+    assert "loss/unevenness" in (folder / "evened" / "metrics.csv").read_text()
+    again = launch(folder, *MINE, "checkpoint=evened", "trainer.max_steps=3")
+    assert again.status == 0, again.text
+
+
+@pytest.fixture
+def untrusting():
+    """Python trusts no folder before and after a test."""
+    yield
+    untrusted.TRUSTED.clear()
+
+
+@pytest.mark.filterwarnings("ignore")  # of Lightning's own, with its usual callbacks
+def test_the_loop_of_ones_own_trains_and_its_scene_is_read(folder, monkeypatch, untrusting):
+    code = re.search(r"### From Python.*?```python\n(.*?)```", PAGE, re.DOTALL)[1]
+    monkeypatch.chdir(folder)
+    short = '"trainer.max_steps=2", "guidance=gaussian", "experiment=smoke"'
+    scope = {}
+    exec(code.replace('"trainer.max_steps=100"', short), scope)
+    assert scope["trained"].step == 2
+    assert scope["picture"].shape == (1, 3, 256, 256)
+    assert type(scope["system"].distillation).__name__ == "ASD"
+
+
+def test_a_dream_from_python_has_options_of_ones_own(folder, monkeypatch, untrusting):
+    monkeypatch.chdir(folder)
+    settings = ("guidance=gaussian", "scores=watch", *QUICK)
+    with pytest.raises(HydraException, match=r"Could not find '\w+/(gaussian|watch)'"):
+        dreamfusion.dream("a cat", *settings)
+    with pytest.raises(UserError, match="no folder elsewhere; config_dir"):
+        dreamfusion.dream("a cat", *settings, config_dir="elsewhere")
+    run = dreamfusion.dream("a cat", *settings, folder="dreamt", config_dir=["mine"])
+    assert run.scores["sharpness"] > 0
+    untrusted.TRUSTED.clear()
+    with pytest.raises(UserError, match=r"mine\.watch\.sharpness at scores\.sharpness; no _target_ is allowed there"):
+        dreamfusion.load_scene(run)
+    assert dreamfusion.load_scene(run, "mine").step == 2

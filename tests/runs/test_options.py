@@ -34,3 +34,12 @@ def test_one_setting_stands_for_those_in_which_the_options_of_a_group_differ(com
     assert [result.settings["distillation"] for result in named] == list(methods)
     changed = replace(CAT, settings=results[0].settings | {"distillation.rescale": 0.3})
     assert by_option([changed, results[0]], ["distillation.rescale"]) == [changed, results[0]]
+
+
+def test_a_setting_that_was_added_to_an_option_stays_a_column(compose_config):
+    """Such as the weight of a regulariser of one's own: the runs would be in one row of the leaderboard."""
+    whole = run_settings(compose_config("prompt=a cat"))
+    weighted = [replace(CAT, settings=whole | {"system.regularizer.own": weight}) for weight in (0.1, 1.0)]
+    for runs in (weighted, [replace(CAT, settings=whole), weighted[0]]):
+        assert differing(runs) == ["system.regularizer.own"]
+        assert by_option(runs, differing(runs)) == runs

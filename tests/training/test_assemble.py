@@ -1,6 +1,7 @@
 """Settings that Lightning allows and a run does not."""
 
 import pytest
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 
@@ -9,7 +10,7 @@ from dreamfusion.guidance import prior_cache
 from dreamfusion.paths import CONFIGURATION
 from dreamfusion.runs.check import check_settings, check_trainer
 from dreamfusion.runs.dream import Outputs, dream
-from dreamfusion.training.assemble import assemble, user_errors
+from dreamfusion.training.assemble import assemble, callbacks_of, loggers_of, user_errors
 
 DEFAULT = OmegaConf.load(CONFIGURATION / "trainer" / "default.yaml")
 
@@ -66,16 +67,46 @@ def test_a_run_after_one_with_an_adapter_has_the_priors_own_layers(compose_confi
     assert not any("lora" in name for name, _ in prior._network.named_parameters())
 
 
-@pytest.mark.parametrize(
-    ("group", "base"), [("camera", "dreamfusion.camera.orbit.Orbit"), ("scene", "dreamfusion.scene.base.Scene")]
-)
-def test_cameras_and_a_scene_of_another_kind_are_refused_before_anything_is_written(
-    group, base, compose_config, tmp_path
-):
+BASES = {
+    "camera": "dreamfusion.camera.orbit.Orbit",
+    "scene": "dreamfusion.scene.base.Scene",
+    "prompting": "dreamfusion.prompting.table.Prompting",
+    "distillation": "dreamfusion.distillation.base.Distillation",
+}
+
+
+@pytest.mark.parametrize("group", BASES)
+def test_a_class_of_another_kind_is_refused_before_anything_is_written(group, compose_config, tmp_path):
     cfg = compose_config("prompt=a cat", "field.levels=2", "field.log2_table_size=8")
     cfg[group]._target_ = "builtins.dict"
     outputs = Outputs(**{name: value for name, value in cfg.mode.items() if not name.startswith("_")})
+    base = BASES[group]
     name = base.rpartition(".")[2]
     with pytest.raises(UserError, match=rf"^{group} makes a dict, which is no {name}; derive its class from {base} "):
         dream(cfg, tmp_path / "run", outputs)
     assert not any(path.is_file() for path in tmp_path.rglob("*") if not path.name.startswith("."))
+
+
+def test_callbacks_of_another_kind_are_refused():
+    settings = {"rates": {"_target_": "lightning.pytorch.callbacks.LearningRateMonitor"}}
+    assert [type(one) for one in callbacks_of(OmegaConf.create({"callbacks": settings}))] == [LearningRateMonitor]
+    settings["own"] = {"_target_": "types.SimpleNamespace"}
+    with pytest.raises(UserError, match=r"^callbacks\.own makes a SimpleNamespace, which is no Callback; derive its"):
+        callbacks_of(OmegaConf.create({"callbacks": settings}))
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"), [(None, "NoneType, which is no list "), ([3], "int, which is no Logger; ")]
+)
+def test_loggers_of_another_kind_are_refused(made, reason, tmp_path, monkeypatch):
+    monkeypatch.setattr("dreamfusion.training.assemble.instantiate", lambda settings: lambda folder, name: made)
+    with pytest.raises(UserError, match=f"^logger makes a {reason}"):
+        loggers_of(OmegaConf.create({"logger": None, "prompt": "a cat"}), tmp_path)
+
+
+def test_a_prior_that_lacks_members_is_refused(compose_config, monkeypatch):
+    monkeypatch.setattr(prior_cache, "_KEPT", {})
+    cfg = compose_config("prompt=a cat")
+    cfg.guidance = {"_target_": "types.SimpleNamespace", "name": "own", "views": 1, "decode": 0, "to": 0}
+    with pytest.raises(UserError, match=r"makes a SimpleNamespace, which lacks resolution, alphas_cumprod, .*en"):
+        assemble(cfg)

@@ -57,6 +57,14 @@ def test_a_row_has_the_means_of_the_steps_since_the_last_one(make_system, tmp_pa
             assert float(row[name]) == pytest.approx(sum(values) / 3, rel=1e-5)
 
 
+def test_a_row_has_the_figures_of_the_method(make_system, tmp_path):
+    system = make_system()
+    system.distillation.figures = lambda step: {"t": step.timestep.float().mean(), "share": step.progress}
+    found = rows(system, tmp_path, steps=4, every=2)
+    assert [float(row["share"]) for row in found] == pytest.approx([(0 + 1 / 4) / 2, (2 / 4 + 3 / 4) / 2])
+    assert all(float(row["t"]) > 0 for row in found)
+
+
 def test_a_resumed_run_has_the_same_means(make_system, tmp_path):
     for folder in ("whole", "parts"):
         (tmp_path / folder).mkdir()
