@@ -132,6 +132,25 @@ def test_nfsd_at_low_noise_takes_the_empty_prediction_for_the_domain():
     assert slope == pytest.approx(sigma * alpha * ((X - EMPTY) + 7.5 * (EMPTY - TEXT)) / deviation**2, rel=2e-2)
 
 
+def test_nfsd_has_no_random_noise_from_the_named_timestep_on():
+    prior = AdaptableGaussian(S)
+    alpha, sigma, deviation = levels(prior, 200)
+    slope, _ = gradient("nfsd", prior=prior, t=200, low_noise=0.2, guidance_scale=7.5)
+    assert slope == pytest.approx(sigma * alpha * 7.5 * (EMPTY - TEXT) / deviation**2, rel=1e-3)
+
+
+def test_an_interval_of_ism_that_is_longer_than_the_way_begins_at_the_render():
+    """z_s is the render, then, and x0_hat(z_s) its posterior mean at timestep 0."""
+    prior, t = AdaptableGaussian(S), 50
+    slope, _ = gradient("ism", prior=prior, empty=TEXT, t=t, interval=0.1, guidance_scale=1.0)
+    assert [at.tolist() for _, at, _ in prior.calls] == [[0], [t]]
+    alpha_0, sigma_0, deviation_0 = levels(prior, 0)
+    noise = sigma_0 * (X - alpha_0 * TEXT) / deviation_0**2
+    alpha, sigma, deviation = levels(prior, t)
+    z = alpha * (X - sigma_0 * noise) / alpha_0 + sigma * noise
+    assert slope == pytest.approx(sigma * (z - alpha * TEXT) / deviation**2 - noise, rel=1e-3)
+
+
 def test_ism_on_fine_steps_is_the_change_of_the_score_along_the_sampler():
     # Along the sampler (z - alpha mu) / deviation(z) is constant, so eps = sigma (x - mu) / (s deviation(z)).
     prior, interval = AdaptableGaussian(S), 0.1
@@ -168,6 +187,13 @@ def test_sdi_on_fine_steps_compares_the_image_with_the_posterior_mean_of_its_own
 def test_sdi_with_many_sampling_steps_finds_the_image_again():
     _, out = gradient("sdi", empty=TEXT, stride=0.001, eta=0.0, guidance_scale=1.0, inversion_scale=1.0, steps=200)
     assert out.denoised.mean().item() == pytest.approx(X, abs=1e-2)
+
+
+def test_sdi_samples_in_even_steps_from_the_timestep_down():
+    prior = AdaptableGaussian(S)
+    gradient("sdi", prior=prior, t=300, steps=3)
+    assert [at.tolist() for _, at, _ in prior.calls[-3:]] == [[300], [200], [100]]
+    assert [at.tolist() for _, at, _ in prior.calls[:-3]] == [[100], [200], [300]]  # of the inversion, stride 0.1
 
 
 def test_the_inversion_of_sdi_has_minus_the_guidance_scale():
@@ -282,49 +308,6 @@ def test_flowdreamer_begins_with_random_noise_as_rfds():
     assert early == rfds
     late = [gradient("flowdreamer", views, prior=FlowGaussian(), progress=0.2)[0] for views in (1, 3)]
     assert late[0] == pytest.approx(late[1], rel=1e-5)  # no random noise
-
-
-def test_vsd_is_the_difference_of_the_prior_and_the_adapter():
-    prior = AdaptableGaussian(S)
-    alpha, sigma, deviation = levels(prior)
-    slope, _ = gradient("vsd", prior=prior, guidance_scale=1.0)
-    assert slope == pytest.approx(sigma * alpha * (0.7 - TEXT) / deviation**2, rel=1e-4)
-
-
-def test_vsds_adapter_learns_the_mean_of_the_renders_and_its_loss_leaves_the_images_alone():
-    prior = AdaptableGaussian(S)
-    method = make_method("vsd", prior)
-    optimizer = torch.optim.Adam([{**group, "lr": 0.05} for group in method.parameter_groups()])
-    rgb, generator = torch.full((16, 3, SIZE, SIZE), (X + 1) / 2, requires_grad=True), seeded()
-    for step in range(200):
-        optimizer.param_groups[0]["lr"] = 0.05 if step < 150 else 0.005  # the noise of its steps is averaged at last
-        optimizer.zero_grad()
-        out = method(rgb, conditioning([TEXT] * 16, [EMPTY] * 16), 0.5, generator)
-        out.loss.backward()
-        optimizer.step()
-    assert prior.adapter.mean.item() == pytest.approx(X, abs=0.02)
-    assert list(method.state_dict()) == ["adapter.mean"]
-    rgb.grad = None
-    step_losses = make_method("vsd", prior).auxiliary_losses
-    latents = (rgb * 2 - 1).detach().requires_grad_()
-    from dreamfusion.distillation.base import Step
-
-    t = torch.full((16,), AT)
-    step = Step(rgb, latents, t, prior.alphas_cumprod[t], conditioning([TEXT] * 16, [EMPTY] * 16), 0.5, seeded())
-    step_losses(step)["adapter"].backward()
-    assert latents.grad is None
-
-
-def test_vsds_adapter_learns_at_the_priors_pace_unless_the_user_says_otherwise():
-    rates = [make_method("vsd", AdaptableGaussian(), **changes) for changes in ({}, {"learning_rate": 0.5})]
-    assert [method.parameter_groups()[0]["lr"] for method in rates] == [1e-4, 0.5]
-
-
-def test_vsd_refuses_a_prior_without_adapter():
-    prior = GaussianPrior()
-    prior.sample_scale = 1.0
-    with pytest.raises(ValueError, match="distillation=vsd trains an adapter, which guidance=gaussian does not have"):
-        make_method("vsd", prior)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from dreamfusion.diffusion.classifier_free import guide
 from dreamfusion.distillation.base import rescale_clean
-from dreamfusion.distillation.weighting import WEIGHTINGS, weight
+from dreamfusion.distillation.weighting import WEIGHTINGS, min_snr, weight
 from dreamfusion.image import resize
 from dreamfusion.types import Cameras, Conditioning, TextEmbedding
 
@@ -147,6 +147,16 @@ def test_a_pixel_space_prior_clips_x0_and_its_gradient():
     out.loss.backward()
     assert out.denoised.abs().max() == 1
     torch.testing.assert_close(rgb.grad, 2 * (2 * rgb.detach() - 1 - out.denoised) / 2, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("pixel_space", [False, True])
+def test_a_user_may_clip_x0_or_not_whatever_the_prior(pixel_space):
+    prior, largest = GaussianPrior(), []
+    prior.pixel_space = pixel_space
+    for clip in (True, False):
+        out = make_sds(prior, guidance_scale=50.0, clip=clip)(image(1), conditioning([0.9], [0.0]), 0.0, seeded())
+        largest.append(out.denoised.abs().max().item())
+    assert largest[0] == 1 < largest[1]
 
 
 def test_the_denoised_image_is_the_posterior_mean_of_the_gaussian():
@@ -292,6 +302,13 @@ def test_weights_at_a_known_noise_level():
     abar = torch.tensor([0.64])  # alpha 0.8, sigma 0.6
     values = [weight(name, abar).item() for name in ("sigma2", "uniform", "alpha_sigma2", "clean")]
     assert values == pytest.approx([0.36, 1.0, 0.288, 0.6])
+
+
+def test_min_snr_is_the_ratio_of_the_variances_up_to_its_limit():
+    abar = torch.tensor([0.5, 0.8, 0.9])  # ratios 1, 4 and 9
+    assert min_snr(abar).flatten().tolist() == pytest.approx([1.0, 4.0, 5.0], rel=1e-5)
+    assert min_snr(abar, limit=2.0).flatten().tolist() == pytest.approx([1.0, 2.0, 2.0], rel=1e-5)
+    assert min_snr(abar).shape == (3, 1, 1, 1)
 
 
 def test_views_that_a_prior_couples_share_their_timestep():
