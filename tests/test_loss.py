@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 from dreamfusion.loss import Regularizer, depth_variance_loss, entropy_loss, opacity_loss, smoothness_loss, total
 from dreamfusion.scene.nerf.renderer import RayRender
 from dreamfusion.scene.nerf.scene import orientation_loss
-from dreamfusion.types import RaySamples
+from dreamfusion.types import RaySamples, RenderOutput
 
 
 def rendered(opacity, normal=None, weights=(), ray=(), sample_normal=None, directions=None):
@@ -84,6 +84,20 @@ def test_smoothness_is_zero_on_a_plane_and_counts_differences_between_solid_pixe
     assert smoothness_loss(rendered(half, normal=edge)) == 0
 
 
+@pytest.mark.parametrize("turned", [False, True], ids=["columns", "rows"])
+def test_smoothness_counts_an_edge_in_either_direction_if_both_of_its_pixels_are_solid(turned):
+    """Normals at 0, 90 and 180 degrees: steps of squared length 2; the pixels beside one faint pixel make none."""
+
+    def loss(opacity):
+        angle = torch.tensor([[0.0, math.pi / 2, math.pi]]).expand(2, 3)
+        normal, opacity = torch.stack([angle.cos(), angle.sin(), torch.zeros(2, 3)])[None], torch.tensor(opacity)
+        return smoothness_loss(rendered(opacity.T if turned else opacity, normal=normal.mT if turned else normal))
+
+    assert loss([[1.0, 1.0, 1.0]] * 2).item() == pytest.approx(4 * 2 / 6)
+    assert loss([[0.4, 1.0, 1.0], [1.0, 1.0, 0.4]]).item() == pytest.approx(2 * 2 / 4)
+    assert loss([[1.0, 0.4, 1.0]] * 2).item() == 0
+
+
 def along_rays(weights, middles, ray, rays):
     """A row of rays with these samples, each 0.1 long; opacity and depth are theirs."""
     ray, middles = torch.tensor(ray), torch.tensor(middles)
@@ -110,6 +124,12 @@ def test_depth_variance_has_the_gradient_of_finite_differences():
         step = torch.zeros(4).index_fill(0, torch.tensor(index), 1e-2)
         ahead, behind = (depth_variance_loss(along_rays(weights.detach() + s * step, middles, ray, 2)) for s in (1, -1))
         assert slope[index].item() == pytest.approx(float(ahead - behind) / 2e-2, rel=1e-2, abs=1e-4)
+
+
+def test_depth_has_no_variance_in_a_render_that_is_not_sampled_along_rays():
+    whole = rendered([[1.0, 0.5]])
+    picture = RenderOutput(whole.rgb, whole.background, whole.opacity, whole.depth, None)
+    assert depth_variance_loss(picture).item() == 0
 
 
 def test_an_empty_image_has_finite_losses():

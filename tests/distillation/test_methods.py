@@ -189,11 +189,14 @@ def test_sdi_with_many_sampling_steps_finds_the_image_again():
     assert out.denoised.mean().item() == pytest.approx(X, abs=1e-2)
 
 
-def test_sdi_samples_in_even_steps_from_the_timestep_down():
+def test_sdi_inverts_in_strides_and_samples_in_even_steps_from_the_timestep_down():
     prior = AdaptableGaussian(S)
     gradient("sdi", prior=prior, t=300, steps=3)
     assert [at.tolist() for _, at, _ in prior.calls[-3:]] == [[300], [200], [100]]
     assert [at.tolist() for _, at, _ in prior.calls[:-3]] == [[100], [200], [300]]  # of the inversion, stride 0.1
+    prior.calls.clear()
+    gradient("sdi", prior=prior, t=3, stride=0.0)
+    assert [at.tolist() for _, at, _ in prior.calls] == [[1], [2], [3], [3]]
 
 
 def test_the_inversion_of_sdi_has_minus_the_guidance_scale():
