@@ -100,3 +100,23 @@ def test_a_pickled_or_broken_file_is_one_sentence_and_executes_nothing(folder, n
     (folder / name).write_bytes(content)
     with pytest.raises(GuidanceError, match="cannot be read as ImageReward: "):
         ImageReward.load(str(folder))
+
+
+def test_three_rounds_of_averaging_over_the_neighbours_precede_the_maximum(ball):
+    """One good position of 162: its reward spreads over the edges of the icosphere, three times."""
+    sphere = trimesh.creation.icosphere(subdivisions=2, radius=2.2)
+    assert len(sphere.vertices) == 162
+    good, seen = 7, []
+
+    def judge(rgb):
+        assert rgb.shape == (5, 3, 8, 8)
+        seen.append(rgb)
+        return torch.tensor([0.0, 0.0, 1.0, -9.0, 0.0]) if len(seen) == good + 1 else torch.zeros(5)
+
+    score = quality(ball, judge, size=8)
+    assert len(seen) == 162
+    edges = np.eye(162)
+    edges[sphere.edges_unique[:, 0], sphere.edges_unique[:, 1]] = 1
+    edges[sphere.edges_unique[:, 1], sphere.edges_unique[:, 0]] = 1
+    mean = edges / edges.sum(1, keepdims=True)
+    assert score == pytest.approx(50 + 20 * (mean @ mean @ mean)[:, good].max())
