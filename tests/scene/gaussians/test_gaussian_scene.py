@@ -11,7 +11,7 @@ from dreamfusion.error import UserError
 from dreamfusion.mesh.extract import extract_surface
 from dreamfusion.mesh.metrics import compare
 from dreamfusion.ops.rasterize import RasterMesh
-from dreamfusion.scene.gaussians.growth import Growth
+from dreamfusion.scene.gaussians.growth import Growth, split_in_two
 from dreamfusion.scene.gaussians.scene import GaussianScene
 from dreamfusion.scene.picture import render_picture, render_views
 from dreamfusion.scene.shading import LAMBERTIAN
@@ -182,6 +182,22 @@ def test_a_split_gaussian_becomes_two_smaller_ones_with_its_mean_and_variance():
     torch.testing.assert_close(pair.mean(0), torch.zeros(3))
     width = scene.scale.detach()[[0, 4]].exp()
     torch.testing.assert_close(width[:, 0].square() + pair[:, 0].square(), torch.full((2,), 0.09))
+
+
+def test_a_turned_gaussian_is_split_along_its_own_longest_axis_and_shrinks_in_all():
+    turn = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0))).Q
+    scales = torch.tensor([0.1, 0.3, 0.05])
+    position, center = torch.zeros(3, 3), torch.tensor([0.2, -0.1, 0.4])
+    position[[0, 2]] = center
+    log_scales = scales.log().repeat(3, 1)
+    split_in_two(position, log_scales, turn.repeat(3, 1, 1), (torch.tensor([0]), torch.tensor([2])))
+    torch.testing.assert_close(position[[0, 2]].mean(0), center)
+    assert not position[1].any() and torch.equal(log_scales[1], scales.log())  # of another
+    smaller = (scales / 1.6).square()
+    apart = position[0] - center
+    together = turn @ torch.diag(smaller) @ turn.T + apart[:, None] * apart
+    torch.testing.assert_close(turn.T @ together @ turn, torch.diag(torch.tensor([smaller[0], 0.09, smaller[2]])))
+    torch.testing.assert_close(log_scales[[0, 2]].exp(), (scales / 1.6).expand(2, 3))
 
 
 def test_what_is_faint_or_has_left_the_ball_is_removed_but_never_all():
