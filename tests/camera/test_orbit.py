@@ -108,6 +108,28 @@ def test_angles_match_the_jittered_position(seeded):
     assert (cameras.distance > 3.3).any()
 
 
+LEVEL = replace(PLAIN, elevation=[0, 0], distance=[3, 3])
+
+
+def test_the_jitter_of_the_position_is_uniform_in_a_cube(seeded):
+    height = sample(replace(LEVEL, position_jitter=0.1), MANY, 4, seeded()).camera_to_world[:, 1, 3]
+    assert -0.1 <= height.min() < -0.099 and 0.099 < height.max() <= 0.1
+    assert height.mean().item() == pytest.approx(0, abs=0.002)
+    assert height.std().item() == pytest.approx(0.1 / math.sqrt(3), rel=0.03)
+
+
+def test_the_point_looked_at_scatters_around_the_origin_and_the_up_vector_around_the_vertical(seeded):
+    """To first order in the deviation: the axis misses the origin by two components, and the camera rolls by one."""
+    to_world = sample(replace(LEVEL, look_at_std=0.05), MANY, 4, seeded()).camera_to_world
+    back, position = to_world[:, :, 2], to_world[:, :, 3]
+    miss = position - (position * back).sum(-1, keepdim=True) * back
+    assert miss.square().sum(-1).mean().sqrt().item() == pytest.approx(math.sqrt(2) * 0.05, rel=0.03)
+    assert miss.mean(0).abs().max().item() < 0.002
+    rolled = sample(replace(LEVEL, up_std=0.05), MANY, 4, seeded()).camera_to_world[:, 1, 0]
+    assert rolled.std().item() == pytest.approx(0.05, rel=0.03)
+    assert rolled.mean().item() == pytest.approx(0, abs=0.002)
+
+
 def test_rotations_are_right_handed_and_orthonormal(seeded):
     paper = replace(PLAIN, position_jitter=0.1, look_at_std=0.447, up_std=0.141)
     rotation = sample(paper, 500, 4, seeded()).camera_to_world[:, :, :3]
@@ -173,6 +195,14 @@ def test_preview_cameras_use_the_middle_of_the_ranges():
     torch.testing.assert_close(view.azimuth, torch.tensor([0.0, 90.0]))
     torch.testing.assert_close(view.fov, focal_to_fov(torch.tensor([1.2, 1.2])))
     assert (view.height, view.width) == (32, 48)
+
+
+def test_the_light_of_a_preview_stands_above_the_right_shoulder_at_the_cameras_distance():
+    view = PLAIN.view(torch.tensor([0.0, 90.0, 10.0]), torch.tensor([15.0, -20.0, 80.0]), 8, 8)
+    expected = spherical(torch.tensor([30.0, 120.0, 40.0]), torch.tensor([50.0, 15.0, 89.0]), torch.full((3,), 3.0))
+    torch.testing.assert_close(view.light, expected)
+    right, up = view.camera_to_world[:, :, 0], view.camera_to_world[:, :, 1]
+    assert ((view.light * right).sum(-1)[:2] > 0.5).all() and ((view.light * up).sum(-1)[:2] > 0.5).all()
 
 
 @pytest.mark.parametrize(
