@@ -110,11 +110,36 @@ def test_every_symptom_is_tested_and_the_defaults_recognise_it_within_50_steps()
     assert dog.every * (dog.patience + 1) <= 50  # the first check may come just before the symptom
 
 
-def test_healthy_figures_have_no_symptom_and_each_limit_has_its_own():
-    limits = option("watchdog/stop").limits
-    assert diagnose(HEALTHY, limits) is None
-    for name, value in {"prediction": 1e30, "guidance": 1e5, "growth": 300.0, "loss": math.inf}.items():
-        assert diagnose(HEALTHY | {name: value}, limits) in (name, "exploded", "not_finite")
+LIMITS = {
+    "prediction": 100.0, "parameter": 10.0, "guidance": 50.0, "empty": 0.01, "full": 0.5, "background": 0.3,
+    "vanished": 1e-4,
+}  # fmt: skip
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("figures", "symptom"),
+    [
+        ({}, None),
+        ({"prediction": 100.0}, None), ({"prediction": 100.1}, "prediction"), ({"prediction": NAN}, "prediction"),
+        ({"growth": 10.0}, None), ({"growth": 10.1}, "exploded"), ({"growth": NAN}, "exploded"),
+        ({"loss": math.inf}, "not_finite"), ({"parameter_gradient": NAN}, "not_finite"),
+        ({"guidance": 50.0}, None), ({"guidance": 50.1}, "guidance"),
+        ({"opacity": 0.01}, None), ({"opacity": 0.0099}, "empty"),
+        ({"rim_opacity": 0.51, "rim_background": 0.31}, "full"), ({"rim_opacity": 0.5, "rim_background": 0.31}, None),
+        ({"rim_opacity": 0.51, "rim_background": 0.3}, None),
+        ({"gradient": 1e-4, "parameter_gradient": 1e-4}, None), ({"gradient": 9e-5}, "vanished"),
+        ({"parameter_gradient": 9e-5}, "vanished"),
+        # The first of several: a later one follows from it.
+        ({"prediction": NAN, "growth": NAN, "loss": NAN}, "prediction"), ({"growth": NAN, "loss": NAN}, "exploded"),
+        ({"loss": NAN, "guidance": 60.0}, "not_finite"), ({"guidance": 60.0, "opacity": 0.0}, "guidance"),
+        ({"opacity": 0.0, "gradient": 0.0}, "empty"),
+    ],
+)  # fmt: skip
+def test_a_figure_is_a_symptom_beyond_its_limit_only_and_the_first_one_counts(figures, symptom):
+    assert diagnose(HEALTHY | figures, LIMITS) == symptom
+    assert option("watchdog/stop").limits.keys() == LIMITS.keys()
+    assert diagnose(HEALTHY, option("watchdog/stop").limits) is None
 
 
 @pytest.mark.parametrize("seed", [0, 1])
