@@ -54,6 +54,33 @@ def test_what_has_no_front_has_no_rate_of_second_faces(rings):
     assert "second_face_rate" not in scoring.side_scores(same, same)
 
 
+def test_of_equally_good_turns_the_smallest_is_the_error(rings):
+    """A box whose opposite sides are alike looks the same after half a turn."""
+    plain = figure(front=(0.9, 0.1, 0.1), back=(0.9, 0.1, 0.1))
+    alike = Mesh(plain.vertices, plain.faces, plain.normals, np.where(plain.normals[:, :1] > 0.5, 0.6, plain.colors))
+    seen = rings(alike)
+    assert scoring.side_scores(seen, seen) == {"azimuth_error": 0.0}
+    darker = seen * np.array([0.95, 0.95, 0.95, 1.0], np.float32)  # no turn is exact
+    turned = np.roll(darker, 8, axis=0)  # of 24: 120 degrees, or 60 the other way
+    assert scoring.side_scores(turned, seen) == {"azimuth_error": 60.0}
+
+
+def test_a_translucent_scene_shows_its_albedo_wherever_it_has_opacity(ball, make_scene):
+    scene = make_scene(ball(density=1.5, size=0.7, color=(0.8, 0.3, 0.1))).eval()
+    seen = scoring.scene_pictures(scene, scoring.ring_cameras(option("camera/orbit")).one(0))
+    some = seen[..., 3] > 0.01
+    assert seen.shape == (1, 64, 64, 4) and some.sum() > 500 and seen[..., 3].max() < 0.95
+    np.testing.assert_allclose(seen[some][:, :3], np.broadcast_to([0.8, 0.3, 0.1], (some.sum(), 3)), atol=1e-4)
+
+
+def test_the_structural_similarity_of_even_pictures_is_that_of_their_means():
+    """(2 a b + C) / (a^2 + b^2 + C) with C = 0.01^2 for values in [0, 1] (Wang et al. 2004, Eq. 6)."""
+    pictures = [np.full((1, 16, 16, 4), grey, np.float32) for grey in (0.02, 0.04)]
+    for one in pictures:
+        one[..., 3] = 1.0
+    assert scoring.picture_scores(*pictures)["truth_ssim"] == pytest.approx(0.0017 / 0.0021, rel=1e-3)
+
+
 def test_the_error_of_the_normals_is_the_mean_angle_between_the_surfaces():
     cameras = scoring.ring_cameras(option("camera/orbit"))
     assert scoring.normal_error(figure(), figure(), cameras) == pytest.approx(0, abs=0.1)

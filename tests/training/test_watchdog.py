@@ -185,14 +185,15 @@ def test_a_symptom_of_the_last_step_needs_no_patience(make_system, tmp_path):
 
 
 class States(L.Callback):
-    """The scene's table and the learning rates after each step."""
+    """The scene's table, the learning rates and the number of Adam's moments after each step."""
 
     def __init__(self):
-        self.tables, self.rates = [], []
+        self.tables, self.rates, self.moments = [], [], []
 
     def on_train_batch_end(self, trainer, system, outputs, batch, batch_idx):
         self.tables.append(system.scene.field.table.detach().clone())
         self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+        self.moments.append(len(trainer.optimizers[0].state))
 
 
 def test_a_restart_brings_back_the_last_healthy_state_with_smaller_steps(make_system, tmp_path, caplog):
@@ -204,6 +205,7 @@ def test_a_restart_brings_back_the_last_healthy_state_with_smaller_steps(make_sy
     assert restarts(trainer) == 1
     assert torch.equal(states.tables[3], before)
     assert not torch.equal(states.tables[2], before)
+    assert states.moments[2] > 0 == states.moments[3]  # those of step 0
     assert states.rates[2] > 10
     assert states.rates[3] == pytest.approx(0.001 * 100 * (1 - 0.98 * 4 / 16), rel=1e-6)  # of the fifth step
     assert max(states.rates[3:]) < 0.1
