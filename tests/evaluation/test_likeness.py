@@ -30,6 +30,17 @@ def test_the_background_is_the_median_of_the_border():
     np.testing.assert_allclose(border_color(image), 0.7)
 
 
+def test_the_border_is_two_pixels_wide_and_its_median_is_taken_by_channel():
+    frame = np.array([0.1, 0.5, 0.9])
+    image = np.full((16, 16, 3), 0.3, dtype=np.float32)
+    image[:2], image[-2:], image[:, :2], image[:, -2:] = (frame,) * 4
+    np.testing.assert_allclose(border_color(image), frame, atol=1e-6)
+    image[0] = image[-1] = 0.0  # 32 of 112 pixels
+    np.testing.assert_allclose(border_color(image), frame, atol=1e-6)
+    image[1], image[-2] = 0.0, 0.0  # 64 of 112
+    np.testing.assert_allclose(border_color(image), 0.0, atol=1e-6)
+
+
 @pytest.mark.parametrize("word", COLORS)
 @pytest.mark.parametrize("light", [1.0, 0.75])
 def test_colours_are_classified_in_full_and_in_dim_light(word, light):

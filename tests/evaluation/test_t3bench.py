@@ -1,6 +1,7 @@
 """T3Bench's protocol with judges whose answer is known, and its encoder on small random weights."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 import trimesh
 
 from dreamfusion.error import GuidanceError, UserError
+from dreamfusion.evaluation import t3bench
 from dreamfusion.evaluation.image_reward import OFFSET, SCALE, ImageReward
 from dreamfusion.evaluation.t3bench import FIELDS, normalized, pictures, quality
 from dreamfusion.types import Mesh
@@ -32,6 +34,24 @@ def test_the_mesh_is_centred_with_largest_coordinate_one_and_filmed_over_black_a
     assert (seen[0, :, 0, 0] == 0).all()
     covered = (seen.sum(1) > 0).float().mean((1, 2))
     assert (covered.diff() >= 0).all()  # a narrower field shows it larger
+
+
+def test_the_five_fields_and_the_distance_are_the_published_ones_and_pictures_stand_upright(ball, monkeypatch):
+    assert list(FIELDS) == [60, 45, 36, 30, 24]
+    places = []
+
+    def recorded(mesh, place, size):
+        places.append(place)
+        return torch.zeros(5, 3, size, size)
+
+    monkeypatch.setattr(t3bench, "pictures", recorded)
+    quality(ball, lambda rgb: rgb[:, 0, 0, 0], size=4)
+    assert np.linalg.norm(places, axis=1) == pytest.approx(np.full(162, 2.2))
+    x, y, z = ball.vertices.T
+    colors = np.stack([(y + 3) / 6, (x - 2) / 6, 0 * z], axis=1).astype(np.float32)  # its middle is at x = 5
+    shown = pictures(normalized(replace(ball, colors=colors)), np.array([0, -2.2, 0]), 32)[2].numpy()
+    assert shown[0, 11, 16] > 0.6 and shown[0, 20, 16] < 0.4  # red above
+    assert shown[1, 16, 20] > 0.6 and shown[1, 16, 11] < 0.4  # green on the right
 
 
 def test_a_constant_judge_scores_its_constant_and_a_picky_one_is_averaged_over_neighbours(ball):
