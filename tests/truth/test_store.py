@@ -92,9 +92,9 @@ def test_a_mesh_that_the_integers_cannot_hold_is_refused(tmp_path):
     many = np.zeros((2**16 + 1, 3), np.float32)
     views = np.zeros((AZIMUTHS, 8, 8, 4), np.uint8)
     for vertices in (far, many):
+        mesh = Mesh(vertices, faces, np.zeros_like(vertices), None, vertices[:, :2], texture)
         with pytest.raises(ValueError, match=r"x: \d+ vertices up to .* from the axes"):
-            uv = vertices[:, :2]
-            write_truth("x", Mesh(vertices, faces, np.zeros_like(vertices), None, uv, texture), views, tmp_path)
+            write_truth("x", mesh, views, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
