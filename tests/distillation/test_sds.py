@@ -300,8 +300,10 @@ def test_an_empty_timestep_range_is_named_before_the_first_step(low, high, place
 
 def test_weights_at_a_known_noise_level():
     abar = torch.tensor([0.64])  # alpha 0.8, sigma 0.6
-    values = [weight(name, abar).item() for name in ("sigma2", "uniform", "alpha_sigma2", "clean")]
-    assert values == pytest.approx([0.36, 1.0, 0.288, 0.6])
+    values = [weight(name, abar).item() for name in WEIGHTINGS]
+    assert values == pytest.approx([0.36, 1.0, 0.288, 0.6, 0.75, 1.75])
+    with pytest.raises(ValueError, match=r"unknown weighting 'heavy', expected one of sigma2, uniform, alpha_sigma2"):
+        weight("heavy", abar)
 
 
 def test_min_snr_is_the_ratio_of_the_variances_up_to_its_limit():

@@ -11,7 +11,7 @@ from training import make_trainer, train
 
 from dreamfusion.camera.data import CameraData
 from dreamfusion.training import watchdog
-from dreamfusion.training.health import FAINT, masked_mean, measure, rim_background, watch
+from dreamfusion.training.health import FAINT, masked_mean, measure, rim_background, rim_mask, watch
 
 SCALE = 3.0
 
@@ -32,7 +32,7 @@ class Measured(L.Callback):
         self.predictions.append([(noisy - alpha * clean) / sigma for clean in estimates])
         self.parameters.append(torch.cat([p.detach().flatten() for p in system.parameters()]))
         self.gradients.append(torch.cat([p.grad.flatten() for p in system.parameters() if p.grad is not None]))
-        self.opacity = system.last_opacity
+        self.opacity, self.scene, self.cameras = system.last_opacity, system.scene, batch
 
 
 def test_the_figures_of_a_step_are_the_largest_numbers_the_norms_and_the_means(make_system, tmp_path):
@@ -49,6 +49,9 @@ def test_the_figures_of_a_step_are_the_largest_numbers_the_norms_and_the_means(m
     for name, value in expected.items():
         assert figures[name].item() == pytest.approx(float(value), rel=1e-3), name
     assert not any(value.requires_grad for value in figures.values())
+    rim = rim_mask(measured.scene, measured.cameras)
+    assert rim.any() and figures["rim_opacity"].item() == pytest.approx(masked_mean(measured.opacity, rim).item())
+    assert figures["rim_background"] != 0
 
 
 def test_without_guidance_there_is_one_prediction_and_no_figure_of_guidance(make_system, tmp_path):
