@@ -38,6 +38,16 @@ def test_an_untrained_field_is_grey_and_its_blob_points_outwards(tiny_field, see
     torch.testing.assert_close(output.normal, F.normalize(positions, dim=-1), atol=1e-4, rtol=0)
 
 
+def test_the_first_weights_are_uniform_up_to_one_over_the_root_of_the_inputs_and_the_table_is_nearly_zero(tiny_field):
+    field = tiny_field(hidden=256)
+    for weight, inputs in ((field.hidden_weight, 3 * 2), (field.output_weight, 256)):
+        assert weight.shape[1] == inputs
+        bound = inputs**-0.5
+        assert 0.98 * bound < weight.max() <= bound and -bound <= weight.min() < -0.98 * bound
+        assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+    assert 0.9e-4 < field.table.abs().max() <= 1e-4
+
+
 @pytest.fixture
 def reference(monkeypatch):
     """Use the torch reference in float64, so that finite differences rarely cross cell boundaries."""
