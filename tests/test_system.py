@@ -123,6 +123,20 @@ def test_the_statistics_of_a_step_are_means_over_its_views(make_system, tmp_path
     assert metrics["gradient_norm"].item() == pytest.approx(last.gradient_norm.mean().item(), rel=1e-5)
     assert metrics["opacity"].item() == pytest.approx(system.last_opacity.mean().item(), rel=1e-5)
     assert len(last.noise_level) == 2 and last.noise_level[0] != last.noise_level[1]
+    assert not system.last_opacity.requires_grad and not system.last_background.requires_grad  # or a step's graph stays
+
+
+def test_a_step_leaves_the_global_generator_as_it_is(make_system, tmp_path):
+    class States(L.Callback):
+        def on_train_batch_start(self, trainer, system, batch, batch_idx):
+            self.before = torch.get_rng_state()
+
+        def on_before_backward(self, trainer, system, loss):
+            unchanged.append(torch.equal(torch.get_rng_state(), self.before))
+
+    unchanged = []
+    train(make_system(), tmp_path, States(), steps=4)  # of which some update the occupancy grid at random
+    assert unchanged == [True] * 4
 
 
 def test_seeds_differ_and_a_seed_repeats_itself(make_system, tmp_path):

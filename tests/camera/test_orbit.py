@@ -55,6 +55,13 @@ def test_azimuths_of_a_batch_are_stratified_over_the_circle(seeded):
     assert (counts - 500).abs().max() < 100
 
 
+def test_each_camera_of_a_batch_may_stand_anywhere_on_the_circle(seeded):
+    """Without a common turn, the strata would have the same edges in all steps."""
+    first = torch.stack([sample(PLAIN, 4, 4, seeded(seed)).azimuth[0] for seed in range(800)])
+    counts = torch.histc(first, 8, 0, 360)
+    assert (counts - 100).abs().max() < 50
+
+
 def test_cameras_of_a_group_differ_in_azimuth_alone_by_equal_angles(seeded):
     jittered = replace(PLAIN, views=12, group=4, uniform_area=0.5, elevation=[0, 30])
     cameras = jittered.sample(0.0, seeded())
@@ -213,6 +220,7 @@ def test_the_light_of_a_preview_stands_above_the_right_shoulder_at_the_cameras_d
         ({"distance": 3}, r"camera.distance is \[3\]; expected \[low, high\]"),
         ({"elevation": "x"}, r"camera.elevation is \['x'\]; expected \[low, high\]"),
         ({"elevation": [-10, 91]}, "allowed are -90 to 90 degrees"),
+        ({"elevation": [-91, 0]}, "allowed are -90 to 90 degrees"),
         ({"distance": [0, 1]}, "must be above 0"),
         ({"uniform_area": 1.5}, "camera.uniform_area is 1.5, expected a fraction"),
         ({"views": 0}, "camera.views is 0; a step needs at least 1 camera"),

@@ -320,11 +320,15 @@ def test_networks_of_all_prediction_types_give_one_gradient(name):
 
 
 def test_clip_gradient_limits_each_entry_before_the_mean_over_views():
-    rgb = image(4)
-    latents = (rgb * 2 - 1).detach().requires_grad_()
-    method = make_method("sds", GaussianPrior(), guidance_scale=100.0, clip_gradient=0.25)
-    method(rgb, conditioning([TEXT] * 4, [EMPTY] * 4), 0.0, seeded(), latents).loss.backward()
-    assert latents.grad.abs().max().item() == pytest.approx(0.25 / 4)
+    gradients = []
+    for limit in (None, 0.25):
+        latents = (image(4) * 2 - 1).detach().requires_grad_()
+        method = make_method("sds", GaussianPrior(), guidance_scale=3.0, clip_gradient=limit)
+        method(image(4), conditioning([TEXT, 0.9, -0.9, X], [EMPTY] * 4), 0.0, seeded(), latents).loss.backward()
+        gradients.append(latents.grad * 4)
+    free, limited = gradients
+    assert free.max() > 0.25 and free.min() < -0.25 and (free.abs() < 0.25).any()
+    torch.testing.assert_close(limited, free.clamp(min=-0.25, max=0.25))
     with pytest.raises(ValueError, match=r"distillation.clip_gradient is 0\.0; a limit must be above 0, or null"):
         make_method("sds", GaussianPrior(), clip_gradient=0.0)
 
@@ -348,6 +352,8 @@ def test_stratified_timesteps_have_one_in_each_part_of_the_range():
     t = method(image(8), conditioning([0.0] * 8, [0.0] * 8), 0.0, seeded()).timestep
     assert sorted(((t - 100) // 100).tolist()) == list(range(8))
     assert t.tolist() != sorted(t.tolist())
+    again, other = (method.draw_timestep(8, 0.1, 0.9, seeded(seed)) for seed in (0, 1))
+    assert torch.equal(again, t) and not torch.equal(other // 100, t // 100)
 
 
 def test_sqrt_annealing_is_the_published_schedule_of_hifa():

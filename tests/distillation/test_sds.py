@@ -264,6 +264,19 @@ def test_rescale_applies_to_gradient_and_preview():
     alpha = (1 - output.noise_level.square()).sqrt()[:, None, None, None]
     x = (2 * rgb - 1).detach()
     torch.testing.assert_close(rgb.grad, alpha * (x - output.denoised), atol=1e-4, rtol=1e-4)
+    noisy, t, (text, _) = prior.calls[0]
+    (unguided,) = prior.denoise(noisy, t, [text])
+    torch.testing.assert_close(output.denoised.std((1, 2, 3)), unguided.std((1, 2, 3)), atol=1e-5, rtol=1e-4)
+
+
+def test_only_the_priors_network_uses_mixed_precision():
+    class Watched(GaussianPrior):
+        def encode_image(self, rgb):
+            assert not torch.is_autocast_enabled("cpu") and rgb.dtype == torch.float32
+            return super().encode_image(rgb)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        make_sds(Watched())(image(1).bfloat16(), conditioning([0.4], [0.0]), 0.0, seeded())
 
 
 def test_resize_returns_an_image_of_the_right_size_and_refuses_non_square_ones():
