@@ -93,9 +93,9 @@ def test_smoothness_counts_an_edge_in_either_direction_if_both_of_its_pixels_are
         normal, opacity = torch.stack([angle.cos(), angle.sin(), torch.zeros(2, 3)])[None], torch.tensor(opacity)
         return smoothness_loss(rendered(opacity.T if turned else opacity, normal=normal.mT if turned else normal))
 
-    assert loss([[1.0, 1.0, 1.0]] * 2).item() == pytest.approx(4 * 2 / 6)
-    assert loss([[0.4, 1.0, 1.0], [1.0, 1.0, 0.4]]).item() == pytest.approx(2 * 2 / 4)
-    assert loss([[1.0, 0.4, 1.0]] * 2).item() == 0
+    assert loss([[1.0, 0.51, 1.0]] * 2).item() == pytest.approx(4 * 2 / 6)
+    assert loss([[0.49, 1.0, 1.0], [1.0, 1.0, 0.49]]).item() == pytest.approx(2 * 2 / 4)
+    assert loss([[1.0, 0.49, 1.0]] * 2).item() == 0
 
 
 def along_rays(weights, middles, ray, rays):
@@ -114,6 +114,8 @@ def test_depth_variance_is_that_of_the_samples_of_solid_rays():
     spread = (0.6 * (1 - mean) ** 2 + 0.3 * (2 - mean) ** 2) / 0.9
     found = depth_variance_loss(along_rays(weights, middles, ray, 3))  # the second has one surface, the third is faint
     assert found.item() == pytest.approx(spread / 2, rel=1e-5)
+    alone = depth_variance_loss(along_rays(torch.tensor([0.6, 0.3]), [1.0, 2.0], [0, 0], 1))
+    assert alone.item() == pytest.approx(spread, rel=1e-5)
 
 
 def test_depth_variance_has_the_gradient_of_finite_differences():
@@ -147,6 +149,12 @@ def test_terms_are_weighted_by_their_schedules_and_omitted_at_zero(scene):
     assert terms["entropy"].item() == pytest.approx(3.0)
     assert total(terms, torch.tensor(0.0)).item() == pytest.approx(3 + math.sqrt(0.26))
     assert total({}, torch.tensor(5.0)) == 0
+
+
+def test_a_term_of_another_scene_may_have_a_weight_of_zero(scene):
+    assert set(Regularizer(curvature=0.0, opacity=0.0, entropy=1.0).terms(scene)) == {"opacity", "entropy"}
+    with pytest.raises(ValueError, match="has no term 'curvature'"):
+        Regularizer(curvature=[[0, 0.0], [1, 0.1]]).terms(scene)
 
 
 def test_normals_are_needed_while_a_term_that_reads_them_has_weight(scene):
