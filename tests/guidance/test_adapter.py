@@ -90,7 +90,7 @@ def test_training_the_adapter_leaves_the_prior_as_it_is_bit_for_bit(case):
 @pytest.mark.parametrize("rank", [1, 3])
 def test_an_adapted_layer_adds_the_product_of_its_matrices_whatever_the_rank(priors, rank):
     """W x + B A x, without a factor (Hu et al. 2022, Eq. 3 with alpha = r)."""
-    prior = priors["pocket"]
+    prior = priors["sd"]
     adapter = prior.adapt(rank)
     for parameter in adapter.parameters():
         torch.nn.init.normal_(parameter)
