@@ -161,6 +161,7 @@ def test_normals_are_needed_while_a_term_that_reads_them_has_weight(scene):
     late = Regularizer(orientation=[[0.5, 0.0], [1.0, 0.01]])
     assert [late.needs_normal(scene, p) for p in (0.0, 0.5, 0.6)] == [False, False, True]
     assert Regularizer(smoothness=1.0).needs_normal(scene, 0.0)
+    assert Regularizer(smoothness=1.0, opacity=1.0, orientation=0.0).needs_normal(scene, 0.0)
     assert not Regularizer(opacity=1.0, entropy=1.0).needs_normal(scene, 0.0)
 
 

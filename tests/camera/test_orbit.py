@@ -164,6 +164,15 @@ def test_straight_from_above_or_below_the_camera_is_finite_and_orthonormal(camer
     torch.testing.assert_close(rotation[:, 1, 2], torch.full((2,), math.copysign(1, elevation)))
 
 
+def test_a_camera_straight_above_has_the_back_of_the_object_on_top_and_leaves_others_of_its_batch_alone(cameras_at):
+    both = cameras_at([0.0, 30.0, 75.0], [90.0, 10.0, -20.0]).camera_to_world
+    torch.testing.assert_close(both[0, :, 1], torch.tensor([0.0, 0.0, -1.0]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(both[0, :, 0], torch.tensor([1.0, 0.0, 0.0]), atol=1e-6, rtol=0)
+    for place, (azimuth, elevation) in ((1, (30.0, 10.0)), (2, (75.0, -20.0))):
+        torch.testing.assert_close(both[place], cameras_at([azimuth], [elevation]).camera_to_world[0])
+        assert both[place, 1, 1] > 0.9  # its up is upwards
+
+
 def test_looking_at_another_point_turns_the_camera_and_keeps_its_angles():
     position, target = torch.tensor([[0.0, 0.0, 3.0]]), torch.tensor([[1.0, 0.0, 3.0]])
     camera = look_from(position, target, torch.tensor([[0.0, 1.0, 0.0]]), torch.tensor([40.0]), position, 4, 4)

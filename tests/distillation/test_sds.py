@@ -255,8 +255,15 @@ def test_full_rescale_gives_the_guided_image_the_contrast_of_the_unguided_one():
     assert rescale_clean(torch.full_like(guided, 0.3), text, 1.0).isfinite().all()
 
 
+class Contrasting(GaussianPrior):
+    """A text changes the contrast of the estimate, too: guidance adds contrast."""
+
+    def posterior(self, noisy, timestep, mu):
+        return super().posterior(noisy, timestep, mu) * (1 + mu)
+
+
 def test_rescale_applies_to_gradient_and_preview():
-    rgb, prior = image(2), GaussianPrior()
+    rgb, prior = image(2), Contrasting()
     output = make_sds(prior, guidance_scale=30.0, weighting="clean", rescale=1.0)(
         rgb, conditioning([0.5, 0.5], [-0.5, -0.5]), 0.0, seeded()
     )
