@@ -11,7 +11,7 @@ from dreamfusion.loss import Regularizer, depth_variance_loss, entropy_loss, opa
 from dreamfusion.scene.base import Term
 from dreamfusion.scene.nerf.renderer import RayRender
 from dreamfusion.scene.nerf.scene import orientation_loss
-from dreamfusion.types import RaySamples
+from dreamfusion.types import RaySamples, RenderOutput
 
 
 def rendered(opacity, normal=None, weights=(), ray=(), sample_normal=None, directions=None):
@@ -85,6 +85,20 @@ def test_smoothness_is_zero_on_a_plane_and_counts_differences_between_solid_pixe
     assert smoothness_loss(rendered(half, normal=edge)) == 0
 
 
+@pytest.mark.parametrize("turned", [False, True], ids=["columns", "rows"])
+def test_smoothness_counts_an_edge_in_either_direction_if_both_of_its_pixels_are_solid(turned):
+    """Normals at 0, 90 and 180 degrees: steps of squared length 2; the pixels beside one faint pixel make none."""
+
+    def loss(opacity):
+        angle = torch.tensor([[0.0, math.pi / 2, math.pi]]).expand(2, 3)
+        normal, opacity = torch.stack([angle.cos(), angle.sin(), torch.zeros(2, 3)])[None], torch.tensor(opacity)
+        return smoothness_loss(rendered(opacity.T if turned else opacity, normal=normal.mT if turned else normal))
+
+    assert loss([[1.0, 0.51, 1.0]] * 2).item() == pytest.approx(4 * 2 / 6)
+    assert loss([[0.49, 1.0, 1.0], [1.0, 1.0, 0.49]]).item() == pytest.approx(2 * 2 / 4)
+    assert loss([[1.0, 0.49, 1.0]] * 2).item() == 0
+
+
 def along_rays(weights, middles, ray, rays):
     """A row of rays with these samples, each 0.1 long; opacity and depth are theirs."""
     ray, middles = torch.tensor(ray), torch.tensor(middles)
@@ -101,6 +115,8 @@ def test_depth_variance_is_that_of_the_samples_of_solid_rays():
     spread = (0.6 * (1 - mean) ** 2 + 0.3 * (2 - mean) ** 2) / 0.9
     found = depth_variance_loss(along_rays(weights, middles, ray, 3))  # the second has one surface, the third is faint
     assert found.item() == pytest.approx(spread / 2, rel=1e-5)
+    alone = depth_variance_loss(along_rays(torch.tensor([0.6, 0.3]), [1.0, 2.0], [0, 0], 1))
+    assert alone.item() == pytest.approx(spread, rel=1e-5)
 
 
 def test_depth_variance_has_the_gradient_of_finite_differences():
@@ -111,6 +127,12 @@ def test_depth_variance_has_the_gradient_of_finite_differences():
         step = torch.zeros(4).index_fill(0, torch.tensor(index), 1e-2)
         ahead, behind = (depth_variance_loss(along_rays(weights.detach() + s * step, middles, ray, 2)) for s in (1, -1))
         assert slope[index].item() == pytest.approx(float(ahead - behind) / 2e-2, rel=1e-2, abs=1e-4)
+
+
+def test_depth_has_no_variance_in_a_render_that_is_not_sampled_along_rays():
+    whole = rendered([[1.0, 0.5]])
+    picture = RenderOutput(whole.rgb, whole.background, whole.opacity, whole.depth, None)
+    assert depth_variance_loss(picture).item() == 0
 
 
 def test_an_empty_image_has_finite_losses():
@@ -130,10 +152,17 @@ def test_terms_are_weighted_by_their_schedules_and_omitted_at_zero(scene):
     assert total({}, torch.tensor(5.0)) == 0
 
 
+def test_a_term_of_another_scene_may_have_a_weight_of_zero(scene):
+    assert set(Regularizer(curvature=0.0, opacity=0.0, entropy=1.0).terms(scene)) == {"opacity", "entropy"}
+    with pytest.raises(ValueError, match="has no term 'curvature'"):
+        Regularizer(curvature=[[0, 0.0], [1, 0.1]]).terms(scene)
+
+
 def test_normals_are_needed_while_a_term_that_reads_them_has_weight(scene):
     late = Regularizer(orientation=[[0.5, 0.0], [1.0, 0.01]])
     assert [late.needs_normal(scene, p) for p in (0.0, 0.5, 0.6)] == [False, False, True]
     assert Regularizer(smoothness=1.0).needs_normal(scene, 0.0)
+    assert Regularizer(smoothness=1.0, opacity=1.0, orientation=0.0).needs_normal(scene, 0.0)
     assert not Regularizer(opacity=1.0, entropy=1.0).needs_normal(scene, 0.0)
 
 

@@ -17,6 +17,12 @@ def test_values_are_linear_between_points_and_constant_outside(progress, value):
     assert schedule([[0.2, 1.0], [0.6, 3.0], [0.8, 1.0]])(progress) == pytest.approx(value)
 
 
+def test_the_lowest_and_the_highest_value_are_those_of_the_points():
+    peak = schedule([[0.2, 1.0], [0.6, 3.0], [0.8, 0.5]])
+    assert (peak.lowest, peak.highest) == (0.5, 3.0)
+    assert (schedule(7).lowest, schedule(7).highest) == (7.0, 7.0)
+
+
 def test_two_points_at_one_progress_are_a_jump_to_the_later_value():
     jump = schedule([[0.5, 1.0], [0.5, 2.0]])
     assert [jump(0.49), jump(0.5), jump(0.51)] == [1.0, 2.0, 2.0]

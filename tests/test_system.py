@@ -13,8 +13,10 @@ from dreamfusion.error import UserError
 from dreamfusion.loss import Regularizer, total
 from dreamfusion.randomness import Stream, step_generator
 from dreamfusion.scene.lighting import Lighting
+from dreamfusion.scene.shading import ALBEDO, LAMBERTIAN, TEXTURELESS
 from dreamfusion.system import with_appearance
 from dreamfusion.training.callbacks import Checkpoints, StopOnInterrupt
+from dreamfusion.types import Conditioning, RenderOutput, TextEmbedding
 
 
 class StopAfter(L.Callback):
@@ -100,6 +102,41 @@ def test_the_gradient_of_a_step_is_that_of_its_composed_parts(make_system, tmp_p
         torch.testing.assert_close(compare.actual[name], expected, msg=name)
     assert compare.expected["scene.field.table"].abs().max() > 0
     assert compare.expected["scene.background.network.0.weight"].abs().max() > 0
+
+
+def test_the_appearance_of_a_view_is_the_grey_level_of_its_background_and_its_shading():
+    backgrounds = torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.1, 0.5, 0.3]])
+    image = torch.zeros(3, 1, 2, 2)
+    render = RenderOutput(image.expand(-1, 3, -1, -1), backgrounds, image, image, None)
+    text = TextEmbedding(torch.zeros(3, 1, 1), torch.ones(3, 1, dtype=torch.bool))
+    plain = Conditioning(text, text, ORBIT.view(torch.zeros(3), 0.0, 2, 2))
+    for shading, code in ((ALBEDO, 0.0), (TEXTURELESS, -1.0), (LAMBERTIAN, 1.0)):
+        appearance = with_appearance(plain, render, shading).appearance
+        torch.testing.assert_close(appearance, torch.tensor([[-1.0, code], [1.0, code], [-0.4, code]]))
+
+
+def test_the_statistics_of_a_step_are_means_over_its_views(make_system, tmp_path):
+    system = make_system()
+    metrics = train(system, tmp_path, steps=1).callback_metrics
+    last = system.last_guidance
+    assert metrics["noise_level"].item() == pytest.approx(last.noise_level.mean().item(), rel=1e-5)
+    assert metrics["gradient_norm"].item() == pytest.approx(last.gradient_norm.mean().item(), rel=1e-5)
+    assert metrics["opacity"].item() == pytest.approx(system.last_opacity.mean().item(), rel=1e-5)
+    assert len(last.noise_level) == 2 and last.noise_level[0] != last.noise_level[1]
+    assert not system.last_opacity.requires_grad and not system.last_background.requires_grad  # or a step's graph stays
+
+
+def test_a_step_leaves_the_global_generator_as_it_is(make_system, tmp_path):
+    class States(L.Callback):
+        def on_train_batch_start(self, trainer, system, batch, batch_idx):
+            self.before = torch.get_rng_state()
+
+        def on_before_backward(self, trainer, system, loss):
+            unchanged.append(torch.equal(torch.get_rng_state(), self.before))
+
+    unchanged = []
+    train(make_system(), tmp_path, States(), steps=4)  # of which some update the occupancy grid at random
+    assert unchanged == [True] * 4
 
 
 def test_seeds_differ_and_a_seed_repeats_itself(make_system, tmp_path):

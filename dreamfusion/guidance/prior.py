@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dreamfusion.diffusion.classifier_free import guide, perpendicular
 from dreamfusion.error import UserError
-from dreamfusion.types import Branch, Cameras, Conditioning, TextEmbedding
+from dreamfusion.types import Branch, Cameras, Conditioning, Opposed, TextEmbedding
 
 
 class Prior(Protocol):
@@ -161,13 +161,11 @@ def null_branch(conditioning: Conditioning) -> Branch:
     return Branch(conditioning.negative, conditioning.cameras, conditioning.appearance, unconditional=True)
 
 
-def opposed_branches(conditioning: Conditioning) -> list[Branch]:
+def opposed_branches(conditioning: Conditioning, opposed: Opposed) -> list[Branch]:
     """The N texts of perp-neg, with the camera and appearance of each view."""
-    if conditioning.opposed is None:
-        return []
-    count, views = conditioning.opposed.weights.shape
-    index = torch.arange(count * views, device=conditioning.opposed.weights.device).view(count, views)
-    texts = [conditioning.opposed.texts[row] for row in index]
+    count, views = opposed.weights.shape
+    index = torch.arange(count * views, device=opposed.weights.device).view(count, views)
+    texts = [opposed.texts[row] for row in index]
     return [Branch(text, conditioning.cameras, conditioning.appearance) for text in texts]
 
 
@@ -180,12 +178,13 @@ def denoise_steered(
     w_i times the component of x_i - x_null that is perpendicular to d. The paper has eps in place of x0_hat: for the
     same z, differences of both are proportional.
     """
-    if conditioning.opposed is None:
+    opposed = conditioning.opposed
+    if opposed is None:
         return prior.denoise(noisy, timestep, branches)
-    estimates = prior.denoise(noisy, timestep, [*branches, *opposed_branches(conditioning)])
+    estimates = prior.denoise(noisy, timestep, [*branches, *opposed_branches(conditioning, opposed)])
     text, null, count = estimates[0], estimates[1], len(branches)
     steered = text
-    for weight, clean in zip(conditioning.opposed.weights, estimates[count:], strict=True):
+    for weight, clean in zip(opposed.weights, estimates[count:], strict=True):
         steered = steered + weight[:, None, None, None] * perpendicular(clean - null, text - null)
     return (steered, *estimates[1:count])
 

@@ -55,6 +55,13 @@ def test_azimuths_of_a_batch_are_stratified_over_the_circle(seeded):
     assert (counts - 500).abs().max() < 100
 
 
+def test_each_camera_of_a_batch_may_stand_anywhere_on_the_circle(seeded):
+    """Without a common turn, the strata would have the same edges in all steps."""
+    first = torch.stack([sample(PLAIN, 4, 4, seeded(seed)).azimuth[0] for seed in range(800)])
+    counts = torch.histc(first, 8, 0, 360)
+    assert (counts - 100).abs().max() < 50
+
+
 def test_cameras_of_a_group_differ_in_azimuth_alone_by_equal_angles(seeded):
     jittered = replace(PLAIN, views=12, group=4, uniform_area=0.5, elevation=[0, 30])
     cameras = jittered.sample(0.0, seeded())
@@ -108,6 +115,28 @@ def test_angles_match_the_jittered_position(seeded):
     assert (cameras.distance > 3.3).any()
 
 
+LEVEL = replace(PLAIN, elevation=[0, 0], distance=[3, 3])
+
+
+def test_the_jitter_of_the_position_is_uniform_in_a_cube(seeded):
+    height = sample(replace(LEVEL, position_jitter=0.1), MANY, 4, seeded()).camera_to_world[:, 1, 3]
+    assert -0.1 <= height.min() < -0.099 and 0.099 < height.max() <= 0.1
+    assert height.mean().item() == pytest.approx(0, abs=0.002)
+    assert height.std().item() == pytest.approx(0.1 / math.sqrt(3), rel=0.03)
+
+
+def test_the_point_looked_at_scatters_around_the_origin_and_the_up_vector_around_the_vertical(seeded):
+    """To first order in the deviation: the axis misses the origin by two components, and the camera rolls by one."""
+    to_world = sample(replace(LEVEL, look_at_std=0.05), MANY, 4, seeded()).camera_to_world
+    back, position = to_world[:, :, 2], to_world[:, :, 3]
+    miss = position - (position * back).sum(-1, keepdim=True) * back
+    assert miss.square().sum(-1).mean().sqrt().item() == pytest.approx(math.sqrt(2) * 0.05, rel=0.03)
+    assert miss.mean(0).abs().max().item() < 0.002
+    rolled = sample(replace(LEVEL, up_std=0.05), MANY, 4, seeded()).camera_to_world[:, 1, 0]
+    assert rolled.std().item() == pytest.approx(0.05, rel=0.03)
+    assert rolled.mean().item() == pytest.approx(0, abs=0.002)
+
+
 def test_rotations_are_right_handed_and_orthonormal(seeded):
     paper = replace(PLAIN, position_jitter=0.1, look_at_std=0.447, up_std=0.141)
     rotation = sample(paper, 500, 4, seeded()).camera_to_world[:, :, :3]
@@ -133,6 +162,15 @@ def test_straight_from_above_or_below_the_camera_is_finite_and_orthonormal(camer
     rotation = cameras_at([0.0, 137.0], [elevation] * 2).camera_to_world[:, :, :3]
     torch.testing.assert_close(rotation.mT @ rotation, torch.eye(3).expand(2, 3, 3), atol=1e-6, rtol=0)
     torch.testing.assert_close(rotation[:, 1, 2], torch.full((2,), math.copysign(1, elevation)))
+
+
+def test_a_camera_straight_above_has_the_back_of_the_object_on_top_and_leaves_others_of_its_batch_alone(cameras_at):
+    both = cameras_at([0.0, 30.0, 75.0], [90.0, 10.0, -20.0]).camera_to_world
+    torch.testing.assert_close(both[0, :, 1], torch.tensor([0.0, 0.0, -1.0]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(both[0, :, 0], torch.tensor([1.0, 0.0, 0.0]), atol=1e-6, rtol=0)
+    for place, (azimuth, elevation) in ((1, (30.0, 10.0)), (2, (75.0, -20.0))):
+        torch.testing.assert_close(both[place], cameras_at([azimuth], [elevation]).camera_to_world[0])
+        assert both[place, 1, 1] > 0.9  # its up is upwards
 
 
 def test_looking_at_another_point_turns_the_camera_and_keeps_its_angles():
@@ -175,6 +213,14 @@ def test_preview_cameras_use_the_middle_of_the_ranges():
     assert (view.height, view.width) == (32, 48)
 
 
+def test_the_light_of_a_preview_stands_above_the_right_shoulder_at_the_cameras_distance():
+    view = PLAIN.view(torch.tensor([0.0, 90.0, 10.0]), torch.tensor([15.0, -20.0, 80.0]), 8, 8)
+    expected = spherical(torch.tensor([30.0, 120.0, 40.0]), torch.tensor([50.0, 15.0, 89.0]), torch.full((3,), 3.0))
+    torch.testing.assert_close(view.light, expected)
+    right, up = view.camera_to_world[:, :, 0], view.camera_to_world[:, :, 1]
+    assert ((view.light * right).sum(-1)[:2] > 0.5).all() and ((view.light * up).sum(-1)[:2] > 0.5).all()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -183,6 +229,7 @@ def test_preview_cameras_use_the_middle_of_the_ranges():
         ({"distance": 3}, r"camera.distance is \[3\]; expected \[low, high\]"),
         ({"elevation": "x"}, r"camera.elevation is \['x'\]; expected \[low, high\]"),
         ({"elevation": [-10, 91]}, "allowed are -90 to 90 degrees"),
+        ({"elevation": [-91, 0]}, "allowed are -90 to 90 degrees"),
         ({"distance": [0, 1]}, "must be above 0"),
         ({"uniform_area": 1.5}, "camera.uniform_area is 1.5, expected a fraction"),
         ({"views": 0}, "camera.views is 0; a step needs at least 1 camera"),

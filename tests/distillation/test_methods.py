@@ -132,6 +132,25 @@ def test_nfsd_at_low_noise_takes_the_empty_prediction_for_the_domain():
     assert slope == pytest.approx(sigma * alpha * ((X - EMPTY) + 7.5 * (EMPTY - TEXT)) / deviation**2, rel=2e-2)
 
 
+def test_nfsd_has_no_random_noise_from_the_named_timestep_on():
+    prior = AdaptableGaussian(S)
+    alpha, sigma, deviation = levels(prior, 200)
+    slope, _ = gradient("nfsd", prior=prior, t=200, low_noise=0.2, guidance_scale=7.5)
+    assert slope == pytest.approx(sigma * alpha * 7.5 * (EMPTY - TEXT) / deviation**2, rel=1e-3)
+
+
+def test_an_interval_of_ism_that_is_longer_than_the_way_begins_at_the_render():
+    """z_s is the render, then, and x0_hat(z_s) its posterior mean at timestep 0."""
+    prior, t = AdaptableGaussian(S), 50
+    slope, _ = gradient("ism", prior=prior, empty=TEXT, t=t, interval=0.1, guidance_scale=1.0)
+    assert [at.tolist() for _, at, _ in prior.calls] == [[0], [t]]
+    alpha_0, sigma_0, deviation_0 = levels(prior, 0)
+    noise = sigma_0 * (X - alpha_0 * TEXT) / deviation_0**2
+    alpha, sigma, deviation = levels(prior, t)
+    z = alpha * (X - sigma_0 * noise) / alpha_0 + sigma * noise
+    assert slope == pytest.approx(sigma * (z - alpha * TEXT) / deviation**2 - noise, rel=1e-3)
+
+
 def test_ism_on_fine_steps_is_the_change_of_the_score_along_the_sampler():
     # Along the sampler (z - alpha mu) / deviation(z) is constant, so eps = sigma (x - mu) / (s deviation(z)).
     prior, interval = AdaptableGaussian(S), 0.1
@@ -168,6 +187,16 @@ def test_sdi_on_fine_steps_compares_the_image_with_the_posterior_mean_of_its_own
 def test_sdi_with_many_sampling_steps_finds_the_image_again():
     _, out = gradient("sdi", empty=TEXT, stride=0.001, eta=0.0, guidance_scale=1.0, inversion_scale=1.0, steps=200)
     assert out.denoised.mean().item() == pytest.approx(X, abs=1e-2)
+
+
+def test_sdi_inverts_in_strides_and_samples_in_even_steps_from_the_timestep_down():
+    prior = AdaptableGaussian(S)
+    gradient("sdi", prior=prior, t=300, steps=3)
+    assert [at.tolist() for _, at, _ in prior.calls[-3:]] == [[300], [200], [100]]
+    assert [at.tolist() for _, at, _ in prior.calls[:-3]] == [[100], [200], [300]]  # of the inversion, stride 0.1
+    prior.calls.clear()
+    gradient("sdi", prior=prior, t=3, stride=0.0)
+    assert [at.tolist() for _, at, _ in prior.calls] == [[1], [2], [3], [3]]
 
 
 def test_the_inversion_of_sdi_has_minus_the_guidance_scale():
@@ -284,49 +313,6 @@ def test_flowdreamer_begins_with_random_noise_as_rfds():
     assert late[0] == pytest.approx(late[1], rel=1e-5)  # no random noise
 
 
-def test_vsd_is_the_difference_of_the_prior_and_the_adapter():
-    prior = AdaptableGaussian(S)
-    alpha, sigma, deviation = levels(prior)
-    slope, _ = gradient("vsd", prior=prior, guidance_scale=1.0)
-    assert slope == pytest.approx(sigma * alpha * (0.7 - TEXT) / deviation**2, rel=1e-4)
-
-
-def test_vsds_adapter_learns_the_mean_of_the_renders_and_its_loss_leaves_the_images_alone():
-    prior = AdaptableGaussian(S)
-    method = make_method("vsd", prior)
-    optimizer = torch.optim.Adam([{**group, "lr": 0.05} for group in method.parameter_groups()])
-    rgb, generator = torch.full((16, 3, SIZE, SIZE), (X + 1) / 2, requires_grad=True), seeded()
-    for step in range(200):
-        optimizer.param_groups[0]["lr"] = 0.05 if step < 150 else 0.005  # the noise of its steps is averaged at last
-        optimizer.zero_grad()
-        out = method(rgb, conditioning([TEXT] * 16, [EMPTY] * 16), 0.5, generator)
-        out.loss.backward()
-        optimizer.step()
-    assert prior.adapter.mean.item() == pytest.approx(X, abs=0.02)
-    assert list(method.state_dict()) == ["adapter.mean"]
-    rgb.grad = None
-    step_losses = make_method("vsd", prior).auxiliary_losses
-    latents = (rgb * 2 - 1).detach().requires_grad_()
-    from dreamfusion.distillation.base import Step
-
-    t = torch.full((16,), AT)
-    step = Step(rgb, latents, t, prior.alphas_cumprod[t], conditioning([TEXT] * 16, [EMPTY] * 16), 0.5, seeded())
-    step_losses(step)["adapter"].backward()
-    assert latents.grad is None
-
-
-def test_vsds_adapter_learns_at_the_priors_pace_unless_the_user_says_otherwise():
-    rates = [make_method("vsd", AdaptableGaussian(), **changes) for changes in ({}, {"learning_rate": 0.5})]
-    assert [method.parameter_groups()[0]["lr"] for method in rates] == [1e-4, 0.5]
-
-
-def test_vsd_refuses_a_prior_without_adapter():
-    prior = GaussianPrior()
-    prior.sample_scale = 1.0
-    with pytest.raises(ValueError, match="distillation=vsd trains an adapter, which guidance=gaussian does not have"):
-        make_method("vsd", prior)
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_networks_of_all_prediction_types_give_one_gradient(name):
     slopes = [gradient(name, 4, prior=Network(kind))[0] for kind in PREDICTIONS]
@@ -334,11 +320,15 @@ def test_networks_of_all_prediction_types_give_one_gradient(name):
 
 
 def test_clip_gradient_limits_each_entry_before_the_mean_over_views():
-    rgb = image(4)
-    latents = (rgb * 2 - 1).detach().requires_grad_()
-    method = make_method("sds", GaussianPrior(), guidance_scale=100.0, clip_gradient=0.25)
-    method(rgb, conditioning([TEXT] * 4, [EMPTY] * 4), 0.0, seeded(), latents).loss.backward()
-    assert latents.grad.abs().max().item() == pytest.approx(0.25 / 4)
+    gradients = []
+    for limit in (None, 0.25):
+        latents = (image(4) * 2 - 1).detach().requires_grad_()
+        method = make_method("sds", GaussianPrior(), guidance_scale=3.0, clip_gradient=limit)
+        method(image(4), conditioning([TEXT, 0.9, -0.9, X], [EMPTY] * 4), 0.0, seeded(), latents).loss.backward()
+        gradients.append(latents.grad * 4)
+    free, limited = gradients
+    assert free.max() > 0.25 and free.min() < -0.25 and (free.abs() < 0.25).any()
+    torch.testing.assert_close(limited, free.clamp(min=-0.25, max=0.25))
     with pytest.raises(ValueError, match=r"distillation.clip_gradient is 0\.0; a limit must be above 0, or null"):
         make_method("sds", GaussianPrior(), clip_gradient=0.0)
 
@@ -362,6 +352,8 @@ def test_stratified_timesteps_have_one_in_each_part_of_the_range():
     t = method(image(8), conditioning([0.0] * 8, [0.0] * 8), 0.0, seeded()).timestep
     assert sorted(((t - 100) // 100).tolist()) == list(range(8))
     assert t.tolist() != sorted(t.tolist())
+    again, other = (method.draw_timestep(8, 0.1, 0.9, seeded(seed)) for seed in (0, 1))
+    assert torch.equal(again, t) and not torch.equal(other // 100, t // 100)
 
 
 def test_sqrt_annealing_is_the_published_schedule_of_hifa():

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from dreamfusion.diffusion.classifier_free import guide
 from dreamfusion.distillation.base import rescale_clean
-from dreamfusion.distillation.weighting import WEIGHTINGS, weight
+from dreamfusion.distillation.weighting import WEIGHTINGS, min_snr, weight
 from dreamfusion.image import resize
 from dreamfusion.types import Cameras, Conditioning, TextEmbedding
 
@@ -149,6 +149,16 @@ def test_a_pixel_space_prior_clips_x0_and_its_gradient():
     torch.testing.assert_close(rgb.grad, 2 * (2 * rgb.detach() - 1 - out.denoised) / 2, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("pixel_space", [False, True])
+def test_a_user_may_clip_x0_or_not_whatever_the_prior(pixel_space):
+    prior, largest = GaussianPrior(), []
+    prior.pixel_space = pixel_space
+    for clip in (True, False):
+        out = make_sds(prior, guidance_scale=50.0, clip=clip)(image(1), conditioning([0.9], [0.0]), 0.0, seeded())
+        largest.append(out.denoised.abs().max().item())
+    assert largest[0] == 1 < largest[1]
+
+
 def test_the_denoised_image_is_the_posterior_mean_of_the_gaussian():
     prior, rgb = GaussianPrior(s=0.3), image(3)
     output = make_sds(prior)(rgb, conditioning([0.4] * 3, [0.0] * 3), 0.0, seeded())
@@ -245,8 +255,15 @@ def test_full_rescale_gives_the_guided_image_the_contrast_of_the_unguided_one():
     assert rescale_clean(torch.full_like(guided, 0.3), text, 1.0).isfinite().all()
 
 
+class Contrasting(GaussianPrior):
+    """A text changes the contrast of the estimate, too: guidance adds contrast."""
+
+    def posterior(self, noisy, timestep, mu):
+        return super().posterior(noisy, timestep, mu) * (1 + mu)
+
+
 def test_rescale_applies_to_gradient_and_preview():
-    rgb, prior = image(2), GaussianPrior()
+    rgb, prior = image(2), Contrasting()
     output = make_sds(prior, guidance_scale=30.0, weighting="clean", rescale=1.0)(
         rgb, conditioning([0.5, 0.5], [-0.5, -0.5]), 0.0, seeded()
     )
@@ -254,6 +271,19 @@ def test_rescale_applies_to_gradient_and_preview():
     alpha = (1 - output.noise_level.square()).sqrt()[:, None, None, None]
     x = (2 * rgb - 1).detach()
     torch.testing.assert_close(rgb.grad, alpha * (x - output.denoised), atol=1e-4, rtol=1e-4)
+    noisy, t, (text, _) = prior.calls[0]
+    (unguided,) = prior.denoise(noisy, t, [text])
+    torch.testing.assert_close(output.denoised.std((1, 2, 3)), unguided.std((1, 2, 3)), atol=1e-5, rtol=1e-4)
+
+
+def test_only_the_priors_network_uses_mixed_precision():
+    class Watched(GaussianPrior):
+        def encode_image(self, rgb):
+            assert not torch.is_autocast_enabled("cpu") and rgb.dtype == torch.float32
+            return super().encode_image(rgb)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        make_sds(Watched())(image(1).bfloat16(), conditioning([0.4], [0.0]), 0.0, seeded())
 
 
 def test_resize_returns_an_image_of_the_right_size_and_refuses_non_square_ones():
@@ -290,8 +320,17 @@ def test_an_empty_timestep_range_is_named_before_the_first_step(low, high, place
 
 def test_weights_at_a_known_noise_level():
     abar = torch.tensor([0.64])  # alpha 0.8, sigma 0.6
-    values = [weight(name, abar).item() for name in ("sigma2", "uniform", "alpha_sigma2", "clean")]
-    assert values == pytest.approx([0.36, 1.0, 0.288, 0.6])
+    values = [weight(name, abar).item() for name in WEIGHTINGS]
+    assert values == pytest.approx([0.36, 1.0, 0.288, 0.6, 0.75, 1.75])
+    with pytest.raises(ValueError, match=r"unknown weighting 'heavy', expected one of sigma2, uniform, alpha_sigma2"):
+        weight("heavy", abar)
+
+
+def test_min_snr_is_the_ratio_of_the_variances_up_to_its_limit():
+    abar = torch.tensor([0.5, 0.8, 0.9])  # ratios 1, 4 and 9
+    assert min_snr(abar).flatten().tolist() == pytest.approx([1.0, 4.0, 5.0], rel=1e-5)
+    assert min_snr(abar, limit=2.0).flatten().tolist() == pytest.approx([1.0, 2.0, 2.0], rel=1e-5)
+    assert min_snr(abar).shape == (3, 1, 1, 1)
 
 
 def test_views_that_a_prior_couples_share_their_timestep():

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -71,9 +72,18 @@ def test_a_perfect_sampler_has_perfect_scores(data):
     retrieval = evaluation.retrieval(4)
     assert retrieval.top(1) == retrieval.ceiling(1) == 1.0
     assert len(retrieval.triplets) == 12
-    np.testing.assert_array_equal(retrieval.triplets[1], retrieval.triplets[2])
+    for sample, nearest, right in zip(*(retrieval.triplets[i::3] for i in range(3)), strict=True):
+        np.testing.assert_array_equal(nearest, right)
+        np.testing.assert_allclose(sample, right, atol=1e-5)  # the view of its camera, over its background
     assert evaluation.colors(3).share == 1.0
     assert evaluation.azimuth(4).share == 1.0
+
+
+def test_a_plain_picture_is_the_albedo_by_its_opacity_over_the_background():
+    albedo, alpha = np.zeros((1, 2, 1, 2, 3), np.uint8), np.zeros((1, 2, 1, 2), np.uint8)
+    albedo[0, 1], alpha[0, 1] = [[255, 51, 0], [255, 51, 0]], [[255, 51]]
+    picture = plain_picture(SimpleNamespace(albedo=albedo, alpha=alpha), 0, 1, np.array([0.5, 0.5, 1.0]))
+    np.testing.assert_allclose(picture, [[[1.0, 0.2, 0.0], [0.6, 0.44, 0.8]]], atol=1e-6)
 
 
 def test_a_sampler_that_shows_other_models_is_never_nearest(data):

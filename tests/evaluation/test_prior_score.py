@@ -59,3 +59,18 @@ def test_images_are_scored_in_batches_that_a_gpu_can_hold_and_that_change_nothin
     prior.views = 3  # images that one prediction couples
     text_score(prior, images, seen)
     assert sizes[-1] == 3
+
+
+def test_a_prior_that_scores_images_by_itself_is_asked_for_the_mean_of_its_scores(gaussian_prior, conditioning):
+    class Scorer(gaussian_prior):
+        def score(self, latents, said):
+            assert said is seen
+            return latents.flatten(1).mean(1)
+
+        def denoise(self, *given):
+            raise AssertionError("it denoises nothing")
+
+    prior = Scorer()
+    seen = conditioning(prior, 2)
+    images = torch.stack([torch.full((3, 8, 8), 0.6), torch.full((3, 8, 8), 1.0)])
+    assert text_score(prior, images, seen) == pytest.approx((0.2 + 1.0) / 2)

@@ -54,6 +54,33 @@ def test_what_has_no_front_has_no_rate_of_second_faces(rings):
     assert "second_face_rate" not in scoring.side_scores(same, same)
 
 
+def test_of_equally_good_turns_the_smallest_is_the_error(rings):
+    """A box whose opposite sides are alike looks the same after half a turn."""
+    plain = figure(front=(0.9, 0.1, 0.1), back=(0.9, 0.1, 0.1))
+    alike = Mesh(plain.vertices, plain.faces, plain.normals, np.where(plain.normals[:, :1] > 0.5, 0.6, plain.colors))
+    seen = rings(alike)
+    assert scoring.side_scores(seen, seen) == {"azimuth_error": 0.0}
+    darker = seen * np.array([0.95, 0.95, 0.95, 1.0], np.float32)  # no turn is exact
+    turned = np.roll(darker, 8, axis=0)  # of 24: 120 degrees, or 60 the other way
+    assert scoring.side_scores(turned, seen) == {"azimuth_error": 60.0}
+
+
+def test_a_translucent_scene_shows_its_albedo_wherever_it_has_opacity(ball, make_scene):
+    scene = make_scene(ball(density=1.5, size=0.7, color=(0.8, 0.3, 0.1))).eval()
+    seen = scoring.scene_pictures(scene, scoring.ring_cameras(option("camera/orbit")).one(0))
+    some = seen[..., 3] > 0.01
+    assert seen.shape == (1, 64, 64, 4) and some.sum() > 500 and seen[..., 3].max() < 0.95
+    np.testing.assert_allclose(seen[some][:, :3], np.broadcast_to([0.8, 0.3, 0.1], (some.sum(), 3)), atol=1e-4)
+
+
+def test_the_structural_similarity_of_even_pictures_is_that_of_their_means():
+    """(2 a b + C) / (a^2 + b^2 + C) with C = 0.01^2 for values in [0, 1] (Wang et al. 2004, Eq. 6)."""
+    pictures = [np.full((1, 16, 16, 4), grey, np.float32) for grey in (0.02, 0.04)]
+    for one in pictures:
+        one[..., 3] = 1.0
+    assert scoring.picture_scores(*pictures)["truth_ssim"] == pytest.approx(0.0017 / 0.0021, rel=1e-3)
+
+
 def test_the_error_of_the_normals_is_the_mean_angle_between_the_surfaces():
     cameras = scoring.ring_cameras(option("camera/orbit"))
     assert scoring.normal_error(figure(), figure(), cameras) == pytest.approx(0, abs=0.1)
@@ -123,3 +150,56 @@ def test_clip_tells_captions_apart_by_the_largest_cosine(ball, make_scene, tmp_p
     assert best["r_precision"] == max(one["r_precision"] for one in found)
     assert all(-100 <= one["clip_score"] <= 100 for one in found)
     assert torch.isfinite(texts).all()
+
+
+def ball_mesh(radius):
+    body = trimesh.creation.icosphere(subdivisions=4, radius=radius)
+    return Mesh(body.vertices.astype(np.float32), np.asarray(body.faces, np.int64))
+
+
+def test_concentric_balls_have_the_scores_of_their_radii():
+    cameras = scoring.training_views(option("camera/orbit"))
+    found = scoring.shape_scores(ball_mesh(0.585), ball_mesh(0.6), cameras)
+    # 0.015 apart, and a little more between points; the thresholds are 0.012 and 0.024, shares of the diameter 1.2.
+    assert (found["fscore_1"], found["fscore_2"]) == (0.0, pytest.approx(1.0, abs=0.02))
+    assert 0.015 < found["chamfer"] < 0.019
+    assert found["volume_iou"] == pytest.approx(0.975**3, abs=0.01)
+    assert found["volume_iou_aligned"] > 0.98  # after the scale
+    assert found["volume_iou_seen"] == pytest.approx(found["volume_iou"], abs=0.01)
+
+
+def test_the_scores_of_pictures_are_those_of_their_definitions():
+    seen, real = np.zeros((1, 16, 16, 4), np.float32), np.zeros((1, 16, 16, 4), np.float32)
+    seen[0, :, :12] = (1.0, 1.0, 1.0, 1.0)  # white over white: only the outline tells
+    real[0, :, 4:] = (1.0, 1.0, 1.0, 1.0)
+    found = scoring.picture_scores(seen, real)
+    assert found["truth_silhouette_iou"] == pytest.approx(8 / 16)
+    assert (found["truth_psnr"], found["truth_color_error"]) == (100.0, 0.0)
+    assert found["truth_ssim"] == pytest.approx(1.0)
+    real[0, :, 4:8, :3] = 0.0  # black where both are solid in half of their common part, a quarter of the picture
+    found = scoring.picture_scores(seen, real)
+    assert found["truth_psnr"] == pytest.approx(-10 * np.log10(0.25), rel=1e-4)
+    assert found["truth_color_error"] == pytest.approx(50.0, rel=1e-3)  # L is 100 and 0
+    apart = scoring.picture_scores(seen * 0, real)
+    assert (apart["truth_silhouette_iou"], apart["truth_color_error"]) == (0.0, 100.0)
+
+
+def test_a_picture_over_grey_is_its_colour_by_its_opacity_and_the_rest_of_the_grey():
+    pixels = np.array([[[[0.8, 0.4, 0.0, 0.25]]]])
+    assert scoring.over(pixels, 0.5)[0, 0, 0] == pytest.approx([0.575, 0.475, 0.375])
+
+
+def test_held_out_cameras_stand_evenly_at_the_heights_in_turn_and_the_ring_begins_at_the_front():
+    orbit = option("camera/orbit")
+    held, ring = scoring.held_out_cameras(orbit), scoring.ring_cameras(orbit)
+    assert held.azimuth.tolist() == pytest.approx([11.25 * (i + 0.5) for i in range(32)], abs=1e-3)
+    assert held.elevation.tolist() == pytest.approx([0.0, 20.0, 40.0, 60.0] * 8, abs=1e-3)
+    assert (held.height, held.width) == (64, 64)
+    assert ring.azimuth.tolist() == pytest.approx([15.0 * i for i in range(24)], abs=1e-3)
+    assert ring.elevation.tolist() == pytest.approx([15.0] * 24, abs=1e-3)
+    views = scoring.training_views(option("camera/orbit", elevation=[-20, 60]))
+    assert sorted({round(e, 2) for e in views.elevation.tolist()}) == [-20, 0, 20, 40, 60]
+    assert torch.diff(views.azimuth.view(5, 16) % 360, dim=1).remainder(360).flatten().tolist() == pytest.approx(
+        [22.5 * (1 + 1 / 80)] * 75, abs=1e-2
+    )
+    assert len({round(a, 2) for a in views.azimuth.tolist()}) == 80  # no azimuth twice

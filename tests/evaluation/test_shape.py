@@ -9,6 +9,7 @@ from dreamfusion.evaluation.shape import (
     EXTENT,
     Similarity,
     align,
+    cell_centers,
     distances,
     f_score,
     iou,
@@ -46,6 +47,14 @@ def test_the_occupied_volume_is_that_of_the_divergence_theorem(subdivisions):
     assert filled(as_mesh(sphere)).sum() * CELL**3 == pytest.approx(sphere.volume, rel=0.002)
 
 
+def test_cells_are_counted_along_x_y_and_z_from_below():
+    centers, low, high = cell_centers(), np.array([-0.9, -0.2, 0.1]), np.array([0.3, 0.5, 0.7])
+    assert centers[0, 0, 0] == pytest.approx([-1.1 + 1.1 / 128] * 3)
+    assert centers[1, 2, 3] - centers[0, 0, 0] == pytest.approx(np.array([1, 2, 3]) * 2.2 / 128)
+    inside = ((centers > low) & (centers < high)).all(axis=-1)
+    np.testing.assert_array_equal(filled(box(*(high - low), at=(low + high) / 2)), inside)
+
+
 def test_overlapping_parts_count_once_and_a_hollow_is_outside():
     two = joined(box(1, 1, 1), box(1, 1, 1, at=(0.5, 0, 0)))
     assert filled(two).sum() * CELL**3 == pytest.approx(1.5, rel=0.04)
@@ -80,6 +89,16 @@ def test_the_alignment_undoes_a_turn_a_scale_and_a_shift_but_not_a_mirror():
     assert found.scale == pytest.approx(1 / 0.6, rel=0.03)
     assert iou(filled(transformed(moved, found)), filled(body)) > 0.9
     assert np.linalg.det(found.rotation) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("degrees", [0, 65, 180, 250])
+def test_the_alignment_finds_any_turn_around_the_vertical_axis(degrees):
+    body = joined(box(1, 0.4, 0.6), box(0.2, 0.8, 0.2, at=(0.4, 0.5, 0.1)))
+    a = np.radians(degrees)
+    turn = np.array([[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]])
+    found = align(transformed(body, Similarity(1.0, turn, np.zeros(3))), body)
+    np.testing.assert_allclose(found.rotation @ turn, np.eye(3), atol=0.06)
+    assert found.scale == pytest.approx(1, abs=0.03) and np.abs(found.translation).max() < 0.03
 
 
 def test_facts_count_pieces_and_measure_the_thinnest_wall():

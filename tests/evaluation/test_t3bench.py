@@ -1,6 +1,7 @@
 """T3Bench's protocol with judges whose answer is known, and its encoder on small random weights."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import torch
 import trimesh
 
 from dreamfusion.error import GuidanceError, UserError
-from dreamfusion.evaluation.image_reward import OFFSET, SCALE, ImageReward
+from dreamfusion.evaluation import t3bench
+from dreamfusion.evaluation.image_reward import LONGEST, OFFSET, SCALE, ImageReward
 from dreamfusion.evaluation.t3bench import FIELDS, normalized, pictures, quality
 from dreamfusion.types import Mesh
 
@@ -32,6 +34,24 @@ def test_the_mesh_is_centred_with_largest_coordinate_one_and_filmed_over_black_a
     assert (seen[0, :, 0, 0] == 0).all()
     covered = (seen.sum(1) > 0).float().mean((1, 2))
     assert (covered.diff() >= 0).all()  # a narrower field shows it larger
+
+
+def test_the_five_fields_and_the_distance_are_the_published_ones_and_pictures_stand_upright(ball, monkeypatch):
+    assert list(FIELDS) == [60, 45, 36, 30, 24]
+    places = []
+
+    def recorded(mesh, place, size):
+        places.append(place)
+        return torch.zeros(5, 3, size, size)
+
+    monkeypatch.setattr(t3bench, "pictures", recorded)
+    quality(ball, lambda rgb: rgb[:, 0, 0, 0], size=4)
+    assert np.linalg.norm(places, axis=1) == pytest.approx(np.full(162, 2.2))
+    x, y, z = ball.vertices.T
+    colors = np.stack([(y + 3) / 6, (x - 2) / 6, 0 * z], axis=1).astype(np.float32)  # its middle is at x = 5
+    shown = pictures(normalized(replace(ball, colors=colors)), np.array([0, -2.2, 0]), 32)[2].numpy()
+    assert shown[0, 11, 16] > 0.54 and shown[0, 20, 16] < 0.46  # red above
+    assert shown[1, 16, 20] > 0.54 and shown[1, 16, 11] < 0.46  # green on the right
 
 
 def test_a_constant_judge_scores_its_constant_and_a_picky_one_is_averaged_over_neighbours(ball):
@@ -87,6 +107,21 @@ def test_rewards_depend_on_picture_and_text_and_not_on_the_batch(folder):
     torch.testing.assert_close(judge("a cat", rgb), ((judge.chain["2"].bias - OFFSET) / SCALE).expand(3))
 
 
+def test_every_weight_is_that_of_the_file_and_a_long_prompt_is_cut(folder):
+    judge, state = ImageReward.load(str(folder)), torch.load(folder / "ImageReward.pt", weights_only=True)
+    for part, prefix in ((judge.text, "blip.text_encoder."), (judge.chain, "mlp.layers.")):
+        wanted = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        found = part.state_dict()
+        assert found.keys() == wanted.keys()
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    images = {name: value for name, value in state.items() if name.startswith("blip.visual_encoder.")}
+    assert sum(value.numel() for value in judge.vision.state_dict().values()) == sum(v.numel() for v in images.values())
+    rgb = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    rewards = [judge(" ".join(["cat"] * count), rgb) for count in (LONGEST - 2, LONGEST - 3, 2 * LONGEST)]
+    torch.testing.assert_close(rewards[2], rewards[0])  # the first and the last token are the sentence's ends
+    assert not torch.allclose(rewards[1], rewards[0], atol=1e-6)
+
+
 def test_a_folder_without_the_vocabulary_is_named(folder):
     (folder / "vocab.txt").unlink()
     with pytest.raises(UserError, match=r"has no vocab.txt; ImageReward needs ImageReward.pt, med_config.json, vocab"):
@@ -100,3 +135,23 @@ def test_a_pickled_or_broken_file_is_one_sentence_and_executes_nothing(folder, n
     (folder / name).write_bytes(content)
     with pytest.raises(GuidanceError, match="cannot be read as ImageReward: "):
         ImageReward.load(str(folder))
+
+
+def test_three_rounds_of_averaging_over_the_neighbours_precede_the_maximum(ball):
+    """One good position of 162: its reward spreads over the edges of the icosphere, three times."""
+    sphere = trimesh.creation.icosphere(subdivisions=2, radius=2.2)
+    assert len(sphere.vertices) == 162
+    good, seen = 7, []
+
+    def judge(rgb):
+        assert rgb.shape == (5, 3, 8, 8)
+        seen.append(rgb)
+        return torch.tensor([0.0, 0.0, 1.0, -9.0, 0.0]) if len(seen) == good + 1 else torch.zeros(5)
+
+    score = quality(ball, judge, size=8)
+    assert len(seen) == 162
+    edges = np.eye(162)
+    edges[sphere.edges_unique[:, 0], sphere.edges_unique[:, 1]] = 1
+    edges[sphere.edges_unique[:, 1], sphere.edges_unique[:, 0]] = 1
+    mean = edges / edges.sum(1, keepdims=True)
+    assert score == pytest.approx(50 + 20 * (mean @ mean @ mean)[:, good].max())

@@ -5,6 +5,7 @@ import torch
 from options import make_method, option
 from pipelines import save_mvdream, save_sd, save_sd3
 from test_pocket import SMALL, TINY
+from torch import nn
 
 from dreamfusion.guidance.pocket import WEIGHTS, PocketPrior
 from dreamfusion.guidance.prior import text_branch
@@ -102,6 +103,24 @@ def test_the_adapters_gradient_does_not_underflow_in_float16(tmp_path):
         assert (half - one).norm() < 0.02 * one.norm() and (scaled - one).norm() < 0.02 * one.norm()
 
 
+@pytest.mark.parametrize("rank", [1, 3])
+def test_an_adapted_layer_adds_the_product_of_its_matrices_whatever_the_rank(priors, rank):
+    """W x + B A x, without a factor (Hu et al. 2022, Eq. 3 with alpha = r)."""
+    prior = priors["sd"]
+    adapter = prior.adapt(rank)
+    for parameter in adapter.parameters():
+        torch.nn.init.normal_(parameter)
+    adapter.enable(True)
+    parts = dict(prior._network.named_modules())
+    name = next(name for name in parts if f"{name}.lora_A" in parts and isinstance(parts[name].base_layer, nn.Linear))
+    layer, given = parts[name], torch.randn(5, parts[name].in_features, generator=torch.Generator().manual_seed(0))
+    first, second = (getattr(layer, which)["distillation"].weight for which in ("lora_A", "lora_B"))
+    assert first.shape == (rank, layer.in_features)
+    torch.testing.assert_close(layer(given), layer.base_layer(given) + given @ first.T @ second.T, atol=1e-3, rtol=1e-4)
+    adapter.enable(False)
+    assert torch.equal(layer(given), layer.base_layer(given))
+
+
 def test_the_camera_reaches_the_adapter_of_a_prior_without_camera(priors, make_cameras):
     prior = priors["sd"]
     adapter = prior.adapt(2)
@@ -135,6 +154,27 @@ def test_an_overflow_of_the_network_costs_vsds_adapter_one_step(priors, overflow
     assert seen and loss.isfinite() and rgb.grad.isfinite().all() and len(gradients) > 4
     assert all(gradient.isfinite().all() for gradient in gradients)
     assert any(gradient.any() for gradient in gradients) != overflows
+
+
+def test_the_adapter_is_told_the_homogeneous_camera_matrix_and_nothing_of_an_unknown_camera(priors, make_cameras):
+    prior = priors["sd"]
+    adapter = prior.adapt(2)
+    noisy, timestep, text = torch.zeros(1, 4, 16, 16), torch.tensor([500]), prior.encode_text(["a"])
+    before = prior.denoise_adapted(noisy, timestep, Branch(text, None))
+    for parameter in adapter.camera.parameters():
+        torch.nn.init.normal_(parameter)
+    told = []
+    adapter.camera.register_forward_pre_hook(lambda module, arguments: told.append(arguments[0]))
+    cameras = make_cameras([0.0])
+    cameras.camera_to_world[:] = torch.arange(12.0).view(1, 3, 4)
+    assert not torch.allclose(prior.denoise_adapted(noisy, timestep, Branch(text, cameras)), before, atol=1e-4)
+    assert told[0].tolist() == [[*range(12), 0, 0, 0, 1]]
+    for unknown in (Branch(text, None), Branch(text, cameras, unconditional=True)):
+        estimate = prior.denoise_adapted(noisy, timestep, unknown)
+        torch.testing.assert_close(estimate, before)
+    estimate.square().mean().backward()
+    # A distributed run needs a gradient of all parameters.
+    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in adapter.camera.parameters())
 
 
 def test_a_prior_for_which_no_layer_fits_says_so(priors):

@@ -47,6 +47,17 @@ def test_texts_are_lower_case_and_padded_to_77_tokens(prior):
     assert text.mask[0].sum() > 1
 
 
+@torch.no_grad()
+def test_padding_has_no_effect_on_the_states_of_a_text(prior, folder):
+    from transformers import T5EncoderModel, T5Tokenizer
+
+    tokenizer = T5Tokenizer.from_pretrained(str(folder / "tokenizer"))
+    encoder = T5EncoderModel.from_pretrained(str(folder / "text_encoder"))
+    alone = encoder(**tokenizer("a cat", return_tensors="pt")).last_hidden_state[0]
+    text = prior.encode_text(["a cat"])
+    torch.testing.assert_close(text.states[0][text.mask[0]], alone, atol=1e-5, rtol=1e-4)
+
+
 def test_sds_trains_the_image_and_nothing_of_the_prior(prior, make_cameras):
     rgb = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
     text, negative = prior.encode_text(["a cat", "a cat"]), prior.encode_text(["", ""])

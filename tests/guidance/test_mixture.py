@@ -1,10 +1,13 @@
 """The mixture prior compared with the gradient of its own density."""
 
 import logging
+import math
 
 import pytest
 import torch
 from options import option, predict
+
+from dreamfusion.types import Branch
 
 
 def log_density(prior, noisy, t, shares):
@@ -29,6 +32,19 @@ def test_the_noise_is_minus_sigma_times_the_score(text, shares, t):
     noise = predict(prior, noisy.detach().float(), timestep, prior.encode_text([text] * 3))
     sigma = (1 - prior.alphas_cumprod[t]).sqrt()
     torch.testing.assert_close(noise, (-sigma * noisy.grad).float(), atol=1e-4, rtol=1e-3)
+
+
+def test_in_pure_noise_the_estimate_is_the_mean_of_the_named_colours_pictures():
+    prior = option("guidance/mixture", resolution=2, colors={"red": [1.0, 0.0, 0.25], "blue": [0.0, 0.5, 1.0]})
+    abar = prior.alphas_cumprod
+    expected = [math.cos(angle) ** 2 for angle in (0.01, 0.01 + 1.55 * 500 / 999, 1.56)]
+    assert abar[[0, 500, 999]].tolist() == pytest.approx(expected, rel=1e-4)
+    noisy, last = torch.zeros(3, 3, 2, 2), torch.full((3,), len(abar) - 1)
+    text = prior.encode_text(["red", "blue", "red or blue"])
+    (clean,) = prior.denoise(noisy, last, [Branch(text, None, None)])
+    expected = torch.tensor([[1.0, -1.0, -0.5], [-1.0, 0.0, 1.0], [0.0, -0.5, 0.25]])
+    torch.testing.assert_close(clean[..., 0, 0], expected, atol=2e-2, rtol=0)
+    torch.testing.assert_close(prior.decode(clean)[0, :, 1, 1], torch.tensor([1.0, 0.0, 0.25]), atol=1e-2, rtol=0)
 
 
 def test_a_prompt_without_a_colour_means_all_and_says_so(caplog):

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,15 @@ import torch
 import dreamfusion.guidance
 from dreamfusion.diffusion.classifier_free import perpendicular
 from dreamfusion.error import UserError
-from dreamfusion.guidance.prior import check_groups, concatenate_texts, guided
+from dreamfusion.guidance.prior import (
+    check_groups,
+    concatenate_texts,
+    empty_branch,
+    guided,
+    null_branch,
+    seen_size,
+    text_branch,
+)
 from dreamfusion.types import Branch, Conditioning, Opposed, TextEmbedding
 
 
@@ -54,6 +63,23 @@ def test_perp_neg_adds_what_is_perpendicular_to_the_text_direction(make_cameras,
             total += weight * (other - (other * direction).sum() / (direction * direction).sum() * direction)
         torch.testing.assert_close(result[view], null + scale * total, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(of_text[view], null + total, atol=1e-4, rtol=1e-4)
+
+
+def test_the_prior_looks_at_its_largest_size_that_the_views_fill():
+    several, one = SimpleNamespace(resolution=32, sizes=(32, 64, 128)), SimpleNamespace(resolution=64)
+    assert [seen_size(several, pixels) for pixels in (16, 32, 63, 64, 100, 128, 512)] == [32, 32, 32, 64, 64, 128, 128]
+    assert [seen_size(one, pixels) for pixels in (16, 64, 512)] == [64, 64, 64]
+
+
+def test_all_branches_have_the_cameras_and_appearance_and_only_the_texts_own_is_conditional(make_cameras):
+    cameras, appearance = make_cameras([0.0]), torch.tensor([[0.5, 1.0]])
+    said = Conditioning(texts(1), texts(2), cameras, texts(3), appearance)
+    branches = [text_branch(said), null_branch(said), empty_branch(said)]
+    assert [branch.text.states.item() for branch in branches] == [1, 2, 3]
+    assert [branch.unconditional for branch in branches] == [False, True, True]
+    assert all(branch.cameras is cameras and branch.appearance is appearance for branch in branches)
+    without = empty_branch(Conditioning(texts(1), texts(2), cameras))
+    assert (without.text.states.item(), without.unconditional) == (2, True)
 
 
 def test_perp_neg_with_weights_of_zero_is_plain_guidance(make_cameras):

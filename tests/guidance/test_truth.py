@@ -8,7 +8,7 @@ import torch
 from options import make_method, option
 
 from dreamfusion.error import UserError
-from dreamfusion.guidance.prior import text_branch
+from dreamfusion.guidance.prior import null_branch, text_branch
 from dreamfusion.ops.rasterize import as_raster, rasterize
 from dreamfusion.truth.composed import Placed
 from dreamfusion.truth.store import truth_of
@@ -55,6 +55,36 @@ def test_lit_and_textureless_views_are_compared_with_lit_pictures(prior, seen):
     plain, lit, white = clean(0.0), clean(1.0), clean(-1.0)
     assert (lit <= plain + 1e-4).all() and (lit < plain - 0.1).any()
     torch.testing.assert_close(white.std(dim=1), torch.zeros(2, 32, 32), atol=1e-4, rtol=0)  # grey
+
+
+def test_a_lit_picture_is_lambertian_at_the_points_that_the_pixels_see(prior, seen, cameras_at):
+    """Eq. 7 of Poole et al. 2022 at the depth of each pixel, with rays from the camera at (0, 0, 3) by hand."""
+    cameras, light = cameras_at([0.0]), np.array([0.5, 0.4, 0.6])  # near the surface, so that its place matters
+    cameras = replace(cameras, light=torch.from_numpy(light).float()[None])
+    drawn = rasterize(as_raster(truth_of("a cat").mesh), cameras.resized(32, 32))
+    across = ((np.arange(32) + 0.5) / 16 - 1) * np.tan(np.radians(cameras.fov.item() / 2))
+    ways = np.stack(np.broadcast_arrays(across[None, :], -across[:, None], -1.0), axis=-1)
+    points = np.array([0, 0, 3]) + drawn.depth[0][..., None] * ways / np.linalg.norm(ways, axis=-1, keepdims=True)
+    towards = (light - points) / np.linalg.norm(light - points, axis=-1, keepdims=True)
+    bright = 0.3 + 0.7 * (drawn.normal[0] * towards).sum(-1, keepdims=True).clip(0)
+    whole = drawn.alpha[0] == 1
+    text = seen.text[torch.tensor([0])]
+    for code, color in ((1.0, drawn.albedo[0] * bright), (-1.0, np.broadcast_to(bright, (32, 32, 3)))):
+        branch = Branch(text, cameras, torch.tensor([[1.0, code]]))
+        (clean,) = prior.denoise(torch.zeros(1, 3, 32, 32), torch.tensor([500]), [branch])
+        found = clean[0].permute(1, 2, 0).numpy() / 2 + 0.5
+        np.testing.assert_allclose(found[whole], color[whole], atol=2e-3)
+    assert whole.sum() > 50
+
+
+def test_the_estimate_of_the_empty_text_is_grey_and_the_noise_levels_are_a_squared_cosine(prior, seen):
+    noise, timestep = torch.ones(2, 3, 32, 32), torch.tensor([500, 500])
+    text, empty = prior.denoise(noise, timestep, [text_branch(seen), null_branch(seen)])
+    assert text.abs().max() > 0.5 and not empty.any()
+    abar = prior.alphas_cumprod
+    assert (len(abar), abar.dtype) == (1000, torch.float32)
+    expected = [np.cos(angle) ** 2 for angle in (0.01, 0.01 + 1.55 * 500 / 999, 1.56)]
+    assert abar[[0, 500, 999]].tolist() == pytest.approx(expected, rel=1e-4)
 
 
 def test_several_objects_stand_where_the_pocket_prior_puts_them(prior, cameras_at):

@@ -6,6 +6,8 @@ from omegaconf import OmegaConf
 from options import option
 
 from dreamfusion.error import UserError
+from dreamfusion.guidance.prior import empty_branch
+from dreamfusion.prompting.table import TextTable
 from dreamfusion.prompting.view_dependent import VIEWS
 from dreamfusion.runs.check import check_prompt
 from dreamfusion.types import Cameras, TextEmbedding
@@ -77,6 +79,27 @@ def test_each_view_gets_its_text_and_all_get_the_negative():
     assert conditioning.text.states.flatten().tolist() == [2, 0, 1, 3]
     assert conditioning.negative.states.flatten().tolist() == [4, 4, 4, 4]
     assert conditioning.cameras is views
+
+
+def test_the_empty_text_stays_beside_a_negative_prompt():
+    """CSD and NFSD predict it as well, see `empty_branch`."""
+    for prompting, place in ((view_dependent(negative="blurry"), 5), (view_dependent(negative={"back": "face"}), 8)):
+        conditioning = prompting.condition(prompting.encode(LetterPrior(), "a cat"), cameras([180, 0], [0, 0]))
+        assert conditioning.empty.states.flatten().tolist() == [place, place]
+        assert empty_branch(conditioning).text.states.flatten().tolist() == [place, place]
+    plainly = view_dependent()
+    conditioning = plainly.condition(plainly.encode(LetterPrior(), "a cat"), cameras([180, 0], [0, 0]))
+    assert conditioning.empty is None
+    assert empty_branch(conditioning).text.states.flatten().tolist() == [4, 4]
+
+
+def test_a_table_has_one_negative_text_or_one_for_each_text():
+    def texts(count):
+        return TextEmbedding(torch.zeros(count, 1, 1), torch.ones(count, 1, dtype=torch.bool))
+
+    assert [len(TextTable(texts(4), texts(count)).negative) for count in (1, 4)] == [1, 4]
+    with pytest.raises(ValueError, match=r"TextTable\.negative holds 2 texts, expected 1 or 4"):
+        TextTable(texts(4), texts(2))
 
 
 def test_the_default_negative_is_the_empty_text():

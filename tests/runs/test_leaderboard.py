@@ -60,6 +60,16 @@ def test_the_report_of_a_scored_study_ranks_methods_and_shows_their_runs(tmp_pat
     assert "a dog, seed 0: volume iou 0.9" in page and "http" not in page.split("<body>")[1]
 
 
+def test_a_method_that_is_a_class_is_named_without_its_module(tmp_path):
+    folder, chosen = tmp_path / "lab" / "runs", {"sds.SDS": 0.5, "vsd.VSD": 0.7}
+    for place, value in chosen.items():
+        run = with_settings(distillation___target_=f"dreamfusion.distillation.{place}", scene__radius=1.0 + value)
+        write_result(replace(run, scores={"volume_iou": value}), folder / place)
+    report("lab", tmp_path)
+    rows = [line.split(" | ")[0] for line in (tmp_path / "lab" / "leaderboard.md").read_text().splitlines()]
+    assert rows[-2:] == ["| distillation VSD, scene.radius 1.7", "| distillation SDS, scene.radius 1.5"]
+
+
 def test_the_leaderboard_draws_quality_over_the_seconds_of_training(tmp_path):
     for seed, factor in ((0, 1.0), (1, 3.0)):
         for run in runs("$x_", {("a cat", seed): 0.5}) + runs("csd", {("a cat", seed): 0.7}):

@@ -20,6 +20,14 @@ def test_albedo_shading_is_the_albedo_and_needs_no_normal():
     torch.testing.assert_close(ALBEDO(field, POSITIONS, LIGHT), ALBEDOS)
 
 
+def test_ambient_light_alone_scales_the_albedo_and_needs_no_normal():
+    field, dim = FieldOutput(torch.ones(4), ALBEDOS, None), Shading(ambient=0.5)
+    assert not dim.needs_normal
+    torch.testing.assert_close(dim(field, POSITIONS, None), torch.tensor([[0.4, 0.2, 0.1]] * 4))
+    white = Shading(ambient=0.5, textureless=True)
+    torch.testing.assert_close(white(field, POSITIONS, None), torch.full((4, 3), 0.5))
+
+
 def test_lambertian_shading_is_albedo_times_diffuse_cosine_plus_ambient():
     factor = torch.tensor([0.9 * 1 + 0.1, 0.9 * 0.5 + 0.1, 0.1, 0.1])[:, None]
     torch.testing.assert_close(LAMBERTIAN(FIELD, POSITIONS, LIGHT), ALBEDOS * factor)

@@ -17,7 +17,7 @@ ORBIT = Orbit([0, 0], [3, 3], False, [1.374, 1.374], 0.0, 0.0, 0.0, 0.0, [3, 3],
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock on which one render of the scene takes 100 s."""
+    """A clock on which one render of the scene, or of the truth, takes 100 s."""
     now, real = SimpleNamespace(seconds=0.0), mesh_pictures(truth_of("a cat").mesh, held_out_cameras(ORBIT))
     monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: now.seconds))
 
@@ -25,7 +25,12 @@ def clock(monkeypatch):
         now.seconds += 100
         return real if scene == "the truth" else np.zeros_like(real)
 
+    def draw(mesh, cameras):
+        now.seconds += 100
+        return real
+
     monkeypatch.setattr(true_scores, "scene_pictures", render)
+    monkeypatch.setattr(true_scores, "mesh_pictures", draw)
     return now
 
 

@@ -112,11 +112,36 @@ def test_every_symptom_is_tested_and_the_defaults_recognise_it_within_50_steps()
     assert dog.every * (dog.patience + 1) <= 50  # the first check may come just before the symptom
 
 
-def test_healthy_figures_have_no_symptom_and_each_limit_has_its_own():
-    limits = option("watchdog/stop").limits
-    assert diagnose(HEALTHY, limits) is None
-    for name, value in {"prediction": 1e30, "guidance": 1e5, "growth": 300.0, "loss": math.inf}.items():
-        assert diagnose(HEALTHY | {name: value}, limits) in (name, "exploded", "not_finite")
+LIMITS = {
+    "prediction": 100.0, "parameter": 10.0, "guidance": 50.0, "empty": 0.01, "full": 0.5, "background": 0.3,
+    "vanished": 1e-4,
+}  # fmt: skip
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("figures", "symptom"),
+    [
+        ({}, None),
+        ({"prediction": 100.0}, None), ({"prediction": 100.1}, "prediction"), ({"prediction": NAN}, "prediction"),
+        ({"growth": 10.0}, None), ({"growth": 10.1}, "exploded"), ({"growth": NAN}, "exploded"),
+        ({"loss": math.inf}, "not_finite"), ({"parameter_gradient": NAN}, "not_finite"),
+        ({"guidance": 50.0}, None), ({"guidance": 50.1}, "guidance"),
+        ({"opacity": 0.01}, None), ({"opacity": 0.0099}, "empty"),
+        ({"rim_opacity": 0.51, "rim_background": 0.31}, "full"), ({"rim_opacity": 0.5, "rim_background": 0.31}, None),
+        ({"rim_opacity": 0.51, "rim_background": 0.3}, None),
+        ({"gradient": 1e-4, "parameter_gradient": 1e-4}, None), ({"gradient": 9e-5}, "vanished"),
+        ({"parameter_gradient": 9e-5}, "vanished"),
+        # The first of several: a later one follows from it.
+        ({"prediction": NAN, "growth": NAN, "loss": NAN}, "prediction"), ({"growth": NAN, "loss": NAN}, "exploded"),
+        ({"loss": NAN, "guidance": 60.0}, "not_finite"), ({"guidance": 60.0, "opacity": 0.0}, "guidance"),
+        ({"opacity": 0.0, "gradient": 0.0}, "empty"),
+    ],
+)  # fmt: skip
+def test_a_figure_is_a_symptom_beyond_its_limit_only_and_the_first_one_counts(figures, symptom):
+    assert diagnose(HEALTHY | figures, LIMITS) == symptom
+    assert option("watchdog/stop").limits.keys() == LIMITS.keys()
+    assert diagnose(HEALTHY, option("watchdog/stop").limits) is None
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -162,14 +187,15 @@ def test_a_symptom_of_the_last_step_needs_no_patience(make_system, tmp_path):
 
 
 class States(L.Callback):
-    """The scene's table and the learning rates after each step."""
+    """The scene's table, the learning rates and the number of Adam's moments after each step."""
 
     def __init__(self):
-        self.tables, self.rates = [], []
+        self.tables, self.rates, self.moments = [], [], []
 
     def on_train_batch_end(self, trainer, system, outputs, batch, batch_idx):
         self.tables.append(system.scene.field.table.detach().clone())
         self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+        self.moments.append(len(trainer.optimizers[0].state))
 
 
 def test_a_restart_brings_back_the_last_healthy_state_with_smaller_steps(make_system, tmp_path, caplog):
@@ -181,6 +207,7 @@ def test_a_restart_brings_back_the_last_healthy_state_with_smaller_steps(make_sy
     assert restarts(trainer) == 1
     assert torch.equal(states.tables[3], before)
     assert not torch.equal(states.tables[2], before)
+    assert states.moments[2] > 0 == states.moments[3]  # those of step 0
     assert states.rates[2] > 10
     assert states.rates[3] == pytest.approx(0.001 * 100 * (1 - 0.98 * 4 / 16), rel=1e-6)  # of the fifth step
     assert max(states.rates[3:]) < 0.1

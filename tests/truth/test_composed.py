@@ -45,22 +45,24 @@ def test_two_models_look_like_each_by_itself():
 
 
 def test_textures_of_different_sizes_keep_their_places():
-    """Each corner of two squares has a colour of its own, by the middle of a texel."""
+    """Each corner of three squares has a colour of its own, by the middle of a texel."""
     meshes = []
-    for index, (rows, columns) in enumerate([(2, 2), (2, 4)]):
+    for index, (rows, columns) in enumerate([(2, 2), (2, 4), (4, 3)]):
         texture = np.arange(rows * columns * 3, dtype=np.uint8).reshape(rows, columns, 3) + 50 * index
         row, column = np.meshgrid(range(rows), range(columns), indexing="ij")
         uv = np.stack([(column + 0.5) / columns, 1 - (row + 0.5) / rows], axis=-1).reshape(-1, 2).astype(np.float32)
         vertices = np.zeros((len(uv), 3), np.float32)
         source = find_truth("cat").mesh
-        meshes.append(type(source)(vertices, np.array([[0, 1, 2]]), normals=vertices, uv=uv, texture=texture))
+        meshes.append(type(source)(vertices, np.array([[0, 1, 2]]), normals=vertices + index, uv=uv, texture=texture))
     together = merged(meshes)
-    assert together.texture.shape == (4, 4, 3)
-    row = ((1 - together.uv[:, 1]) * 4).astype(int)
+    assert together.texture.shape == (8, 4, 3)
+    row = ((1 - together.uv[:, 1]) * 8).astype(int)
     column = (together.uv[:, 0] * 4).astype(int)
     expected = np.concatenate([mesh.texture.reshape(-1, 3) for mesh in meshes])
     np.testing.assert_array_equal(together.texture[row, column], expected)
-    assert together.faces.tolist() == [[0, 1, 2], [4, 5, 6]]
+    assert together.faces.tolist() == [[0, 1, 2], [4, 5, 6], [12, 13, 14]]
+    np.testing.assert_array_equal(together.normals, np.concatenate([mesh.normals for mesh in meshes]))
+    assert [normal for normal, *_ in together.normals[[0, 4, 12]].tolist()] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("name", ["cat", "teapot"])

@@ -18,12 +18,14 @@ from dreamfusion.truth.store import (
     DATA,
     DISTANCE,
     ELEVATION,
+    EXTENT,
     file_of,
     find_truth,
     names,
     truth_of,
     write_truth,
 )
+from dreamfusion.types import Mesh
 
 FREE = ("Public domain", "Creative Commons Attribution 3.0")
 
@@ -61,6 +63,39 @@ def test_a_truth_is_closed_and_looks_like_its_reference_views(name):
     drawn = rasterize(as_raster(truth.mesh), cameras).alpha > 0.5
     real = truth.views[..., 3] > 127
     assert (drawn & real).sum() / (drawn | real).sum() == pytest.approx(truth.about["iou"], abs=0.01)
+
+
+def test_what_is_written_is_read_again_within_the_steps_of_its_integers(tmp_path):
+    turn = np.linspace(0, 6, 40)
+    directions = np.stack([np.cos(turn), np.sin(turn), 0 * turn], axis=1).astype(np.float32)
+    texture = np.full((16, 16, 3), 200, np.uint8)
+    texture[:, 8:] = (20, 120, 60)
+    uv = np.stack([turn / 6, 1 - turn / 6], axis=1).astype(np.float32)
+    mesh = Mesh(0.9 * directions, np.array([[0, 1, 2], [39, 38, 37]]), directions, None, uv, texture)
+    views = np.zeros((AZIMUTHS, 8, 8, 4), np.uint8)
+    views[3] = (250, 100, 50, 255)
+    assert write_truth("thing", mesh, views, tmp_path) == file_of("thing", tmp_path).stat().st_size
+    (tmp_path / "index.json").write_text('{"thing": {"held_out": true}}')
+    found = truth_of("a thing", tmp_path)
+    np.testing.assert_allclose(found.mesh.vertices, mesh.vertices, atol=EXTENT / 32767)
+    np.testing.assert_allclose(found.mesh.normals, directions, atol=1 / 127)
+    np.testing.assert_allclose(found.mesh.uv, uv, atol=0.5 / 1023 + 1e-6)
+    np.testing.assert_array_equal(found.mesh.faces, mesh.faces)
+    assert np.abs(found.mesh.texture.astype(int) - texture).mean() < 8
+    assert np.abs(found.views.astype(int) - views).mean() < 8 and found.about == {"held_out": True}
+
+
+def test_a_mesh_that_the_integers_cannot_hold_is_refused(tmp_path):
+    flat, faces = np.zeros((3, 3), np.float32), np.array([[0, 1, 2]])
+    texture, far = np.zeros((4, 4, 3), np.uint8), flat.copy()
+    far[1, 2] = -1.01 * EXTENT
+    many = np.zeros((2**16 + 1, 3), np.float32)
+    views = np.zeros((AZIMUTHS, 8, 8, 4), np.uint8)
+    for vertices in (far, many):
+        mesh = Mesh(vertices, faces, np.zeros_like(vertices), None, vertices[:, :2], texture)
+        with pytest.raises(ValueError, match=r"x: \d+ vertices up to .* from the axes"):
+            write_truth("x", mesh, views, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_prompt_means_a_name_with_or_without_an_article_and_nothing_else():

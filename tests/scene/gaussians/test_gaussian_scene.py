@@ -7,14 +7,16 @@ from omegaconf import OmegaConf
 from options import CONF, export_settings, option
 from training import assert_same
 
+from dreamfusion.camera.rays import cast_rays
 from dreamfusion.error import UserError
 from dreamfusion.mesh.extract import extract_surface
 from dreamfusion.mesh.metrics import compare
 from dreamfusion.ops.rasterize import RasterMesh
-from dreamfusion.scene.gaussians.growth import Growth
-from dreamfusion.scene.gaussians.scene import GaussianScene
+from dreamfusion.scene.background.solid import ConstantBackground
+from dreamfusion.scene.gaussians.growth import Growth, split_in_two
+from dreamfusion.scene.gaussians.scene import GaussianScene, surface
 from dreamfusion.scene.picture import render_picture, render_views
-from dreamfusion.scene.shading import LAMBERTIAN
+from dreamfusion.scene.shading import LAMBERTIAN, Shading
 
 ORBIT = option("camera/orbit")
 BALL = trimesh.creation.icosphere(4, 0.7)
@@ -80,6 +82,27 @@ def test_a_start_is_drawn_with_the_depth_normals_and_colours_of_its_mesh():
 
 
 @torch.no_grad()
+def test_ambient_light_alone_scales_the_colours_and_not_the_background():
+    scene = make()
+    black, white = (ConstantBackground([grey] * 3) for grey in (0.0, 1.0))
+    plain = scene.render(view(), background=black).rgb
+    dim = scene.render(view(), Shading(ambient=0.5), background=white)
+    assert plain.max() > 0.05
+    torch.testing.assert_close(dim.rgb, plain / 2 + 1 - dim.opacity)
+
+
+def test_the_surface_of_a_tilted_plane_has_its_points_and_its_normal():
+    cameras, normal = view(16), torch.nn.functional.normalize(torch.tensor([0.2, 0.5, 1.0]), dim=0)
+    cameras = cameras.one(0)
+    rays = cast_rays(cameras)
+    depth = -(rays.origins @ normal) / (rays.directions @ normal)
+    points, found = surface(cameras, rays, depth.view(1, 16, 16, 1), torch.ones(1, 16, 16, 1))
+    assert (points @ normal).abs().max() < 2e-3
+    torch.testing.assert_close(points.view(-1, 3), rays.origins + depth[:, None] * rays.directions, atol=2e-3, rtol=0)
+    torch.testing.assert_close(found[0, 1:-1, 1:-1].reshape(-1, 3), normal.expand(196, 3), atol=2e-3, rtol=0)
+
+
+@torch.no_grad()
 def test_strips_give_the_same_picture_as_the_whole():
     scene, cameras = started(300), view(32).one(0)
     whole = scene.render(cameras, LAMBERTIAN)
@@ -133,6 +156,16 @@ def test_those_that_the_gradient_pulls_most_are_doubled_until_there_are_enough()
 def test_the_default_grows_in_the_first_half_of_a_run_of_any_length(steps, changes):
     default = instantiate(OmegaConf.load(CONF / "scene" / "gaussians.yaml").scene.growth)
     assert [step for step in range(steps) if default.due(step, step / steps)] == [*changes]
+
+
+def test_the_pull_is_a_mean_over_the_views_that_saw_a_gaussian():
+    scene = make(4, 5, growth=growth(share=0.25, split=10.0))
+    with torch.no_grad():
+        scene.color[:4] = torch.arange(4.0)[:, None]  # names each one
+        scene.pull[:4], scene.views[:4] = torch.tensor([1.5, 1.0, 0.0, 2.0]), torch.tensor([2.0, 1.0, 0.0, 4.0])
+    scene.after_backward(2, 0.02)
+    assert scene.color[:5, 0].tolist() == [0, 1, 2, 3, 1]
+    assert not scene.pull.any() and not scene.views.any()
 
 
 def test_growth_may_be_given_in_steps_as_in_older_runs():
@@ -194,6 +227,22 @@ def test_a_split_gaussian_becomes_two_smaller_ones_with_its_mean_and_variance():
     torch.testing.assert_close(pair.mean(0), torch.zeros(3))
     width = scene.scale.detach()[[0, 4]].exp()
     torch.testing.assert_close(width[:, 0].square() + pair[:, 0].square(), torch.full((2,), 0.09))
+
+
+def test_a_turned_gaussian_is_split_along_its_own_longest_axis_and_shrinks_in_all():
+    turn = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0))).Q
+    scales = torch.tensor([0.1, 0.3, 0.05])
+    position, center = torch.zeros(3, 3), torch.tensor([0.2, -0.1, 0.4])
+    position[[0, 2]] = center
+    log_scales = scales.log().repeat(3, 1)
+    split_in_two(position, log_scales, turn.repeat(3, 1, 1), (torch.tensor([0]), torch.tensor([2])))
+    torch.testing.assert_close(position[[0, 2]].mean(0), center)
+    assert not position[1].any() and torch.equal(log_scales[1], scales.log())  # of another
+    smaller = (scales / 1.6).square()
+    apart = position[0] - center
+    together = turn @ torch.diag(smaller) @ turn.T + apart[:, None] * apart
+    torch.testing.assert_close(turn.T @ together @ turn, torch.diag(torch.tensor([smaller[0], 0.09, smaller[2]])))
+    torch.testing.assert_close(log_scales[[0, 2]].exp(), (scales / 1.6).expand(2, 3))
 
 
 def test_what_is_faint_or_has_left_the_ball_is_removed_but_never_all():

@@ -38,20 +38,47 @@ def test_an_untrained_field_is_grey_and_its_blob_points_outwards(tiny_field, see
     torch.testing.assert_close(output.normal, F.normalize(positions, dim=-1), atol=1e-4, rtol=0)
 
 
+def test_the_first_weights_are_uniform_up_to_one_over_the_root_of_the_inputs_and_the_table_is_nearly_zero(tiny_field):
+    field = tiny_field(hidden=256)
+    for weight, inputs in ((field.hidden_weight, 3 * 2), (field.output_weight, 256)):
+        assert weight.shape[1] == inputs
+        bound = inputs**-0.5
+        assert 0.98 * bound < weight.max() <= bound and -bound <= weight.min() < -0.98 * bound
+        assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+    assert 0.9e-4 < field.table.abs().max() <= 1e-4
+
+
 @pytest.fixture
 def reference(monkeypatch):
     """Use the torch reference in float64, so that finite differences rarely cross cell boundaries."""
     monkeypatch.setenv("DREAMFUSION_OPS", "torch")
 
 
-def test_the_analytic_normal_is_minus_the_gradient_of_the_density_by_finite_differences(tiny_field, seeded, reference):
-    field, positions = tiny_field(strong=True).double(), inside(seeded).double()
+@pytest.mark.parametrize("radius", [1.0, 2.0])
+def test_the_analytic_normal_is_minus_the_gradient_of_the_density_by_finite_differences(
+    radius, tiny_field, seeded, reference
+):
+    field, positions = tiny_field(strong=True, radius=radius).double(), inside(seeded, radius=0.8 * radius).double()
     step = 1e-6
     gradient = torch.stack(
         [(field.density(positions + o) - field.density(positions - o)) / (2 * step) for o in step * torch.eye(3)], -1
     )
     normal = field(positions, with_normal=True).normal
     torch.testing.assert_close(normal, -F.normalize(gradient, dim=-1), atol=1e-5, rtol=0)
+
+
+def test_a_field_twice_as_large_is_the_same_at_twice_the_distance(tiny_field, seeded):
+    """But for the blob, whose size is in scene units."""
+    small, large = (tiny_field(strong=True, radius=radius, blob_density=0.0) for radius in (1.0, 2.0))
+    large.load_state_dict(small.state_dict())
+    positions = inside(seeded)
+    for one, other in zip(
+        small(positions, True).__dict__.values(), large(2 * positions, True).__dict__.values(), strict=True
+    ):
+        torch.testing.assert_close(other, one, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(large.density(2 * positions), small.density(positions), atol=1e-4, rtol=1e-4)
+    edge = F.normalize(torch.tensor([[1.0, 2.0, -1.0]]), dim=-1)
+    assert (large.density(edge * torch.tensor([[1.99], [2.01]])) > 0).tolist() == [True, False]
 
 
 def test_normals_of_the_kernels_match_the_reference(tiny_field, seeded, monkeypatch):

@@ -1,5 +1,7 @@
 """Both renderers compared with closed-form images of a homogeneous ball."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -98,6 +100,52 @@ def test_an_opaque_ball_lit_from_the_camera_matches_the_closed_form(sampler, bal
 
 
 @both
+def test_each_view_is_lit_by_its_own_light(sampler, ball, cameras_at):
+    two, field = cameras_at([0.0, 120.0]), ball(200.0, size=0.6)
+    two = replace(two, light=torch.tensor([[0.0, 0.0, 5.0], [0.0, 4.0, 0.0]]))
+    together = sampler()(two, field, BLUE, LAMBERTIAN).rgb
+    for view in range(2):
+        torch.testing.assert_close(together[view : view + 1], sampler()(two.one(view), field, BLUE, LAMBERTIAN).rgb)
+    swapped = sampler()(replace(two, light=two.light.flip(0)), field, BLUE, LAMBERTIAN).rgb
+    assert ((together - swapped).abs().amax(dim=(1, 2, 3)) > 0.1).all()
+
+
+@both
+def test_a_ball_behind_the_camera_has_no_samples(sampler, ball, cameras_at):
+    cameras = cameras_at([0.0], height=3)
+    turned = cameras.camera_to_world.clone()
+    turned[:, :, [0, 2]] *= -1  # half a turn around the vertical axis: it looks away
+    image = sampler()(replace(cameras, camera_to_world=turned), ball(3.0, size=2.0), BLUE)
+    assert len(image.samples) == 0 and (image.opacity == 0).all()
+
+
+@both
+def test_intervals_are_a_diameter_over_the_steps_long_and_sampled_in_the_middle_or_at_random(
+    sampler, cameras_at, seeded
+):
+    radius, steps = 1.5, 50
+    rays, renderer = cast_rays(cameras_at([0.0, 90.0], height=5)), sampler(steps, radius=radius)
+    for generator in (None, seeded(1)):
+        samples = renderer.sample(rays, generator)
+        near = (samples.positions - rays.origins[samples.ray]).norm(dim=-1)  # of the sample, from the camera
+        inside = (near - samples.t_start) / (samples.t_end - samples.t_start)
+        most = torch.bincount(samples.ray, minlength=len(rays)).max()
+        middle = samples.ray == 12  # of the first view: its chord is the diameter
+        torch.testing.assert_close(
+            (samples.t_end - samples.t_start)[middle],
+            torch.full((int(middle.sum()),), 2 * radius / steps),
+            atol=1e-5,
+            rtol=0,
+        )
+        assert steps <= most <= renderer.most_samples <= steps + 1
+        if generator is None or sampler is occupancy:  # which jitters where its intervals begin
+            torch.testing.assert_close(inside, torch.full_like(inside, 0.5), atol=1e-3, rtol=0)
+        else:
+            assert 0 <= inside.min() < 0.02 and 0.98 < inside.max() <= 1.001
+            assert inside.mean().item() == pytest.approx(0.5, abs=0.05)
+
+
+@both
 def test_requested_normals_are_weighted_by_opacity(sampler, ball, cameras_at):
     cameras = cameras_at([0.0], height=9)
     image = sampler()(cameras, ball(500.0, size=0.6), BLUE, with_normal=True)
@@ -166,6 +214,48 @@ def test_the_grid_empties_where_the_field_is_empty_and_the_image_stays(ball, cam
     assert volume < share < 2 * volume  # the ball, and the cells on its surface
     assert len(after.samples) < 0.3 * len(before.samples)
     torch.testing.assert_close(after.rgb, before.rgb, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize(("density", "share"), [(0.4, 0.25), (0.6, 0.5)], ids=["below", "above"])
+def test_a_cell_is_empty_if_a_step_in_it_is_less_opaque_than_the_threshold(density, share):
+    """A step of 0.02 through the density 0.4 has the opacity 0.008, through 0.6 it has 0.012; the threshold is 0.01."""
+    renderer = occupancy(steps=100, resolution=16, decay=0.0)
+
+    class Layers:
+        def density(self, positions):
+            return 50.0 * (positions[:, 0] > 0.5) + density * ((positions[:, 0] > 0) & (positions[:, 0] <= 0.5))
+
+    with torch.random.fork_rng():
+        renderer.update(Layers(), 0)
+    assert renderer.grid.binaries.float().mean().item() == pytest.approx(share)
+
+
+def test_in_a_scene_that_is_thin_everywhere_the_mean_decides_which_cells_are_empty():
+    renderer = occupancy(steps=100, resolution=16, decay=0.0)
+
+    class Thin:
+        def density(self, positions):
+            return 0.1 * (positions[:, 0] > 0)  # opacity 0.002, on average 0.001
+
+    with torch.random.fork_rng():
+        renderer.update(Thin(), 0)
+    assert renderer.grid.binaries.float().mean().item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "renderer.steps is 0; a ray needs at least 1"),
+        ({"resolution": 0}, "renderer.resolution is 0, renderer.update_every 4; both must be at least 1"),
+        ({"update_every": 0}, "renderer.resolution is 32, renderer.update_every 0; both must be at least 1"),
+    ],
+)
+def test_numbers_of_steps_and_cells_of_zero_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        occupancy(**changes)
+    with pytest.raises(ValueError, match=r"renderer\.steps is 0; a ray needs at least 1"):
+        stratified(steps=0)
+    assert occupancy(steps=1, resolution=1, update_every=1).most_samples == 2
 
 
 def test_the_grid_follows_a_field_that_shrinks_and_grows(ball):
