@@ -146,15 +146,9 @@ def _dream(
         score = partial(prior_score, system, orbit, outputs.score_views)
         rows: list[L.Callback] = [*callbacks_of(cfg), Metrics()]
         if outputs.evaluate_every:
-            # Takes a second, which most runs need not wait.
-            from dreamfusion.runs.evaluate import truth_for
-            from dreamfusion.training.true_scores import TrueScores
-            from dreamfusion.truth.store import no_truth
+            from dreamfusion.runs.evaluate import true_scores  # takes a second, which most runs need not wait
 
-            truth = truth_for(cfg)
-            if truth is None:
-                raise no_truth(str(cfg.prompt))
-            rows.append(TrueScores(truth.mesh, orbit, outputs.evaluate_every, stopwatch))
+            rows.append(true_scores(cfg, orbit, outputs.evaluate_every, stopwatch))
         pruners = instantiate(cfg.pruning)(folder=folder, measure=score)
         judge = own_scores(cfg.get("scores"))
         watchdogs = [instantiate(cfg.watchdog)] if cfg.watchdog else []

@@ -9,6 +9,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_class
 from omegaconf import DictConfig
 
+from dreamfusion.camera.orbit import Orbit
 from dreamfusion.checkpoint import TrainedScene
 from dreamfusion.error import GuidanceError
 from dreamfusion.evaluation.scene import evaluate_scene, held_out_cameras, ring_cameras
@@ -21,8 +22,10 @@ from dreamfusion.runs.record import versions
 from dreamfusion.runs.results import COMPARED, read_result, write_result
 from dreamfusion.runs.scores import Judge
 from dreamfusion.runs.summary import add_to_summary, read_summary
+from dreamfusion.training.callbacks import Stopwatch
+from dreamfusion.training.true_scores import TrueScores
 from dreamfusion.truth.composed import Composer, composed
-from dreamfusion.truth.store import Truth, find_truth
+from dreamfusion.truth.store import Truth, find_truth, no_truth
 from dreamfusion.types import Cameras
 
 PACKAGES = ("torch", "numpy", "scipy", "scikit-image")  # whose versions may change a score
@@ -30,8 +33,7 @@ MESH = ("resolution", "threshold", "blur", "smoothing", "denoise", "faces")  # s
 
 
 def evaluate_run(scene: TrainedScene, export: ExportSettings, judges: Sequence[Judge] = ()) -> dict[str, float]:
-    """Score the scene of a run; returns the scores by name. `judges` add those of encoders, and a user's
-    own.
+    """Score the scene of a run; returns the scores by name. `judges` add those of encoders, and a user's own.
 
     Raises:
         EmptyFieldError: the scene has no surface.
@@ -73,6 +75,18 @@ def truth_for(config: DictConfig) -> Truth | None:
         return find_truth(prompt)
     assert isinstance(prior, Composer)
     return composed(prior.layout(prompt))
+
+
+def true_scores(config: DictConfig, orbit: Orbit, every: int, stopwatch: Stopwatch) -> TrueScores:
+    """The callback of `mode.evaluate_every` = `every`.
+
+    Raises:
+        UserError: no truth is known for the prompt.
+    """
+    truth = truth_for(config)
+    if truth is None:
+        raise no_truth(str(config.prompt))
+    return TrueScores(truth.mesh, orbit, every, stopwatch)
 
 
 def _protocol(scene: TrainedScene, export: ExportSettings, seconds: float) -> dict[str, Any]:
