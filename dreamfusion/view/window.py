@@ -1,10 +1,17 @@
-"""The browser window: viser's server, the displayed layers, and widgets whose callbacks post to the mailbox."""
+"""The browser window: viser's server, the displayed layers, and widgets whose callbacks post to the mailbox.
 
+Messages to clients are sent on the server's own thread: viser wakes its sender by an `asyncio.Event`, which is not safe
+for other threads, and of which a lost call would leave a client without any message until its page is loaded again.
+"""
+
+import asyncio
 import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import viser
@@ -22,6 +29,26 @@ LIGHTS: dict[str, Light] = {"studio": STUDIO, "albedo": ALBEDO, "lambertian": LA
 CAMERA_COLOR = (230, 120, 30)
 SLIDER_TICKS = 100  # of the guidance scale
 QUALITY = 90  # JPEG, of the pictures
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
+
+
+def on_server_thread(
+    method: Callable[Concatenate["Window", Given], Made],
+) -> Callable[Concatenate["Window", Given], Made]:
+    """Run a method of the window on the server's thread, and wait for its end."""
+
+    @wraps(method)
+    def call(self: "Window", *args: Given.args, **kwargs: Given.kwargs) -> Made:
+        async def work() -> Made:
+            return method(self, *args, **kwargs)
+
+        loop = self._server.get_event_loop()
+        if _runs_here(loop):
+            return method(self, *args, **kwargs)
+        return asyncio.run_coroutine_threadsafe(work(), loop).result()
+
+    return call
 
 
 class Window:
@@ -46,8 +73,6 @@ class Window:
         self._mesh: viser.GlbHandle | None = None
         self._frustums: list[viser.CameraFrustumHandle] = []
         self._training: list[viser.GuiInputHandle | viser.GuiButtonHandle] = []
-        self._gui.configure_theme(show_logo=False, show_share_button=False, control_width="medium")
-        self._server.scene.set_up_direction("+y")
         self._add_widgets()
         self._add_client_callbacks()
         moved = "" if port in (0, found) else f"port {port} is in use; "
@@ -60,6 +85,7 @@ class Window:
         with _without_output():
             self._server.stop()
 
+    @on_server_thread
     def set_initial_camera(self, cameras: Cameras) -> None:
         """Start new clients at the first of `cameras`."""
         start = self._server.initial_camera
@@ -67,6 +93,7 @@ class Window:
         start.look_at = (0.0, 0.0, 0.0)
         start.fov = float(np.deg2rad(cameras.fov[0].item()))
 
+    @on_server_thread
     def show(self, client: int, frame: Frame) -> None:
         """Send a picture to a client, with depth if other layers must be composited with it."""
         handle = self._server.get_clients().get(client)
@@ -81,22 +108,26 @@ class Window:
         """Whether cameras or a mesh are shown beside the scene."""
         return self.cameras.value or self.mesh.value
 
+    @on_server_thread
     def set_status(self, text: str) -> None:
         """Set the line above the widgets."""
         if self.status.content != text:
             self.status.content = text
 
+    @on_server_thread
     def notify(self, title: str, body: str) -> None:
         """Show a notification in every client."""
         for client in self._server.get_clients().values():
             with _ignore_disconnected():
                 client.add_notification(title, body, auto_close_seconds=20.0)
 
+    @on_server_thread
     def show_exporting(self, exporting: bool) -> None:
         """Disable the export button while an export is running."""
         self._export.label = "exporting …" if exporting else "export"
         self._export.disabled = exporting
 
+    @on_server_thread
     def show_mesh(self, glb: bytes, scale: float, visible: bool) -> None:
         """Add the mesh as a layer, scaled by `scale` to scene units; with `visible` it replaces the scene."""
         self._mesh = self._server.scene.add_glb("/mesh", glb, scale=scale, visible=visible)
@@ -106,6 +137,7 @@ class Window:
             self.scene.value = False  # type: ignore[misc]
             self._hide_scene(True)
 
+    @on_server_thread
     def show_cameras(self, cameras: list[Cameras]) -> None:
         """Replace the displayed camera frustums."""
         every = [(batch, view) for batch in cameras for view in range(len(batch))]
@@ -114,6 +146,7 @@ class Window:
                 handle.remove()
             self._frustums = [self._frustum(i, *camera) for i, camera in enumerate(every)]
 
+    @on_server_thread
     def add_training(
         self, toggle_pause: Callable[[], bool], save: Action, scale: float, set_scale: Callable[[float], None]
     ) -> None:
@@ -124,20 +157,27 @@ class Window:
         slider = self._gui.add_slider("guidance scale", 0.0, limit, limit / SLIDER_TICKS, scale, order=4)
         self._training = [pause, saving, slider]
 
-        def toggle() -> None:
-            pause.label = "continue" if toggle_pause() else "pause"
-
-        pause.on_click(lambda _: self._mailbox.post(toggle))
+        pause.on_click(
+            lambda _: self._mailbox.post(lambda: self._label(pause, "continue" if toggle_pause() else "pause"))
+        )
         saving.on_click(lambda _: self._mailbox.post(save))
         slider.on_update(lambda _: self._mailbox.post(lambda: set_scale(slider.value)))
 
+    @on_server_thread
+    def _label(self, button: viser.GuiButtonHandle, text: str) -> None:
+        button.label = text
+
+    @on_server_thread
     def end_training(self) -> None:
         """Remove the training widgets."""
         for widget in self._training:
             widget.remove()
         self._training = []
 
+    @on_server_thread
     def _add_widgets(self) -> None:
+        self._gui.configure_theme(show_logo=False, show_share_button=False, control_width="medium")
+        self._server.scene.set_up_direction("+y")
         self.status = self._gui.add_markdown("loading", order=0)
         self._export = self._gui.add_button("export", order=3)
         self.scene = self._gui.add_checkbox("scene", True, order=5)
@@ -167,6 +207,7 @@ class Window:
         self._server.on_client_connect(connect)
         self._server.on_client_disconnect(disconnect)
 
+    @on_server_thread
     def _hide_scene(self, hidden: bool) -> None:
         self._mailbox.set_scene_hidden(hidden)
         if hidden:
@@ -174,6 +215,7 @@ class Window:
                 with _ignore_disconnected():
                     client.scene.set_background_image(None)
 
+    @on_server_thread
     def _toggle_mesh(self) -> None:
         if self._mesh is not None:
             self._mesh.visible = self.mesh.value
@@ -200,6 +242,13 @@ class Window:
             wxyz=rotation.wxyz,
             position=position,
         )
+
+
+def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:  # this thread has no loop
+        return False
 
 
 def view_of(camera: viser.CameraHandle) -> View:

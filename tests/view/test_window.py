@@ -11,6 +11,7 @@ import pytest
 import torch
 from training import ORBIT
 from viewer import Viewer
+from viser.infra._async_message_buffer import AsyncMessageBuffer
 
 from dreamfusion.camera.data import CameraStream
 from dreamfusion.export.writer import write_mesh
@@ -19,6 +20,7 @@ from dreamfusion.scene.nerf.field import Field
 from dreamfusion.scene.nerf.scene import NeRF
 from dreamfusion.scene.nerf.stratified import StratifiedRenderer
 from dreamfusion.types import FieldOutput, Mesh
+from dreamfusion.view.frame import Frame
 from dreamfusion.view.mailbox import Mailbox
 from dreamfusion.view.render_loop import RenderLoop
 from dreamfusion.view.window import Window, view_of
@@ -52,6 +54,47 @@ def window(mailbox):
     window = Window("127.0.0.1", 0, mailbox, "a ball")
     yield window
     window.close()
+
+
+def test_messages_are_sent_on_the_servers_own_thread(monkeypatch, mailbox):
+    """viser wakes its sender by an event that no other thread may set."""
+    pushing, push = set(), AsyncMessageBuffer.push
+    watched = threading.Event()
+
+    def note(buffer, message):
+        if watched.is_set():
+            pushing.add(threading.get_ident())
+        push(buffer, message)
+
+    monkeypatch.setattr(AsyncMessageBuffer, "push", note)
+    make_widgets = Window._add_widgets
+    monkeypatch.setattr(Window, "_add_widgets", lambda window: (watched.set(), make_widgets(window)))
+    window = Window("127.0.0.1", 0, mailbox, "a ball")
+    viewer, own = Viewer(window.url), set()
+    try:
+        viewer.look(0)
+        while not mailbox.has_clients:
+            time.sleep(0.01)
+        (client,) = window._server.get_clients()
+        window.set_initial_camera(ORBIT.view(torch.tensor([0.0]), 15.0, 8, 8))
+        window.show(client, Frame(np.zeros((4, 4, 3), np.uint8), np.ones((4, 4), np.float32)))
+        window.set_status("step 1")
+        window.notify("mesh", "mesh.glb")
+        window.show_exporting(True)
+        window.add_training(lambda: True, lambda: None, 7.5, lambda scale: None)
+        window.show_cameras([ORBIT.view(torch.tensor([0.0]), 15.0, 8, 8)])
+        window.show_mesh(b"glTF", 1.0, visible=True)
+        window._toggle_mesh()
+        window._toggle_cameras()
+        window._set_light()
+        window.end_training()
+        window._server.get_event_loop().call_soon_threadsafe(lambda: own.add(threading.get_ident()))
+        viewer.wait_for("mesh.glb", seconds=PATIENCE)
+    finally:
+        viewer.close()
+        watched.clear()
+        window.close()
+    assert pushing == own
 
 
 @pytest.fixture
