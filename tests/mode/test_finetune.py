@@ -35,7 +35,11 @@ def test_a_library_that_has_changed_since_is_not_resumed_without_a_word(launch, 
     small = ["mode.module.proxy_widths.voxels=16", "mode.module.proxy_widths.rays=8", "mode.module.proxy_widths.code=2"]
     assert launch(tmp_path, "mode=finetune", *SHORT, *small).status == 0
     trimesh.creation.icosphere(2).export(tmp_path / "data" / "own" / "whatsit.glb")
-    ended = launch(tmp_path, "mode=finetune", *SHORT, *small, "mode.max_steps=3", "mode.renders=outputs/other")
+    ended = launch(tmp_path, "mode=finetune", *SHORT, *small, "mode.max_steps=3")
+    assert ended.status == 0, ended.text
+    lack = "the renders in outputs/finetune/renders lack 1 of 2 models of the libraries, such as whatsit; remove"
+    assert lack in ended.text
+    ended = launch(tmp_path, "mode=finetune", *SHORT, *small, "mode.max_steps=4", "mode.renders=outputs/other")
     assert ended.status == 1
     assert "last.ckpt is of other models than the renders (1 and 2; whatsit differs); name another" in ended.text
     assert "Traceback" not in ended.text

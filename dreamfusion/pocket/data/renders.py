@@ -137,9 +137,7 @@ def render_libraries(
             raise ValueError(f"{name} is {number}, it must be at least 1")
     if output.exists():
         raise FileExistsError(f"{output} exists; remove it or render into another folder")
-    items = read_libraries(paths)
-    items = [replace(item, title=title) for item, title in zip(items, subject_names(items), strict=True)]
-    items = [items[index] for index in sorted(select_models(items, names))]
+    items = wanted_items(paths, names)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
@@ -159,6 +157,18 @@ def render_libraries(
         shutil.rmtree(folder, ignore_errors=True)
     log.info("rendered %d models, %d views each, into %s; %d skipped", rendered, views, output, len(items) - rendered)
     return RenderSet.load(output)
+
+
+def wanted_items(paths: Sequence[Path], names: dict[str, str] | None) -> list[Item]:
+    """The models of the libraries that `names` selects, with titles; in the order of the libraries.
+
+    Raises:
+        ValueError: a library is broken, or has none of `names`.
+        OSError: a library cannot be read.
+    """
+    items = read_libraries(paths)
+    items = [replace(item, title=title) for item, title in zip(items, subject_names(items), strict=True)]
+    return [items[index] for index in sorted(select_models(items, names))]
 
 
 def stratified_cameras(views: int, resolution: int, generator: np.random.Generator) -> Cameras:

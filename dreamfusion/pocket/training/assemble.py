@@ -4,6 +4,7 @@ import json
 import logging
 import pickle
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,8 @@ from dreamfusion.guidance.pretrained import refused
 from dreamfusion.ops.precision import native_bfloat16
 from dreamfusion.pocket import WEIGHTS
 from dreamfusion.pocket.data.batches import RenderBatches
-from dreamfusion.pocket.data.renders import RenderSet, render_libraries
+from dreamfusion.pocket.data.names import subject_names
+from dreamfusion.pocket.data.renders import RenderSet, render_libraries, wanted_items
 from dreamfusion.pocket.model.denoiser import PocketModel
 from dreamfusion.pocket.model.text import TextEncoder
 from dreamfusion.pocket.training.averaging import AveragedCheckpoints
@@ -37,15 +39,19 @@ def load_or_render(
 ) -> RenderSet:
     """The render set in `folder`, rendered from the model libraries if the folder does not exist.
 
-    Only models with one of `names` are rendered.
+    Only models with one of `names` are rendered. Those that a library has and an earlier folder lacks are named.
 
     Raises:
         UserError: a library or the folder's renders cannot be read, or these have another size.
     """
     try:
-        if not folder.exists():
-            render_libraries([Path(p) for p in libraries], folder, views, resolution, names=names)
+        paths, earlier = [Path(p) for p in libraries], folder.exists()
+        if not earlier:
+            render_libraries(paths, folder, views, resolution, names=names)
         renders = RenderSet.load(folder)
+        if earlier:
+            with suppress(ValueError, OSError):  # libraries that are gone or broken are not needed any more
+                _warn_of_new_models(renders, paths, folder, names)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
     if renders.resolution not in (resolution, 2 * resolution):
@@ -54,6 +60,16 @@ def load_or_render(
             "name another folder"
         )
     return renders
+
+
+def _warn_of_new_models(renders: RenderSet, paths: Sequence[Path], folder: Path, names: dict[str, str] | None) -> None:
+    items = wanted_items(paths, names)
+    shown = {*subject_names(renders.items)}
+    if missing := [item.title for item in items if item.title not in shown]:
+        log.warning(
+            "the renders in %s lack %d of %d models of the libraries, such as %s; remove the folder to render again",
+            folder, len(missing), len(items), missing[0],
+        )  # fmt: skip
 
 
 def prepare(module: PocketPretraining, data: RenderBatches, folder: Path, checkpoint: Path, start: Path | None) -> bool:
