@@ -12,6 +12,7 @@ from dreamfusion.report.markdown import inert
 
 CARD_FILE = "README.md"  # the name that model hubs expect
 TRAINING = "training.json"  # counts of training images, read by mode.start
+SWEET_HOME = (".sh3f", ".jar")  # libraries in the public domain or under CC-BY 3.0; of others the licence is not known
 HEADING = "\n## Held-out evidence\n"
 EVIDENCE = f"""{HEADING}
 By `python launch.py mode=evaluate_prior`. "Nearest" is by oriented gradients and coarse CIELAB colours, neither of them
@@ -20,7 +21,7 @@ learned; "real renders" are held-out renders in place of samples.
 """
 CARD = """\
 ---
-license: cc-by-3.0
+license: {license}
 library_name: diffusers
 pipeline_tag: text-to-image
 ---
@@ -32,7 +33,7 @@ generator.
 
 - **Training**: `python launch.py mode=pretrain`, {images:,} images, and {proxy_images:,} for the
   feature volume alone{hours}.
-- **Data**: {models} models under {names} names from the libraries of Sweet Home 3D, rendered from {views} sides each,
+- **Data**: {models} models under {names} names from {origin}, rendered from {views} sides each,
   plain, under a point light, or white under it; some recoloured in one of twelve colours; on white and grey
   backgrounds. `vocabulary.txt` lists the names, `lengths.json` the models' sizes, `ATTRIBUTION.md` every model with
   its author and licence.
@@ -77,7 +78,11 @@ def write_card(
     """
     vocabulary = sorted({*names, *(s.name for s in subjects)})
     table = "| timestep | error |\n|--:|--:|\n" + "\n".join(f"| {t} | {loss:.4f} |" for t, loss in losses.items())
+    sources = sorted({subject.source for subject in subjects})
+    public = all(source.endswith(SWEET_HOME) for source in sources)
     card = CARD.format(
+        license="cc-by-3.0" if public else "other",
+        origin="the libraries of Sweet Home 3D" if public else f"{', '.join(map(inert, sources))} (ATTRIBUTION.md)",
         parameters=parameters / 1e6,
         voxels=voxels,
         images=seen["images"],
