@@ -72,10 +72,11 @@ def run(
         held_out = [data.validation(validation_size)]
         if fine.every is not None:
             close = batches(rendered, fine.batch_size, size=large)
-            drawn = MixedBatches(data, close, fine.every)
             held_out.append(close.validation(fine.validation_size))
         log.info("%d models under %d names", len(data.models), len(data.names))
         training, target = module(subjects=data.subjects), Path(folder)
+        if fine.every is not None:
+            drawn = MixedBatches(data, close, fine.every, training.coarse_steps)
         checkpoint = target / "checkpoints" / "last.ckpt"
         begun = None if start is None else WEIGHTS if start == SHIPPED else Path(start)
         resumed = prepare(training, data, target, checkpoint, begun)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dreamfusion.pocket.model.arrangement import MOST, SIDES, SUNK, arrange
-from dreamfusion.pocket.model.proxy_render import HALF_EXTENT
+from dreamfusion.pocket.model.rays import HALF_EXTENT
 
 N = 32
 

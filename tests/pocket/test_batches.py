@@ -40,6 +40,8 @@ def test_every_second_batch_is_fine_whatever_the_step_it_begins_from(renders, tm
     drawn = list(islice(MixedBatches(coarse, fine, 2), 3))
     assert [tuple(batch.images.shape) for batch in drawn] == [(4, 3, 128, 128), (8, 3, 64, 64), (4, 3, 128, 128)]
     assert torch.equal(drawn[0].images, fine.draw(5).images) and torch.equal(drawn[1].images, coarse.draw(6).images)
+    later = [batch.images.shape[-1] for batch in islice(MixedBatches(coarse, fine, 2, begin=6), 5)]
+    assert later == [64, 64, 128, 64, 128]
     others = RenderBatches(renders, 4, seed=3, names={"cat": "cat"})
     with pytest.raises(ValueError, match="other models"):
         MixedBatches(coarse, others, 2)

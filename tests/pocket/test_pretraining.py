@@ -83,6 +83,7 @@ def train(renders_folder, encoder, fit_names_once, tmp_path, monkeypatch):
         minutes=1000.0,
         start=None,
         alone=0,
+        settings=None,
         **changes,
     ):
         torch.manual_seed(7)
@@ -99,7 +100,7 @@ def train(renders_folder, encoder, fit_names_once, tmp_path, monkeypatch):
             sheet_prompts=PROMPTS,
             sheet_scale=2.0,
             proxy_steps=alone,
-            proxy_widths=SMALL,
+            **{"proxy_widths": SMALL, **(settings or {})},
         )
         often = {"batch_size": 4, "validation_size": 6, "validation_every": 1000, "fine": COARSE_ALONE, **changes}
         pretrain.run(
@@ -152,6 +153,31 @@ def test_an_interrupted_training_resumes_bit_for_bit(train, minutes, monkeypatch
     resumed = train(6, "parts", minutes=minutes)
     assert sorted(set(drawn)) == used
     assert_same_training(resumed, whole)
+
+
+def test_a_training_that_begins_coarse_with_muon_resumes_bit_for_bit(train, tmp_path, monkeypatch):
+    seen = []
+    step = PocketPretraining.training_step
+
+    def watched(self, batch, index):
+        loss = step(self, batch, index)
+        seen.append((batch.images.shape[-1], self.model.feature_volume.coarse))
+        return loss
+
+    monkeypatch.setattr(PocketPretraining, "training_step", watched)
+    fine = OmegaConf.create({"every": 2, "batch_size": 2, "validation_size": 2})
+    settings = {"coarse_steps": 3, "muon": True, "proxy_widths": SMALL | {"rays": SMALL["voxels"] // 2}}
+    given = {"renders": write_set(tmp_path / "fine", size=128), "fine": fine, "settings": settings}
+    whole = train(6, "whole", **given)
+    assert seen == [(64, True)] * 3 + [(128, False), (64, False), (128, False)]
+    train(2, "parts", **given)
+    assert_same_training(train(6, "parts", **given), whole)
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused_with_what_to_type(train):
+    train(1)
+    with pytest.raises(UserError, match=r"mode\.module\.muon=false, not true: type mode\.module\.muon=false to go on"):
+        train(2, settings={"muon": True})
 
 
 def test_a_checkpoint_written_during_training_resumes_bit_for_bit(train, tmp_path, monkeypatch):

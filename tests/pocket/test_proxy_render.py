@@ -8,14 +8,8 @@ import torch
 
 from dreamfusion.pocket.data.renders import stratified_cameras
 from dreamfusion.pocket.model.denoiser import PocketModel, camera_features
-from dreamfusion.pocket.model.proxy_render import (
-    HALF_EXTENT,
-    OUTSIDE,
-    FeatureVolume,
-    ProxyRender,
-    _averaged,
-    ray_points,
-)
+from dreamfusion.pocket.model.proxy_render import FeatureVolume, ProxyRender, _averaged
+from dreamfusion.pocket.model.rays import HALF_EXTENT, OUTSIDE, ray_points
 
 VOXELS = 16
 
@@ -54,13 +48,13 @@ def test_a_coarser_volume_has_the_same_optical_depth_along_a_ray():
     """Means over 2^3 voxels, and half the samples: 2 * mean(softplus(d)) of each."""
     torch.manual_seed(0)
     fine = 3 * torch.randn(1, 5, 8, 8, 8) - 2
-    coarse = _averaged(fine, 2)
+    coarse = _averaged(fine, 2, 2)
     assert coarse.shape == (1, 5, 4, 4, 4)
     depths = [torch.nn.functional.softplus(volume[:, 0]) for volume in (fine, coarse)]
     per_block = depths[0].view(1, 4, 2, 4, 2, 4, 2).mean((2, 4)).sum(-1)  # of two samples in a row
     torch.testing.assert_close(depths[1], per_block)
     torch.testing.assert_close(coarse[:, 1:], torch.nn.functional.avg_pool3d(fine[:, 1:], 2))
-    assert _averaged(torch.full((1, 2, 2, 2, 2), -60.0), 2).isfinite().all()
+    assert _averaged(torch.full((1, 2, 2, 2, 2), -60.0), 2, 2).isfinite().all()
 
 
 def test_images_of_the_smaller_size_see_the_volume_averaged_to_their_rays():
@@ -73,6 +67,27 @@ def test_images_of_the_smaller_size_see_the_volume_averaged_to_their_rays():
         proxy = volume(decoded, torch.zeros(2, 2), camera, zoom)
         assert proxy.rgba.shape == (2, 4, 64 * zoom, 64 * zoom)
         assert proxy.features.shape == (2, SMALL["width"], zoom * VOXELS, zoom * VOXELS)
+
+
+def test_half_the_voxels_are_the_average_of_all_as_long_as_the_decoder_repeats_them():
+    torch.manual_seed(0)
+    volume = FeatureVolume(["a", "b"], ["a", "b"], 2, 12, (16,), **(SMALL | {"voxels": 2 * VOXELS}), rays=VOXELS)
+    with torch.no_grad():
+        volume.codes.mul_(20)
+    both, decoded = torch.tensor([1, 0]), {}
+    for coarse in (False, True):
+        volume.coarse = coarse
+        decoded[coarse] = volume.decode(both)[:, 1:-1, 1:-1, 1:-1]  # the zeros around a volume are averaged too
+    assert decoded[True].std() > 0.1
+    torch.testing.assert_close(decoded[True][..., 1:], decoded[False][..., 1:], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(decoded[True][..., 0], decoded[False][..., 0], rtol=0, atol=0.05)  # softplus is curved
+    assert volume.decode(both, 2).shape[1] == 2 * VOXELS, "images of the larger size need all voxels"
+    with torch.no_grad():
+        volume.volume[-3].weight[:, :, 0].mul_(2)
+        exact = volume.eval().decode(both)
+        assert not torch.allclose(volume.train().decode(both), exact, atol=1e-2)
+        volume.coarse = False
+        assert torch.equal(volume.train().decode(both), exact), "only a training that asks for it is coarse"
 
 
 def test_residuals_of_a_new_volume_are_zero():

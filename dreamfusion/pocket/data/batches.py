@@ -215,15 +215,15 @@ class RenderBatches(IterableDataset[Batch]):
 
 
 class MixedBatches(IterableDataset[Batch]):
-    """Batches of `coarse`, from its `start_step` on, and every `every`-th step one of `fine` renders instead."""
+    """Batches of `coarse`, from its `start_step` on; from step `begin` on every `every`-th is one of `fine` instead."""
 
-    def __init__(self, coarse: RenderBatches, fine: RenderBatches, every: int) -> None:
+    def __init__(self, coarse: RenderBatches, fine: RenderBatches, every: int, begin: int = 0) -> None:
         """Raises: ValueError: `every` is not positive, or the two learn different models."""
         if every < 1:
             raise ValueError(f"every={every}, it must be at least 1")
         if coarse.subjects != fine.subjects:
             raise ValueError("the fine renders show other models; render both from the same libraries")
-        self.coarse, self.fine, self.every = coarse, fine, every
+        self.coarse, self.fine, self.every, self.begin = coarse, fine, every, begin
 
     def to(self, device: torch.device | str) -> Self:
         """See `RenderBatches.to`; renders that both use are copied once."""
@@ -238,7 +238,8 @@ class MixedBatches(IterableDataset[Batch]):
 
     def draw(self, step: int) -> Batch:
         """The training batch of a step."""
-        return (self.coarse if (step + 1) % self.every else self.fine).draw(step)
+        fine = step >= self.begin and (step + 1) % self.every == 0
+        return (self.fine if fine else self.coarse).draw(step)
 
 
 def lambertian(normal: Tensor, light: Tensor, ambient: Tensor) -> Tensor:

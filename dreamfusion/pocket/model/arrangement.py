@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dreamfusion.pocket.model.proxy_render import HALF_EXTENT
+from dreamfusion.pocket.model.rays import HALF_EXTENT
 
 SOLID = 0.3  # optical depth of a voxel from which it counts as a part of the object
 GAP = 0.08  # between objects beside each other

@@ -19,12 +19,11 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dreamfusion.camera.orbit import FOV
 from dreamfusion.ops.feature_volume import render_feature_volume
+from dreamfusion.pocket.model.rays import Window, ray_points
 
 UPSAMPLING = 4  # voxels a side per code cell
-HALF_EXTENT = 1.1  # scene units from the centre to a face of the volume; half of the sampled ray length
-OUTSIDE = 2.0  # a coordinate outside every volume
+PAIRED = ((0.5, 0.0, 0.0), (0.5, 1.0, 0.5), (0.0, 0.0, 0.5))  # kernel -> the one that acts on means of two neighbours
 INITIAL_DENSITY = -3.0  # before the softplus, uniform in a new volume: the gradient reaches all depths
 STORED_KEYS = {"called": "names", "seen": "fine"}  # keys in config.json of earlier weights -> arguments of today
 
@@ -55,18 +54,6 @@ class ProxyRender:
         """Composite the albedo over grey levels (B,): images (B, 3, r, r), all in [-1, 1]."""
         grey = background[:, None, None, None]
         return (2 * self.rgba[:, :3] - self.rgba[:, 3:]) + grey * (1 - self.rgba[:, 3:])
-
-
-@dataclass(frozen=True, eq=False)
-class Window:
-    """Cells of B images that are looked at, as many in each."""
-
-    rows: Tensor  # (B, side) int64
-    columns: Tensor  # (B, side) int64
-
-    @property
-    def side(self) -> int:
-        return self.rows.shape[1]
 
 
 class FeatureVolume(ModelMixin, ConfigMixin):
@@ -107,6 +94,7 @@ class FeatureVolume(ModelMixin, ConfigMixin):
         self.names, self.vocabulary = names, list(dict.fromkeys(names))
         self.classify = nn.Linear(text, len(self.vocabulary)).requires_grad_(False)  # fitted by `naming.fit_names`
         self._cached: tuple[int, Tensor, Tensor] | None = None
+        self.coarse = False  # while training: decode volumes that are averaged anyway with half the voxels a side
         self.codes = nn.Parameter(0.1 * torch.randn(len(subjects), code, side, side, side))
         self.volume = nn.Sequential(
             nn.Conv3d(code, coarse, 3, padding=1),
@@ -114,7 +102,7 @@ class FeatureVolume(ModelMixin, ConfigMixin):
             nn.ConvTranspose3d(coarse, middle, 2, stride=2),
             _Refine(middle, nn.Conv3d),
             nn.SiLU(),
-            nn.ConvTranspose3d(middle, fine, 2, stride=2),
+            _repeating(nn.ConvTranspose3d(middle, fine, 2, stride=2)),
             nn.SiLU(),
             nn.Conv3d(fine, fine, 3, padding=1),
         )
@@ -164,10 +152,28 @@ class FeatureVolume(ModelMixin, ConfigMixin):
             # The first comparison does not wait for the device.
             if size == zoom and (last is subject or (same_device and torch.equal(last, subject))):
                 return kept
-        volume: Tensor = self.volume(self.codes[subject]).float()
-        volume = _averaged(volume, max(self.voxels // (zoom * self.rays), 1)).permute(0, 2, 3, 4, 1).contiguous()
+        factor = max(self.voxels // (zoom * self.rays), 1)
+        if self.coarse and self.training and factor > 1:
+            volume = _averaged(self._halved(self.codes[subject]).float(), factor // 2, factor)
+        else:
+            volume = _averaged(self.volume(self.codes[subject]).float(), factor, factor)
+        volume = volume.permute(0, 2, 3, 4, 1).contiguous()
         self._cached = (zoom, subject, volume) if frozen else None
         return volume
+
+    def _halved(self, codes: Tensor) -> Tensor:
+        """Codes -> what `self.volume` gives, averaged over 2 x 2 x 2 voxels (G, C, N/2, N/2, N/2), in a fraction of the
+        time: exact as long as the last upsampling repeats its voxels, as that of new weights does.
+        """
+        *first, widen, activation, last = self.volume
+        features = codes
+        for layer in first:
+            features = layer(features)
+        kernel = widen.weight.mean(dim=(2, 3, 4)).t()[..., None, None, None]  # type: ignore[operator]
+        features = activation(F.conv3d(features, kernel, widen.bias))  # type: ignore[arg-type]
+        paired = torch.tensor(PAIRED, device=codes.device, dtype=codes.dtype)
+        kernel = torch.einsum("za,yb,xc,oiabc->oizyx", paired, paired, paired, last.weight)
+        return F.conv3d(features, kernel, last.bias, padding=1)  # type: ignore[arg-type]
 
     def forward(self, volume: Tensor, text: Tensor, camera: Tensor, zoom: int = 1) -> ProxyRender:
         """(G, N, N, N, C), (B, D), (B, 12) -> B proxy renders; the B / G cameras of each volume are consecutive.
@@ -212,64 +218,17 @@ class FeatureVolume(ModelMixin, ConfigMixin):
         return residuals, self.bottom(F.avg_pool2d(folded, 2 ** (len(levels) - 1)))
 
 
-def _averaged(volume: Tensor, factor: int) -> Tensor:
-    """(G, C, N, N, N) -> volumes with `factor` times fewer voxels a side, and as many samples on a ray of any length.
+def _averaged(volume: Tensor, factor: int, depths: int) -> Tensor:
+    """(G, C, N, N, N) -> volumes with `factor` times fewer voxels a side, for `depths` times fewer samples on a ray.
 
     Features are averaged; the optical depth, softplus of the first channel, keeps its sum along a ray.
     """
-    if factor == 1:
+    if depths == 1:
         return volume
-    depth = factor * F.avg_pool3d(F.softplus(volume[:, :1]), factor)
+    density, features = volume.split([1, volume.shape[1] - 1], dim=1)
+    depth = depths * F.avg_pool3d(F.softplus(density), factor)
     density = depth + torch.log(-torch.expm1(-depth.clamp(min=1e-6)))  # softplus's inverse
-    return torch.cat([density, F.avg_pool3d(volume[:, 1:], factor)], dim=1)
-
-
-def camera_axes(camera: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Right, up and back of camera features (B, 12), (B, 3) each."""
-    sin_az, cos_az, sin_el, cos_el = (camera[:, i] for i in (0, 1, 4, 5))
-    back = torch.stack([cos_el * sin_az, sin_el, cos_el * cos_az], dim=-1)
-    right = torch.stack([cos_az, torch.zeros_like(sin_az), -sin_az], dim=-1)
-    return right, torch.cross(back, right, dim=-1), back
-
-
-def ray_points(
-    camera: Tensor,
-    samples: int,
-    rays: int | None = None,
-    places: Tensor | None = None,
-    window: Window | None = None,
-) -> Tensor:
-    """Camera features (B, 12) of `denoiser.camera_features` -> sample points (B, R^2, N, 3), N = `samples`, R = `rays`.
-
-    Coordinates are in the volume's [-1, 1]; points outside the unit sphere get an OUTSIDE coordinate. Rays pass through
-    the centres of R x R image cells (by default R = N), rows from the top; samples lie in planes perpendicular to the
-    view.
-
-    Args:
-        places: centre and scale of the volume of each camera, (B, 4); None: the origin, 1.
-        window: the cells that are looked at; None: all R x R.
-    """
-    right, up, back = camera_axes(camera)
-    distance = camera[:, 8] * 0.3 + 3
-    depths, cells = (
-        (torch.arange(n, device=camera.device, dtype=camera.dtype) + 0.5) * (2 / n) - 1
-        for n in (samples, rays or samples)
-    )
-    plane = cells * math.tan(math.radians(FOV / 2))  # image coordinates at unit distance
-    rows, columns = (plane[None], plane[None]) if window is None else (plane[window.rows], plane[window.columns])
-    direction = (columns[:, None, :, None] * right[:, None, None] - rows[:, :, None, None] * up[:, None, None]) - back[
-        :, None, None
-    ]  # (B, rows, columns, 3), unit length along the view
-    position = distance[:, None] * back
-    if places is not None:  # in the coordinates of the object, lengths along the view too
-        position = (position - places[:, :3]) / places[:, 3:]
-        distance = (position * back).sum(dim=1)
-    along = distance[:, None] + depths * HALF_EXTENT  # (B, N)
-    points = position[:, None, None, None] + direction[:, :, :, None] * along[:, None, None, :, None]
-    points = (points / HALF_EXTENT).flatten(1, 2)
-    # Objects lie inside the unit sphere: the corners of the volume hold nothing to learn.
-    points[..., 0].masked_fill_(points.square().sum(-1) > 1, OUTSIDE)  # one coordinate is enough
-    return points
+    return torch.cat([density, F.avg_pool3d(features, factor)], dim=1)
 
 
 class _Refine(nn.Module):
@@ -290,6 +249,13 @@ class _Refine(nn.Module):
         for layer in self.layers:
             refined = _dilated(layer, refined, dilation) if isinstance(layer, nn.Conv2d) else layer(refined)
         return features + refined
+
+
+def _repeating(layer: nn.ConvTranspose3d) -> nn.ConvTranspose3d:
+    """`layer` with new weights for which all voxels made of one are equal, until it learns (Aitken et al. 2017)."""
+    with torch.no_grad():
+        layer.weight.copy_(layer.weight[:, :, :1, :1, :1].clone().expand_as(layer.weight))
+    return layer
 
 
 def _dilated(layer: nn.Conv2d, features: Tensor, dilation: int) -> Tensor:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from dreamfusion.camera.orbit import FOV
 from dreamfusion.pocket.model.layers import front_to_back
-from dreamfusion.pocket.model.proxy_render import HALF_EXTENT, FeatureVolume, ProxyRender, Window, camera_axes
+from dreamfusion.pocket.model.proxy_render import FeatureVolume, ProxyRender
+from dreamfusion.pocket.model.rays import HALF_EXTENT, Window, camera_axes
 
 EMPTY = 0.02  # opacity of a ray below which nothing stands on it, whatever its depth
 LARGE = 0.75  # scale of an object from which on an image of the smaller size needs no more rays for it

@@ -26,6 +26,7 @@ from dreamfusion.pocket.model.denoiser import PocketModel
 from dreamfusion.pocket.model.text import TextEncoder
 from dreamfusion.pocket.training.averaging import AveragedCheckpoints
 from dreamfusion.pocket.training.card import TRAINING, write_card
+from dreamfusion.pocket.training.first_codes import fit_codes
 from dreamfusion.pocket.training.naming import fit_names
 from dreamfusion.pocket.training.pretraining import PocketPretraining, Seen, current_keys
 from dreamfusion.ranks import cluster
@@ -85,7 +86,9 @@ def prepare(module: PocketPretraining, data: RenderBatches, folder: Path, checkp
         log.info("resuming at step %d", data.start_step)
     else:
         volume, fitted = module.model.feature_volume, False
-        if start is not None:
+        if start is None:
+            begin_codes(volume.codes, data)
+        else:
             module.seen, fitted = begin_from(module.model, start)
         if not fitted:
             outputs = {noun: volume.vocabulary.index(name) for noun, name in data.learned_names().items()}
@@ -154,6 +157,15 @@ def resumed_step(checkpoint: Path, subjects: Sequence[str]) -> int:
             "differs); name another mode.folder to begin again, or the renders of that training"
         )
     return step
+
+
+@torch.no_grad()
+def begin_codes(codes: Tensor, data: RenderBatches) -> None:
+    """Set the channels of `codes` (M, C, n, n, n) to those of `fit_codes`, as many as both have."""
+    log.info("fitting the first codes of %d models", len(codes))
+    with torch.enable_grad():
+        fitted = fit_codes(data, codes.shape[-1])
+    codes[:, : fitted.shape[1]] = fitted[:, : codes.shape[1]]
 
 
 def begin_from(model: PocketModel, folder: Path) -> tuple[Seen, bool]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from dreamfusion.diffusion.ddim import ddim_sample
+from dreamfusion.error import UserError
 from dreamfusion.image import contact_sheet, write_image
 from dreamfusion.pocket.data.batches import Batch
 from dreamfusion.pocket.model.denoiser import RESOLUTION, WHITE, PocketModel, camera_features, with_appearance
@@ -25,6 +26,7 @@ from dreamfusion.pocket.model.proxy_render import ProxyRender
 from dreamfusion.pocket.model.text import CaptionCache, TextEncoder
 from dreamfusion.pocket.model.words import with_article
 from dreamfusion.pocket.training.errors import denoising_error, errors_by_level, fast_attention, proxy_error
+from dreamfusion.pocket.training.muon import MuonAdamW
 from dreamfusion.types import TextEmbedding
 
 log = logging.getLogger(__name__)
@@ -52,11 +54,13 @@ class PocketPretraining(L.LightningModule):
         sheet_scale: float,
         seed: int = 0,
         proxy_steps: int = 0,
+        coarse_steps: int = 0,
         proxy_learning_rate: float = 2e-3,
         proxy_weight: float = 1.0,
         code_learning_rate: float = 5.0,
         proxy_widths: dict[str, int] | None = None,
         cooldown: tuple[int, int] | None = None,
+        muon: bool = False,
     ) -> None:
         """Create the network and store the training settings.
 
@@ -66,8 +70,11 @@ class PocketPretraining(L.LightningModule):
             code_learning_rate: of the models' codes, as a multiple of `learning_rate`: each code is sampled rarely.
             proxy_steps: number of first steps that train the feature volume alone, at `proxy_learning_rate` and several
                 times as many images per second. Later its loss is added to the UNet's, times `proxy_weight`.
+            coarse_steps: number of first steps that decode volumes with half the voxels a side, several times as fast;
+                `mode.run` draws images of RESOLUTION alone for them.
             cooldown: (begin, end), steps between which the learning rate falls to zero.
             sheet_prompts: of the sample sheets, in rows of four; empty: the first SHEET names.
+            muon: whether weight matrices and kernels take the steps of Muon instead of AdamW's, see `MuonAdamW`.
             high_noise: h; timesteps have the density (1 + h) u^h over u = t / T: 0 is uniform, 1 favours noise.
         """
         super().__init__()
@@ -76,6 +83,7 @@ class PocketPretraining(L.LightningModule):
         self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
         self.high_noise, self.text_dropout, self.camera_dropout = high_noise, text_dropout, camera_dropout
         self.proxy_steps, self.proxy_learning_rate = proxy_steps, proxy_learning_rate
+        self.coarse_steps, self.muon = coarse_steps, muon
         self.proxy_weight, self.cooldown = proxy_weight, cooldown
         names = list(dict.fromkeys(subjects.values()))[:SHEET]
         self.sheet_prompts = list(sheet_prompts) or [with_article(name) for name in names]
@@ -95,6 +103,7 @@ class PocketPretraining(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         text = self._encode(batch.proxy_captions)
         size = batch.images.shape[-1]
+        self.model.feature_volume.coarse = self.global_step < self.coarse_steps
         proxy = self.model.render_proxy(text.states, text.mask, batch.camera, batch.subject, size=size)
         rgba, normal = batch.proxy_targets.split([4, 3], dim=1)
         proxy_loss, normal_loss = proxy_error(proxy, rgba).mean(), (proxy.normal - normal).square().mean()
@@ -164,7 +173,18 @@ class PocketPretraining(L.LightningModule):
         checkpoint["subjects"] = list(self.model.feature_volume.config.subjects)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore `seen`; rename the keys of checkpoints in which the feature volume is called "sketch"."""
+        """Restore `seen`; rename the keys of checkpoints in which the feature volume is called "sketch".
+
+        Raises:
+            UserError: the optimizer of the checkpoint is another one.
+        """
+        groups = checkpoint["optimizer_states"][0]["param_groups"]
+        if (stored := any(group.get("muon") for group in groups)) != self.muon:
+            raise UserError(
+                f"the checkpoint is of a training with mode.module.muon={str(stored).lower()}, not "
+                f"{str(self.muon).lower()}: type mode.module.muon={str(stored).lower()} to go on with it, or name "
+                "another mode.folder to begin again"
+            )
         self.seen = current_keys(checkpoint["seen"])
         for weights in {"state_dict", "current_model_state"} & checkpoint.keys():  # averaged, and the optimizer's
             state = checkpoint[weights]
@@ -215,14 +235,14 @@ class PocketPretraining(L.LightningModule):
     def configure_optimizers(self) -> Any:
         codes = self.model.feature_volume.codes
         others = [p for p in self.model.parameters() if p.requires_grad and p is not codes]
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": others, "weight_decay": self.weight_decay},
-                {"params": [codes], "weight_decay": 0.0, "lr": self.learning_rate * self.code_learning_rate},
-            ],
-            lr=self.learning_rate,
-            betas=(0.9, 0.99),
-            fused=True,
+        hidden = [p for p in others if self.muon and p.ndim > 1]  # neither biases nor scales
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in others if not self.muon or p.ndim <= 1]},
+            {"params": [codes], "weight_decay": 0.0, "lr": self.learning_rate * self.code_learning_rate},
+        ]
+        groups += [{"params": hidden, "muon": True}] if hidden else []
+        optimizer = MuonAdamW(
+            groups, lr=self.learning_rate, betas=(0.9, 0.99), weight_decay=self.weight_decay, fused=True
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
