@@ -21,6 +21,8 @@ from dreamfusion.error import file_error, typed
 from dreamfusion.files import replacing
 from dreamfusion.mesh.threshold import find_threshold
 from dreamfusion.ops import memory
+from dreamfusion.pocket.training.assemble import build_trainer
+from dreamfusion.pocket.training.averaging import AveragedCheckpoints
 from dreamfusion.report.template import relative_url
 from dreamfusion.runs.dream import resume_command
 from dreamfusion.runs.finish import _beside
@@ -174,6 +176,12 @@ def test_an_apple_gpu_is_used_only_when_asked_for(apple, caplog):
 
 def test_lightning_takes_the_device_that_the_run_does(apple):
     trainer = L.Trainer(accelerator=memory.accelerator("auto"), devices=1, logger=False, enable_checkpointing=False)
+    assert trainer.strategy.root_device.type == "cpu"
+
+
+def test_the_training_of_a_prior_takes_no_apple_gpu(apple, tmp_path):
+    averaging = AveragedCheckpoints(0.9, 0, tmp_path / "last.ckpt", 4.0)
+    trainer = build_trainer(tmp_path, averaging, 0, 10, 1, None, "32-true")
     assert trainer.strategy.root_device.type == "cpu"
 
 

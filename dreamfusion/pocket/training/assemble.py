@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dreamfusion.error import UserError
 from dreamfusion.guidance.pretrained import refused
+from dreamfusion.ops.memory import chosen_device
 from dreamfusion.ops.precision import native_bfloat16
 from dreamfusion.pocket import WEIGHTS
 from dreamfusion.pocket.data.batches import RenderBatches
@@ -121,7 +122,7 @@ def build_trainer(
     if precision == "auto":
         precision = "bf16-mixed" if native_bfloat16() else "32-true"
     return L.Trainer(
-        accelerator="auto",
+        accelerator=chosen_device("auto").type,  # Lightning's "auto" would take an Apple GPU
         devices=1,
         precision=precision,  # type: ignore[arg-type]
         max_steps=max_steps,
