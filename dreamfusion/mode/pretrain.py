@@ -75,6 +75,8 @@ def run(
             held_out.append(close.validation(fine.validation_size))
         log.info("%d models under %d names", len(data.models), len(data.names))
         training, target = module(subjects=data.subjects), Path(folder)
+        if start is not None:
+            training.coarse_steps = 0  # trained decoders do not repeat voxels
         if fine.every is not None:
             drawn = MixedBatches(data, close, fine.every, training.coarse_steps)
         checkpoint = target / "checkpoints" / "last.ckpt"

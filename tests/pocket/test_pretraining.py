@@ -172,6 +172,9 @@ def test_a_training_that_begins_coarse_with_muon_resumes_bit_for_bit(train, tmp_
     assert seen == [(64, True)] * 3 + [(128, False), (64, False), (128, False)]
     train(2, "parts", **given)
     assert_same_training(train(6, "parts", **given), whole)
+    seen.clear()
+    train(2, "started", start=str(tmp_path / "whole" / "weights"), **given)
+    assert seen == [(64, False), (128, False)], "a trained decoder does not repeat its voxels"
 
 
 def test_a_checkpoint_of_another_optimizer_is_refused_with_what_to_type(train):
