@@ -25,6 +25,9 @@ def test_objects_of_ones_own_are_learned_and_become_scenes(launch, tmp_path):
     assert (weights / "vocabulary.txt").read_text().split() == ["gizmo", "whatsit"]
     card = (weights / "README.md").read_text()
     assert "license: other" in card and "2 models under 2 names from own (ATTRIBUTION.md)" in card
+    credits = (weights / "ATTRIBUTION.md").read_text()
+    assert "author not named: gizmo, whatsit" in credits and "BlendSwap-CC-0.sh3f" in credits.partition("began from")[2]
+    assert "began\n  from other weights" in card
     ended = launch(tmp_path, "prompt=a red gizmo", "guidance.weights=outputs/finetune/weights", *QUICK)
     assert ended.status == 0, ended.text
     assert "the pocket prior reads a red gizmo" in ended.text

@@ -26,7 +26,7 @@ from dreamfusion.pocket.data.renders import RenderSet, render_libraries, wanted_
 from dreamfusion.pocket.model.denoiser import PocketModel
 from dreamfusion.pocket.model.text import TextEncoder
 from dreamfusion.pocket.training.averaging import AveragedCheckpoints
-from dreamfusion.pocket.training.card import TRAINING, write_card
+from dreamfusion.pocket.training.card import TRAINING, credited, write_card
 from dreamfusion.pocket.training.first_codes import fit_codes
 from dreamfusion.pocket.training.naming import fit_names
 from dreamfusion.pocket.training.pretraining import PocketPretraining, Seen, current_keys
@@ -104,6 +104,7 @@ def prepare(module: PocketPretraining, data: RenderBatches, folder: Path, checkp
         parameters=sum(p.numel() for p in module.parameters()),
         voxels=module.model.feature_volume.voxels,
         prompts=module.sheet_prompts,
+        start=credited(start),
     )
     module.attach(encoder, folder, describe)
     return resumed

@@ -11,6 +11,7 @@ from dreamfusion.pocket.data.catalog import Subject
 from dreamfusion.report.markdown import inert
 
 CARD_FILE = "README.md"  # the name that model hubs expect
+ATTRIBUTION = "ATTRIBUTION.md"
 TRAINING = "training.json"  # counts of training images, read by mode.start
 SWEET_HOME = (".sh3f", ".jar")  # libraries in the public domain or under CC-BY 3.0; of others the licence is not known
 HEADING = "\n## Held-out evidence\n"
@@ -19,6 +20,8 @@ By `python launch.py mode=evaluate_prior`. "Nearest" is by oriented gradients an
 learned; "real renders" are held-out renders in place of samples.
 
 """
+BEGUN = """ Training began
+  from other weights; their models follow in `ATTRIBUTION.md`."""
 CARD = """\
 ---
 license: {license}
@@ -36,7 +39,7 @@ generator.
 - **Data**: {models} models under {names} names from {origin}, rendered from {views} sides each,
   plain, under a point light, or white under it; some recoloured in one of twelve colours; on white and grey
   backgrounds. `vocabulary.txt` lists the names, `lengths.json` the models' sizes, `ATTRIBUTION.md` every model with
-  its author and licence.
+  its author and licence.{begun}
 - **Network**: diffusers' `UNet2DConditionModel` on pixel-unshuffled images, cosine schedule, predicts the clean image.
   Conditioned on text (token states and sentence vector), camera (azimuth, elevation, distance), background grey level
   and kind of light. A feature volume (`sketch/`) renders a proxy image: each model has a learned code, a linear
@@ -69,16 +72,21 @@ def write_card(
     parameters: int,
     voxels: int,
     prompts: Sequence[str],
+    start: str = "",
 ) -> None:
     """Write README.md, ATTRIBUTION.md, vocabulary.txt, lengths.json and training.json into a folder of weights.
 
     `seen` counts training `images` of the whole network, `proxy_images` of the feature volume alone, and, if known,
     `hours`; `losses` are by timestep, for 64 pixels a side, `voxels` those of the feature volume a side; `names` are
-    those under which the `subjects` are learned, `prompts` of the sheet.
+    those under which the `subjects` are learned, `prompts` of the sheet; `start` is the ATTRIBUTION.md of the weights
+    that the training began from, whose models are credited as well.
     """
     vocabulary = sorted({*names, *(s.name for s in subjects)})
     table = "| timestep | error |\n|--:|--:|\n" + "\n".join(f"| {t} | {loss:.4f} |" for t, loss in losses.items())
     sources = sorted({subject.source for subject in subjects})
+    credits = attribution(subjects)
+    if inherited := not {*start.splitlines()} <= {*credits.splitlines()}:  # else of the same models
+        credits += f"\nThe training began from other weights, with this list:\n\n{start}"
     public = all(source.endswith(SWEET_HOME) for source in sources)
     card = CARD.format(
         license="cc-by-3.0" if public else "other",
@@ -90,19 +98,26 @@ def write_card(
         hours=f", in {seen['hours']:.1f} hours" if "hours" in seen else "",
         models=len(subjects),
         names=len(set(names)),
+        begun=BEGUN if inherited else "",
         views=views,
         losses=table,
         prompts=", ".join(prompts),
     )
     for name, text in (
         (CARD_FILE, card),
-        ("ATTRIBUTION.md", attribution(subjects)),
+        (ATTRIBUTION, credits),
         ("vocabulary.txt", "\n".join(vocabulary) + "\n"),
         (LENGTHS, json.dumps(lengths(subjects), indent=0, allow_nan=False) + "\n"),
         (TRAINING, json.dumps(dict(seen), allow_nan=False) + "\n"),
     ):
         with replacing(folder / name) as draft:
             draft.write_text(text, encoding="utf-8")
+
+
+def credited(start: Path | None) -> str:
+    """The ATTRIBUTION.md of a folder of weights; empty if there is none."""
+    file = start and start / ATTRIBUTION
+    return file.read_text(encoding="utf-8") if file and file.is_file() else ""
 
 
 def lengths(subjects: Sequence[Subject]) -> dict[str, float]:
