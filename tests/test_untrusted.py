@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from dreamfusion import untrusted
 from dreamfusion.error import UserError
 from dreamfusion.paths import CONFIGURATION
-from dreamfusion.pocket.training.assemble import resumed_step
+from dreamfusion.pocket.training.assemble import resumed_at
 from dreamfusion.untrusted import UntrustedError, checked_configuration
 
 SOURCE = Path("sent.ckpt")
@@ -24,7 +24,7 @@ def test_loading_a_checkpoint_of_pretraining_executes_no_code(tmp_path):
 
     torch.save({"global_step": 3, "payload": Payload()}, tmp_path / "evil.ckpt")
     with pytest.raises(UserError, match=r"evil\.ckpt cannot be read as a checkpoint"):
-        resumed_step(tmp_path / "evil.ckpt", [])
+        resumed_at(tmp_path / "evil.ckpt", [], False)
     assert not (tmp_path / "owned").exists()
 
 

@@ -75,13 +75,12 @@ def run(
             held_out.append(close.validation(fine.validation_size))
         log.info("%d models under %d names", len(data.models), len(data.names))
         training, target = module(subjects=data.subjects), Path(folder)
-        if start is not None:
-            training.coarse_steps = 0  # trained decoders do not repeat voxels
-        if fine.every is not None:
-            drawn = MixedBatches(data, close, fine.every, training.coarse_steps)
         checkpoint = target / "checkpoints" / "last.ckpt"
         begun = None if start is None else WEIGHTS if start == SHIPPED else Path(start)
         resumed = prepare(training, data, target, checkpoint, begun)
+        if fine.every is not None:
+            drawn = MixedBatches(data, close, fine.every, training.coarse_steps)
+            _warn_without_fine_images(training, max_steps)
         averaging = AveragedCheckpoints(ema_decay, training.warmup_steps, checkpoint, checkpoint_minutes)
         trainer = build_trainer(target, averaging, data.start_step, validation_every, max_steps, max_hours, precision)
     drawn.to(trainer.strategy.root_device)
@@ -95,3 +94,11 @@ def run(
     weights = target / "weights"
     words = typed("prompt", with_article(data.names[0])), typed("guidance.weights", weights)
     log.info("the weights are in %s; type %s", weights, " ".join(words))
+
+
+def _warn_without_fine_images(training: Any, max_steps: int) -> None:
+    if max_steps <= training.coarse_steps:
+        log.warning(
+            "all mode.max_steps=%d steps are of images of the smaller size; lower mode.module.coarse_steps=%d for both",
+            max_steps, training.coarse_steps,
+        )  # fmt: skip

@@ -7,6 +7,7 @@ import torch
 from sets import load_set
 
 from dreamfusion.pocket.data.batches import RenderBatches
+from dreamfusion.pocket.training import first_codes
 from dreamfusion.pocket.training.assemble import begin_codes
 from dreamfusion.pocket.training.first_codes import fit_codes
 
@@ -46,6 +47,14 @@ def test_the_codes_of_models_follow_their_order_in_the_data(renders, codes):
     inside = (codes[:, 0] > 0).float().mean((1, 2, 3))
     assert inside[3] == inside.max(), "the last is the largest"
     assert (some[0, 0] > 0).float().mean() == pytest.approx(float(inside[3]), abs=0.05)
+
+
+def test_codes_are_in_order_whatever_the_number_that_is_fitted_together(renders, codes, monkeypatch):
+    monkeypatch.setattr(first_codes, "MODELS", 2)
+    parts = fit_codes(RenderBatches(renders, 4, seed=0), SIDE)
+    assert not torch.equal(parts, codes), "other views are drawn"
+    far = (parts[:, None] - codes).square().mean((2, 3, 4, 5))
+    assert far.argmin(1).tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("channels", [2, 4, 6])

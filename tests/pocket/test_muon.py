@@ -29,7 +29,7 @@ def test_an_orthogonalised_matrix_has_the_same_vectors_and_singular_values_of_ab
 
 def network():
     torch.manual_seed(1)
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2))
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2), nn.Linear(2, 7))
 
 
 def optimizer_of(module, rate=0.01):
@@ -63,12 +63,18 @@ def test_biases_take_the_steps_of_adamw_and_kernels_momentum_of_the_same_size():
 def test_momentum_averages_gradients_and_is_resumed_from_a_stored_state():
     module = network()
     optimizer = optimizer_of(module)
-    gradients = []
+    matrices = [p for p in module.parameters() if p.ndim > 1]
+    gradients, before = [], []
     for seed in range(2):
+        before = [p.detach().clone() for p in matrices]
         step(module, optimizer, seed)
-        gradients.append(module[0].weight.grad.clone())
-    average = MOMENTUM * (1 - MOMENTUM) * gradients[0] + (1 - MOMENTUM) * gradients[1]
-    torch.testing.assert_close(optimizer.state[module[0].weight]["momentum"], average)
+        gradients.append([p.grad.clone() for p in matrices])
+    for matrix, old, first, second in zip(matrices, before, *gradients, strict=True):
+        average = MOMENTUM * (1 - MOMENTUM) * first + (1 - MOMENTUM) * second
+        torch.testing.assert_close(optimizer.state[matrix]["momentum"], average)
+        ahead = ((1 - MOMENTUM) * second + MOMENTUM * average).flatten(1)  # Nesterov's
+        update = 0.2 * max(ahead.shape) ** 0.5 * orthogonalized(ahead).view_as(matrix)
+        torch.testing.assert_close(matrix.detach(), old * (1 - 0.01 * 0.1) - 0.01 * update, rtol=1e-5, atol=1e-4)
     resumed = copy.deepcopy(module)
     continued = optimizer_of(resumed, rate=1.0)
     continued.load_state_dict(copy.deepcopy(optimizer.state_dict()))
@@ -107,3 +113,34 @@ def test_parameters_without_a_gradient_stay_as_they_are():
     step(module, optimizer, 0)
     assert torch.equal(module[0].weight, kept)
     assert [group["muon"] for group in optimizer.param_groups] == [False, True]
+
+
+def test_a_state_of_adamw_is_continued():
+    module = network()
+    other = copy.deepcopy(module)
+    plain = torch.optim.AdamW(module.parameters(), lr=0.01)
+    step(module, plain, 0)
+    step(other, torch.optim.AdamW(other.parameters(), lr=0.01), 0)
+    continued = MuonAdamW(other.parameters(), lr=0.01)
+    continued.load_state_dict(copy.deepcopy(plain.state_dict()))
+    step(module, plain, 1)
+    step(other, continued, 1)
+    for own, expected in zip(other.parameters(), module.parameters(), strict=True):
+        assert torch.equal(own, expected)
+
+
+def test_a_step_whose_scaled_gradients_overflow_is_skipped():
+    """As with mode.precision=16-mixed: the scale is lowered, weights and momentum stay."""
+    module = network()
+    matrices, rest = ([p for p in module.parameters() if (p.ndim > 1) == many] for many in (True, False))
+    optimizer = MuonAdamW([{"params": rest}, {"params": matrices, "muon": True}], lr=0.01, fused=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1e38)
+    for overflow in (True, False):
+        before = [p.detach().clone() for p in module.parameters()]
+        optimizer.zero_grad()
+        scaler.scale(module(torch.ones(1, 3, 3, 3)).sum() * 1e3).backward()
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update(1.0)
+        assert all(torch.equal(p, old) == overflow for p, old in zip(module.parameters(), before, strict=True))
+    assert all(p.isfinite().all() for p in module.parameters())

@@ -24,7 +24,7 @@ from dreamfusion.pocket.data.names import read_names
 from dreamfusion.pocket.model.denoiser import PocketModel
 from dreamfusion.pocket.model.text import TextEncoder
 from dreamfusion.pocket.training import assemble, averaging
-from dreamfusion.pocket.training.assemble import begin_from
+from dreamfusion.pocket.training.assemble import Begun, begin_from
 from dreamfusion.pocket.training.errors import NOISE_LEVELS
 from dreamfusion.pocket.training.naming import fit_names
 from dreamfusion.pocket.training.pretraining import PocketPretraining
@@ -91,16 +91,14 @@ def train(renders_folder, encoder, fit_names_once, tmp_path, monkeypatch):
             PocketPretraining,
             unet=TINY,
             unshuffle=8,
-            learning_rate=3e-3,
             warmup_steps=3,
-            weight_decay=0.01,
             high_noise=0.5,
             text_dropout=0.1,
             camera_dropout=0.2,
             sheet_prompts=PROMPTS,
             sheet_scale=2.0,
             proxy_steps=alone,
-            **{"proxy_widths": SMALL, **(settings or {})},
+            **{"learning_rate": 3e-3, "weight_decay": 0.01, "proxy_widths": SMALL, **(settings or {})},
         )
         often = {"batch_size": 4, "validation_size": 6, "validation_every": 1000, "fine": COARSE_ALONE, **changes}
         pretrain.run(
@@ -155,13 +153,14 @@ def test_an_interrupted_training_resumes_bit_for_bit(train, minutes, monkeypatch
     assert_same_training(resumed, whole)
 
 
-def test_a_training_that_begins_coarse_with_muon_resumes_bit_for_bit(train, tmp_path, monkeypatch):
+def test_a_training_that_begins_coarse_with_muon_resumes_bit_for_bit(train, tmp_path, monkeypatch, caplog):
     seen = []
+    caplog.set_level(logging.WARNING, "dreamfusion.mode.pretrain")
     step = PocketPretraining.training_step
 
     def watched(self, batch, index):
         loss = step(self, batch, index)
-        seen.append((batch.images.shape[-1], self.model.feature_volume.coarse))
+        seen.append((batch.images.shape[-1], self.model.feature_volume.halve))
         return loss
 
     monkeypatch.setattr(PocketPretraining, "training_step", watched)
@@ -173,13 +172,18 @@ def test_a_training_that_begins_coarse_with_muon_resumes_bit_for_bit(train, tmp_
     train(2, "parts", **given)
     assert_same_training(train(6, "parts", **given), whole)
     seen.clear()
-    train(2, "started", start=str(tmp_path / "whole" / "weights"), **given)
+    caplog.clear()
+    train(1, "started", start=str(tmp_path / "whole" / "weights"), **given)
+    train(2, "started", **given)  # resumed without mode.start
     assert seen == [(64, False), (128, False)], "a trained decoder does not repeat its voxels"
+    assert not caplog.text
+    train(3, "short", **given)
+    assert "all mode.max_steps=3 steps are of images of the smaller size" in caplog.text
 
 
 def test_a_checkpoint_of_another_optimizer_is_refused_with_what_to_type(train):
     train(1)
-    with pytest.raises(UserError, match=r"mode\.module\.muon=false, not true: type mode\.module\.muon=false to go on"):
+    with pytest.raises(UserError, match=r"last\.ckpt was trained with mode\.module\.muon=false: type that to go on"):
         train(2, settings={"muon": True})
 
 
@@ -210,10 +214,38 @@ def test_a_checkpoint_with_the_keys_of_earlier_code_resumes_bit_for_bit(train, t
     for weights in ("state_dict", "current_model_state"):
         half[weights] = {key.replace(".feature_volume.", ".sketch."): value for key, value in half[weights].items()}
     half["seen"]["sketch_images"] = half["seen"].pop("proxy_images")
+    for part in ("subjects", "start"):
+        del half[part]
+    for group in half["optimizer_states"][0]["param_groups"]:
+        del group["muon"]
     torch.save(half, tmp_path / "parts" / "checkpoints" / "last.ckpt")
     resumed = train(6, "parts")
     assert_same_training(resumed, whole)
     assert resumed["seen"].keys() == whole["seen"].keys()
+
+
+def test_a_resumed_training_takes_the_rates_of_its_settings(train):
+    train(3, alone=5)
+    lower = {"learning_rate": 1.5e-3, "proxy_learning_rate": 1e-3, "code_learning_rate": 2.0, "weight_decay": 0.02}
+    resumed = train(4, settings=lower, alone=5)
+    (schedule,), groups = resumed["lr_schedulers"], resumed["optimizer_states"][0]["param_groups"]
+    assert schedule["base_lrs"] == [1.5e-3, 3e-3] and schedule["_last_lr"] == pytest.approx([1e-3, 2e-3])
+    assert [group["lr"] for group in groups] == schedule["_last_lr"]
+    assert [group["weight_decay"] for group in groups] == [0.02, 0.0]
+
+
+def test_codes_are_fitted_unless_a_training_has_them(train, tmp_path, monkeypatch):
+    fitted = []
+    begin = assemble.begin_codes
+    monkeypatch.setattr(assemble, "begin_codes", lambda codes, *given: fitted.append(begin(codes, *given)))
+    train(1, "first")
+    train(2, "first")
+    assert len(fitted) == 1
+    start = tmp_path / "first" / "weights"
+    train(1, "same", start=str(start))
+    assert len(fitted) == 1
+    train(1, "wider", start=str(start), settings={"proxy_widths": SMALL | {"code": 2 * SMALL["code"]}})
+    assert len(fitted) == 2, "codes of another width do not fit"
 
 
 def test_weights_that_are_not_finite_end_the_training_and_replace_no_file(train, tmp_path, monkeypatch):
@@ -337,11 +369,11 @@ def test_codes_of_another_size_keep_their_random_values_and_the_name_classifier_
     start.save(tmp_path)
     other = PocketModel.create(TINY, named("cat", "dog"), 8, **(SMALL | {"code": 2 * SMALL["code"]}))
     codes = other.feature_volume.codes.clone()
-    _, fitted = begin_from(other, tmp_path)
+    fitted = begin_from(other, tmp_path).names
     assert fitted and torch.equal(other.feature_volume.codes, codes)
     kept, given = (model.feature_volume.classify.weight for model in (other, start))
     torch.testing.assert_close(kept, given, atol=1e-3, rtol=1e-3)
-    _, fitted = begin_from(PocketModel.create(TINY, named("dog", "cat"), 8, **SMALL), tmp_path)
+    fitted = begin_from(PocketModel.create(TINY, named("dog", "cat"), 8, **SMALL), tmp_path).names
     assert not fitted  # its outputs are in another order
 
 
@@ -352,7 +384,7 @@ def test_start_weights_without_a_volume_initialise_the_unet_alone(tmp_path):
     (tmp_path / "training.json").write_text(json.dumps({"images": 640, "proxy_images": 64}))
     other = PocketModel.create(TINY, named("cat"), 8, **SMALL)
     codes = other.feature_volume.codes.clone()
-    assert begin_from(other, tmp_path) == ({"images": 640, "proxy_images": 0}, False)
+    assert begin_from(other, tmp_path) == Begun({"images": 640, "proxy_images": 0})
     assert torch.equal(other.unet.conv_in.weight, model.unet.conv_in.weight.half().float())
     assert torch.equal(other.feature_volume.codes, codes)
 

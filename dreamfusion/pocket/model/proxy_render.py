@@ -23,7 +23,11 @@ from dreamfusion.ops.feature_volume import render_feature_volume
 from dreamfusion.pocket.model.rays import Window, ray_points
 
 UPSAMPLING = 4  # voxels a side per code cell
-PAIRED = ((0.5, 0.0, 0.0), (0.5, 1.0, 0.5), (0.0, 0.0, 0.5))  # kernel -> the one that acts on means of two neighbours
+PAIRED = (
+    (0.5, 0.0, 0.0),
+    (0.5, 1.0, 0.5),
+    (0.0, 0.0, 0.5),
+)  # 3-tap kernel -> that on means of two neighbours
 INITIAL_DENSITY = -3.0  # before the softplus, uniform in a new volume: the gradient reaches all depths
 STORED_KEYS = {"called": "names", "seen": "fine"}  # keys in config.json of earlier weights -> arguments of today
 
@@ -94,7 +98,7 @@ class FeatureVolume(ModelMixin, ConfigMixin):
         self.names, self.vocabulary = names, list(dict.fromkeys(names))
         self.classify = nn.Linear(text, len(self.vocabulary)).requires_grad_(False)  # fitted by `naming.fit_names`
         self._cached: tuple[int, Tensor, Tensor] | None = None
-        self.coarse = False  # while training: decode volumes that are averaged anyway with half the voxels a side
+        self.halve = False  # while training: decode volumes that are averaged anyway with half the voxels a side
         self.codes = nn.Parameter(0.1 * torch.randn(len(subjects), code, side, side, side))
         self.volume = nn.Sequential(
             nn.Conv3d(code, coarse, 3, padding=1),
@@ -155,7 +159,7 @@ class FeatureVolume(ModelMixin, ConfigMixin):
         factor, codes = max(self.voxels // (zoom * self.rays), 1), self.codes[subject]
         if self.training and codes.device.type == "cpu":  # oneDNN's convolutions take half the time
             codes = codes.contiguous(memory_format=torch.channels_last_3d)
-        if self.coarse and self.training and factor > 1:
+        if self.halve and self.training and factor % 2 == 0:
             volume = _averaged(self._halved(codes), factor // 2, factor)
         else:
             volume = _averaged(self.volume(codes), factor, factor)

@@ -5,6 +5,7 @@ import logging
 import pickle
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -29,10 +30,11 @@ from dreamfusion.pocket.training.averaging import AveragedCheckpoints
 from dreamfusion.pocket.training.card import TRAINING, credited, write_card
 from dreamfusion.pocket.training.first_codes import fit_codes
 from dreamfusion.pocket.training.naming import fit_names
-from dreamfusion.pocket.training.pretraining import PocketPretraining, Seen, current_keys
+from dreamfusion.pocket.training.pretraining import PocketPretraining, Seen, Start, current_keys
 from dreamfusion.ranks import cluster
 
 CODES = "feature_volume.codes"  # (M, ...): one row per model
+DECODER = "feature_volume.volume."
 log = logging.getLogger(__name__)
 
 
@@ -69,7 +71,8 @@ def _warn_of_new_models(renders: RenderSet, paths: Sequence[Path], folder: Path,
     shown = {*subject_names(renders.items)}
     if missing := [item.title for item in items if item.title not in shown]:
         log.warning(
-            "the renders in %s lack %d of %d models of the libraries, such as %s; remove the folder to render again",
+            "the renders in %s lack %d of %d models of the libraries, such as %s; remove the folder to render again, "
+            "unless they could not be rendered",
             folder, len(missing), len(items), missing[0],
         )  # fmt: skip
 
@@ -77,21 +80,23 @@ def _warn_of_new_models(renders: RenderSet, paths: Sequence[Path], folder: Path,
 def prepare(module: PocketPretraining, data: RenderBatches, folder: Path, checkpoint: Path, start: Path | None) -> bool:
     """Attach the text encoder and the model card to `module`; returns whether `checkpoint` exists and is resumed.
 
-    Without a checkpoint, load the weights in `start`, and fit the name classifier unless they have it; with one, set
-    `data.start_step`.
+    Without a checkpoint, load the weights in `start`, and fit the codes and the name classifier unless they have them;
+    with one, set `data.start_step`, and `module.start` as it was then.
     """
     resumed = checkpoint.is_file()
     encoder = TextEncoder.load(WEIGHTS / "text_encoder")
     if resumed:
-        data.start_step = resumed_step(checkpoint, list(data.subjects))
+        data.start_step, stored = resumed_at(checkpoint, list(data.subjects), module.muon)
+        module.start = stored or Start(credited(start), decoder=True)
         log.info("resuming at step %d", data.start_step)
     else:
-        volume, fitted = module.model.feature_volume, False
-        if start is None:
-            begin_codes(volume.codes, data)
-        else:
-            module.seen, fitted = begin_from(module.model, start)
-        if not fitted:
+        volume, begun = module.model.feature_volume, Begun(module.seen)
+        if start is not None:
+            begun = begin_from(module.model, start)
+            module.seen, module.start = begun.seen, Start(credited(start), begun.decoder)
+        if not begun.codes:
+            begin_codes(volume.codes, data, chosen_device("auto"))
+        if not begun.names:
             outputs = {noun: volume.vocabulary.index(name) for noun, name in data.learned_names().items()}
             correct = fit_names(volume.classify, encoder, outputs)
             log.info("the name classifier is correct on %.2f %% of all captions", 100 * correct)
@@ -104,7 +109,7 @@ def prepare(module: PocketPretraining, data: RenderBatches, folder: Path, checkp
         parameters=sum(p.numel() for p in module.parameters()),
         voxels=module.model.feature_volume.voxels,
         prompts=module.sheet_prompts,
-        start=credited(start),
+        start=module.start.credits,
     )
     module.attach(encoder, folder, describe)
     return resumed
@@ -127,6 +132,7 @@ def build_trainer(
         devices=1,
         precision=precision,  # type: ignore[arg-type]
         max_steps=max_steps,
+        gradient_clip_val=1.0,
         max_time=None if max_hours is None else timedelta(hours=max_hours),
         val_check_interval=validation_every,
         check_val_every_n_epoch=None,
@@ -139,15 +145,17 @@ def build_trainer(
     )
 
 
-def resumed_step(checkpoint: Path, subjects: Sequence[str]) -> int:
-    """The global step stored in a checkpoint of the training of these models.
+def resumed_at(checkpoint: Path, subjects: Sequence[str], muon: bool) -> tuple[int, Start | None]:
+    """Step and start weights of the training of these models, from its checkpoint; None: older code, which stored none.
 
     Raises:
-        UserError: the file contains anything but data, is broken, or is of other models.
+        UserError: the file contains anything but data, is broken, or is of other models or another optimizer.
     """
     try:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
         step, known = int(content["global_step"]), content.get("subjects", subjects)  # older ones do not say
+        start = Start(**content["start"]) if "start" in content else None
+        used = any(group.get("muon") for group in content["optimizer_states"][0]["param_groups"])
     except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError) as error:
         raise UserError(
             f"{checkpoint} cannot be read as a checkpoint ({type(error).__name__}); move it away to begin again"
@@ -158,25 +166,37 @@ def resumed_step(checkpoint: Path, subjects: Sequence[str]) -> int:
             f"{checkpoint} is of other models than the renders ({len(known)} and {len(subjects)}; {changed[0]} "
             "differs); name another mode.folder to begin again, or the renders of that training"
         )
-    return step
+    if used != muon:
+        raise UserError(
+            f"{checkpoint} was trained with mode.module.muon={str(used).lower()}: type that to go on with it, or name "
+            "another mode.folder to begin again"
+        )
+    return step, start
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What a new network took from start weights; nothing by default but the counts of images."""
+
+    seen: Seen
+    codes: bool = False  # codes of the size and width of its own
+    decoder: bool = False  # any layer of the decoder of volumes
+    names: bool = False  # a name classifier of the same names
 
 
 @torch.no_grad()
-def begin_codes(codes: Tensor, data: RenderBatches) -> None:
+def begin_codes(codes: Tensor, data: RenderBatches, device: torch.device | str = "cpu") -> None:
     """Set the channels of `codes` (M, C, n, n, n) to those of `fit_codes`, as many as both have."""
     log.info("fitting the first codes of %d models", len(codes))
     with torch.enable_grad():
-        fitted = fit_codes(data, codes.shape[-1])
+        fitted = fit_codes(data, codes.shape[-1], device)
     codes[:, : fitted.shape[1]] = fitted[:, : codes.shape[1]]
 
 
-def begin_from(model: PocketModel, folder: Path) -> tuple[Seen, bool]:
+def begin_from(model: PocketModel, folder: Path) -> Begun:
     """Copy the weights in `folder` whose shapes fit into `model`, codes by the name of their model.
 
-    Parts that do not fit keep their random values.
-
-    Returns:
-        The `seen` counts of those weights from training.json, and whether their classifier knows the same names.
+    Parts that do not fit keep their random values. The counts are those of training.json.
 
     Raises:
         GuidanceError: the folder holds no weights.
@@ -188,7 +208,10 @@ def begin_from(model: PocketModel, folder: Path) -> tuple[Seen, bool]:
         seen: Seen = current_keys(json.loads(file.read_text())) if file.is_file() else {"images": 0, "proxy_images": 0}
     trained, own = start.state_dict(), model.state_dict()
     if start.feature_volume is not None:
-        trained[CODES] = _matching_codes(start, model, trained[CODES], own[CODES])
+        if own[CODES].shape[1:] != trained[CODES].shape[1:]:
+            del trained[CODES]
+        else:
+            trained[CODES] = _matching_codes(start, model, trained[CODES], own[CODES])
     fitting = {key: value for key, value in trained.items() if key in own and own[key].shape == value.shape}
     if not fitting:
         raise UserError(f"mode.start={folder} fits no part of mode.module.unet and mode.module.proxy_widths")
@@ -196,17 +219,19 @@ def begin_from(model: PocketModel, folder: Path) -> tuple[Seen, bool]:
     left = sorted({key.split(".")[0] for key in own.keys() - fitting.keys()})
     log.info("beginning from %s; randomly initialised: parts of %s", folder, ", ".join(left) or "none")
     other = start.feature_volume
-    fitted = other is not None and other.vocabulary == model.feature_volume.vocabulary
-    return seen if "feature_volume" not in left else {**seen, "proxy_images": 0}, fitted
+    return Begun(
+        seen if "feature_volume" not in left else {**seen, "proxy_images": 0},
+        codes=CODES in fitting,
+        decoder=any(key.startswith(DECODER) for key in fitting),
+        names=other is not None and other.vocabulary == model.feature_volume.vocabulary,
+    )
 
 
 def _matching_codes(start: PocketModel, model: PocketModel, trained: Tensor, own: Tensor) -> Tensor:
-    """The codes of `model`, replaced by those of `start` of the same size for the models that both know by name.
+    """The codes `own` of `model`, replaced by the `trained` ones for the models that `start` knows by name, too.
 
     Those of new models begin around the mean of `start`, which its decoder turns into a shape that is easily changed.
     """
-    if trained.shape[1:] != own.shape[1:]:
-        return own
     known = {name: row for row, name in enumerate(start.feature_volume.config.subjects)}
     wanted = model.feature_volume.config.subjects
     rows = {row: known[name] for row, name in enumerate(wanted) if name in known}

@@ -83,14 +83,14 @@ def write_card(
     """
     vocabulary = sorted({*names, *(s.name for s in subjects)})
     table = "| timestep | error |\n|--:|--:|\n" + "\n".join(f"| {t} | {loss:.4f} |" for t, loss in losses.items())
-    sources = sorted({subject.source for subject in subjects})
+    own = sorted({subject.source for subject in subjects})
     credits = attribution(subjects)
     if inherited := not {*start.splitlines()} <= {*credits.splitlines()}:  # else of the same models
         credits += f"\nThe training began from other weights, with this list:\n\n{start}"
-    public = all(source.endswith(SWEET_HOME) for source in sources)
+    public, all_public = (all(source.endswith(SWEET_HOME) for source in part) for part in (own, sources(credits)))
     card = CARD.format(
-        license="cc-by-3.0" if public else "other",
-        origin="the libraries of Sweet Home 3D" if public else f"{', '.join(map(inert, sources))} (ATTRIBUTION.md)",
+        license="cc-by-3.0" if all_public else "other",
+        origin="the libraries of Sweet Home 3D" if public else f"{', '.join(map(inert, own))} (ATTRIBUTION.md)",
         parameters=parameters / 1e6,
         voxels=voxels,
         images=seen["images"],
@@ -112,6 +112,11 @@ def write_card(
     ):
         with replacing(folder / name) as draft:
             draft.write_text(text, encoding="utf-8")
+
+
+def sources(credits: str) -> list[str]:
+    """The libraries in a text of `attribution`."""
+    return [line.removeprefix("## ") for line in credits.splitlines() if line.startswith("## ")]
 
 
 def credited(start: Path | None) -> str:

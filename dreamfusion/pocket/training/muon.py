@@ -1,7 +1,7 @@
-"""AdamW, with Muon for the matrices of hidden layers (Jordan et al. 2024; Liu et al. 2025, arXiv 2502.16982).
+"""AdamW, with Muon for matrices and kernels (Jordan et al. 2024; Liu et al. 2025, arXiv 2502.16982).
 
-`torch.optim.Muon` takes matrices alone; here the kernels of a convolution are a matrix too, with one row for each first
-index. Both rules share one optimizer: its groups, schedule and checkpoint.
+`torch.optim.Muon` accepts only parameters of two dimensions; here the weight of a convolution is flattened to a matrix,
+one row for each index of its first dimension. Both rules share one optimizer: its groups, schedule and checkpoint.
 """
 
 import math
@@ -28,6 +28,14 @@ class MuonAdamW(torch.optim.AdamW):
     def __init__(self, params: Iterable[Any], **options: Any) -> None:
         """`params` and `options` as for `torch.optim.AdamW`."""
         super().__init__(params, **options)
+        self._step_supports_amp_scaling = False  # with float16 the gradients are unscaled before, and bad steps skipped
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group({"muon": False, **param_group})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Also called for a stored state; AdamW's own has no `muon`."""
+        super().__setstate__(state)
         for group in self.param_groups:
             group.setdefault("muon", False)
 

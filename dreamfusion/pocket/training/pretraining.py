@@ -10,6 +10,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ import torch
 from torch import Tensor
 
 from dreamfusion.diffusion.ddim import ddim_sample
-from dreamfusion.error import UserError
 from dreamfusion.image import contact_sheet, write_image
 from dreamfusion.pocket.data.batches import Batch
 from dreamfusion.pocket.model.denoiser import RESOLUTION, WHITE, PocketModel, camera_features, with_appearance
@@ -34,6 +34,14 @@ Seen = dict[str, float]  # see `PocketPretraining.seen`
 Describe = Callable[[Path, Seen, dict[int, float]], None]
 SHEET = 16  # names on a sample sheet without prompts of its own
 NORMAL_WEIGHT = 0.25  # of the normals' loss, relative to that of albedo and opacity
+
+
+@dataclass(frozen=True)
+class Start:
+    """The weights that a training began from, as far as a resumed one has to know; by default there are none."""
+
+    credits: str = ""  # their ATTRIBUTION.md
+    decoder: bool = False  # whether they have a decoder of volumes: it does not repeat its voxels
 
 
 class PocketPretraining(L.LightningModule):
@@ -71,10 +79,10 @@ class PocketPretraining(L.LightningModule):
             proxy_steps: number of first steps that train the feature volume alone, at `proxy_learning_rate` and several
                 times as many images per second. Later its loss is added to the UNet's, times `proxy_weight`.
             coarse_steps: number of first steps that decode volumes with half the voxels a side, several times as fast;
-                `mode.run` draws images of RESOLUTION alone for them.
+                `mode=pretrain` draws images of RESOLUTION alone for them. None after a start with a decoder.
             cooldown: (begin, end), steps between which the learning rate falls to zero.
             sheet_prompts: of the sample sheets, in rows of four; empty: the first SHEET names.
-            muon: whether weight matrices and kernels take the steps of Muon instead of AdamW's, see `MuonAdamW`.
+            muon: whether matrices and kernels are trained with Muon instead of AdamW, see `MuonAdamW`.
             high_noise: h; timesteps have the density (1 + h) u^h over u = t / T: 0 is uniform, 1 favours noise.
         """
         super().__init__()
@@ -83,7 +91,7 @@ class PocketPretraining(L.LightningModule):
         self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
         self.high_noise, self.text_dropout, self.camera_dropout = high_noise, text_dropout, camera_dropout
         self.proxy_steps, self.proxy_learning_rate = proxy_steps, proxy_learning_rate
-        self.coarse_steps, self.muon = coarse_steps, muon
+        self.muon, self._coarse_steps, self.start = muon, coarse_steps, Start()
         self.proxy_weight, self.cooldown = proxy_weight, cooldown
         names = list(dict.fromkeys(subjects.values()))[:SHEET]
         self.sheet_prompts = list(sheet_prompts) or [with_article(name) for name in names]
@@ -100,10 +108,14 @@ class PocketPretraining(L.LightningModule):
         """Set the state outside the checkpoint; `describe(weights folder, seen, error by timestep)` writes the card."""
         self.captions, self.folder, self.describe = CaptionCache(encoder), folder, describe
 
+    @property
+    def coarse_steps(self) -> int:
+        return 0 if self.start.decoder else self._coarse_steps
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         text = self._encode(batch.proxy_captions)
         size = batch.images.shape[-1]
-        self.model.feature_volume.coarse = self.global_step < self.coarse_steps
+        self.model.feature_volume.halve = self.global_step < self.coarse_steps
         proxy = self.model.render_proxy(text.states, text.mask, batch.camera, batch.subject, size=size)
         rgba, normal = batch.proxy_targets.split([4, 3], dim=1)
         proxy_loss, normal_loss = proxy_error(proxy, rgba).mean(), (proxy.normal - normal).square().mean()
@@ -170,21 +182,21 @@ class PocketPretraining(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["seen"] = dict(self.seen)
+        checkpoint["start"] = asdict(self.start)
         checkpoint["subjects"] = list(self.model.feature_volume.config.subjects)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore `seen`; rename the keys of checkpoints in which the feature volume is called "sketch".
 
-        Raises:
-            UserError: the optimizer of the checkpoint is another one.
+        The rates and weight decay of the optimizer are those of the settings, which may have changed.
         """
-        groups = checkpoint["optimizer_states"][0]["param_groups"]
-        if (stored := any(group.get("muon") for group in groups)) != self.muon:
-            raise UserError(
-                f"the checkpoint is of a training with mode.module.muon={str(stored).lower()}, not "
-                f"{str(self.muon).lower()}: type mode.module.muon={str(stored).lower()} to go on with it, or name "
-                "another mode.folder to begin again"
-            )
+        (optimizer,), (schedule,) = checkpoint["optimizer_states"], checkpoint["lr_schedulers"]
+        fresh, factor = self.configure_optimizers()["optimizer"], self._learning_rate_factor(schedule["last_epoch"])
+        for stored, group in zip(optimizer["param_groups"], fresh.param_groups, strict=True):
+            stored |= {key: group[key] for key in ("initial_lr", "weight_decay")}
+            stored["lr"] = group["initial_lr"] * factor
+        schedule["base_lrs"] = [group["initial_lr"] for group in fresh.param_groups]
+        schedule["_last_lr"] = [group["lr"] for group in optimizer["param_groups"]]
         self.seen = current_keys(checkpoint["seen"])
         for weights in {"state_dict", "current_model_state"} & checkpoint.keys():  # averaged, and the optimizer's
             state = checkpoint[weights]
@@ -228,19 +240,15 @@ class PocketPretraining(L.LightningModule):
             camera = camera_features(azimuth, torch.full_like(azimuth, 15.0), torch.full_like(azimuth, 3.0))
             yield prompts, camera.to(self.device)
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        # Lightning's clipping rejects fused optimizers, because of gradient scaling, which the CPU does not use.
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-
     def configure_optimizers(self) -> Any:
         codes = self.model.feature_volume.codes
         others = [p for p in self.model.parameters() if p.requires_grad and p is not codes]
-        hidden = [p for p in others if self.muon and p.ndim > 1]  # neither biases nor scales
+        matrices = [p for p in others if self.muon and p.ndim > 1]  # neither biases nor scales
         groups: list[dict[str, Any]] = [
             {"params": [p for p in others if not self.muon or p.ndim <= 1]},
             {"params": [codes], "weight_decay": 0.0, "lr": self.learning_rate * self.code_learning_rate},
         ]
-        groups += [{"params": hidden, "muon": True}] if hidden else []
+        groups += [{"params": matrices, "muon": True}] if matrices else []
         optimizer = MuonAdamW(
             groups, lr=self.learning_rate, betas=(0.9, 0.99), weight_decay=self.weight_decay, fused=True
         )
