@@ -38,7 +38,10 @@ class Run:
     @property
     def mesh(self) -> Path | None:
         """The mesh file, in the format of `export`; None if the scene has no surface."""
-        return next((path for path in sorted(self.folder.glob("mesh.*")) if path.suffix != ".mtl"), None)
+        from dreamfusion.export.settings import mesh_file
+
+        path = self.folder / mesh_file(str(self.settings.get("export.format", "glb")))
+        return path if path.is_file() else None
 
     @property
     def turntable(self) -> Path:

@@ -15,7 +15,8 @@ from typing import Any, TextIO
 
 from dreamfusion.error import UserError
 
-DRAFT = re.compile(r"\..+\.\d+(\.[^.]*)?")  # names of the temporary files of `replacing`
+DRAFT = re.compile(r"\..+\.\d{18}\.draft(\.[^.]*)?")  # names of the temporary files of `replacing`, of no others
+LOCK = ".lock"  # the file in a run's folder that exists while the run is at work, or was killed
 FULL = (errno.ENOSPC, errno.EDQUOT)
 WAITS = (0.05, 0.1, 0.2, 0.4, 0.8)  # seconds before another attempt to replace a file that Windows refuses
 
@@ -74,7 +75,7 @@ def replacing(path: Path, size: int = 0) -> Iterator[Path]:
         OSError: the file cannot be written; the error of a full disk names the folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.stem}.{secrets.randbelow(10**18)}{path.suffix}")
+    draft = path.with_name(f".{path.stem}.{secrets.randbelow(10**18):018}.draft{path.suffix}")
     try:
         draft.touch(exist_ok=False)
         yield draft
@@ -83,7 +84,7 @@ def replacing(path: Path, size: int = 0) -> Iterator[Path]:
         if os.name == "posix":  # other systems cannot open a folder
             flush(path.parent)
     except OSError as error:
-        if error.errno not in FULL:
+        if not is_full(error):
             raise
         written = draft.stat().st_size if draft.is_file() else 0
         draft.unlink(missing_ok=True)  # before the free space is measured
@@ -117,9 +118,14 @@ def appending(path: Path) -> Iterator[TextIO]:
         flush(path)
     except OSError as error:
         os.truncate(path, before)
-        if error.errno not in FULL:
+        if not is_full(error):
             raise
         raise full_disk(error, path) from error
+
+
+def is_full(error: Exception) -> bool:
+    """Whether it says that the disk, or the user's share of it, is full: then no other file can be written."""
+    return isinstance(error, OSError) and error.errno in FULL
 
 
 def full_disk(error: OSError, path: Path, needed: int = 0) -> OSError:
@@ -141,7 +147,8 @@ def flush(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the temporary files that killed processes left in a run's folder and its subfolders."""
+    """Remove what killed processes left in a run's folder and its subfolders, except for those of runs at work."""
     for path in [*folder.glob(".*"), *folder.glob("*/.*")]:
-        if DRAFT.fullmatch(path.name) and path.is_file():
+        other = path.parent != folder and (path.parent / LOCK).exists()  # as the second stage of experiment=refine
+        if DRAFT.fullmatch(path.name) and path.is_file() and not other:
             path.unlink(missing_ok=True)

@@ -30,6 +30,11 @@ SCALARS = (str, int, float, bool, type(None))
 INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{(?P<path>[A-Za-z_][\w.]*\})?")
 
 
+def escaped(text: str) -> str:
+    """A text as the value of a setting that OmegaConf reads as it is, whatever interpolations it seems to have."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+
+
 class UntrustedError(UserError):
     """A configuration from a file was refused; the message names the file and the setting."""
 

@@ -9,9 +9,11 @@ import trimesh
 from launched import PROMPT, QUICK, ROOT, SLUG
 from nbclient import NotebookClient
 from omegaconf import OmegaConf
+from results import CAT, with_settings
 
 import dreamfusion
 from dreamfusion.error import UserError
+from dreamfusion.runs.results import read_result, write_result
 
 
 def test_compose_is_the_command_lines_composition(compose_config):
@@ -43,6 +45,25 @@ def test_settings_that_no_run_can_have_are_named(tmp_path):
         dreamfusion.dream("a cat", "camera.views=0", *QUICK, folder=tmp_path)
     with pytest.raises(AttributeError, match="module 'dreamfusion' has no attribute 'nothing'"):
         dreamfusion.nothing  # noqa: B018
+
+
+def test_a_run_in_the_folder_is_not_replaced_unless_it_is_given_up(tmp_path):
+    write_result(CAT, tmp_path)
+    with pytest.raises(UserError, match=r"there is a run in .* already \(result\.json\).* resume=false to replace it"):
+        dreamfusion.dream("a dog", *QUICK, folder=tmp_path)
+    assert read_result(tmp_path).prompt == "a cat"
+
+
+@pytest.mark.parametrize(
+    "form, name", [("glb", "mesh.glb"), ("obj", "mesh.obj"), ("splat", "mesh.glb"), ("urdf", "robot.obj")]
+)
+def test_the_mesh_of_a_run_is_the_one_of_its_format(tmp_path, form, name):
+    write_result(with_settings(export__format=form), tmp_path)
+    run = dreamfusion.api.Run(tmp_path)
+    assert run.mesh is None
+    for other in ("mesh.glb", "mesh.obj", "mesh.mtl", "mesh.lod1.obj", "mesh.part00.stl", "robot.obj"):
+        (tmp_path / other).touch()
+    assert run.mesh == tmp_path / name
 
 
 @pytest.mark.filterwarnings("ignore")  # of the notebook's own machinery

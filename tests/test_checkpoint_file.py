@@ -141,7 +141,7 @@ def test_a_draft_is_a_new_file_though_a_link_has_its_name(tmp_path, monkeypatch)
     """Who may write to the folder could otherwise make a run overwrite any file of its owner."""
     monkeypatch.setattr(secrets, "randbelow", lambda limit: 4711)
     (tmp_path / "mine").write_text("kept")
-    (tmp_path / ".report.4711.md").symlink_to(tmp_path / "mine")
+    (tmp_path / f".report.{4711:018}.draft.md").symlink_to(tmp_path / "mine")
     with pytest.raises(FileExistsError), replacing(tmp_path / "report.md") as draft:
         draft.write_text("lost")
     assert (tmp_path / "mine").read_text() == "kept"
@@ -153,8 +153,17 @@ def test_drafts_have_names_that_cannot_be_guessed(tmp_path):
 
 
 def test_only_the_drafts_of_killed_processes_are_swept(tmp_path):
-    kept = {".lock", ".hidden.png", "note.png", "previews/note.123.png", "previews/000001.png"}
-    drafts = {".turntable.4711.mp4", "previews/.000002.4711.png", ".rungs.1.json", ".mesh.12"}
+    n = f"{4711:018}.draft"
+    others = {
+        ".zcompdump-host-5.9",
+        ".python-3.11",
+        ".lock.2",
+        "project/.env.2024",
+        "project/.coverage.host.4711.123456",
+    }
+    second = {"refined/.lock", f"refined/.turntable.{n}.mp4"}  # at work, perhaps
+    kept = {".lock", ".hidden.png", "note.png", "previews/note.123.png", "previews/000001.png"} | others | second
+    drafts = {f".turntable.{n}.mp4", f"previews/.000002.{n}.png", f".rungs.{n}.json", f".mesh.{n}"}
     for name in kept | drafts:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()

@@ -13,6 +13,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
 from hydra.errors import HydraException
 
 from dreamfusion.paths import CONFIGURATION
+from dreamfusion.untrusted import escaped
 
 # A quoted string in Hydra's grammar, and an item of a list in a multirun.
 QUOTED = re.compile(r"""(?P<quote>['"])(?:(?!(?P=quote))[^\\]|\\.)*(?P=quote)""", re.DOTALL)
@@ -86,7 +87,6 @@ def _is_right(override: Override, several: bool) -> bool:
 def _literal(value: str, free: bool) -> str:
     """The value in double quotes; the interpolations of a free text are text, too."""
     # In a quoted string, only the quote, backslashes before it, and interpolations are special.
-    escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
-    escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
-    escaped = re.sub(r"(\\*)\$\{", r"\1\1\\${", escaped) if free else escaped
-    return f'"{escaped}"'
+    written = re.sub(r'(\\*)"', r'\1\1\\"', value)
+    written = re.sub(r"(\\+)$", r"\1\1", written)
+    return f'"{escaped(written) if free else written}"'

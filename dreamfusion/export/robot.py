@@ -10,8 +10,8 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 import trimesh
 
-from dreamfusion import __version__
 from dreamfusion.error import UserError
+from dreamfusion.export.comments import xml_comment
 from dreamfusion.files import replacing
 from dreamfusion.types import Mesh
 
@@ -69,10 +69,9 @@ def write_robot(
     parts, base = decompose(solid, concavity), visual[0].with_name(BODY)
     files = {base.with_suffix(f".part{number:02d}.stl"): part for number, part in enumerate(parts)}
     contents = {path: bytes(part.export(file_type="stl")) for path, part in files.items()}
-    comment = " ".join(f"{name}: {value}" for name, value in metadata.items()).replace("--", "- -")
     names = [path.name for path in files]
     picture = next((path.name for path in visual if path.suffix == ".png"), None)
-    head = f'<?xml version="1.0" encoding="utf-8"?>\n<!-- dreamfusion {__version__}, {" ".join(comment.split())} -->\n'
+    head = f'<?xml version="1.0" encoding="utf-8"?>\n{xml_comment(metadata)}\n'
     contents[base.with_suffix(".urdf")] = (head + _urdf(solid, visual[0].name, names)).encode()
     contents[base.with_suffix(".xml")] = (head + _mjcf(solid, visual[0].name, picture, names)).encode()
     for old in set(base.parent.glob(f"{base.stem}.part*.stl")) - contents.keys():  # of an export with more parts

@@ -19,8 +19,14 @@ PRINTED = ("stl", "3mf")  # in millimetres, as slicers expect; the others are in
 UNTEXTURED = {"ply": "its colours are at the vertices", "stl": "it has no colours"}  # formats without textures
 SPLAT, ROBOT = "splat", "urdf"  # more files than a mesh: Gaussians, and a body of convex parts
 BESIDE = {SPLAT: "glb", ROBOT: "obj"}  # the format of the mesh beside them
+VISUAL = "robot"  # name of the mesh of a body for simulators, which export=obj must not replace
 FINEST = 1024  # cells a side; needs about eight times the memory of 512, the largest resolution measured
 ABOVE_ZERO = sys.float_info.min
+
+
+def mesh_file(format: str) -> str:
+    """The name of the file with the mesh, for `export.format`."""
+    return f"{VISUAL if format == ROBOT else 'mesh'}.{BESIDE.get(format, format)}"
 
 
 class Allowed(NamedTuple):
@@ -91,7 +97,7 @@ class ExportSettings:
     def __post_init__(self) -> None:
         for name, allowed in ALLOWED.items():
             value = getattr(self, name)
-            in_range = isinstance(value, int | float) and allowed.least <= value <= allowed.most
+            in_range = isinstance(value, int | float) and allowed.least <= value <= allowed.most and value < inf
             if name == "levels":
                 in_range = self._falling(value)
             if not in_range and value not in allowed.choices:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dreamfusion import __version__
 from dreamfusion.error import UserError
+from dreamfusion.export.comments import ply_comments
 from dreamfusion.files import replacing
 from dreamfusion.scene.base import Scene
 from dreamfusion.types import Gaussians
@@ -46,13 +46,10 @@ def write_ply(gaussians: Gaussians, path: Path, metadata: Mapping[str, str]) -> 
     rest = [] if gaussians.directional is None else [_degree_one(gaussians.directional)]
     rows = torch.cat([means, torch.zeros_like(means), colors, *rest, opacity, scales, rotations], dim=1)
     names = (*PLACE, *(REST if rest else ()), *FORM)
-    comments = [f"comment {' '.join(f'{key}: {value}'.split())}" for key, value in metadata.items()]
-    header = [
-        *("ply", "format binary_little_endian 1.0", f"comment dreamfusion {__version__}", *comments),
-        *(f"element vertex {len(rows)}", *(f"property float {name}" for name in names), "end_header\n"),
-    ]
+    header = [b"ply", b"format binary_little_endian 1.0", *ply_comments(metadata)]
+    header += [f"element vertex {len(rows)}".encode(), *(f"property float {name}".encode() for name in names)]
     with replacing(path) as draft:
-        draft.write_bytes("\n".join(header).encode() + rows.cpu().numpy().astype("<f4").tobytes())
+        draft.write_bytes(b"\n".join([*header, b"end_header\n"]) + rows.cpu().numpy().astype("<f4").tobytes())
 
 
 def write_splat(gaussians: Gaussians, path: Path) -> None:

@@ -4,7 +4,6 @@ A ZIP archive of XML. trimesh writes it without colours and with random names; o
 """
 
 import io
-import re
 import zipfile
 from collections.abc import Iterable, Mapping
 from xml.sax.saxutils import escape
@@ -12,6 +11,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 
 from dreamfusion import __version__
+from dreamfusion.export.comments import FORBIDDEN
 from dreamfusion.types import Mesh
 
 MODEL, TEXTURE = "3D/3dmodel.model", "3D/Textures/texture.png"
@@ -25,7 +25,6 @@ TYPES = {
     "png": "image/png",
 }
 HEAD = '<?xml version="1.0" encoding="UTF-8"?>\n'
-FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # in XML 1.0
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time of a ZIP archive
 
 

@@ -15,9 +15,15 @@ NAME = "dreamfusion"
 
 
 def usdz(
-    mesh: Mesh, colors: np.ndarray | None, texture: bytes | None, comment: str, roughness: float, double_sided: bool
+    mesh: Mesh,
+    colors: np.ndarray | None,
+    texture: bytes | None,
+    comment: str,
+    roughness: float,
+    double_sided: bool,
+    up: str = "y",
 ) -> bytes:
-    """The bytes of the file: y up, in metres, with a UsdPreviewSurface.
+    """The bytes of the file, in metres, with a UsdPreviewSurface.
 
     Args:
         mesh: vertices, faces, and optionally normals and uv.
@@ -26,6 +32,7 @@ def usdz(
         comment: text for the metadata of the scene.
         roughness: of the surface, 0 to 1.
         double_sided: draw the inside of the surface too.
+        up: the axis that points up in `mesh`, y or z; the file says so, and readers turn it.
 
     Raises:
         ImportError: usd-core is not installed; the message names the install command.
@@ -38,7 +45,7 @@ def usdz(
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         layer = str(Path(folder) / f"{NAME}.usdc")
         stage = Usd.Stage.CreateNew(layer)
-        UsdGeom.SetStageUpAxis(stage, UsdGeom.Tokens.y)
+        UsdGeom.SetStageUpAxis(stage, UsdGeom.Tokens.z if up == "z" else UsdGeom.Tokens.y)
         UsdGeom.SetStageMetersPerUnit(stage, 1.0)
         stage.SetMetadata("comment", comment)
         root = UsdGeom.Xform.Define(stage, f"/{NAME}")

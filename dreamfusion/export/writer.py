@@ -18,6 +18,7 @@ from trimesh.exchange.obj import export_obj
 from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
 from dreamfusion import __version__
+from dreamfusion.export.comments import comments, ply_comments
 from dreamfusion.export.settings import FORMATS
 from dreamfusion.export.threemf import threemf
 from dreamfusion.export.usd import usdz
@@ -118,12 +119,12 @@ def _glb(mesh: Mesh, metadata: dict[str, str], finish: Finish, _: str) -> dict[s
 
 def _obj(mesh: Mesh, metadata: dict[str, str], finish: Finish, name: str) -> dict[str, bytes]:
     """Encode as OBJ: vertex colours as `v x y z r g b`, which MeshLab, Blender and most viewers read, or a .mtl."""
-    comments = "".join(f"# {line}\n" for line in _comments(metadata))
+    head = "".join(f"# {line}\n" for line in comments(metadata))
     surface = _colored(mesh)
     surface.metadata["name"] = "dreamfusion"
     if mesh.uv is None or mesh.texture is None:
         text = surface.export(file_type="obj", include_normals=True, header=None)
-        return {"": (comments + (_with_quads(text) if mesh.quads else text)).encode()}
+        return {"": (head + (_with_quads(text) if mesh.quads else text)).encode()}
     material = SimpleMaterial(
         image=Image.fromarray(mesh.texture),
         ambient=[0, 0, 0, 255],
@@ -139,9 +140,9 @@ def _obj(mesh: Mesh, metadata: dict[str, str], finish: Finish, name: str) -> dic
     )
     # trimesh writes neither the comments nor the illumination model (0 = colour only, 1 = diffuse).
     illumination = f"\nillum {0 if finish.unlit else 1}\n"
-    properties = comments.encode() + files[library] + illumination.encode()
+    properties = head.encode() + files[library] + illumination.encode()
     text = _with_quads(text) if mesh.quads else text
-    return {"": (comments + text).encode(), ".mtl": properties, ".png": files[f"{name}.png"]}
+    return {"": (head + text).encode(), ".mtl": properties, ".png": files[f"{name}.png"]}
 
 
 def _with_quads(text: str) -> str:
@@ -159,8 +160,7 @@ def _with_quads(text: str) -> str:
 def _ply(mesh: Mesh, metadata: dict[str, str], _: Finish, __: str) -> dict[str, bytes]:
     data = bytes(_colored(mesh).export(file_type="ply", vertex_normal=True))
     magic, encoding, rest = data.split(b"\n", 2)
-    comments = [f"comment {line}".encode() for line in _comments(metadata)]
-    return {"": b"\n".join([magic, encoding, *comments, rest])}
+    return {"": b"\n".join([magic, encoding, *ply_comments(metadata), rest])}
 
 
 def _stl(mesh: Mesh, _: dict[str, str], __: Finish, ___: str) -> dict[str, bytes]:
@@ -174,7 +174,7 @@ def _threemf(mesh: Mesh, metadata: dict[str, str], _: Finish, __: str) -> dict[s
 def _usdz(mesh: Mesh, metadata: dict[str, str], finish: Finish, _: str) -> dict[str, bytes]:
     colors = None if mesh.colors is None else linear_from_srgb(mesh.colors).astype(np.float32)
     comment = json.dumps({"generator": f"dreamfusion {__version__}", **metadata}, ensure_ascii=False, allow_nan=False)
-    return {"": usdz(mesh, colors, _png(mesh), comment, finish.roughness, finish.double_sided)}
+    return {"": usdz(mesh, colors, _png(mesh), comment, finish.roughness, finish.double_sided, metadata.get("up", "y"))}
 
 
 def _png(mesh: Mesh) -> bytes | None:
@@ -189,11 +189,6 @@ def _png(mesh: Mesh) -> bytes | None:
 def _on_plate(mesh: Mesh) -> Mesh:
     """The mesh in millimetres, with the origin at the corner of its box: slicers expect no negative coordinates."""
     return replace(mesh, vertices=(mesh.vertices - mesh.vertices.min(axis=0)) * np.float32(MILLIMETRES))
-
-
-def _comments(metadata: Mapping[str, str]) -> list[str]:
-    lines = [f"dreamfusion {__version__}", *(f"{key}: {value}" for key, value in metadata.items())]
-    return [" ".join(line.split()) for line in lines]  # a line break would end the comment
 
 
 def _surface(mesh: Mesh) -> trimesh.Trimesh:

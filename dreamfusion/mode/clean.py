@@ -8,9 +8,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from dreamfusion.error import UserError
+from dreamfusion.files import LOCK
 from dreamfusion.paths import PREVIOUS, REFERENCE
 from dreamfusion.runs.find import run_choice
-from dreamfusion.runs.lock import LOCK, Locked, locked
+from dreamfusion.runs.lock import Locked, locked
 from dreamfusion.runs.names import RUNS, STUDIES
 from dreamfusion.runs.record import RECORD
 from dreamfusion.runs.results import FAILURE, read_result, used_file

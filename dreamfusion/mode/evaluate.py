@@ -10,11 +10,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from dreamfusion.checkpoint import TrainedScene, load_scene
-from dreamfusion.error import UserError
+from dreamfusion.error import UserError, user_message
 from dreamfusion.evaluation.clip_scores import clip_scores
 from dreamfusion.evaluation.image_reward import ImageReward
 from dreamfusion.evaluation.t3bench import quality
 from dreamfusion.export.settings import ExportSettings
+from dreamfusion.files import is_full
 from dreamfusion.guidance.clip import ClipPrior
 from dreamfusion.mesh.extract import extract_surface
 from dreamfusion.paths import run_of
@@ -48,10 +49,10 @@ def run(cfg: DictConfig, clip: str | None, captions: str | None, image_reward: s
             with locked(run_of(checkpoint)):
                 scene = load_scene(checkpoint)
                 scores = evaluate_run(scene, _mesh_settings(cfg, scene.config), judges)
-        except UserError as error:
-            if len(runs) == 1:
+        except (UserError, OSError) as error:
+            if len(runs) == 1 or is_full(error):
                 raise
-            log.warning("%s: not evaluated: %s", folder, error)
+            log.warning("%s: not evaluated: %s", folder, user_message(error))
             continue
         written.append(run_of(checkpoint) / "evaluation.json")
         found.append(scores)

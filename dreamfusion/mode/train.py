@@ -7,7 +7,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from dreamfusion.error import UserError, typed
 from dreamfusion.paths import run_of
 from dreamfusion.runs.check import check
 from dreamfusion.runs.dream import Outputs, dream, run_in_study
@@ -15,7 +14,7 @@ from dreamfusion.runs.lock import Locked
 from dreamfusion.runs.names import digest, moment, relative_to_cwd, run_folder, study_of
 from dreamfusion.runs.prompt_list import run_list
 from dreamfusion.runs.refine import refine
-from dreamfusion.runs.results import BEYOND, check_objective, objective, used_file
+from dreamfusion.runs.results import BEYOND, check_objective, objective
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +46,6 @@ class Train(Outputs):
             folder = dream(cfg, run_of(Path(cfg.checkpoint)), self, Path(cfg.checkpoint))
             refine(cfg, folder, self)
         elif study is None:
-            if cfg.resume and (used := used_file(folder)) is not None:
-                raise UserError(
-                    f"there is a run in {folder} already ({used}); type {typed('checkpoint', folder)} to "
-                    "resume it, resume=false to replace it, or another hydra.run.dir"
-                )
             dream(cfg, folder, self)
             refine(cfg, folder, self)
         else:

@@ -16,35 +16,35 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Timer
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from dreamfusion.camera.data import CameraData
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.checkpoint import load_scene
-from dreamfusion.error import UserError, check_positive, command_line, one_line, user_message
+from dreamfusion.error import UserError, check_positive, command_line, one_line, typed, user_message
 from dreamfusion.evaluation.prior_score import prior_score
 from dreamfusion.export.settings import SPLAT, ExportSettings
 from dreamfusion.export.splats import splats_of
-from dreamfusion.files import check_finite, replacing
+from dreamfusion.files import check_finite
 from dreamfusion.guidance.prior import check_groups
 from dreamfusion.mesh.density_grid import EmptyFieldError
 from dreamfusion.ops.allocator import keep_large_blocks
 from dreamfusion.ops.memory import accelerator
-from dreamfusion.paths import LAST, PREVIOUS, REFERENCE, run_of
+from dreamfusion.paths import LAST, REFERENCE, run_of
 from dreamfusion.ranks import cluster
 from dreamfusion.report.picture import write_rgba
+from dreamfusion.runs.begin import begin
 from dreamfusion.runs.check import check
 from dreamfusion.runs.lock import locked
 from dreamfusion.runs.names import relative_to_cwd
 from dreamfusion.runs.page import LivePage
 from dreamfusion.runs.preflight import preflight
-from dreamfusion.runs.record import add_session, config_dirs
-from dreamfusion.runs.results import COMPARED, FAILURE, RESULT, Result, read_result, write_result
+from dreamfusion.runs.record import config_dirs
+from dreamfusion.runs.results import COMPARED, Result, read_result, used_file, write_result
 from dreamfusion.runs.resume import load_weights, usable_checkpoint
 from dreamfusion.runs.scores import Judge, own_scores
-from dreamfusion.runs.settings import resolved, run_settings
+from dreamfusion.runs.settings import run_settings
 from dreamfusion.runs.study import EXPERIMENT
 from dreamfusion.training.assemble import assemble, built, callbacks_of, lightning_errors, loggers_of, user_errors
 from dreamfusion.training.callbacks import Checkpoints, Previews, StopOnInterrupt, Stopwatch
@@ -102,12 +102,18 @@ def dream(
     """Train in `folder`, from the start or from the checkpoint `resume`; `callbacks` run last.
 
     Raises:
-        UserError: a setting is invalid, or the checkpoint does not fit, and nothing in `folder` is changed; or the run
-            failed (a symptom of the watchdog, an empty scene, a score that is not finite), and is not finished.
+        UserError: a setting is invalid, the checkpoint does not fit, or there is another run in `folder` which
+            `resume=false` does not give up, and nothing in `folder` is changed; or the run failed (a symptom of the
+            watchdog, an empty scene, a score that is not finite), and is not finished.
         Locked: another process has locked the run.
         SystemExit: after a signal and a final checkpoint, with status 128 + the signal's number.
     """
     cluster(cfg.trainer)
+    if resume is None and cfg.resume and (used := used_file(folder)) is not None:
+        raise UserError(
+            f"there is a run in {folder} already ({used}); type {typed('checkpoint', folder)} to resume it, "
+            "resume=false to replace it, or another hydra.run.dir"
+        )
     with _locked_by_first(folder):
         return _dream(cfg, folder, outputs, resume, f"to resume:\n  {resume_command(folder)}", callbacks)
 
@@ -167,7 +173,7 @@ def _dream(
         failed: str | None = None
         with stop.request:  # until the last checkpoint is written
             if trainer.is_global_zero:
-                _begin(cfg, folder, loggers, resume is None)
+                begin(cfg, folder, loggers, resume is None)
                 if system.reference is not None:
                     write_rgba(system.reference.picture(), folder / REFERENCE)
                 log.info("writing to %s; from the first preview on, its index.html shows the run", folder)
@@ -251,21 +257,6 @@ def _note_failure(error: Exception, cfg: DictConfig, step: int, seconds: float, 
     with suppress(OSError, UserError):
         settings = experiment() | run_settings(cfg)
         write_result(Result(str(cfg.prompt), cfg.seed, step, seconds, {}, settings, failed=reason), folder)
-
-
-def _begin(cfg: DictConfig, folder: Path, loggers: Sequence[Logger], new: bool) -> None:
-    """Mark the run as unfinished, remove the files of an earlier one if `new`, and write config.yaml and run.json."""
-    (folder / RESULT).unlink(missing_ok=True)  # removed first: without a result, the run counts as unfinished
-    (folder / FAILURE).unlink(missing_ok=True)
-    if new:
-        for name in (LAST, PREVIOUS):
-            (folder / "checkpoints" / name).unlink(missing_ok=True)
-        shutil.rmtree(folder / "previews", ignore_errors=True)
-    with replacing(folder / "config.yaml") as draft:
-        OmegaConf.save(cfg, draft)
-    session = add_session(folder, new)
-    for logger in loggers:
-        logger.log_hyperparams(resolved(cfg) | {"session": session})
 
 
 @contextmanager

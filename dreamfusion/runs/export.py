@@ -10,7 +10,7 @@ import numpy as np
 from dreamfusion.checkpoint import TrainedScene
 from dreamfusion.error import UserError
 from dreamfusion.export.robot import write_robot
-from dreamfusion.export.settings import BESIDE, PRINTED, ROBOT, SPLAT, UNTEXTURED, ExportSettings
+from dreamfusion.export.settings import PRINTED, ROBOT, SPLAT, UNTEXTURED, ExportSettings, mesh_file
 from dreamfusion.export.splats import splats_of, write_ply, write_splat
 from dreamfusion.export.writer import MILLIMETRES, Finish, write_mesh
 from dreamfusion.image import write_image
@@ -22,7 +22,6 @@ from dreamfusion.runs.summary import add_to_summary
 
 log = logging.getLogger(__name__)
 REFERRED = (".mtl", ".png")  # suffixes of the files that an OBJ refers to
-VISUAL = "robot"  # name of the mesh of a body for simulators, which export=obj must not replace
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +90,7 @@ def export_scene(scene: TrainedScene, export: ExportSettings) -> Exported:
     with phase("check"):
         metrics = compare(scene.scene, scene.camera, surface.mesh)
         facts = print_facts(surface.mesh, surface.watertight)
-    stem = VISUAL if export.format == ROBOT else "mesh"
-    path = scene.run / f"{stem}.{BESIDE.get(export.format, export.format)}"
+    path = scene.run / mesh_file(export.format)
     metadata = {
         "prompt": str(scene.config.prompt),
         "seed": str(scene.config.seed),
@@ -120,9 +118,9 @@ def export_scene(scene: TrainedScene, export: ExportSettings) -> Exported:
     coarser: list[Path] = []
     for number, level in enumerate(surface.levels, 1):
         same_scale = placed(level, metres * longest_side(level), export.up)
-        coarser += write_mesh(same_scale, path.with_stem(f"{stem}.lod{number}"), metadata, finish)
+        coarser += write_mesh(same_scale, path.with_stem(f"{path.stem}.lod{number}"), metadata, finish)
     own = (path.suffix, *(REFERRED if path.suffix == ".obj" else ()))
-    for old in set(scene.run.glob(f"{stem}.lod*")) - set(coarser):  # of an export in this format with other levels
+    for old in set(scene.run.glob(f"{path.stem}.lod*")) - set(coarser):  # of an export in this format with other levels
         if old.suffix in own:
             old.unlink()
     write_image(metrics.sheet, scene.run / "mesh_check.png")

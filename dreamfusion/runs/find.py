@@ -7,7 +7,8 @@ from typing import TypeVar
 
 from omegaconf import DictConfig
 
-from dreamfusion.error import CheckpointError, UserError
+from dreamfusion.error import CheckpointError, UserError, user_message
+from dreamfusion.files import is_full
 from dreamfusion.paths import LAST, PREVIOUS, run_of
 from dreamfusion.runs.names import RUNS, STUDIES, study_folder
 from dreamfusion.runs.results import RESULT
@@ -63,10 +64,10 @@ def over_runs(cfg: DictConfig, work: Callable[[Path], Done], lacks: str) -> list
     for number, folder in enumerate(runs, 1):
         try:
             done.append(work(find_checkpoint(str(folder))))
-        except UserError as error:
-            if len(runs) == 1:
+        except (UserError, OSError) as error:
+            if len(runs) == 1 or is_full(error):
                 raise
-            log.warning("%s: %s: %s", folder, lacks, error)
+            log.warning("%s: %s: %s", folder, lacks, user_message(error))
         log.info("%d of %d runs", number, len(runs))
     return done
 
@@ -87,7 +88,12 @@ def find_runs(choice: str, runs: Path = RUNS, studies: Path = STUDIES, weights: 
     elif choice.strip() and path.exists():
         tops = [path]
     elif any(character in choice for character in "*?["):
-        tops = list(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
+        try:
+            tops = list(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
+        except ValueError as error:
+            raise CheckpointError(
+                f"run={choice} is no pattern of folders ({error}); ** stands for whole folders"
+            ) from error
     else:
         tops = [study_folder(choice, studies)] if choice.strip() else []
     trained = {run_of(checkpoint) for top in tops for checkpoint in top.glob(f"**/checkpoints/{LAST}")}

@@ -7,9 +7,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from dreamfusion.error import UserError
-from dreamfusion.files import sweep
-
-LOCK = ".lock"  # the file in the run's folder that exists while the run is at work, or was killed
+from dreamfusion.files import LOCK, sweep
 
 
 class Locked(UserError):

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from dreamfusion.error import UserError, check_positive, user_message
 from dreamfusion.runs.lock import Locked
 from dreamfusion.runs.names import digest, relative_to_cwd, run_folder, study_of
+from dreamfusion.untrusted import escaped
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ def run_list(cfg: DictConfig, run_one: Callable[[DictConfig, Path], object]) -> 
     prompts = share(read_prompts(path), cfg.prompts.shard, cfg.prompts.shards)
     root, failed = relative_to_cwd(Path(hydra.runtime.output_dir)), []
     for number, prompt in enumerate(prompts, start=1):
-        one = OmegaConf.merge(cfg, {"prompt": prompt, "study": study})
+        one = OmegaConf.merge(cfg, {"prompt": escaped(prompt), "study": study})
         assert isinstance(one, DictConfig)
         log.info("\nprompt %d of %d: %s", number, len(prompts), prompt)
         try:

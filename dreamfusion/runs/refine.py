@@ -22,7 +22,8 @@ ENDED = ("checkpoint", "config", "refine")  # settings of the first stage only
 def refine(cfg: DictConfig, folder: Path, outputs: Outputs) -> None:
     """Train or resume the second stage of the finished run in `folder`, if it has one, and compare both.
 
-    `folder` may be that of the second stage, which was resumed. A finished second stage is not repeated.
+    `folder` may be that of the second stage, which was resumed. A finished second stage is not repeated but with
+    `resume=false`, as the first.
 
     Raises:
         UserError, Locked, SystemExit: as `runs.dream.dream`.
@@ -36,13 +37,14 @@ def refine(cfg: DictConfig, folder: Path, outputs: Outputs) -> None:
     if first.pruned is not None and not first.scores:
         log.info("not refined: %s", first.pruned)
         return
-    run_in_study(second_stage(cfg, find_checkpoint(str(folder))), folder / STAGE, outputs)
+    if not cfg.resume or read_result(folder / STAGE) is None:  # else the checkpoints may have been removed
+        run_in_study(second_stage(cfg, find_checkpoint(str(folder))), folder / STAGE, outputs)
     compare(folder)
 
 
 def second_stage(cfg: DictConfig, start: Path) -> DictConfig:
     """The settings of the second stage: those of the first, changed by `refine`."""
-    settings = plain(cfg) | dict.fromkeys(ENDED) | {"start": str(start), "resume": True}
+    settings = plain(cfg) | dict.fromkeys(ENDED) | {"start": str(start)}
     second = plain(cfg.refine)
     kept = {name: value for name, value in settings.items() if name not in CHOICES or name not in second}
     merged = OmegaConf.merge(kept, second)

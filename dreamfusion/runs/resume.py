@@ -22,7 +22,7 @@ from dreamfusion.system import DreamFusion
 from dreamfusion.untrusted import read_configuration
 
 # Of a command, not of its run.
-COMMAND = ("config", "ops", "deterministic", "study", "checkpoint", "start", "resume", "prompts", "run")
+COMMAND = ("config", "ops", "deterministic", "study", "checkpoint", "resume", "prompts", "run")
 
 log = logging.getLogger(__name__)
 # Groups of settings that a resumed run may change: its length, the files that it writes, and what only accompanies it.

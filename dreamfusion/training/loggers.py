@@ -66,11 +66,22 @@ class _QuietWandbLogger(WandbLogger):
         super().__init__(settings=Settings(quiet=True), **settings)
         self._wandb_init.pop("anonymous", None)
 
+    def forget_earlier(self) -> None:
+        """Begin a W&B run of its own, whatever the folder had before; W&B starts it with the first entry."""
+        self._id = self._wandb_init["id"] = None
+
 
 def earlier_id(folder: Path) -> str | None:
     """The id of this folder's earlier W&B run, from wandb/offline-run-<time>-<id>; None if there is none."""
     found = [path.name.removeprefix("offline-").split("-", 2)[1:] for path in folder.glob("wandb/*run-*-*")]
     return max(found)[1] if found else None
+
+
+def forget_earlier(loggers: Sequence[Logger]) -> None:
+    """Continue no W&B run of an earlier run in the folder."""
+    for logger in loggers:
+        if isinstance(logger, _QuietWandbLogger):
+            logger.forget_earlier()
 
 
 def close(loggers: Sequence[Logger], status: str = "success") -> None:

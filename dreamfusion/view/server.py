@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import viser
 import websockets.asyncio.server
@@ -61,6 +61,8 @@ class LocalServer(viser.ViserServer):
         reason = refusal_reason(request.headers, self._loopback_only)
         if reason is None and self.token is not None and self.token not in (_url_token(request), self._cookie(request)):
             reason = "a request without the token of the window's URL"
+        if reason is None and set(":\\") & set(unquote(urlsplit(request.path).path)):
+            reason = "a path with a colon or a backslash, by which Windows leaves the folder of the page's files"
         if reason is None:
             return None
         if not self._warned:  # once, because a page retries

@@ -279,21 +279,21 @@ def _arguments(reference: Path) -> st.SearchStrategy[list[str]]:
 
 def command_lines(folder: Path, reference: Path, small: list[str], results: Counter) -> Iterator[Callable[..., None]]:
     """A command line until the first file of its run would be written."""
-    begin = dream._begin
+    begin = dream.begin
 
     def stop(*arguments: object) -> None:
         raise SystemExit(0)
 
     @given(_arguments(reference))
     def test(arguments: list[str]) -> None:
-        dream._begin = stop  # type: ignore[assignment]
+        dream.begin = stop  # type: ignore[assignment]
         try:
             with results.example():
                 ended = launched(folder, "prompt=a cat", *small, *arguments)
                 _check(ended.status, ended.text, arguments)
                 results.count -= ended.status != 0
         finally:
-            dream._begin = begin
+            dream.begin = begin
 
     yield test
 

@@ -37,6 +37,7 @@ def test_every_checked_setting_is_in_the_default_file_which_is_allowed(export):
         ("levels", [30000]),
         ("levels", [50]),
         ("size", 0.0),
+        ("size", inf),
         ("up", inf),
         ("chunk", 0),
     ],
@@ -45,6 +46,12 @@ def test_value_outside_the_allowed_ones_is_named(export, name, value):
     export[name] = value
     with pytest.raises(UserError, match=re.escape(f"export.{name} is {value}; it ")):
         ExportSettings.of(export)
+
+
+def test_a_setting_with_fractions_has_one_in_its_default_by_which_the_command_line_is_checked(export):
+    fractions = [field.name for field in fields(ExportSettings) if field.type == "float" or field.type is float]
+    assert "density" in fractions
+    assert all(isinstance(export[name], float) for name in fractions)
 
 
 @pytest.mark.parametrize(

@@ -160,8 +160,8 @@ def test_mesh_without_colors_and_normals_is_written(tetrahedron: Mesh, tmp_path:
 
 def test_ply_carries_the_metadata_in_comments(tetrahedron: Mesh, tmp_path: Path) -> None:
     write_mesh(tetrahedron, tmp_path / "mesh.ply", METADATA)
-    header = (tmp_path / "mesh.ply").read_bytes().split(b"end_header")[0].decode()
-    assert 'comment prompt: a "cat" with ☃\n' in header
+    header = (tmp_path / "mesh.ply").read_bytes().split(b"end_header")[0].decode("ascii")
+    assert 'comment prompt: a "cat" with \\u2603\n' in header
 
 
 @pytest.fixture
@@ -212,6 +212,8 @@ def test_usdz_read_back_by_usd_is_the_same(textured: Mesh, tmp_path: Path) -> No
     np.testing.assert_allclose(np.asarray(UsdGeom.PrimvarsAPI(shape).GetPrimvar("st").Get()), textured.uv)
     material, _ = UsdShade.MaterialBindingAPI(shape).ComputeBoundMaterial()
     assert UsdShade.Shader(stage.GetPrimAtPath(f"{material.GetPath()}/surface")).GetInput("roughness").Get() == 0.5
+    write_mesh(textured, tmp_path / "upright.usdz", METADATA | {"up": "z"})
+    assert UsdGeom.GetStageUpAxis(usd.Stage.Open(str(tmp_path / "upright.usdz"))) == "Z"
     with zipfile.ZipFile(tmp_path / "mesh.usdz") as package:
         picture = next(name for name in package.namelist() if name.endswith(".png"))
         with package.open(picture) as file:

@@ -1,5 +1,6 @@
 """The modes that need only a checkpoint: every format, any size, the newest run by default."""
 
+import errno
 import html
 import json
 import os
@@ -12,7 +13,10 @@ import numpy as np
 import pytest
 import trimesh
 from launched import PROMPT, files
+from omegaconf import OmegaConf
 
+from dreamfusion.error import CheckpointError
+from dreamfusion.runs import find
 from dreamfusion.runs.find import find_runs
 
 
@@ -115,6 +119,26 @@ def test_many_runs_are_exported_at_once(copied, launch, monkeypatch):
     for choice, runs in (("all", found), ("outputs/train", found[:1]), ("outputs/*/*/a-*", found[1:]),
                          ("my-pets", found[1:]), (str(run), found[:1])):  # fmt: skip
         assert {place.resolve() for place in find_runs(choice)} == set(runs), choice
+
+
+def test_a_run_that_cannot_be_read_among_many_is_skipped_and_a_full_disk_is_not(monkeypatch, caplog):
+    monkeypatch.setattr(find, "find_runs", lambda choice: [Path("a"), Path("b")])
+    monkeypatch.setattr(find, "find_checkpoint", Path)
+    faults = {"a": OSError(errno.EACCES, "Permission denied", "a")}
+
+    def work(path):
+        if path.name in faults:
+            raise faults[path.name]
+        return path.name
+
+    cfg = OmegaConf.create({"run": "all", "study": None})
+    assert find.over_runs(cfg, work, "no mesh") == ["b"]
+    assert "a: no mesh: cannot use a: Permission denied" in caplog.text
+    faults["a"] = OSError(errno.ENOSPC, "No space left", "a")
+    with pytest.raises(OSError, match="No space left"):
+        find.over_runs(cfg, work, "no mesh")
+    with pytest.raises(CheckpointError, match=r"run=out\*\*x is no pattern of folders|no run at out\*\*x"):
+        find_runs("out**x")
 
 
 def test_a_broken_run_among_many_is_skipped_with_a_warning(copied, launch):

@@ -145,7 +145,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(copied, lau
 def test_a_locked_run_is_refused_by_name_and_strays_and_drafts_do_no_harm(copied, launch):
     folder, run = copied
     (run / "previews" / "note.png").write_bytes(b"not a preview")
-    drafts = [run / "previews" / ".000002.4711.png", run / ".turntable.4711.mp4"]
+    number = f"{4711:018}.draft"
+    drafts = [run / "previews" / f".000002.{number}.png", run / f".turntable.{number}.mp4"]
     for draft in drafts:
         draft.touch()
     name = run.relative_to(folder)

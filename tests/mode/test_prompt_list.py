@@ -1,5 +1,7 @@
 """`prompts.file`: many prompts in one process, which loads the prior once."""
 
+from types import SimpleNamespace
+
 import pytest
 from launched import QUICK, files
 from omegaconf import OmegaConf
@@ -7,7 +9,10 @@ from omegaconf import OmegaConf
 from dreamfusion.error import UserError
 from dreamfusion.guidance import prior_cache as module
 from dreamfusion.mode.evaluate import _captions
+from dreamfusion.runs import prompt_list, report
 from dreamfusion.runs.prompt_list import read_prompts, run_list, share
+
+HYDRA = {"mode": "RUN", "runtime": {"output_dir": "."}}
 
 
 @pytest.fixture
@@ -38,6 +43,16 @@ def test_a_prompt_beside_the_file_is_refused():
     cfg = OmegaConf.create({"prompt": "a cow", "prompts": {"file": "prompts.txt"}})
     with pytest.raises(UserError, match=r"prompt=a cow and prompts.file=.* are both set; type only one of them"):
         run_list(cfg, lambda one, folder: None)
+
+
+def test_a_prompt_is_text_whatever_it_looks_like(compose_config, tmp_path, monkeypatch):
+    prompts = ["a box of ${seed} eggs", r"a \${HOME}", "a $ and a {"]
+    (tmp_path / "list.txt").write_text("\n".join(prompts))
+    monkeypatch.setattr(prompt_list, "HydraConfig", SimpleNamespace(get=lambda: OmegaConf.create(HYDRA)))
+    monkeypatch.setattr(report, "report", lambda *given: None)
+    read = []
+    run_list(compose_config(f"prompts.file={tmp_path / 'list.txt'}"), lambda one, folder: read.append(one.prompt))
+    assert read == prompts
 
 
 def test_the_shards_together_cover_all_prompts():

@@ -7,7 +7,8 @@ from launched import QUICK
 from results import CAT
 from training import assert_same, state
 
-from dreamfusion.runs.refine import ENDED, STAGE, compare, second_stage
+from dreamfusion.runs import refine as refine_module
+from dreamfusion.runs.refine import ENDED, STAGE, compare, refine, second_stage
 from dreamfusion.runs.results import write_result
 from dreamfusion.runs.settings import plain
 
@@ -17,6 +18,23 @@ def test_the_second_stage_is_what_scene_mesh_composes_from_the_first_ones_checkp
     wanted = plain(compose_config("scene=mesh", "seed=3", "start=run/last.ckpt"))
     assert stage == wanted
     assert all(stage[name] is None for name in ENDED)
+    assert stage["resume"]
+    assert not second_stage(compose_config("experiment=refine", "resume=false"), Path("run/last.ckpt")).resume
+
+
+def test_a_finished_second_stage_is_repeated_only_with_resume_false(compose_config, tmp_path, monkeypatch, caplog):
+    """Both without checkpoints, which mode=clean removes."""
+    caplog.set_level("INFO")
+    for folder in (tmp_path, tmp_path / STAGE):
+        folder.mkdir(exist_ok=True)
+        write_result(replace(CAT, scores={"prior_score": 0.5}), folder)
+    refine(compose_config("experiment=refine"), tmp_path, None)
+    assert "refined: prior score 0.500, before 0.500" in caplog.text
+    ran = []
+    monkeypatch.setattr(refine_module, "run_in_study", lambda cfg, folder, outputs: ran.append((cfg.resume, folder)))
+    monkeypatch.setattr(refine_module, "find_checkpoint", Path)
+    refine(compose_config("experiment=refine", "resume=false"), tmp_path, None)
+    assert ran == [(False, tmp_path / STAGE)]
 
 
 @pytest.mark.parametrize(

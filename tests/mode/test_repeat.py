@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from dreamfusion.checkpoint import read_checkpoint
+from dreamfusion.runs.resume import repeated_settings
 from dreamfusion.untrusted import LARGEST, UntrustedError, read_configuration
 
 
@@ -18,6 +20,15 @@ def test_a_run_is_repeated_bit_for_bit_from_its_configuration(finished, launch, 
     kept = [line for line in config.read_text().splitlines() if not line.startswith("config:")]
     assert [line for line in (run / "config.yaml").read_text().splitlines() if not line.startswith("config:")] == kept
     assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["train"]
+
+
+def test_the_start_of_a_run_is_repeated_unless_the_command_names_another(finished, compose_config, tmp_path):
+    saved = OmegaConf.load(finished.run / "config.yaml")
+    saved.start = "outputs/train/a-cat/1/checkpoints/last.ckpt"
+    OmegaConf.save(saved, tmp_path / "config.yaml")
+    named = f"config={tmp_path / 'config.yaml'}"
+    assert repeated_settings(compose_config(named), [named]).start == saved.start
+    assert repeated_settings(compose_config(named, "start=cat.glb"), [named, "start=cat.glb"]).start == "cat.glb"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import json
 
 from omegaconf import OmegaConf
 
-from dreamfusion.runs.dream import _begin
+from dreamfusion.runs.begin import begin
 from dreamfusion.runs.gallery import entry_of
 from dreamfusion.runs.settings import resolved, run_settings
 
@@ -34,7 +34,7 @@ def test_references_are_resolved_and_resolvers_are_not(monkeypatch):
 def test_neither_files_nor_loggers_get_a_secret(tmp_path, monkeypatch):
     monkeypatch.setenv("SECRET", "hunter2")
     recorder = Recorder()
-    _begin(OmegaConf.create(SETTINGS | {"prompt": "${oc.env:SECRET}"}), tmp_path, [recorder], new=True)
+    begin(OmegaConf.create(SETTINGS | {"prompt": "${oc.env:SECRET}"}), tmp_path, [recorder], new=True)
     assert "hunter2" not in json.dumps(recorder.settings)
     assert "${oc.env:SECRET}" in (tmp_path / "config.yaml").read_text()
     assert "hunter2" not in (tmp_path / "config.yaml").read_text()
@@ -45,7 +45,7 @@ def test_the_settings_are_not_written_through_a_symbolic_link(tmp_path):
     (tmp_path / "victim").write_text("mine")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").symlink_to(tmp_path / "victim")
-    _begin(OmegaConf.create(SETTINGS), tmp_path / "run", [], new=True)
+    begin(OmegaConf.create(SETTINGS), tmp_path / "run", [], new=True)
     assert (tmp_path / "victim").read_text() == "mine"
     assert not (tmp_path / "run" / "config.yaml").is_symlink()
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "run.json"}

@@ -110,6 +110,12 @@ def test_dns_rebinding_is_refused_on_loopback(serve):
     assert said == f"refused a request to {rebound!r}, which is not a loopback address\n"
 
 
+@pytest.mark.parametrize("path", ["C:/Users/me/.ssh/id_rsa", "C%3A/secret", r"..\secret", "%5C%5Chost%5Cshare"])
+def test_a_path_that_leaves_the_folder_of_the_page_on_windows_is_refused(path, serve):
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(f"http://127.0.0.1:{serve()}/{path}", timeout=900)
+
+
 def test_the_page_cannot_be_embedded_in_another_page(serve):
     with urllib.request.urlopen(f"http://127.0.0.1:{serve()}") as answer:
         assert answer.headers["X-Frame-Options"] == "DENY"
