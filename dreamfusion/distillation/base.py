@@ -27,6 +27,15 @@ from dreamfusion.types import Conditioning, GuidanceOutput
 
 ANNEALINGS = ("linear", "sqrt")
 SAMPLINGS = ("random", "stratified")
+BEFORE = 1e-9  # of the run, before a point of a schedule where it may jump
+
+
+def check_share(name: str, value: ScheduleLike, example: float, positive: bool = False) -> None:
+    """Raises: ValueError: the setting `name` of a method is not 0 to 1, or with `positive` above 0 and up to 1."""
+    found = schedule(value)
+    if not 0 <= found.lowest <= found.highest <= 1 or (positive and found.lowest == 0):
+        allowed = "above 0 and at most 1" if positive else "0 to 1"
+        raise ValueError(f"distillation.{name} is {value}; it must be {allowed}: type distillation.{name}={example}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,8 +118,9 @@ class Distillation(nn.Module):
                 raise ValueError(f"distillation.{name} is {limit.lowest}; a limit must be above 0, or null for none")
         if not 0 <= rescale <= 1:
             raise ValueError(f"rescale is {rescale}, expected 0 (off) to 1; type distillation.rescale=0.5")
-        for progress in sorted({place for one in (self.min_timestep, self.max_timestep) for place, _ in one.points}):
-            self._timestep_range(progress)  # both bounds are linear between these points
+        places = sorted({place for one in (self.min_timestep, self.max_timestep) for place, _ in one.points})
+        for progress in [*places, *(max(place - BEFORE, 0.0) for place in places)]:
+            self._timestep_range(progress)  # both bounds are linear between these points, and may jump at them
 
     @abstractmethod
     def direction(self, step: Step, noisy: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,9 +17,17 @@ class CSD(Distillation):
     """The gradient of log p(text | image), the implicit classifier, alone; `guidance_scale` has no effect."""
 
     def __init__(self, negative: ScheduleLike, **settings: Any) -> None:
-        """`negative` is omega, a number or a schedule; above 0, the negative prompt is predicted as well."""
+        """`negative` is omega, a number or a schedule; above 0, the negative prompt is predicted as well.
+
+        Raises:
+            ValueError: omega is below 0.
+        """
         super().__init__(**settings)
         self.negative = schedule(negative)
+        if self.negative.lowest < 0:
+            raise ValueError(
+                f"distillation.negative is {negative}; it must be 0 or more: type distillation.negative=0.5"
+            )
 
     def direction(self, step: Step, noisy: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
         """See `Distillation.direction`."""

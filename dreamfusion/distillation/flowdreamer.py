@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dreamfusion.diffusion.parameterization import alpha_sigma, noise_from_clean
-from dreamfusion.distillation.base import Step
+from dreamfusion.distillation.base import Step, check_share
 from dreamfusion.distillation.inversion import inverted
 from dreamfusion.distillation.sds import SDS
 from dreamfusion.schedule import ScheduleLike, schedule
@@ -27,8 +27,13 @@ class FlowDreamer(SDS):
             stride: of the inversion, fraction of T.
             random_until: progress of the run before which the noise is random, as in `SDS`.
             settings: see `Distillation`.
+
+        Raises:
+            ValueError: a share is none.
         """
         super().__init__(**settings)
+        check_share("stride", stride, 0.3334, positive=True)
+        check_share("random_until", random_until, 0.18)
         self.inversion_scale, self.stride, self.random_until = schedule(inversion_scale), stride, random_until
 
     def perturb(self, step: Step) -> tuple[Tensor, Tensor]:

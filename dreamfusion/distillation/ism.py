@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dreamfusion.diffusion.ddim import ddim_step
 from dreamfusion.diffusion.parameterization import noise_from_clean
-from dreamfusion.distillation.base import Step
+from dreamfusion.distillation.base import Step, check_share
 from dreamfusion.distillation.inversion import inverted
 from dreamfusion.distillation.sds import SDS
 from dreamfusion.guidance.prior import empty_branch
@@ -24,8 +24,14 @@ class ISM(SDS):
     recommended_scale = "sample_scale"
 
     def __init__(self, interval: ScheduleLike, stride: float, **settings: Any) -> None:
-        """`interval`, a number or a schedule, and `stride` of the inversion are fractions of T."""
+        """`interval`, a number or a schedule, and `stride` of the inversion are fractions of T.
+
+        Raises:
+            ValueError: one of them is not a fraction.
+        """
         super().__init__(**settings)
+        check_share("interval", interval, 0.05, positive=True)
+        check_share("stride", stride, 0.2, positive=True)
         self.interval, self.stride = schedule(interval), stride
 
     def perturb(self, step: Step) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dreamfusion.diffusion.ddim import ddim_step
 from dreamfusion.diffusion.parameterization import noise_from_clean
-from dreamfusion.distillation.base import Step
+from dreamfusion.distillation.base import Step, check_share
 from dreamfusion.distillation.inversion import inverted
 from dreamfusion.distillation.sds import SDS
 from dreamfusion.schedule import ScheduleLike, schedule
@@ -34,9 +34,11 @@ class SDI(SDS):
             steps: of the sampler that gives x0_hat, 1 as in the paper.
 
         Raises:
-            ValueError: `steps` is below 1.
+            ValueError: `steps` is below 1, or a share is none.
         """
         super().__init__(**settings)
+        check_share("stride", stride, 0.1, positive=True)
+        check_share("eta", eta, 0.3)
         if steps < 1:
             raise ValueError(f"distillation.steps is {steps}; it must be 1 or more")
         self.inversion_scale = None if inversion_scale is None else schedule(inversion_scale)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dreamfusion.diffusion.parameterization import noise_difference
-from dreamfusion.distillation.base import Distillation, Step
+from dreamfusion.distillation.base import Distillation, Step, check_share
 from dreamfusion.distillation.weighting import min_snr
 from dreamfusion.guidance.prior import Adaptable, text_branch
 from dreamfusion.randomness import chance
@@ -27,9 +27,12 @@ class VSD(Distillation):
         """Add an adapter of this rank to the prior; `camera_dropout` is the share of its steps without camera.
 
         Raises:
-            ValueError: the prior cannot be adapted.
+            ValueError: the prior cannot be adapted, or a setting is out of range.
         """
         super().__init__(**settings)
+        check_share("camera_dropout", camera_dropout, 0.1)
+        if learning_rate is not None and learning_rate <= 0:
+            raise ValueError(f"distillation.learning_rate is {learning_rate}; it must be above 0, or null")
         if not isinstance(self.prior, Adaptable):
             raise ValueError(f"distillation=vsd trains an adapter, which guidance={self.prior.name} does not have")
         self.adapted: Adaptable = self.prior

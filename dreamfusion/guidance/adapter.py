@@ -70,14 +70,13 @@ class Adapter(nn.Module):
         self.enable(False)
 
     def enable(self, enabled: bool, camera_to_world: Tensor | None = None) -> None:
-        """Add the adapter to the following predictions, for cameras (B, 3, 4) if known, or leave the adapter out.
-
-        Its parameters need a gradient while it is enabled.
-        """
+        """Add the adapter to the following predictions, for cameras (B, 3, 4) if known, or leave the adapter out."""
         self._matrix, self._largest = camera_to_world if enabled else None, None
         if enabled != self.enabled:
             for _, _, layer in self._places:
                 layer.enable_adapters(enabled)
+            # peft freezes what it disables; a distributed run sums the gradients of what is free at its beginning.
+            self.lora.requires_grad_(True)
             self.enabled = enabled
 
     def with_large_gradient(self, prediction: Tensor) -> Tensor:

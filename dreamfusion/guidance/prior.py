@@ -115,7 +115,7 @@ def seen_size(prior: Prior, pixels: int) -> int:
 
 def check_groups(prior: Prior, group: int) -> None:
     """Raises: UserError: the cameras are not drawn in groups that the prior can predict together."""
-    if group % prior.views:
+    if prior.views > 1 and group != prior.views:  # a larger group has less than 360 / views degrees between its cameras
         raise UserError(
             f"guidance {prior.name} predicts {prior.views} views around the object together, but camera.group is "
             f"{group}; type camera=multiview"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dreamfusion.error import GuidanceError
 from dreamfusion.guidance.clip import DEVIATION, MEAN
 from dreamfusion.guidance.diffusers_prior import DiffusersPrior
-from dreamfusion.guidance.pretrained import load_frozen
+from dreamfusion.guidance.pretrained import load_frozen, read_json
 from dreamfusion.image import resize
 from dreamfusion.types import Branch, Cameras, TextEmbedding
 
@@ -73,8 +73,8 @@ class Zero123Prior(DiffusersPrior):
         image = nn.functional.interpolate(rgb.cpu(), (side, side), mode="bicubic", align_corners=False, antialias=True)
         mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, DEVIATION))
         embedding = encoder((image.clamp(0, 1) - mean) / deviation).image_embeds
-        scale, _ = self._latent_units()
-        # Not scaled as the noisy latents are: so the network was trained.
+        # Not scaled as the noisy latents are: so the network was trained. Another autoencoder may have another scale.
+        scale = read_json(self._folder / "vae" / "config.json").get("scaling_factor", 0.18215)
         latents = self.encode_image(resize(rgb.to(self._device), self.resolution)) / scale
         self._graph = None
         self._picture = embedding.to(self._device), latents, camera.to(self._device)

@@ -48,11 +48,18 @@ def run(
     with user_errors():
         prior: Prior = instantiate(cfg.guidance)
         distillation: Distillation = instantiate(cfg.distillation, prior=prior)
+    if images % prior.views:
+        raise UserError(
+            f"mode.images is {images}; {prior.name} predicts {prior.views} views around the object together: type "
+            f"mode.images={prior.views}"
+        )
     prior.to(device)
     distillation.to(device)
     prompting: Prompting = instantiate(cfg.prompting)
     table = prompting.encode(prior, str(cfg.prompt)).to(device)
     orbit: Orbit = instantiate(cfg.camera)
+    if prior.views > 1:
+        azimuths = [azimuths[0] + 360 / prior.views * view for view in range(prior.views)]
     azimuth = torch.tensor([float(azimuths[i % len(azimuths)]) for i in range(images)])
     conditioning = prompting.condition(table, orbit.view(azimuth, elevation, prior.resolution, prior.resolution))
     conditioning = conditioning.to(device)

@@ -13,6 +13,10 @@ from dreamfusion.types import Cameras
 class PlainPrompting(Prompting):
     """ "a cat" -> "a cat"."""
 
+    def __init__(self, negative: str) -> None:
+        """`negative`: see `Prompting`; one text."""
+        super().__init__(negative)
+
     def texts(self, prompt: str) -> list[str]:
         """The prompt alone."""
         return [prompt.strip()]

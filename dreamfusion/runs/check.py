@@ -118,6 +118,12 @@ def check_trainer(trainer: DictConfig) -> None:
             f"trainer.accumulate_grad_batches is {batches}; a step is one batch: type camera.views=NUMBER for more "
             "views a step"
         )
+    for name, whole in (("limit_train_batches", 1.0), ("overfit_batches", 0.0)):
+        if (given := trainer.get(name, whole)) not in (whole, None):
+            raise UserError(
+                f"trainer.{name} is {given}, which would repeat the first cameras; a run ends by steps: type "
+                "trainer.max_steps=300"
+            )
     clip = trainer.gradient_clip_val
     if clip is not None and clip <= 0:
         raise UserError(f"trainer.gradient_clip_val is {clip}; it must be above 0, or null for no clipping")

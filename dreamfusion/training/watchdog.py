@@ -116,13 +116,19 @@ class Watchdog(L.Callback):
         self._start: Tensor | None = None  # () largest parameter before the first step
 
     def state_dict(self) -> dict[str, Any]:
-        kept = {"symptom": self._symptom, "count": self._count, "restarts": self.restarts}
+        kept = {"symptom": self._symptom, "count": self._count, "answer": self.answer, "patience": self.patience}
         return kept | {"restarted": self.restarted, "norms": self._norms.cpu(), "start": self._start}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._symptom, self._count, self.restarts = (state_dict[k] for k in ("symptom", "count", "restarts"))
+        if all(state_dict.get(name) == getattr(self, name) for name in ("answer", "patience")):  # else it counts anew
+            self._symptom, self._count = state_dict["symptom"], state_dict["count"]
         self._norms, self._start = state_dict["norms"], state_dict.get("start")
         self.restarted = state_dict.get("restarted", 0)
+
+    @property
+    def left(self) -> int:
+        """Restarts that are left."""
+        return self.restarts - self.restarted
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self._prior = pl_module.distillation.prior = watch(pl_module.distillation.prior)
@@ -172,20 +178,20 @@ class Watchdog(L.Callback):
         """Raises: Sick: the run is to stop, or has no restart left."""
         if self.answer == "warn":
             log.warning("%s", sentence)
-        elif self.answer == "stop" or self.restarts < 1 or trainer.global_step == trainer.max_steps:
+        elif self.answer == "stop" or self.left < 1 or trainer.global_step == trainer.max_steps:
             raise Sick(f"{sentence}; to train on regardless, type watchdog=warn")
         else:
             self._restart(trainer, system)
-            self.restarts, self._symptom, self._count = self.restarts - 1, None, 0
+            self._symptom, self._count = None, 0
             self.restarted += 1
             log.warning(
                 "%s. The scene of step %d is restored, with %g times the learning rates; restarts left: %d",
-                *(sentence, self._good["step"], self.factor, self.restarts),
+                *(sentence, self._good["step"], self.factor, self.left),
             )
 
     def _remember(self, trainer: L.Trainer, system: L.LightningModule) -> None:
         """Keep a copy of the state, on its device, if it may be needed."""
-        if self.answer == "restart" and self.restarts > 0:
+        if self.answer == "restart" and self.left > 0:
             states = {"system": system.state_dict(), "optimizers": [one.state_dict() for one in trainer.optimizers]}
             self._good = copy.deepcopy(states) | {"step": trainer.global_step}
 

@@ -195,7 +195,7 @@ def test_sdi_inverts_in_strides_and_samples_in_even_steps_from_the_timestep_down
     assert [at.tolist() for _, at, _ in prior.calls[-3:]] == [[300], [200], [100]]
     assert [at.tolist() for _, at, _ in prior.calls[:-3]] == [[100], [200], [300]]  # of the inversion, stride 0.1
     prior.calls.clear()
-    gradient("sdi", prior=prior, t=3, stride=0.0)
+    gradient("sdi", prior=prior, t=3, stride=0.001)
     assert [at.tolist() for _, at, _ in prior.calls] == [[1], [2], [3], [3]]
 
 
@@ -370,3 +370,25 @@ def test_bad_choices_say_what_to_type():
         make_method("sds", GaussianPrior(), sampling="even")
     with pytest.raises(ValueError, match=r"distillation\.steps is 0; it must be 1 or more"):
         make_method("sdi", AdaptableGaussian(), steps=0)
+
+
+@pytest.mark.parametrize(
+    "method, setting, value, allowed",
+    [
+        ("ism", "interval", 50, "above 0 and at most 1: type distillation.interval=0.05"),
+        ("ism", "interval", [[0.0, 0.1], [1.0, -0.5]], "above 0 and at most 1"),
+        ("ism", "stride", 200.0, "above 0 and at most 1: type distillation.stride=0.2"),
+        ("ism", "stride", 0.0, "above 0"),
+        ("sdi", "stride", 0.0, "above 0"),
+        ("sdi", "eta", -1.0, "0 to 1: type distillation.eta=0.3"),
+        ("sdi", "eta", 3.0, "0 to 1"),
+        ("flowdreamer", "stride", 3.0, "above 0"),
+        ("flowdreamer", "random_until", 1800.0, "0 to 1: type distillation.random_until=0.18"),
+        ("csd", "negative", -0.5, "0 or more"),
+        ("vsd", "camera_dropout", 1.5, "0 to 1"),
+        ("vsd", "learning_rate", 0.0, "above 0, or null"),
+    ],
+)
+def test_numbers_of_a_method_out_of_their_range_are_named(method, setting, value, allowed):
+    with pytest.raises(ValueError, match=f"distillation.{setting} is .*; it must be {allowed}"):
+        make_method(method, AdaptableGaussian(), **{setting: value})

@@ -311,6 +311,7 @@ def test_bad_options_say_what_to_type(changes, message):
         (0.6, 0.5, r"0.0 is \[0.6, 0.5\]"),
         (0.02, 2.0, r"0.0 is \[0.02, 2.0\]"),
         ([[0.0, 0.1], [1.0, 0.9]], [[0.0, 0.9], [0.5, 0.4]], r"0.5 is \[0.5, 0.4\]"),  # the bounds cross
+        ([[0, 0.2], [0.5, 0.2], [0.5, 0.02]], [[0, 0.9], [0.5, 0.1], [0.5, 0.5]], r"0.49.* is \[0.2"),  # before a jump
     ],
 )
 def test_an_empty_timestep_range_is_named_before_the_first_step(low, high, place):

@@ -50,6 +50,14 @@ def test_an_untrained_adapter_changes_nothing(case):
     torch.testing.assert_close(prior.denoise_adapted(noisy, timestep, branch), before)
 
 
+def test_a_distributed_run_that_begins_sums_the_gradients_of_the_whole_adapter(case):
+    """It takes the parameters that need a gradient then; peft freezes those of an adapter that is left out."""
+    adapter = case[0].adapt(2)
+    for enabled in (False, True, False):
+        adapter.enable(enabled)
+        assert all(parameter.requires_grad for parameter in adapter.parameters())
+
+
 def test_a_prior_that_is_moved_and_rounded_leaves_its_adapter_as_it_is_bit_for_bit(case, monkeypatch):
     prior, noisy, timestep, branch = case
     adapter = prior.adapt(2)

@@ -95,7 +95,9 @@ def test_perp_neg_with_weights_of_zero_is_plain_guidance(make_cameras):
 def test_cameras_that_are_not_drawn_in_the_priors_groups_are_refused():
     prior = RecordedPrior()
     prior.name, prior.views = "mvdream", 4
-    check_groups(prior, 8)
+    check_groups(prior, 4)
+    with pytest.raises(UserError, match=r"camera\.group is 8"):
+        check_groups(prior, 8)  # 45 degrees apart
     with pytest.raises(UserError, match=r"mvdream predicts 4 views .* camera.group is 1; type camera=multiview"):
         check_groups(prior, 1)
 

@@ -1,5 +1,7 @@
 """The adapter of Zero-1-to-3 on small random networks of the published classes, against a formulation of its own."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -85,6 +87,20 @@ def test_the_prediction_is_the_networks_for_picture_and_camera_and_without_both(
     torch.testing.assert_close(found[0], with_picture, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found[1], without, atol=1e-4, rtol=1e-4)
     assert (with_picture - without).abs().max() > 1e-2
+
+
+def test_the_picture_has_the_scale_of_the_networks_training_with_any_autoencoder(prior, folder, tmp_path):
+    """The latents of taesd are scaled already."""
+    from diffusers import AutoencoderTiny
+
+    torch.manual_seed(0)
+    AutoencoderTiny(latent_channels=4).save_pretrained(tmp_path)
+    other = option("guidance/zero123", model=str(folder), resolution=32, vae=str(tmp_path))
+    other.look_at(PICTURE, FRONT)
+    scale = json.loads((folder / "vae" / "config.json").read_text())["scaling_factor"]
+    for one in (prior, other):
+        shrunk = torch.nn.functional.interpolate(PICTURE, (32, 32), mode="bilinear", antialias=True)
+        torch.testing.assert_close(one._picture[1] * scale, one.encode_image(shrunk), atol=1e-3, rtol=1e-3)
 
 
 def test_distillation_takes_it(prior, seeded):

@@ -25,7 +25,7 @@ DREAM = ("prompt=a cat", "experiment=smoke")
         (["~mode"], "a command has one mode; type mode=train"),
         ([*DREAM, "trainer.log_every_n_steps=0"], "trainer.log_every_n_steps is 0; it must be a whole number of at"),
         ([*DREAM, "trainer.accelerator=tpu"], "Requirement 'torch_xla>="),
-        ([*DREAM, "+trainer.limit_train_batches=0.5"], "When using an `IterableDataset`"),
+        ([*DREAM, "+trainer.limit_train_batches=0.5"], "which would repeat the first cameras"),
         ([*DREAM, "objective=nix"], "objective is nix; the scores of a run are color_difference, prior_score"),
         ([*DREAM, "+callbacks.x=3"], "callbacks.x is 3; it must be a group of settings"),
         (["mode=gallery", "mode.output=null"], "mode.output is null; it must be text"),

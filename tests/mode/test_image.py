@@ -6,6 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dreamfusion.camera.orbit import Orbit
+from dreamfusion.error import UserError
+from dreamfusion.guidance.mixture import MixturePrior
+from dreamfusion.mode import image
+
 RED, BLUE = (0.9, 0.1, 0.1), (0.1, 0.2, 0.9)
 FAST = ("mode=image", "guidance=mixture", "mode.images=6", "mode.steps=80", "mode.snapshots=2")
 
@@ -43,6 +48,25 @@ def test_low_noise_seeks_modes_and_its_diversity_is_between_the_pictures(launch,
     diversity = json.loads((folder / "images.json").read_text())["diversity"]
     both = (to_red < 0.15).any() and (to_blue < 0.15).any()
     assert (diversity > 0.1) == both
+
+
+def test_views_that_are_predicted_together_are_spread_around_the_object(compose_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(MixturePrior, "views", 4)
+    cfg = compose_config("guidance=mixture", "prompt=red")
+    settings = {"space": "pixels", "steps": 1, "learning_rate": 0.05, "snapshots": 1, "elevation": 15.0}
+    with pytest.raises(UserError, match=r"mode\.images is 6; mixture predicts 4 views .* type mode\.images=4"):
+        image.run(cfg, images=6, azimuths=[0.0], **settings)
+    seen = []
+
+    def end(*given):
+        raise InterruptedError
+
+    view = Orbit.view
+    monkeypatch.setattr(Orbit, "view", lambda self, azimuth, *rest: seen.append(azimuth) or view(self, azimuth, *rest))
+    monkeypatch.setattr(image, "_start", end)
+    with pytest.raises(InterruptedError):
+        image.run(cfg, images=8, azimuths=[10.0], **settings)
+    assert seen[0].tolist() == [10.0, 100.0, 190.0, 280.0] * 2
 
 
 def test_bad_settings_are_one_line(launch, tmp_path):

@@ -30,6 +30,8 @@ def test_settings_of_a_run_pass(changes):
         ({"precision": "16-true"}, "trainer.precision is 16-true"),
         ({"precision": [16]}, r"trainer.precision is \[16\]"),
         ({"max_epochs": 0}, "trainer.max_epochs is 0; a run ends by steps: type trainer.max_steps=300"),
+        ({"limit_train_batches": 2}, "trainer.limit_train_batches is 2, which would repeat the first cameras"),
+        ({"overfit_batches": 1}, "trainer.overfit_batches is 1, which would repeat the first cameras"),
         ({"accumulate_grad_batches": 2}, "trainer.accumulate_grad_batches is 2; a step is one batch"),
         ({"gradient_clip_val": -1}, "trainer.gradient_clip_val is -1; it must be above 0, or null"),
     ],

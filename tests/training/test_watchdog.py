@@ -238,6 +238,27 @@ def test_a_second_restart_brings_back_the_same_moments_as_the_first():
         assert_same(adam.state_dict(), expected)
 
 
+@pytest.mark.parametrize("changes", [{"answer": "stop"}, {"patience": 2}])
+def test_a_run_resumed_with_another_answer_or_patience_is_diagnosed_anew(changes):
+    """A count above the patience was answered before, by a warning."""
+    before = option("watchdog/warn", every=1, patience=3)
+    before._symptom, before._count = "vanished", 100
+    same = option("watchdog/warn", every=1, patience=3)
+    other = option("watchdog/warn", **({"every": 1, "patience": 3} | changes))
+    for dog in (same, other):
+        dog.load_state_dict(before.state_dict())
+    assert (same._symptom, same._count) == ("vanished", 100)
+    assert (other._symptom, other._count) == (None, 0)
+
+
+def test_a_run_that_has_used_its_restarts_can_be_given_more():
+    dog = option("watchdog/restart", restarts=3)
+    dog.restarted = 3
+    more = option("watchdog/restart", restarts=5)
+    more.load_state_dict(dog.state_dict())
+    assert more.restarted == 3 and more.left == 2
+
+
 def test_the_next_symptom_after_the_last_restart_stops_the_run(make_system, tmp_path, caplog):
     system = with_prior(make_system, Bad(lambda x: x * math.nan))
     with caplog.at_level(logging.WARNING), pytest.raises(Sick, match="the prior's prediction reaches nan"):
