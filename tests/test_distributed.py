@@ -6,12 +6,13 @@ import os
 import lightning as L
 import pytest
 import torch
-from options import make_sds, option
+from options import make_method, make_sds, option
 from priors import GaussianPrior
 
 from dreamfusion.camera.data import CameraData, CameraStream
 from dreamfusion.camera.orbit import Orbit
 from dreamfusion.cli.console import filter_messages
+from dreamfusion.guidance.adapter import AdaptablePrior
 from dreamfusion.loss import Regularizer
 from dreamfusion.scene.background.learned import LearnedBackground
 from dreamfusion.scene.gaussians.growth import Growth
@@ -48,16 +49,32 @@ def make_nerf():
     )
 
 
-SCENES = {"nerf": make_nerf, "gaussians": make_gaussians}
+class AdaptedPrior(AdaptablePrior, GaussianPrior):
+    """One convolution, which gets an adapter of peft."""
+
+    adapted_layers, sees_camera, sample_scale = ("conv",), True, 1.0
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self._network = torch.nn.Module()
+        self._network.conv, self._network.dtype = torch.nn.Conv2d(3, 3, 1), torch.float32
+        self._network.requires_grad_(False)
+
+    def _denoise(self, noisy, timestep, branches):
+        return tuple(self._network.conv(noisy) for _ in branches)
+
+
+SCENES = {"nerf": make_nerf, "gaussians": make_gaussians, "adapted": make_nerf}
 
 
 def make_system(kind="nerf"):
     scene = SCENES[kind]()
-    prior, prompting = GaussianPrior(), option("prompting/view_dependent")
+    prior, prompting = AdaptedPrior() if kind == "adapted" else GaussianPrior(), option("prompting/view_dependent")
     return DreamFusion(
         scene=scene,
         prompting=prompting,
-        distillation=make_sds(prior),
+        distillation=make_method("vsd", prior, learning_rate=0.1) if kind == "adapted" else make_sds(prior),
         text_table=prompting.encode(prior, "a cat"),
         config={},
         lighting=Lighting(albedo_until=0.0, lit=0.5 if kind == "nerf" else 0.0, textureless=0.5, ambient=0.1),
@@ -127,6 +144,14 @@ def ranks(tmp_path_factory):
 def test_all_ranks_double_the_same_gaussians(tmp_path):
     first, second = (kept["end"] for kept in train(tmp_path, "gaussians"))
     assert first["scene.count"] > 40
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=0, msg=name)
+
+
+def test_all_ranks_train_one_adapter(tmp_path):
+    first, second = (kept["end"] for kept in train(tmp_path, "adapted"))
+    moved = [name for name in first if "lora" in name and first[name].abs().max() > 0]
+    assert len(moved) == 2, "both matrices"
     for name in first:
         torch.testing.assert_close(first[name], second[name], rtol=0, atol=0, msg=name)
 
