@@ -30,6 +30,14 @@ def test_a_recipe_or_published_numbers_bring_no_term_of_ours(compose_config):
         assert (weights.depth_variance, weights.smoothness) == (0, 0), chosen
 
 
+@pytest.mark.parametrize("guidance", ["pocket", "sd", "sdxl", "sd3", "deepfloyd", "mvdream"])
+@pytest.mark.parametrize("scene", ["mesh", "gaussians"])
+def test_scenes_without_rays_have_no_term_of_a_nerf_with_any_recipe(scene, guidance, compose_config):
+    assert compose_config("prompt=x", f"scene={scene}", f"guidance={guidance}").system.regularizer.orientation == 0
+    stage = second_stage(compose_config("prompt=x", "experiment=refine", f"guidance={guidance}"), Path("last.ckpt"))
+    assert stage.system.regularizer.orientation == 0
+
+
 def test_stable_diffusion_alone_composes_threestudios_numbers(compose_config):
     cfg = compose_config("prompt=x", "guidance=sd")
     assert cfg.recipe.name == "threestudio dreamfusion-sd"

@@ -30,7 +30,8 @@ class Shading:
 
         `light`: light position for each sample (S, 3); may be None if no normal is needed.
         """
-        albedo = torch.ones_like(field.albedo) if self.textureless else field.albedo
+        # With a gradient of zero: a distributed run needs one of all parameters in all steps.
+        albedo = torch.ones_like(field.albedo) + 0 * field.albedo if self.textureless else field.albedo
         if not self.needs_normal:
             return albedo if self.ambient == 1 else albedo * self.ambient
         if field.normal is None or light is None:

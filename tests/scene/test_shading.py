@@ -38,6 +38,13 @@ def test_textureless_shading_is_lambertian_with_white_albedo():
     torch.testing.assert_close(TEXTURELESS(FIELD, POSITIONS, LIGHT), factor.expand(4, 3))
 
 
+def test_white_albedo_leaves_the_field_a_gradient_of_zero():
+    """A distributed run needs a gradient of all parameters."""
+    albedo = ALBEDOS.clone().requires_grad_()
+    TEXTURELESS(FieldOutput(torch.ones(4), albedo, NORMALS), POSITIONS, LIGHT).sum().backward()
+    assert albedo.grad is not None and not albedo.grad.any()
+
+
 def test_the_distance_of_the_light_does_not_matter():
     nearer = torch.tensor([[1.0, 2.0, 3.5]]).expand(4, 3)
     torch.testing.assert_close(LAMBERTIAN(FIELD, POSITIONS, LIGHT), LAMBERTIAN(FIELD, POSITIONS, nearer))

@@ -56,12 +56,13 @@ class Growth:
 def rearrange(parameter: nn.Parameter, rows: Tensor, fresh: Tensor, optimizer: torch.optim.Optimizer | None) -> None:
     """Row i of the parameter, its gradient and its moments becomes what row `rows[i]` was.
 
-    Gradient and moments are 0 where `fresh` (bool, as `rows`), and beyond the last row.
+    Gradient and moments are 0 where `fresh` (bool, as `rows`); all three are beyond the last row.
     """
     state = {} if optimizer is None else optimizer.state.get(parameter, {})
     moments = [value for value in state.values() if isinstance(value, Tensor) and value.shape == parameter.shape]
     with torch.no_grad():
         parameter[: len(rows)] = parameter[rows]
+        parameter[len(rows) :] = 0
         for values in (*([] if parameter.grad is None else [parameter.grad]), *moments):
             taken = values[rows].masked_fill(fresh.view(-1, *[1] * (values.dim() - 1)), 0)
             values.zero_()[: len(rows)] = taken

@@ -83,9 +83,24 @@ class GaussianScene(Scene):
         self._begin(places, torch.full((count, 3), 0.5), opacity, 1.0)
 
     def adopted(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Gaussians of the other degree: those of degree 0 are the same from all sides, of degree 1 the means stay."""
+        """Gaussians of the other degree or `most`: those of degree 0 are the same from all sides, of degree 1
+        the means stay. The statistics begin anew.
+
+        Raises:
+            UserError: there are more than `most`.
+        """
         own = {} if self.directional is None else {"directional": torch.zeros_like(self.directional)}
-        return own | {name: value for name, value in state.items() if name in own or name != "directional"}
+        taken = own | {name: value for name, value in state.items() if name in own or name != "directional"}
+        if "count" not in state or "position" not in state:  # another kind of scene
+            return taken
+        count, most = int(state["count"]), len(self.position)
+        if count > most:
+            raise UserError(f"the scene to start from has {count} Gaussians, and scene.most is {most}; raise it")
+        for name, _ in self.named_parameters(recurse=False):
+            if name in taken:
+                value = taken[name][:most]
+                taken[name] = torch.cat([value, value.new_zeros(most - len(value), *value.shape[1:])])
+        return taken | {"pull": torch.zeros_like(self.pull), "views": torch.zeros_like(self.views)}
 
     def start_from(self, mesh: RasterMesh) -> None:
         """Take shape and colours of a mesh in scene units, at even distances on what is seen from outside.
@@ -201,7 +216,9 @@ class GaussianScene(Scene):
         """Add the gradient on the screen to the statistics; every n steps, double and remove Gaussians."""
         n, screen, self.last_screen = self._drawn(), self.last_screen, None
         if screen is not None and screen.means.grad is not None:
-            seen = torch.stack([screen.means.grad.norm(dim=-1), (screen.depths > 0).float()]).sum(1)
+            norm = screen.means.grad.norm(dim=-1)
+            known = norm.isfinite().all()  # else a step that a scaler of the loss skips
+            seen = torch.stack([norm.where(known, 0.0), ((screen.depths > 0) & known).float()]).sum(1)
             pull, views = summed(seen)  # all ranks double the same Gaussians
             self.pull[:n] += pull
             self.views[:n] += views

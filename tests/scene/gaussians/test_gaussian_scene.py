@@ -168,6 +168,16 @@ def test_the_pull_is_a_mean_over_the_views_that_saw_a_gaussian():
     assert not scene.pull.any() and not scene.views.any()
 
 
+def test_a_step_whose_gradient_overflows_is_not_counted():
+    """As the first ones with trainer.precision=16-mixed, which its scaler skips."""
+    scene = make()
+    for step, factor in enumerate((torch.inf, 1.0)):
+        out = scene.render(view(), generator=torch.Generator())
+        (out.rgb.square().sum() * factor).backward()
+        scene.after_backward(2 * step + 1, 0.01)
+        assert scene.pull.isfinite().all() and scene.views.sum() == 120 * step
+
+
 def test_growth_may_be_given_in_steps_as_in_older_runs():
     for steps in (50, 90, 150):  # step / progress is not a whole number in floating point
         every = round(0.05 * steps)
@@ -211,7 +221,7 @@ def test_moments_follow_their_gaussians_and_those_of_new_ones_are_zero(split):
     assert names[59:].tolist() == list(range(59, 47, -1))
     again = torch.isin(names, names[59:]) if split < 1 else torch.arange(71) >= 59
     assert torch.equal(moments[:71, 0], torch.where(again, 0.0, names.float()))
-    assert not moments[71:].any()
+    assert not moments[71:].any() and not scene.position[71:].any()
     assert torch.equal(scene.directional[:71], torch.arange(540.0).view(60, 3, 3)[names])
     expected = (torch.arange(540.0).view(60, 3, 3) + 1)[names]
     assert torch.equal(others[:71], expected.masked_fill(again[:, None, None], 0.0)) and not others[71:].any()

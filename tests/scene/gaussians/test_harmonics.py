@@ -6,6 +6,7 @@ import pytest
 import torch
 from options import option
 
+from dreamfusion.error import UserError
 from dreamfusion.export.splats import splat_bytes
 from dreamfusion.ops.splat import splat
 from dreamfusion.ops.splat.projection import project_gaussians
@@ -129,6 +130,24 @@ def test_gaussians_that_are_red_from_the_front_and_blue_from_behind_are_learned_
             optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[1] < 0.2 * losses[0]
+
+
+@pytest.mark.parametrize("most", [50, 100, 200])
+def test_a_start_takes_gaussians_with_room_for_more_or_fewer_and_no_statistics(most):
+    def made(most):
+        settings = {"radius": 1.0, "degree": 0, "ball": 0.5, "opacity": 0.3, "growth": Growth(0, 0.5, 0.2, 0.05, 0.01)}
+        return GaussianScene(option("background/constant"), count=40, most=most, **settings)
+
+    before, scene = made(100), made(most)
+    before.pull.fill_(1.0)
+    before.views.fill_(9.0)
+    scene.load_state_dict(scene.adopted(before.state_dict()))
+    assert torch.equal(scene.render(view()).rgb, before.render(view()).rgb)
+    assert len(scene.position) == most and not scene.pull.any() and not scene.views.any()
+    before.count.fill_(60)
+    if most < 60:
+        with pytest.raises(UserError, match=r"has 60 Gaussians, and scene\.most is 50; raise it"):
+            scene.adopted(before.state_dict())
 
 
 def test_a_start_takes_gaussians_of_the_other_degree_as_they_are_and_with_their_mean_colours():
