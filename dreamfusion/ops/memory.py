@@ -45,6 +45,16 @@ def free_memory(device: torch.device | str = "cpu") -> int:
 
 def _of_container(limit: str, use: str) -> int | None:
     try:
-        return max(int(Path(limit).read_text("ascii")) - int(Path(use).read_text("ascii")), 0)
+        used = int(Path(use).read_text("ascii")) - _cached(Path(use).with_name("memory.stat"))
+        return max(int(Path(limit).read_text("ascii")) - max(used, 0), 0)
     except (OSError, ValueError):  # no such file, or "max"
         return None
+
+
+def _cached(statistics: Path) -> int:
+    """Bytes of files that are kept in memory and counted as used, though the kernel gives them up when they are needed."""
+    try:
+        rows = dict(line.split() for line in statistics.read_text("ascii").splitlines())
+        return int(rows.get("total_inactive_file", rows.get("inactive_file", 0)))  # of version 1, with those below it
+    except (OSError, ValueError):
+        return 0

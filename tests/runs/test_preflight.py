@@ -128,6 +128,9 @@ def test_the_free_memory_is_that_of_the_tightest_limit(monkeypatch, tmp_path):
         "dreamfusion.ops.memory.LIMITS", [(tmp_path / "max", tmp_path / "current"), (Path("/no"), "/no")]
     )
     assert free_memory() == 600
+    for statistics in ("inactive_file 250\n", "inactive_file 50\ntotal_inactive_file 250\n", "broken\n"):
+        (tmp_path / "memory.stat").write_text(f"anon 100\n{statistics}")
+        assert free_memory() == (600 if "broken" in statistics else 850), "cached files are given up on demand"
     (tmp_path / "max").write_text("max\n")
     assert free_memory() > 600
 
