@@ -52,7 +52,7 @@ def _of_container(limit: str, use: str) -> int | None:
 
 
 def _cached(statistics: Path) -> int:
-    """Bytes of files that are kept in memory and counted as used, though the kernel gives them up when they are needed."""
+    """Bytes of files in memory that count as used, though the kernel gives them up when memory is needed."""
     try:
         rows = dict(line.split() for line in statistics.read_text("ascii").splitlines())
         return int(rows.get("total_inactive_file", rows.get("inactive_file", 0)))  # of version 1, with those below it
