@@ -97,7 +97,11 @@ def differing(results: Sequence[Result]) -> list[str]:
 
 
 def _chosen(name: str, results: Sequence[Result]) -> bool:
-    """Whether the runs differ in the `_target_` of a group that contains the setting."""
+    """Whether the setting follows from the `_target_`s of the groups that contain it, in which the runs differ."""
     parts = name.split(".")
     targets = [".".join([*parts[:depth], "_target_"]) for depth in range(1, len(parts))]
-    return any(len({str(result.settings.get(target)) for result in results}) > 1 for target in targets)
+    found: dict[tuple[str, ...], set[str]] = {}
+    for result in results:
+        option = tuple(str(result.settings.get(target)) for target in targets)
+        found.setdefault(option, set()).add(json.dumps(result.settings.get(name), default=str))
+    return len(found) > 1 and all(len(values) == 1 for values in found.values())

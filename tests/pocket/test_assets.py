@@ -1,4 +1,5 @@
 import io
+import json
 
 import numpy as np
 import pytest
@@ -102,6 +103,28 @@ def test_a_mesh_that_many_nodes_show_counts_as_often(tmp_path, monkeypatch):
     monkeypatch.setattr(assets, "MAX_FACES", 50)
     monkeypatch.setattr(trimesh, "load_scene", None)
     with pytest.raises(AssetError, match="show 108 faces, at most 50"):
+        load_asset(model)
+
+
+def test_vertices_that_many_parts_share_count_as_often(tmp_path, monkeypatch):
+    """Each part gets a copy of them, whatever it shows."""
+    trimesh.Scene(trimesh.creation.box()).export(tmp_path / "box.glb")
+    (model,) = read_catalog(tmp_path)
+    content = (tmp_path / "box.glb").read_bytes()
+    length = int.from_bytes(content[12:16], "little")
+    header = json.loads(content[20 : 20 + length])
+    (mesh,) = header["meshes"]
+    mesh["primitives"] *= 9
+    header["accessors"][mesh["primitives"][0]["indices"]]["count"] = 3  # a triangle in each
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 4)
+    chunk = len(text).to_bytes(4, "little") + content[16:20] + text
+    rest = content[20 + length :]
+    (tmp_path / "box.glb").write_bytes(content[:8] + (12 + len(chunk) + len(rest)).to_bytes(4, "little") + chunk + rest)
+    assert len(load_asset(model).vertices) >= 9 * 3
+    monkeypatch.setattr(assets, "MAX_FACES", 20)
+    monkeypatch.setattr(trimesh, "load_scene", None)
+    with pytest.raises(AssetError, match=r"have 72 vertices, at most 60 are allowed"):
         load_asset(model)
 
 

@@ -74,6 +74,8 @@ def test_a_folder_is_a_library_with_optional_captions(tmp_path):
         (tmp_path / name).touch()
     assert [item.name for item in read_catalog(tmp_path)] == ["b", "red fox"]
     (tmp_path / "captions.csv").write_text("file,name,tags,creator,license\ndeep/b.obj,Big Bear,Animal,Me,CC0\n")
+    table = (tmp_path / "captions.csv").read_bytes()
+    (tmp_path / "captions.csv").write_bytes(b"\xef\xbb\xbf" + table)  # as Excel writes it
     bear, fox = read_catalog(tmp_path)
     assert (bear.name, bear.tags, bear.creator, bear.license) == ("big bear", ("animal",), "Me", "CC0")
     assert (fox.name, fox.archive) == ("red fox", None)

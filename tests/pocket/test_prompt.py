@@ -114,6 +114,8 @@ def test_one_object_is_read_as_a_training_caption(read, prompt, caption):
         ("a car behind a bus, side view", "a car behind a bus, side view"),
         ("a mug with a picture of a dog", "a coffee mug"),
         ("a boy with a ball", "a boy with a soccer ball"),
+        ("a cat on the left of a dog", "a cat left of a dog"),
+        ("a cat on the right side of a dog", "a cat right of a dog"),
         ("a dog in red and a cat in blue", "a red dog and a blue cat"),
         ("a dog, red, a cat", "a red dog and a cat"),
         ("a cat, black, on a white sofa", "a black cat on a white sofa"),
@@ -136,6 +138,12 @@ def test_sizes_count_only_beside_another_object(read):
     assert read("a tiny dog").ignored == ("tiny",)
     small, large = read("a small cat on a huge sofa").things
     assert (small, large) == (Thing("cat", None, 0.7), Thing("sofa", None, 2.0))
+
+
+@pytest.mark.parametrize("sign", ["\u2019", "\u2018", "\u02bc"])
+def test_an_apostrophe_of_a_phone_or_a_text_processor_is_one(read, sign):
+    assert read(f"a gnu{sign}s house and a cat") == read("a gnu's house and a cat")
+    assert read("a \uff32\uff25\uff24 cat").caption == "a red cat", "wide letters"
 
 
 def test_no_more_than_a_few_objects_are_taken(read):
@@ -219,7 +227,21 @@ def test_similar_names_are_looked_up_for_the_phrase_then_for_its_last_word(read)
 
 
 @pytest.mark.parametrize(
-    "prompt", ["", ",", "of of", "on on", "a", "1e999", "😀", "a" * 10_000, "9" * 10_000, "on a table " * 300]
+    "prompt",
+    [
+        "",
+        ",",
+        "of of",
+        "on on",
+        "a",
+        "1e999",
+        "😀",
+        "a" * 10_000,
+        "9" * 10_000,
+        "on a table " * 300,
+        "a tesla model s",
+        "s",
+    ],
 )
 def test_any_text_can_be_read(read, prompt):
     assert len(read(prompt).things) <= MOST

@@ -105,6 +105,14 @@ def test_a_different_group_choice_hides_the_groups_settings():
     assert differing([plain, views]) == ["prompting._target_", "prompting.negative"]
 
 
+def test_runs_of_one_option_that_differ_in_it_are_told_apart_beside_another_option():
+    """Else the leaderboard would take both for one method."""
+    sds = with_settings(**{"distillation._target_": "SDS"})
+    vsd = [with_settings(**{"distillation._target_": "VSD", "distillation.rank": rank}) for rank in (4, 16)]
+    assert differing([sds, vsd[0]]) == ["distillation._target_"]
+    assert differing([sds, *vsd]) == ["distillation._target_", "distillation.rank"]
+
+
 def test_run_settings_are_flat_resolved_and_without_ignored_ones():
     cfg = OmegaConf.create({"seed": 3, "system": {"seed": "${seed}", "size": [[0, 1]], "empty": {}}, "study": "x"})
     assert run_settings(cfg) == {"seed": 3, "system.seed": 3, "system.size": [[0, 1]], "system.empty": {}}

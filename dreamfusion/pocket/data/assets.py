@@ -229,7 +229,7 @@ def _check_glb(content: bytes) -> None:
     """Check what a binary glTF file claims, before arrays and pictures of that size are made (glTF 2.0, 4.4).
 
     Raises:
-        ValueError: there are too many nodes, or elements of an accessor, or pixels of a picture in the file.
+        ValueError: there are too many nodes, vertices, elements of an accessor, or pixels of a picture in the file.
     """
     length = int.from_bytes(content[12:16], "little")
     header = json.loads(content[20 : 20 + length])
@@ -242,6 +242,14 @@ def _check_glb(content: bytes) -> None:
     corners = [p.get("indices", p["attributes"]["POSITION"]) for mesh in shown for p in mesh["primitives"]]
     if (faces := sum(header["accessors"][index]["count"] for index in corners) // 3) > MAX_FACES:
         raise ValueError(f"the nodes of the scene show {faces} faces, at most {MAX_FACES} are allowed")
+    for meshes in (
+        header.get("meshes", []),
+        shown,
+    ):  # each part gets all vertices of an accessor, however many share it
+        parts = [p["attributes"].get("POSITION") for mesh in meshes for p in mesh["primitives"]]
+        points = sum(header["accessors"][index]["count"] for index in parts if index is not None)
+        if points > 3 * MAX_FACES:
+            raise ValueError(f"the parts of its meshes have {points} vertices, at most {3 * MAX_FACES} are allowed")
     for number, image in enumerate(header.get("images", [])):
         if "bufferView" in image:
             view = header["bufferViews"][image["bufferView"]]

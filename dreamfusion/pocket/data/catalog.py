@@ -192,7 +192,7 @@ def _read_folder(folder: Path) -> list[Item]:
         if table.stat().st_size > LARGEST_FILE:
             raise ValueError(f"{table} is larger than {LARGEST_FILE >> 20} MiB")
         try:
-            with table.open(newline="", encoding="utf-8") as lines:
+            with table.open(newline="", encoding="utf-8-sig") as lines:  # Excel writes a byte order mark
                 reader = csv.DictReader(lines)
                 columns, rows = reader.fieldnames or (), list(reader)
         except (csv.Error, UnicodeDecodeError) as error:

@@ -6,6 +6,7 @@ noun phrase is its object, as in English compounds ("a cat shaped teapot"). Word
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -35,6 +36,7 @@ MOST = 4  # objects of a prompt
 JOINTS = ("and", "&", ",")
 ALL = (["both"], ["all"])  # a colour after these words is that of all objects before
 NEAR = ("", "and", "left of", "right of")  # after another relation, unknown words are mostly a place: "in the sky"
+APOSTROPHES = {ord(sign): "'" for sign in "\u2018\u2019\u02bc"}  # as phones and text processors write them
 _WORD = re.compile(r"[\w'-]+|[,&]")
 VIEW = re.compile(r",?\s*\b(front|side|back|overhead) view\b")
 
@@ -90,7 +92,7 @@ class Reader:
 
     def __call__(self, prompt: str) -> Reading:
         """What the prompt means. A prompt without a known name, or words similar to one, has no things."""
-        text = prompt.lower()
+        text = unicodedata.normalize("NFKC", prompt).lower().translate(APOSTROPHES)
         views = VIEW.findall(text)
         reading = _Draft(self._near)
         words = [part for word in _WORD.findall(VIEW.sub("", text)) for part in colors_apart(word)]

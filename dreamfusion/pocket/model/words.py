@@ -84,8 +84,8 @@ RELATIONS: dict[str, str] = {
         "and": "and, &, plus, beside, next to, near, near to, close to, alongside, along with, together with, "
         "adjacent to, against",
         "with": "with",
-        "left of": "left of, to the left of",
-        "right of": "right of, to the right of",
+        "left of": "left of, to the left of, on the left of, at the left of, on the left side of",
+        "right of": "right of, to the right of, on the right of, at the right of, on the right side of",
         "in front of": "in front of, before",
         "behind": "behind",
         "on": "on, on top of, atop, upon, onto, above, over, riding, riding on, on the top of",
@@ -121,7 +121,7 @@ def singular(word: str) -> list[str]:
     irregular = {"men": "man", "women": "woman", "knives": "knife", "shelves": "shelf", "children": "child"}
     if word in irregular:
         return [irregular[word]]
-    if not word.endswith("s") or word.endswith(_SINGULAR_S):
+    if len(word) < 3 or not word.endswith("s") or word.endswith(_SINGULAR_S):
         return []
     found = [word[:-1]]
     if word.endswith("ies"):
