@@ -43,6 +43,7 @@ AROUND, FINE = 16, 96  # azimuths and pixels a side of the cameras that decide w
 RING, RING_ELEVATION = 24, 15.0  # azimuths around the object, for the sides; degrees
 SIDE = 45.0  # degrees of azimuth that belong to the front, or to the back
 DISTINCT = 1.0  # how much farther the back is from the front than from the back's next view, for a truth with a front
+ALIKE = 0.03  # how much a truth's sides differ, relative to its contrast to grey, if they count as the same
 VAGUE = 1.05  # turns whose error is at most this times the least one are equally good
 SHOWN = 8  # cameras of the picture
 
@@ -58,8 +59,8 @@ class Evaluated:
 def evaluate_scene(scene: Scene, orbit: Orbit, export: ExportSettings, truth: Truth | None) -> Evaluated:
     """Mesh facts, agreement of mesh and renders, and the true scores if there is a truth.
 
-    Scores without a meaning are left out: the azimuth of what looks the same from all sides, and the rate of second
-    faces of what has no front.
+    Scores without a meaning are left out, by the truth alone, so that all scenes of a name have the same ones: the
+    azimuth of what looks the same from all sides, and the rate of second faces of what has no front.
 
     Raises:
         EmptyFieldError: the scene has no surface.
@@ -191,7 +192,7 @@ def side_scores(seen: np.ndarray, real: np.ndarray) -> dict[str, float]:
     error = np.array([np.square(one - np.roll(other, -turn, axis=0)).mean() for turn in steps])
     own = np.array([np.square(other - np.roll(other, -turn, axis=0)).mean() for turn in steps])
     angle = np.minimum(steps, RING - steps) * (360 / RING)
-    if own.max() <= 2 * error.min():  # the truth's sides differ by less than scene and truth do
+    if own.max() <= ALIKE * np.square(other - 0.5).mean():
         return {}
     good = np.flatnonzero(error <= VAGUE * error.min())
     turn = int(good[angle[good].argmin()])

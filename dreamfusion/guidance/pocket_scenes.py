@@ -49,6 +49,13 @@ def shown_lengths(centimetres: Sequence[float], factors: Sequence[float]) -> tup
     return tuple(share * factor for share, factor in zip(shares, factors, strict=True))
 
 
+def read_lengths(folder: Path) -> dict[str, float]:
+    """Title of a model -> its longest side, centimetres, from a folder of weights; empty without the file."""
+    file = folder / LENGTHS
+    known: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return known
+
+
 @cache
 def default_layout(prompt: str) -> tuple[Placed, ...] | None:
     """`Composer.layout` of the package's own weights."""
@@ -107,13 +114,18 @@ class Scenes:
             raise GuidanceError(f'guidance.variant={self._variant}, but the prior has {count} of "{name}"; {allowed}')
 
     def layout(self, reading: Reading) -> tuple[Placed, ...] | None:
-        """The models of a prompt as they are; None if it shows another variant, names a colour, or no known object."""
+        """The models of a prompt as they are; None if it shows another variant, names a colour, or no known object.
+
+        Also None if the weights learned a model under this name that is none of the package's.
+        """
         volume, things = self._model.feature_volume, reading.things
         if volume is None or not things or reading.guessed or any(thing.color for thing in things):
             return None
         scene = self._scene(reading, 0)
         names = [volume.names[subject] for subject in scene.subjects]
         if any(volume.variants(name)[0] != subject for name, subject in zip(names, scene.subjects, strict=True)):
+            return None
+        if not {self._identity(subject) for subject in scene.subjects} <= read_lengths(WEIGHTS).items():
             return None
         if len(names) == 1:
             return (Placed(names[0]),)
@@ -178,7 +190,7 @@ class Scenes:
         subjects = tuple(self._model_of(name, place) for place, name in enumerate(names))
         if len(things) < 2:
             return Scene(subjects)
-        real = [self._lengths.get(volume.config.subjects[subject], 0.0) for subject in subjects]
+        real = [self._identity(subject)[1] for subject in subjects]
         lengths = shown_lengths(real, [thing.size for thing in things])
         return Scene(subjects, tuple(thing.caption for thing in things), lengths, reading.relations)
 
@@ -200,9 +212,11 @@ class Scenes:
             return models[int(torch.randint(len(models), (), generator=generator))]
         return models[min(int(self._variant), len(models) - 1)]
 
+    def _identity(self, subject: int) -> tuple[str, float]:
+        """Title of a model and its longest side, centimetres, 0 if not known: the same for the same model."""
+        title: str = self._model.feature_volume.config.subjects[subject]
+        return title, self._lengths.get(title, 0.0)
+
     @cached_property
     def _lengths(self) -> dict[str, float]:
-        """Title of a model -> its longest side, centimetres; empty without the file."""
-        file = self._folder / LENGTHS
-        known: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        return known
+        return read_lengths(self._folder)

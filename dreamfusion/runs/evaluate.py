@@ -1,5 +1,6 @@
 """Score a trained scene into its run's folder: evaluation.json and truth_check.png, the summary and the result."""
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,12 +29,15 @@ from dreamfusion.truth.composed import Composer, composed
 from dreamfusion.truth.store import Truth, find_truth, no_truth
 from dreamfusion.types import Cameras
 
+log = logging.getLogger(__name__)
 PACKAGES = ("torch", "numpy", "scipy", "scikit-image")  # whose versions may change a score
 MESH = ("resolution", "threshold", "blur", "smoothing", "denoise", "faces")  # settings that may change a score
 
 
 def evaluate_run(scene: TrainedScene, export: ExportSettings, judges: Sequence[Judge] = ()) -> dict[str, float]:
     """Score the scene of a run; returns the scores by name. `judges` add those of encoders, and a user's own.
+
+    Scores of a checkpoint from before the end of a finished run are not added to its summary and its result.
 
     Raises:
         EmptyFieldError: the scene has no surface.
@@ -42,7 +46,9 @@ def evaluate_run(scene: TrainedScene, export: ExportSettings, judges: Sequence[J
     prompt, folder = str(scene.config.prompt), scene.run
     truth = truth_for(scene.config)
     found = evaluate_scene(scene.scene, scene.camera, export, truth)
-    earlier = read_summary(folder)
+    result = read_result(folder)
+    at_end = result is None or result.steps == scene.step
+    earlier = read_summary(folder) if at_end else {}
     scores = {name: earlier[name] for name in ("prior_score",) if name in earlier} | found.scores
     judged: dict[str, float] = {}
     for judge in judges:
@@ -53,8 +59,10 @@ def evaluate_run(scene: TrainedScene, export: ExportSettings, judges: Sequence[J
     protocol = _protocol(scene, export, seconds)
     write_json(folder / "evaluation.json", {"prompt": prompt, "scores": scores, "truth": about, **protocol})
     write_image(found.sheet, folder / "truth_check.png")
+    if not at_end:
+        log.warning("the summary of %s keeps the scores of its end: this checkpoint is of step %d", folder, scene.step)
+        return scores
     add_to_summary(folder, scores)
-    result = read_result(folder)
     if result is not None:
         shown = {name: value for name, value in scores.items() if name in (*COMPARED, *judged)}
         write_result(replace(result, scores={**result.scores, **shown}), folder)

@@ -65,6 +65,14 @@ def test_of_equally_good_turns_the_smallest_is_the_error(rings):
     assert scoring.side_scores(turned, seen) == {"azimuth_error": 60.0}
 
 
+def test_which_sides_have_a_score_depends_on_the_truth_alone(rings):
+    real = rings(figure())
+    poor = np.broadcast_to(1 - real.mean(axis=0), real.shape)  # the same from all sides, and far from the truth
+    assert scoring.side_scores(poor, real).keys() == scoring.side_scores(real, real).keys()
+    around = np.broadcast_to(real[:1], real.shape)
+    assert scoring.side_scores(real, around) == {}
+
+
 def test_a_translucent_scene_shows_its_albedo_wherever_it_has_opacity(ball, make_scene):
     scene = make_scene(ball(density=1.5, size=0.7, color=(0.8, 0.3, 0.1))).eval()
     seen = scoring.scene_pictures(scene, scoring.ring_cameras(option("camera/orbit")).one(0))

@@ -246,8 +246,10 @@ def test_a_second_object_changes_the_picture_and_so_does_its_side(folder, batch,
         assert all((first - second).abs().max() > 1e-3 for second in seen[:one])
 
 
-def test_a_layout_names_the_models_as_they_are_and_their_places(folder):
+def test_a_layout_names_the_models_as_they_are_and_their_places(folder, monkeypatch):
     prior = pocket_prior(folder)
+    assert prior.layout("a cat") is None  # of one's own, not the package's cat
+    monkeypatch.setattr("dreamfusion.guidance.pocket_scenes.WEIGHTS", folder)
     assert prior.layout("a kitten") == (Placed("cat"),)
     assert (
         prior.layout("a red cat") is prior.layout("a dragon") is pocket_prior(folder, variant=1).layout("a cat") is None

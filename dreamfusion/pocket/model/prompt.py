@@ -14,18 +14,22 @@ from functools import cached_property
 from dreamfusion.pocket.model.reading import Reading, Thing
 from dreamfusion.pocket.model.words import (
     COMPOUND,
+    COUNTED,
     DETERMINERS,
+    LIKENESSES,
     MANY,
     MATERIALS,
     OWN_COLOR,
     PAIRS,
     POSTURES,
+    PRONOUNS,
     RELATIONS,
     SILENT,
     SIZES,
     SYNONYMS,
     UNTIL_COMMA,
     WITH_ARTICLE,
+    WORN,
     color_of,
     colors_apart,
     number_of,
@@ -60,6 +64,7 @@ class _Phrase:
     others: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)  # others that name nothing, whatever they are
     closed: bool = False  # a word came after the name that no compound has
+    turned: str = ""  # how the object before stands to this one: "in" of "a box with a cat inside"
     sealed: bool = False  # "of" came after the name: what follows says what it is made of
 
     @property
@@ -129,10 +134,10 @@ class _Draft:
             if said not in DETERMINERS:
                 now.skipped.append(said)
             return count
+        after = words[count] if len(words) > count else ""
         if said == ",":
             self._skipping = False
         if meaning in ("<and>", "") and said in JOINTS and not now.name:
-            after = words[count] if len(words) > count else ""
             ends = said == "," and now.may_be_color and (now.color or color_of(after))
             if after not in DETERMINERS and not number_of(after) and not ends:
                 return count  # between adjectives: "a red and striped armchair"
@@ -146,14 +151,14 @@ class _Draft:
             self._name(meaning, said)
         elif said == ",":
             self._next(",")
-        elif said in UNTIL_COMMA:
+        elif said in UNTIL_COMMA or _likens(said, after, bool(now.name)):
             self._skipping = True
             now.skipped.append(said)
         elif said in POSTURES:
             self._postures.append(said)
         elif (color := color_of(said)) is not None:
             self._color(color, said)
-        elif number := number_of(said):
+        elif (number := number_of(said)) and after not in COUNTED:
             self._number(number, said)
         elif said in PAIRS and not now.name:
             now.count, now.number, now.pair = PAIRS[said], said, True
@@ -164,7 +169,7 @@ class _Draft:
         elif said in DETERMINERS:
             self._phrase_begins()
             self._now.article = said
-        elif said not in SILENT:
+        elif said not in SILENT and not (said in PRONOUNS and now.relation and not now.unshown):
             now.others.append(said)
             compound = said in COMPOUND or said.endswith("-shaped")
             now.closed = not compound and (now.closed or bool(now.name))
@@ -180,7 +185,9 @@ class _Draft:
         for phrase in self._done:
             if not phrase.name and phrase.others and phrase.relation in NEAR:
                 self._look_up(phrase, prompt if len(self._done) == 1 else "")
+        self._share_name()
         self._give_colors()
+        self._place()
         named = sum(bool(phrase.name) for phrase in self._done)  # each shall be shown once
         for phrase in self._done:
             if not phrase.name or len(things) == MOST:
@@ -207,14 +214,20 @@ class _Draft:
         now = self._now
         # "a cat juggling keys": what a verb does to the second object is not known. After "with", a name counts only if
         # it stands alone.
+        if now.sealed and (made_of := color_of(said)):
+            self._color(made_of, said)
+            return
         if (now.name and (now.closed or now.sealed)) or (now.relation in ("with", ",") and now.others):
             now.others.append(said)
             return
         if now.pair and (said == name or SYNONYMS.get(said) == name):
             now.count = 1
         if now.name:
-            now.others.append(now.words)
             now.read_as.pop(now.words, None)
+            if made_of := color_of(now.words):  # "a stone bench", where a stone is an object too
+                self._color(made_of, now.words)
+            else:
+                now.others.append(now.words)
         if said != name:
             now.read_as[said] = name
         now.name, now.words = name, said
@@ -242,6 +255,29 @@ class _Draft:
         if said != color:
             now.read_as[said] = color
 
+    def _share_name(self) -> None:
+        """ "a red and a blue chair" are two chairs."""
+        for phrase, following in zip(self._done, self._done[1:], strict=False):
+            alone = phrase.color and not (phrase.name or phrase.others) and (phrase.article or phrase.number)
+            if alone and following.relation == "and" and following.name:
+                phrase.name, phrase.words = following.name, following.words
+
+    def _place(self) -> None:
+        """Give the objects the order and the relations that the arrangement knows."""
+        done = self._done
+        first, second = [*done, None, None][:2]
+        if first and second and first.name and second.name and second.turned:
+            done[:2] = second, first
+            first.relation, second.relation = second.turned, first.relation
+        if len(done) > 2 and done[1].relation == "between" and done[2].relation == "and":
+            done[:2] = done[1], done[0]
+            done[0].relation, done[1].relation = "", "and"
+        for phrase in done:
+            if phrase.relation == "between":
+                phrase.relation = "and"
+            elif phrase.relation in ("in", "with") and phrase.name in WORN:
+                phrase.relation = "wearing"
+
     def _give_colors(self) -> None:
         """A phrase that is only a colour gives it to the object before it, if that has none."""
         named: list[_Phrase] = []
@@ -266,6 +302,8 @@ class _Draft:
         now = self._now
         if now.unshown:
             self._done.append(now)
+        elif self._done and self._done[-1].relation in ("with", "and", ",") and now.relation not in NEAR:
+            self._done[-1].turned = now.relation  # "with a cat inside", "and a lamp on it"
         elif now.relation not in ("", "and", ","):
             relation = now.relation  # nothing stood between two relations
         self._now = _Phrase(relation=relation)
@@ -280,3 +318,8 @@ class _Draft:
                 phrase.others = [] if said in (together, prompt) else [word for word in phrase.others if word != said]
                 phrase.read_as[said], self._guessed = name, True
                 return
+
+
+def _likens(said: str, after: str, named: bool) -> bool:
+    """Whether a word and the next begin what the object only resembles."""
+    return (said in LIKENESSES and after == "of") or (said == "like" and named and after in DETERMINERS)

@@ -88,7 +88,8 @@ RELATIONS: dict[str, str] = {
         "right of": "right of, to the right of, on the right of, at the right of, on the right side of",
         "in front of": "in front of, before",
         "behind": "behind",
-        "on": "on, on top of, atop, upon, onto, above, over, riding, riding on, on the top of",
+        "between": "between, in between, among",  # the reader makes it "and"
+        "on": "on, on top, on top of, atop, upon, onto, above, over, riding, riding on, on the top of",
         "in": "in, inside, into, within, inside of",
         "under": "under, below, beneath, underneath",
         "wearing": "wearing",
@@ -101,7 +102,20 @@ POSTURES = frozenset(
 )
 # Words between two names of one object: "a cat shaped teapot".
 COMPOUND = frozenset({"shaped", "styled", "themed", "patterned", "inspired", "like", "toy"})
+PRONOUNS = ("it", "them", "him")  # after a relation, the object before
+WORN = frozenset({"baseball cap", "straw hat", "motorcycle helmet", "eyeglasses", "sunglasses", "headphones"})
+# Words that a number before them counts, not the object: "a two seater sofa".
+COUNTED = frozenset(
+    word
+    for words in (
+        "seater legged wheel wheeled door drawer burner armed headed eyed sided",
+        "story storey tier tiered",
+        "piece year poster string speed",
+    )
+    for word in words.split()
+)
 OWN_COLOR = (",", "in", "on", "wearing")  # after these relations, a colour alone is that of the object before
+LIKENESSES = ("shape", "form", "likeness")  # before "of", as UNTIL_COMMA: "in the shape of a cat"
 UNTIL_COMMA = frozenset({"style", "without", "no", "by", "for", "from", "to"})  # nothing after them names an object
 # Words that carry no meaning of their own here: those of any caption.
 SILENT = frozenset({"at", "front", "side", "back", "view", "made", "out"})
@@ -140,7 +154,9 @@ def number_of(word: str) -> int:
 
 def color_of(word: str) -> str | None:
     """The colour that a word means, also as the last part of a compound ("blood-red"); None if it means none."""
-    last = word.rpartition("-")[2]
+    first, _, last = word.rpartition("-")
+    if first == "non":
+        return None
     return last if last in COLORS else SHADES.get(last)
 
 
