@@ -78,6 +78,9 @@ class Accuracy:
         return float(np.mean(self.correct)) if self.correct else float("nan")
 
 
+NOTHING_ASKED = Accuracy((), (), float("nan"))
+
+
 class Evaluation:
     """Scores of a sampler; prompts and views are a function of the renders, the names and the seed."""
 
@@ -115,6 +118,8 @@ class Evaluation:
         order = self._draw(rng, free, len(free))
         views = dict(zip(order, self._held_out(rng, len(order)), strict=True))
         nouns = [n for n in order if self._solid(self.models[n], views[n]).sum() >= VISIBLE][:count]
+        if not nouns:
+            return NOTHING_ASKED
         words = [list(COLORS)[i % len(COLORS)] for i in range(len(nouns))]
         models, view = np.array([self.models[n] for n in nouns]), np.array([views[n] for n in nouns])
         prompts = [f"{word} {noun}" for word, noun in zip(words, nouns, strict=True)]
@@ -135,7 +140,7 @@ class Evaluation:
         nouns = [n for n in self._draw(rng, list(self.models), len(self.models)) if self._has_front(self.models[n])]
         nouns = nouns[:count]
         if not nouns:
-            return Accuracy((), (), float("nan"))
+            return NOTHING_ASKED
         azimuth = np.tile(SIDES, len(nouns))
         views = Views(azimuth, np.full_like(azimuth, SIDE_ELEVATION), np.full_like(azimuth, SIDE_DISTANCE))
         samples = self.sampler([with_article(noun) for noun in nouns for _ in SIDES], views)

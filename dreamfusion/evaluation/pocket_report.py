@@ -58,6 +58,8 @@ class PocketReport:
             name = f"model among the nearest {count} of {len(found.nouns)}"
             rows.append((name, f"{found.top(count):.0%}", f"{found.ceiling(count):.0%}"))
         for name, accuracy in (("colour", self.color), ("front is not back", self.azimuth)):
+            if not accuracy.prompts:  # no object has a distinct front
+                continue
             rows.append((f"{name}, of {len(accuracy.prompts)}", f"{accuracy.share:.0%}", f"{accuracy.ceiling:.0%}"))
         return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
@@ -115,4 +117,5 @@ def _retrieval_entry(retrieval: Retrieval) -> dict[str, Any]:
 
 def _accuracy_entry(accuracy: Accuracy) -> dict[str, Any]:
     correct = dict(zip(accuracy.prompts, accuracy.correct, strict=True))
-    return {"asked": len(correct), "share": accuracy.share, "ceiling": accuracy.ceiling, "right": correct}
+    shares = {"share": accuracy.share, "ceiling": accuracy.ceiling} if correct else {}
+    return {"asked": len(correct), **shares, "right": correct}

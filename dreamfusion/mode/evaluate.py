@@ -1,7 +1,8 @@
 """`mode=evaluate`: score the scenes of one or many runs; needs neither guidance nor prompt."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -37,9 +38,9 @@ def run(cfg: DictConfig, clip: str | None, captions: str | None, image_reward: s
 
     Logs the means over several runs. Skips runs that fail, with a warning, unless there is only one.
     """
-    settings, choice = ExportSettings.of(cfg.export), run_choice(cfg)
+    choice = run_choice(cfg)
     judges = [] if clip is None else [_clip_judge(clip, _captions(captions))]
-    judges += [] if image_reward is None else [_t3bench_judge(image_reward, settings)]
+    judges += [] if image_reward is None else [_t3bench_judge(image_reward, partial(_mesh_settings, cfg))]
     judges.append(own_scores(cfg.get("scores")))
     runs = [None] if choice is None else find_runs(choice)
     written, found = [], []
@@ -102,7 +103,8 @@ def _clip_judge(model: str, captions: list[str]) -> Judge:
     assert known is not None
 
     def judge(scene: TrainedScene) -> dict[str, float]:
-        prompt, texts, rows = str(scene.config.prompt), list(captions), known
+        # CLIP reads small letters alone: "A cat" is the caption "a cat".
+        prompt, texts, rows = str(scene.config.prompt).lower(), [caption.lower() for caption in captions], known
         if prompt not in texts:
             texts.append(prompt)
             own = clip.encode_text([prompt]).pooled
@@ -113,14 +115,14 @@ def _clip_judge(model: str, captions: list[str]) -> Judge:
     return judge
 
 
-def _t3bench_judge(model: str, export: ExportSettings) -> Judge:
-    """T3Bench's quality of the exported mesh, by ImageReward."""
+def _t3bench_judge(model: str, settings: Callable[[DictConfig], ExportSettings]) -> Judge:
+    """T3Bench's quality of the exported mesh, by ImageReward; `settings` are those of the mesh of a run."""
     reward = ImageReward.load(model)
     reward.to("cuda" if torch.cuda.is_available() else "cpu")
     device = next(reward.parameters()).device
 
     def judge(scene: TrainedScene) -> dict[str, float]:
-        mesh = extract_surface(scene.scene, scene.camera, export).mesh
+        mesh = extract_surface(scene.scene, scene.camera, settings(scene.config)).mesh
         prompt = str(scene.config.prompt)
         return {"t3bench_quality": quality(mesh, lambda rgb: reward(prompt, rgb.to(device)).cpu())}
 

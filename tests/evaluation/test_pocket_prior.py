@@ -132,6 +132,15 @@ def test_the_mode_writes_scores_and_images_of_the_packaged_weights(tmp_path, cap
     assert "| model among the nearest 1 of 4 |" in caplog.text
 
 
+def test_scores_without_objects_to_ask_about_are_left_out(tmp_path, caplog):
+    renders = write_set(tmp_path / "set", views=96, names=NAMES[:1])  # a ball has no front, its name a colour
+    with caplog.at_level("INFO"):
+        path = evaluate(tmp_path / "out", renders, "mode.nouns=1", "mode.steps=2", "mode.batch_size=4")
+    report = json.loads(path.read_text())
+    assert report["color"] == report["azimuth"] == {"asked": 0, "right": {}}
+    assert "colour" not in caplog.text and "nearest 1 of 1" in caplog.text
+
+
 def test_evidence_replaces_older_evidence_in_the_card(tmp_path):
     card = tmp_path / CARD_FILE
     card.write_text("# Weights\n")

@@ -3,10 +3,12 @@
 import errno
 import logging
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from dreamfusion.error import UserError
 from dreamfusion.mode import evaluate
@@ -44,3 +46,28 @@ def test_a_study_ends_with_the_means_over_the_runs_that_have_a_score(compose_con
     scores["d"] = OSError(errno.ENOSPC, "the disk is full", "d")
     with pytest.raises(OSError, match="the disk is full"):
         evaluate.run(compose_config("mode=evaluate", "study=s"), None, None, None)
+
+
+def test_the_prompt_is_a_caption_whatever_its_capitals(monkeypatch):
+    seen = []
+    clip = SimpleNamespace(to=lambda device: None, encode_text=lambda texts: SimpleNamespace(pooled=torch.eye(2)))
+    monkeypatch.setattr(evaluate, "ClipPrior", lambda *_: clip)
+    monkeypatch.setattr(evaluate, "clip_scores", lambda *given: seen.append(given[3:5]) or {})
+    judge = evaluate._clip_judge("model", ["a cat", "a Dog"])
+    judge(SimpleNamespace(scene=None, camera=None, config=SimpleNamespace(prompt="A dog")))
+    assert seen == [("a dog", ["a cat", "a dog"])]
+
+
+def test_the_mesh_that_is_judged_has_the_settings_of_its_run(compose_config, monkeypatch):
+    used = []
+    reward = torch.nn.Linear(1, 1)
+    monkeypatch.setattr(evaluate.ImageReward, "load", lambda model: reward)
+    monkeypatch.setattr(evaluate, "extract_surface", lambda scene, camera, export: used.append(export) or Surface())
+    monkeypatch.setattr(evaluate, "quality", lambda mesh, judge: 50.0)
+    judge = evaluate._t3bench_judge("model", partial(evaluate._mesh_settings, compose_config("mode=evaluate")))
+    judge(SimpleNamespace(scene=None, camera=None, config=compose_config("prompt=a cat", "export.resolution=40")))
+    assert used[0].resolution == 40
+
+
+class Surface:
+    mesh = None
