@@ -81,3 +81,17 @@ def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise TypeError(f"a schedule is made of finite numbers, got {value!r}")
     return float(value)
+
+
+def check_share(setting: str, value: ScheduleLike, example: float, positive: bool = False) -> None:
+    """Raises: ValueError: the value of a setting is not 0 to 1, or with `positive` above 0 and up to 1."""
+    found = schedule(value)
+    if not 0 <= found.lowest <= found.highest <= 1 or (positive and found.lowest == 0):
+        allowed = "above 0 and at most 1" if positive else "0 to 1"
+        raise ValueError(f"{setting} is {value}; it must be {allowed}: type {setting}={example}")
+
+
+def check_least(setting: str, value: float, least: float, example: float) -> None:
+    """Raises: ValueError: the value of a setting is below `least`."""
+    if not value >= least:
+        raise ValueError(f"{setting} is {value}; it must be at least {least}: type {setting}={example}")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dreamfusion.error import UserError
-from dreamfusion.schedule import ScheduleLike, schedule
+from dreamfusion.schedule import ScheduleLike, check_least, schedule
 from dreamfusion.types import Cameras
 
 Range = Sequence[float]  # [low, high]
@@ -44,10 +44,11 @@ class Orbit:
             raise ValueError(f"camera.uniform_area is {self.uniform_area}, expected a fraction in [0, 1]")
         if self.elevation[0] < -90 or self.elevation[1] > 90:
             raise ValueError(f"camera.elevation is {list(self.elevation)}; allowed are -90 to 90 degrees")
-        if self.distance[0] <= 0 or self.focal[0] <= 0:
-            raise ValueError(
-                f"camera.distance {list(self.distance)} and camera.focal {list(self.focal)} must be above 0"
-            )
+        for name in ("distance", "focal", "light_distance"):
+            if getattr(self, name)[0] <= 0:
+                raise ValueError(f"camera.{name} is {list(getattr(self, name))}; both ends must be above 0")
+        for name in ("position_jitter", "look_at_std", "up_std"):
+            check_least(f"camera.{name}", getattr(self, name), 0, 0.0)
         if self.views < 1:
             raise ValueError(f"camera.views is {self.views}; a step needs at least 1 camera")
         if self.group < 1 or self.views % self.group:

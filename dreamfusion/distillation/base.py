@@ -30,14 +30,6 @@ SAMPLINGS = ("random", "stratified")
 BEFORE = 1e-9  # of the run, before a point of a schedule where it may jump
 
 
-def check_share(name: str, value: ScheduleLike, example: float, positive: bool = False) -> None:
-    """Raises: ValueError: the setting `name` of a method is not 0 to 1, or with `positive` above 0 and up to 1."""
-    found = schedule(value)
-    if not 0 <= found.lowest <= found.highest <= 1 or (positive and found.lowest == 0):
-        allowed = "above 0 and at most 1" if positive else "0 to 1"
-        raise ValueError(f"distillation.{name} is {value}; it must be {allowed}: type distillation.{name}={example}")
-
-
 @dataclass(frozen=True, eq=False)
 class Step:
     """One distillation step on B views."""

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from dreamfusion.diffusion.parameterization import alpha_sigma, noise_from_clean
-from dreamfusion.distillation.base import Step, check_share
+from dreamfusion.distillation.base import Step
 from dreamfusion.distillation.inversion import inverted
 from dreamfusion.distillation.sds import SDS
-from dreamfusion.schedule import ScheduleLike, schedule
+from dreamfusion.schedule import ScheduleLike, check_share, schedule
 
 
 class FlowDreamer(SDS):
@@ -32,8 +32,8 @@ class FlowDreamer(SDS):
             ValueError: a share is none.
         """
         super().__init__(**settings)
-        check_share("stride", stride, 0.3334, positive=True)
-        check_share("random_until", random_until, 0.18)
+        check_share("distillation.stride", stride, 0.3334, positive=True)
+        check_share("distillation.random_until", random_until, 0.18)
         self.inversion_scale, self.stride, self.random_until = schedule(inversion_scale), stride, random_until
 
     def perturb(self, step: Step) -> tuple[Tensor, Tensor]:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from dreamfusion.diffusion.ddim import ddim_step
 from dreamfusion.diffusion.parameterization import noise_from_clean
-from dreamfusion.distillation.base import Step, check_share
+from dreamfusion.distillation.base import Step
 from dreamfusion.distillation.inversion import inverted
 from dreamfusion.distillation.sds import SDS
 from dreamfusion.guidance.prior import empty_branch
-from dreamfusion.schedule import ScheduleLike, schedule
+from dreamfusion.schedule import ScheduleLike, check_share, schedule
 
 
 class ISM(SDS):
@@ -30,8 +30,8 @@ class ISM(SDS):
             ValueError: one of them is not a fraction.
         """
         super().__init__(**settings)
-        check_share("interval", interval, 0.05, positive=True)
-        check_share("stride", stride, 0.2, positive=True)
+        check_share("distillation.interval", interval, 0.05, positive=True)
+        check_share("distillation.stride", stride, 0.2, positive=True)
         self.interval, self.stride = schedule(interval), stride
 
     def perturb(self, step: Step) -> tuple[Tensor, Tensor]:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from dreamfusion.diffusion.ddim import ddim_step
 from dreamfusion.diffusion.parameterization import noise_from_clean
-from dreamfusion.distillation.base import Step, check_share
+from dreamfusion.distillation.base import Step
 from dreamfusion.distillation.inversion import inverted
 from dreamfusion.distillation.sds import SDS
-from dreamfusion.schedule import ScheduleLike, schedule
+from dreamfusion.schedule import ScheduleLike, check_share, schedule
 
 
 class SDI(SDS):
@@ -37,8 +37,8 @@ class SDI(SDS):
             ValueError: `steps` is below 1, or a share is none.
         """
         super().__init__(**settings)
-        check_share("stride", stride, 0.1, positive=True)
-        check_share("eta", eta, 0.3)
+        check_share("distillation.stride", stride, 0.1, positive=True)
+        check_share("distillation.eta", eta, 0.3)
         if steps < 1:
             raise ValueError(f"distillation.steps is {steps}; it must be 1 or more")
         self.inversion_scale = None if inversion_scale is None else schedule(inversion_scale)

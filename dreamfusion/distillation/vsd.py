@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from dreamfusion.diffusion.parameterization import noise_difference
-from dreamfusion.distillation.base import Distillation, Step, check_share
+from dreamfusion.distillation.base import Distillation, Step
 from dreamfusion.distillation.weighting import min_snr
 from dreamfusion.guidance.prior import Adaptable, text_branch
 from dreamfusion.randomness import chance
+from dreamfusion.schedule import check_share
 
 
 class VSD(Distillation):
@@ -30,7 +31,7 @@ class VSD(Distillation):
             ValueError: the prior cannot be adapted, or a setting is out of range.
         """
         super().__init__(**settings)
-        check_share("camera_dropout", camera_dropout, 0.1)
+        check_share("distillation.camera_dropout", camera_dropout, 0.1)
         if learning_rate is not None and learning_rate <= 0:
             raise ValueError(f"distillation.learning_rate is {learning_rate}; it must be above 0, or null")
         if not isinstance(self.prior, Adaptable):

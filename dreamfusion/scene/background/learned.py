@@ -6,14 +6,23 @@ import torch
 from torch import Tensor, nn
 
 from dreamfusion.randomness import uniform
+from dreamfusion.schedule import check_least, check_share
 
 
 class LearnedBackground(nn.Module):
     """Colour from a positionally encoded direction by a small MLP; a random solid colour in some training views."""
 
     def __init__(self, frequencies: int, hidden: int, layers: int, random_share: float) -> None:
-        """`random_share`: fraction of training views with a random solid colour, which keeps the object opaque."""
+        """`random_share`: fraction of training views with a random solid colour, which keeps the object opaque.
+
+        Raises:
+            ValueError: a count below its least, or a share outside [0, 1].
+        """
         super().__init__()
+        check_least("background.frequencies", frequencies, 0, 4)
+        check_least("background.hidden", hidden, 1, 64)
+        check_least("background.layers", layers, 0, 2)
+        check_share("background.random_share", random_share, 0.5)
         self.random_share = random_share
         self.scales: Tensor
         self.register_buffer("scales", 2.0 ** torch.arange(frequencies), persistent=False)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamfusion.randomness import uniform
+from dreamfusion.schedule import check_share
 
 
 class ConstantBackground(nn.Module):
@@ -28,7 +29,15 @@ class RandomBackground(nn.Module):
     """White in the fraction `white` of views, any colour in `colored`, else grey; white in evaluation."""
 
     def __init__(self, white: float, colored: float) -> None:
+        """Raises: ValueError: a share outside [0, 1], or both together above 1."""
         super().__init__()
+        check_share("background.white", white, 0.35)
+        check_share("background.colored", colored, 0.0)
+        if white + colored > 1:
+            raise ValueError(
+                f"background.white is {white} and background.colored {colored}, together above 1; type "
+                "background.white=0.35 background.colored=0"
+            )
         self.white, self.colored = white, colored
 
     def forward(self, directions: Tensor, views: int, generator: torch.Generator | None) -> Tensor:

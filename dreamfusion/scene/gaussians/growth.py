@@ -32,6 +32,9 @@ class Growth:
                 "0 to below 1: type scene.growth.every=0.05"
             )
 
+        if not self.split > 0:
+            raise ValueError(f"scene.growth.split is {self.split}; it must be above 0: type scene.growth.split=0.03")
+
     def due(self, step: int, progress: float) -> bool:
         """Whether the number changes after the backward pass of `step`, at `progress` of the run in [0, 1]."""
         if not self.every or not 0 < progress <= 1:

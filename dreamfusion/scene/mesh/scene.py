@@ -59,6 +59,11 @@ class MeshScene(Scene):
             raise ValueError(f"scene.resolution is {resolution}; it is 8 to 256 cells a side: type scene.resolution=96")
         if learn not in ("geometry", "appearance", "both"):
             raise ValueError(f"scene.learn is {learn}; type scene.learn=geometry, appearance or both")
+        if not 0 < sphere < field.radius:
+            raise ValueError(
+                f"scene.sphere is {sphere}; it must be above 0 and below {field.radius}, the radius of the scene: type "
+                "scene.sphere=0.5"
+            )
         self.field, self.background, self.radius = field, background, field.radius
         self.cell, self.learn, self.given_shape = 2 * field.radius / resolution, learn, learn == "appearance"
         line = (torch.arange(resolution + 1) / resolution * 2 - 1) * field.radius

@@ -8,6 +8,7 @@ from dreamfusion.ops.march import march
 from dreamfusion.randomness import uniform
 from dreamfusion.scene.nerf.field import Field, check_radius
 from dreamfusion.scene.nerf.renderer import Renderer
+from dreamfusion.schedule import check_least, check_share
 from dreamfusion.types import RayBundle, RaySamples
 
 
@@ -46,6 +47,9 @@ class OccupancyRenderer(Renderer):
             raise ValueError(
                 f"renderer.resolution is {resolution}, renderer.update_every {update_every}; both must be at least 1"
             )
+        check_share("renderer.threshold", threshold, 0.01)
+        check_share("renderer.decay", decay, 0.5)
+        check_least("renderer.warmup", warmup, 0, 128)
         self.radius, self.step, self.most_samples = radius, 2 * radius / steps, steps + 1
         self.threshold, self.decay, self.update_every, self.warmup = threshold, decay, update_every, warmup
         box = torch.tensor([-radius] * 3 + [radius] * 3)

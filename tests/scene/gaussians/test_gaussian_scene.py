@@ -314,6 +314,8 @@ def test_a_value_that_is_not_allowed_is_refused(settings, said):
         growth(every=-1)
     with pytest.raises(ValueError, match=r"until=-0.5"):
         growth(until=-0.5)
+    with pytest.raises(ValueError, match=r"type scene\.growth\.split=0.03"):
+        growth(split=0)
 
 
 def test_a_mesh_of_which_nothing_is_seen_is_refused():

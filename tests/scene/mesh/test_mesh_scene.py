@@ -170,7 +170,8 @@ def test_a_scene_loads_bit_for_bit_and_draws_the_same():
 
 
 def test_a_scene_without_a_surface_is_said_and_shows_the_background():
-    scene = make(sphere=-1.0)
+    scene = make()
+    torch.nn.init.constant_(scene.distance, 10.0)
     assert not scene.render(view()).opacity.any()
     with pytest.raises(UserError, match=r"the mesh has vanished.*optimizer\.learning_rates\.shape"):
         scene.render(view(), generator=torch.Generator())
@@ -178,7 +179,15 @@ def test_a_scene_without_a_surface_is_said_and_shows_the_background():
         extract_surface(scene, ORBIT, export_settings())
 
 
-@pytest.mark.parametrize(("settings", "said"), [({"resolution": 4}, "8 to 256"), ({"learn": "all"}, "geometry,")])
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"resolution": 4}, "8 to 256"),
+        ({"learn": "all"}, "geometry,"),
+        ({"sphere": -1}, "scene.sphere=0.5"),
+        ({"sphere": 9}, "scene.sphere=0.5"),
+    ],
+)
 def test_a_value_that_is_not_allowed_is_refused(settings, said):
     with pytest.raises(ValueError, match=said):
         make(**settings)
