@@ -8,9 +8,10 @@ noun phrase is its object, as in English compounds ("a cat shaped teapot"). Word
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 
+from dreamfusion.pocket.model.phrases import Phrase, place, share_colors, share_names
 from dreamfusion.pocket.model.reading import Reading, Thing
 from dreamfusion.pocket.model.words import (
     COMPOUND,
@@ -19,7 +20,6 @@ from dreamfusion.pocket.model.words import (
     LIKENESSES,
     MANY,
     MATERIALS,
-    OWN_COLOR,
     PAIRS,
     POSTURES,
     PRONOUNS,
@@ -29,7 +29,6 @@ from dreamfusion.pocket.model.words import (
     SYNONYMS,
     UNTIL_COMMA,
     WITH_ARTICLE,
-    WORN,
     color_of,
     colors_apart,
     number_of,
@@ -38,46 +37,10 @@ from dreamfusion.pocket.model.words import (
 
 MOST = 4  # objects of a prompt
 JOINTS = ("and", "&", ",")
-ALL = (["both"], ["all"])  # a colour after these words is that of all objects before
 NEAR = ("", "and", "left of", "right of")  # after another relation, unknown words are mostly a place: "in the sky"
 APOSTROPHES = {ord(sign): "'" for sign in "\u2018\u2019\u02bc"}  # as phones and text processors write them
 _WORD = re.compile(r"[\w'-]+|[,&]")
 VIEW = re.compile(r",?\s*\b(front|side|back|overhead) view\b")
-
-
-@dataclass
-class _Phrase:
-    """A noun phrase while it is read."""
-
-    relation: str = ""
-    name: str = ""
-    words: str = ""  # that stand for the name
-    color: str | None = None
-    color_word: str = ""
-    size: float = 1.0
-    size_word: str = ""
-    count: int = 1
-    number: str = ""  # the word for the count
-    pair: bool = False
-    article: str = ""
-    read_as: dict[str, str] = field(default_factory=dict)  # words -> known words
-    others: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)  # others that name nothing, whatever they are
-    closed: bool = False  # a word came after the name that no compound has
-    turned: str = ""  # how the object before stands to this one: "in" of "a box with a cat inside"
-    sealed: bool = False  # "of" came after the name: what follows says what it is made of
-
-    @property
-    def unshown(self) -> list[str]:
-        """Words to ignore if the phrase shows no object."""
-        words = (self.number, self.size_word, self.color_word, self.words, *self.others, *self.skipped)
-        return [word for word in words if word]
-
-    @property
-    def may_be_color(self) -> bool:
-        """Whether a colour here may be that of the object before: "a dog, red", not "a dog, an orange"."""
-        own = self.relation in OWN_COLOR and (self.relation != "on" or self.color in (None, self.color_word))
-        return own and not (self.name or self.article or self.number)
 
 
 class Reader:
@@ -121,7 +84,7 @@ class _Draft:
 
     def __init__(self, near: Callable[[str], str | None]) -> None:
         self._near = near
-        self._now, self._done = _Phrase(), list[_Phrase]()
+        self._now, self._done = Phrase(), list[Phrase]()
         self._read_as: dict[str, str] = {}
         self._guessed = False
         self._postures: list[str] = []  # words that count only if no relation follows
@@ -185,9 +148,9 @@ class _Draft:
         for phrase in self._done:
             if not phrase.name and phrase.others and phrase.relation in NEAR:
                 self._look_up(phrase, prompt if len(self._done) == 1 else "")
-        self._share_name()
-        self._give_colors()
-        self._place()
+        share_names(self._done)
+        share_colors(self._done)
+        place(self._done)
         named = sum(bool(phrase.name) for phrase in self._done)  # each shall be shown once
         for phrase in self._done:
             if not phrase.name or len(things) == MOST:
@@ -255,43 +218,6 @@ class _Draft:
         if said != color:
             now.read_as[said] = color
 
-    def _share_name(self) -> None:
-        """ "a red and a blue chair" are two chairs."""
-        for phrase, following in zip(self._done, self._done[1:], strict=False):
-            alone = phrase.color and not (phrase.name or phrase.others) and (phrase.article or phrase.number)
-            if alone and following.relation == "and" and following.name:
-                phrase.name, phrase.words = following.name, following.words
-
-    def _place(self) -> None:
-        """Give the objects the order and the relations that the arrangement knows."""
-        done = self._done
-        first, second = [*done, None, None][:2]
-        if first and second and first.name and second.name and second.turned:
-            done[:2] = second, first
-            first.relation, second.relation = second.turned, first.relation
-        if len(done) > 2 and done[1].relation == "between" and done[2].relation == "and":
-            done[:2] = done[1], done[0]
-            done[0].relation, done[1].relation = "", "and"
-        for phrase in done:
-            if phrase.relation == "between":
-                phrase.relation = "and"
-            elif phrase.relation in ("in", "with") and phrase.name in WORN:
-                phrase.relation = "wearing"
-
-    def _give_colors(self) -> None:
-        """A phrase that is only a colour gives it to the object before it, if that has none."""
-        named: list[_Phrase] = []
-        for phrase in self._done:
-            if phrase.name:
-                named.append(phrase)
-            elif phrase.color and phrase.may_be_color and (not phrase.others or phrase.others in ALL):
-                colorless = [before for before in (named if phrase.others else named[-1:]) if before.color is None]
-                for before in colorless:
-                    before.color = phrase.color
-                if colorless:
-                    colorless[-1].read_as |= phrase.read_as
-                    phrase.color_word, phrase.others = "", []
-
     def _phrase_begins(self) -> None:
         """A determiner or number: what follows is another object, if there is one already."""
         if self._now.name and not self._now.sealed:
@@ -306,9 +232,9 @@ class _Draft:
             self._done[-1].turned = now.relation  # "with a cat inside", "and a lamp on it"
         elif now.relation not in ("", "and", ","):
             relation = now.relation  # nothing stood between two relations
-        self._now = _Phrase(relation=relation)
+        self._now = Phrase(relation=relation)
 
-    def _look_up(self, phrase: _Phrase, prompt: str) -> None:
+    def _look_up(self, phrase: Phrase, prompt: str) -> None:
         """Find the name that is most similar to the phrase's words together, to the last of them, or to the prompt."""
         together = " ".join(phrase.others)
         for said in dict.fromkeys((together, phrase.others[-1], prompt)):
