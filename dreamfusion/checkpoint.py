@@ -73,8 +73,10 @@ def load_scene(path: Path, device: torch.device | str = "cpu") -> TrainedScene:
     content = read_checkpoint(path)
     try:
         config = OmegaConf.create(content["config"])
-        # A copy: instantiating the scene resolves the groups that it refers to, in place.
-        scene, camera = instantiate(config.copy().scene), instantiate(config.camera)
+        settings = config.copy()  # instantiating the scene resolves the groups that it refers to, in place
+        if OmegaConf.select(settings, "field.precision") == "bfloat16":
+            settings.field.precision = "auto"  # this machine may have no such instructions
+        scene, camera = instantiate(settings.scene), instantiate(config.camera)
         if not isinstance(scene, Scene) or not isinstance(camera, Orbit):
             raise RuntimeError("its settings are not those of a scene and of cameras")
         scene.load_state_dict(scene_state(content))

@@ -64,6 +64,12 @@ def save(tmp_path):
     return write
 
 
+def test_a_scene_of_another_processor_s_precision_is_read(content, save, monkeypatch):
+    monkeypatch.setattr("dreamfusion.ops.precision.processor_bfloat16", lambda: False)
+    scene = load_scene(save(content | {"config": CONFIG | {"field": FIELD | {"precision": "bfloat16"}}}))
+    assert (scene.scene.field.precision, scene.config.field.precision) == ("float32", "bfloat16")
+
+
 def test_a_scene_is_rebuilt_from_its_checkpoint(content, save, tiny_field, cameras_at, tmp_path):
     scene = load_scene(save(content))
     assert (scene.step, scene.config.prompt, scene.run) == (42, "a cat", tmp_path / "run")

@@ -4,6 +4,8 @@ import os
 
 import torch
 
+from dreamfusion.error import UserError
+
 PRECISIONS = ("auto", "bfloat16", "float32")
 
 
@@ -24,15 +26,15 @@ def kernel_precision(choice: str) -> str:
 
     Raises:
         ValueError: if `choice` is not in PRECISIONS.
-        RuntimeError: for "bfloat16" on a processor without AVX512-BF16.
+        UserError: for "bfloat16" on a processor without AVX512-BF16.
     """
     if choice not in PRECISIONS:
         raise ValueError(f"precision is {choice!r}, allowed are {', '.join(PRECISIONS)}")
     # numba may be set to target another processor; compiling instructions that the target lacks never returns.
     has = processor_bfloat16() and not (os.environ.get("NUMBA_CPU_NAME") or os.environ.get("NUMBA_CPU_FEATURES"))
     if choice == "bfloat16" and not has:
-        raise RuntimeError(
-            "precision is 'bfloat16', but this processor, or the one that NUMBA_CPU_NAME names, has no AVX512-BF16; "
-            "type 'auto' or 'float32'"
+        raise UserError(
+            "field.precision is bfloat16, but this processor, or the one that NUMBA_CPU_NAME names, lacks AVX512-BF16; "
+            "type field.precision=auto"
         )
     return "bfloat16" if has and choice != "float32" else "float32"

@@ -6,6 +6,7 @@ import pytest
 import torch
 from options import available
 
+from dreamfusion.error import UserError
 from dreamfusion.ops import precision
 from dreamfusion.ops.hash_field import hash_field
 from dreamfusion.ops.hash_field.reference import hash_field as composed
@@ -132,7 +133,7 @@ def test_bfloat16_is_refused_without_processor_support_and_auto_uses_it_with_sup
         with monkeypatch.context() as m:
             m.setenv("NUMBA_CPU_NAME", "generic")
             assert precision.kernel_precision("auto") == "float32"
-    with pytest.raises(RuntimeError, match="no AVX512-BF16; type 'auto' or 'float32'"):
+    with pytest.raises(UserError, match=r"lacks AVX512-BF16; type field\.precision=auto"):
         hash_field(positions, *parameters, SMALL, precision="bfloat16")
 
 

@@ -51,7 +51,7 @@ class HashGridField(Field):
         Raises:
             ValueError: a length or a number of units that is not above 0, a share outside (0, 1], or an unknown
                 precision.
-            RuntimeError: the processor does not support the precision.
+            UserError: the processor does not support the precision.
         """
         super().__init__()
         check_radius("field.radius", radius)
