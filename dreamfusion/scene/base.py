@@ -30,6 +30,7 @@ class Scene(nn.Module):
     """A differentiable 3D representation inside the ball of `radius` scene units around the origin."""
 
     radius: float
+    draws_whole = False  # whether rendering some rows of an image takes as long, and as much memory, as all of them
     given_shape = False  # not trained: an export keeps its lumps
     background: nn.Module  # directions (R, 3), number of views, generator or None -> colours (R, 3)
 

@@ -95,9 +95,8 @@ def strips(
     The cameras may be on the CPU, wherever the scene is.
     """
     cameras = cameras.to(scene.device)
-    rows = max(
-        1, strip_bytes(scene.device) // (scene.bytes_per_ray(with_normal or shading.needs_normal) * cameras.width)
-    )
+    line = scene.bytes_per_ray(with_normal or shading.needs_normal) * cameras.width
+    rows = cameras.height if scene.draws_whole else max(1, strip_bytes(scene.device) // line)
     for view in range(len(cameras)):
         for top in range(0, cameras.height, rows):
             part = slice(top, min(top + rows, cameras.height))

@@ -68,7 +68,8 @@ def render_frame(
 
     Draws no random numbers and leaves the scene unchanged, so that viewing does not affect training.
     """
-    rows = max(1, (RAYS if scene.device.type == "cpu" else RAYS_OF_A_GPU) // camera.width)
+    rays = RAYS if scene.device.type == "cpu" else RAYS_OF_A_GPU
+    rows = camera.height if scene.draws_whole else max(1, rays // camera.width)
     strips: list[Tensor] = []  # (5, rows, W): colour, opacity, depth along the ray
     for top in range(0, camera.height, rows):
         if top > 0 and is_stale is not None and is_stale():

@@ -17,8 +17,9 @@ from dreamfusion.scene.background.learned import LearnedBackground
 from dreamfusion.scene.nerf.occupancy import OccupancyRenderer
 from dreamfusion.scene.nerf.scene import NeRF
 from dreamfusion.scene.nerf.stratified import StratifiedRenderer
-from dreamfusion.scene.shading import LAMBERTIAN
+from dreamfusion.scene.shading import ALBEDO, LAMBERTIAN
 from dreamfusion.training.callbacks import Previews
+from dreamfusion.view.frame import render_frame
 
 ORBIT = option("camera/orbit")
 BOUND = 12_000_000
@@ -118,3 +119,17 @@ def test_a_scene_of_ones_own_has_a_bound_without_naming_one():
     from dreamfusion.scene.base import Scene
 
     assert Scene.bytes_per_ray(None, with_normal=True) > 0
+
+
+@pytest.mark.parametrize("choice", ["mesh", "gaussians"])
+def test_what_is_drawn_whole_is_drawn_once(choice, compose_config, monkeypatch):
+    from hydra.utils import instantiate
+
+    scene = instantiate(compose_config(f"scene={choice}", "guidance=sd").scene)
+    drawn, render = [], type(scene).render
+    monkeypatch.setattr(type(scene), "render", lambda *given, **named: drawn.append(1) or render(*given, **named))
+    monkeypatch.setattr(picture, "STRIP", 1)
+    camera = ORBIT.view(torch.zeros(1), 15.0, 32, 48)
+    picture.render_picture(scene, camera)
+    render_frame(scene, camera, ALBEDO)
+    assert len(drawn) == 2

@@ -27,7 +27,6 @@ from dreamfusion.scene.nerf.stratified import StratifiedRenderer
 from dreamfusion.scene.shading import ALBEDO, Shading
 from dreamfusion.types import Cameras, FieldOutput, Gaussians, RayBundle, RenderOutput
 
-PIXEL_BYTES = 1024  # of a render without gradient
 NEIGHBOURS = 3  # whose mean distance is the first scale (Kerbl et al. 2023)
 SOLID, OVERLAP = 0.9, 0.7  # of a start: opacity; scales in distances of neighbours, which close the surface
 FINEST = 512  # cells a side of the lattice that thins the points of a start
@@ -38,6 +37,7 @@ EMPTY = 1e-3  # opacity that a pixel without a surface lends to the middle of th
 class GaussianScene(Scene):
     """The first `count` rows of the parameters are Gaussians; the others wait, with moments of 0."""
 
+    draws_whole = True
     count: Tensor  # () int64
     pull: Tensor  # (M,) sum of the gradients on the screen since the last change of the number
     views: Tensor  # (M,) number of views in the sum
@@ -179,9 +179,6 @@ class GaussianScene(Scene):
             depth=image(depth),
             normal=None if normal is None else image(opacity * normal),
         )
-
-    def bytes_per_ray(self, with_normal: bool) -> int:
-        return PIXEL_BYTES
 
     def parameter_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
         return {

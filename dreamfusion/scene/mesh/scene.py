@@ -22,7 +22,6 @@ from dreamfusion.scene.nerf.field import Field
 from dreamfusion.scene.shading import ALBEDO, Shading
 from dreamfusion.types import Cameras, FieldOutput, Mesh, RenderOutput
 
-PIXEL_BYTES = 4096  # of a render without gradient, most of it in the field's torch reference
 MARGIN = 2  # cells between the surface and the scene's ball
 
 
@@ -39,6 +38,7 @@ class MeshRender(RenderOutput):
 class MeshScene(Scene):
     """A closed surface inside the ball of the field, which gives its colours."""
 
+    draws_whole = True
     least: Tensor  # (N + 1, N + 1, N + 1) smallest distances, cells: they keep the surface inside the ball
 
     def __init__(
@@ -136,9 +136,6 @@ class MeshScene(Scene):
             edges=edges,
             slope=lattice_gradient(self.distance, cells),
         )
-
-    def bytes_per_ray(self, with_normal: bool) -> int:
-        return PIXEL_BYTES
 
     def parameter_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
         """`shape`: distances and offsets; `table` and `network` as a NeRF's."""
