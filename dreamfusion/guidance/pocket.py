@@ -176,7 +176,8 @@ class PocketPrior(PixelSpace, AdaptablePrior):
             raise GuidanceError(f'the weights in {self._folder} have no codes to fit a picture; type prompt="a cat"')
         texts = self.text_encoder([with_article(name) for name in volume.vocabulary])
         rows = torch.tensor([volume.vocabulary.index(name) for name in volume.names], device=texts.states.device)
-        return nearest_model(volume, sentence_features(texts.states, texts.mask)[rows], picture, azimuth, elevation)
+        sentences = sentence_features(texts.states, texts.mask)[rows].to(volume.codes)
+        return nearest_model(volume, sentences, picture.to(sentences), azimuth, elevation)
 
     @property
     def _network(self) -> Any:

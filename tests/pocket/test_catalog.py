@@ -79,13 +79,15 @@ def test_a_folder_is_a_library_with_optional_captions(tmp_path):
     bear, fox = read_catalog(tmp_path)
     assert (bear.name, bear.tags, bear.creator, bear.license) == ("big bear", ("animal",), "Me", "CC0")
     assert (fox.name, fox.archive) == ("red fox", None)
+    (tmp_path / "captions.csv").write_text('\ufefffile;name;tags\ndeep/b.obj;Big Bear;"Animal, bear"\n')
+    assert read_catalog(tmp_path)[0].tags == ("animal", "bear")
 
 
 def test_captions_of_a_missing_file_or_without_names_are_errors(tmp_path):
     (tmp_path / "captions.csv").write_text("file,name\ngone.glb,fox\n")
     with pytest.raises(ValueError, match=r"lists 'gone.glb' \(one of 1\), which is not in"):
         read_catalog(tmp_path)
-    (tmp_path / "captions.csv").write_text("file;name\n")
+    (tmp_path / "captions.csv").write_text("file,title\n")
     with pytest.raises(ValueError, match="file and name are required"):
         read_catalog(tmp_path)
 

@@ -185,7 +185,9 @@ def _parse_rotation(text: str | None) -> Rotation | None:
 
 
 def _read_folder(folder: Path) -> list[Item]:
-    """Items of all .glb and .obj files below the folder; optional captions.csv (file,name,tags,creator,license)."""
+    """Items of all .glb and .obj files below the folder; optional captions.csv (file,name,tags,creator,license),
+    also with the semicolons that Excel writes in many countries.
+    """
     captions: dict[str, dict[str, str]] = {}
     table = folder / _CAPTIONS
     if table.is_file():
@@ -193,7 +195,9 @@ def _read_folder(folder: Path) -> list[Item]:
             raise ValueError(f"{table} is larger than {LARGEST_FILE >> 20} MiB")
         try:
             with table.open(newline="", encoding="utf-8-sig") as lines:  # Excel writes a byte order mark
-                reader = csv.DictReader(lines)
+                header = lines.readline()
+                lines.seek(0)
+                reader = csv.DictReader(lines, delimiter=";" if header.count(";") > header.count(",") else ",")
                 columns, rows = reader.fieldnames or (), list(reader)
         except (csv.Error, UnicodeDecodeError) as error:
             raise ValueError(f"{table} is no table in UTF-8: {error}") from error
