@@ -30,10 +30,11 @@ def test_a_recipe_or_published_numbers_bring_no_term_of_ours(compose_config):
         assert (weights.depth_variance, weights.smoothness) == (0, 0), chosen
 
 
-@pytest.mark.parametrize("guidance", ["pocket", "sd", "sdxl", "sd3", "deepfloyd", "mvdream"])
+@pytest.mark.parametrize("guidance", ["pocket", "sd", "sdxl", "sd3", "deepfloyd", "mvdream", "zero123", "clip"])
 @pytest.mark.parametrize("scene", ["mesh", "gaussians"])
 def test_scenes_without_rays_have_no_term_of_a_nerf_with_any_recipe(scene, guidance, compose_config):
-    assert compose_config("prompt=x", f"scene={scene}", f"guidance={guidance}").system.regularizer.orientation == 0
+    terms = compose_config("prompt=x", f"scene={scene}", f"guidance={guidance}").system.regularizer
+    assert (terms.orientation, terms.opacity, terms.entropy) == (0, 0, 0)
     stage = second_stage(compose_config("prompt=x", "experiment=refine", f"guidance={guidance}"), Path("last.ckpt"))
     assert stage.system.regularizer.orientation == 0
 
