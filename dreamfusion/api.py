@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from dreamfusion.cli.console import filter_messages
 from dreamfusion.cli.folders import with_search_path
@@ -26,6 +26,7 @@ from dreamfusion.untrusted import trust
 if TYPE_CHECKING:
     from dreamfusion.checkpoint import TrainedScene
 
+ELSEWHERE = ("checkpoint", "config", "study", "prompts.file")  # settings that `dream` does not take
 Folders: TypeAlias = str | Path | Sequence[str | Path] | None
 
 
@@ -120,6 +121,7 @@ def dream(
     from dreamfusion.runs.dream import Outputs
     from dreamfusion.runs.dream import dream as run
     from dreamfusion.runs.reference import described
+    from dreamfusion.runs.refine import refine
     from dreamfusion.training.notebook import LiveFigure
 
     texts = {"prompt": prompt, "image": image, "seed": seed, "trainer.max_steps": steps}
@@ -132,10 +134,14 @@ def dream(
         check_image(cfg)
         cfg = described(cfg)
     check(cfg)
+    if others := [name for name in ELSEWHERE if OmegaConf.select(cfg, name) is not None]:
+        raise UserError(f"{others[0]} belongs to the command line; dream makes a new run of one prompt: leave it out")
     name = moment()
     path = OUTPUTS / run_folder("train", cfg.prompt, None, name) if folder is None else Path(folder)
     outputs = Outputs(**{f.name: cfg.mode[f.name] for f in fields(Outputs)})
-    return Run(run(cfg, path, outputs, callbacks=[LiveFigure()] if live else ()))
+    done = run(cfg, path, outputs, callbacks=[LiveFigure()] if live else ())
+    refine(cfg, done, outputs)
+    return Run(done)
 
 
 def load_scene(run: Run | str | Path, config_dir: Folders = None, device: str = "cpu") -> "TrainedScene":

@@ -43,6 +43,8 @@ def test_settings_that_no_run_can_have_are_named(tmp_path):
         dreamfusion.dream("  ", folder=tmp_path)
     with pytest.raises(UserError, match=r"camera\.views is 0; a step needs at least 1 camera"):
         dreamfusion.dream("a cat", "camera.views=0", *QUICK, folder=tmp_path)
+    with pytest.raises(UserError, match=r"checkpoint belongs to the command line; dream makes a new run"):
+        dreamfusion.dream("a cat", "checkpoint=latest", *QUICK, folder=tmp_path)
     with pytest.raises(AttributeError, match="module 'dreamfusion' has no attribute 'nothing'"):
         dreamfusion.nothing  # noqa: B018
 
@@ -78,3 +80,15 @@ def test_the_notebook_runs_and_shows_a_training_and_a_mesh(tmp_path):
     assert sum("image/png" in output.data for output in shown) >= 2  # the live figure, and the mesh
     assert any("<video" in output.data.get("text/html", "") for output in shown)
     assert any("<iframe" in output.data.get("text/html", "") for output in shown)
+
+
+def test_a_second_stage_is_trained_from_python_too(tmp_path, monkeypatch):
+    stages = []
+    monkeypatch.setattr(
+        "dreamfusion.runs.dream.dream", lambda cfg, folder, *_, **__: write_result(CAT, folder) or folder
+    )
+    monkeypatch.setattr("dreamfusion.runs.refine.find_checkpoint", Path)
+    monkeypatch.setattr("dreamfusion.runs.refine.run_in_study", lambda cfg, folder, outputs: stages.append(folder))
+    monkeypatch.setattr("dreamfusion.runs.refine.compare", lambda folder: None)
+    run = dreamfusion.dream("a cat", "experiment=refine", folder=tmp_path)
+    assert stages == [run.folder / "refined"]

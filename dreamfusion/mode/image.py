@@ -67,7 +67,7 @@ def run(
     values = _start(prior, images, space, cfg.seed).to(device).requires_grad_()
     groups = [{"params": [values], "lr": learning_rate}, *distillation.parameter_groups()]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
-    shown = {round(steps * i / max(snapshots - 1, 1)) for i in range(snapshots)}
+    shown = {round(steps * (1 - i / max(snapshots - 1, 1))) for i in range(snapshots)}  # the last step in any case
     rows: list[Tensor] = []
     norms: list[float] = []
     for step in range(steps + 1):

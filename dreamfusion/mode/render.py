@@ -93,7 +93,7 @@ def _write_stills(
     for name in names:
         path = folder / f"{name}_{number:03d}.png"
         if name == "depth":
-            near, far = (sum(scene.camera.distance) / 2 + sign * scene.scene.radius for sign in (-1, 1))
+            near, far = (float(camera.distance) + sign * scene.scene.radius for sign in (-1, 1))
             write_depth(np.where(seen.opacity > VISIBLE, seen.depth, 0), path, near, far)
         else:
             color = surface_normals(camera, seen) * 0.5 + 0.5 if name == "normal" else seen.color

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from PIL import Image, ImageDraw, ImageFont
 
 from dreamfusion.checkpoint import TrainedScene, load_scene
-from dreamfusion.error import UserError, check_positive
+from dreamfusion.error import UserError, check_positive, typed
 from dreamfusion.image import contact_sheet, write_image
 from dreamfusion.report.studio import normal_picture
 from dreamfusion.report.turntable import LIGHTS, seen_around, turntable
@@ -36,6 +36,11 @@ def run(
         UserError: a row is not one of ROWS.
     """
     check_positive("mode", directions=directions, size=size)
+    path = Path(output)
+    if path.suffix != ".png":
+        raise UserError(
+            f"mode.output is {output}; the sheet is a PNG: type {typed('mode.output', path.with_suffix('.png'))}"
+        )
     if not rows or set(rows) - set(ROWS):
         raise UserError(f"mode.rows is {list(rows)}; type some of {', '.join(ROWS)}: mode.rows=[studio,opacity]")
     if (choice := run_choice(cfg)) is None:
@@ -46,7 +51,6 @@ def run(
     for scene in map(load_scene, found):
         name = str(scene.config.prompt) if choice is None else f"{scene.config.prompt}, {scene.run.name}"
         parts.append(labelled(name, around(scene, rows, directions, size, elevation)))
-    path = Path(output)
     write_image(np.concatenate(parts), path)
     log.info("%s", path)
     return path

@@ -53,7 +53,9 @@ def run(
     make = partial(make_truth, export=export, folder=Path(folder), renders=None if renders is None else Path(renders))
     index = Path(folder) / INDEX
     earlier = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
-    index_of: dict[str, dict[str, Any]] = {name: earlier[name] for name in wanted if name in earlier}
+    index_of: dict[str, dict[str, Any]] = {
+        name: about | ({"held_out": name in held_out} if name in wanted else {}) for name, about in earlier.items()
+    }
     tasks = [(name, items[models[name]], rendered.get(name)) for name in wanted if name not in index_of]
     for number, result in map_processes(make, tasks, workers, TIMEOUT):
         name, item, _ = tasks[number]
@@ -63,9 +65,13 @@ def run(
         origin = {"model": item.name, "creator": item.creator, "license": item.license, "source": item.source}
         index_of[name] = {**origin, "held_out": name in held_out, **result}
         log.info("%d of %d: %s, %s", number + 1, len(tasks), name, ", ".join(f"{k} {v}" for k, v in result.items()))
-        write_json(index, {name: index_of[name] for name in wanted if name in index_of})
+        write_json(index, index_of)
+    write_json(index, index_of)
     with replacing(Path(folder) / "ATTRIBUTION.md") as draft:
-        made = [items[models[name]] for name in wanted if name in index_of]
+        made = [
+            Subject(about["model"], (), "", about["creator"], about["license"], about["source"])
+            for about in index_of.values()
+        ]
         draft.write_text(attribution(made, "The 3D models of the laboratory's ground truth"), encoding="utf-8")
     return index
 

@@ -29,7 +29,7 @@ from dreamfusion.runs.names import relative_to_cwd
 from dreamfusion.signals import Stop
 from dreamfusion.training.assemble import user_errors
 from dreamfusion.view.callback import ViewCallback
-from dreamfusion.view.exports import Exports
+from dreamfusion.view.exports import Exports, failure
 from dreamfusion.view.mailbox import Action, Mailbox
 from dreamfusion.view.render_loop import RenderLoop
 from dreamfusion.view.window import Window
@@ -106,8 +106,8 @@ def export(scene: TrainedScene, settings: ExportSettings, window: Window, held: 
     try:
         with nullcontext() if held else locked(scene.run):
             exported = export_scene(scene, settings)
-    except (UserError, OSError, ImportError) as error:
-        return partial(window.notify, "no mesh", str(error))
+    except Exception as error:  # a look at the scene must not end its training
+        return partial(window.notify, "no mesh", failure(error))
     text = f"{exported.path}: {', '.join(describe(exported))}"
     with tempfile.TemporaryDirectory() as folder:  # GLB in scene units, whatever the exported format and size
         (path,) = write_mesh(exported.surface.mesh, Path(folder) / "mesh.glb")
@@ -174,5 +174,7 @@ def _check_single_run(cfg: DictConfig) -> None:
         raise UserError(
             f"prompt={cfg.prompt} begins a run, but checkpoint or run opens an existing one; type only one of them"
         )
+    if cfg.prompt is not None and cfg.get("refine") is not None:
+        raise UserError("mode=view trains one stage; leave out mode=view, and open the result: mode=view run=FOLDER")
     if cfg.prompt is not None and OmegaConf.select(cfg, "trainer.devices") not in (1, "auto"):
         raise UserError(f"trainer.devices is {cfg.trainer.devices}; mode=view trains in one process: trainer.devices=1")

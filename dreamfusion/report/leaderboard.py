@@ -16,6 +16,7 @@ from dreamfusion.report.template import encode_base64, write_html
 QUALITY = 80  # of the JPEG of a picture
 SIZE = 9.0, 3.0  # of the picture of the curves, in inches of 72 SVG units
 LINE = 0.17  # height of a line of its legend
+COLORS, DASHES = 10, ("-", "--", ":", "-.")  # of matplotlib, and styles of each ten lines
 LONGEST = 170  # characters of it
 
 
@@ -101,18 +102,26 @@ def draw_lines(curves: Mapping[str, Mapping[str, Line]]) -> str:
 
     with style():
         width, height = SIZE
-        lines_below = max(map(len, curves.values()))
+        lines_below = len({method for lines in curves.values() for method in lines})
         figure = Figure(figsize=(width, height + LINE * lines_below), layout="constrained")
         charts = figure.subplots(1, len(curves), squeeze=False)[0]
+        places = {
+            method: place for place, method in enumerate(dict.fromkeys(m for part in curves.values() for m in part))
+        }
+        drawn = {}
         for axes, (score, lines) in zip(charts, curves.items(), strict=True):
-            for line in lines.values():
-                axes.plot(line.seconds, line.values, marker="o", markersize=2.5, linewidth=1.5)
-            axes.set(title=score.replace("/", " ").replace("_", " "), xlabel="seconds of training")
+            for method, line in lines.items():
+                row, color = divmod(places[method], COLORS)
+                look = {"color": f"C{color}", "linestyle": DASHES[row % len(DASHES)], "marker": "o", "markersize": 2.5}
+                (drawn[method],) = axes.plot(line.seconds, line.values, linewidth=1.5, **look)
+            axes.set_title(score.replace("/", " ").replace("_", " "), color=GREY)
+            axes.set_xlabel("seconds of training", color=GREY)
             axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
             axes.tick_params(colors=GREY)
             axes.spines[:].set_color(GREY)
-        names = [textwrap.shorten(method, LONGEST, placeholder=" ...") for method in curves[score]]
-        legend = figure.legend(charts[-1].lines, names, fontsize=7, loc="outside lower left", frameon=False)
+        names = [textwrap.shorten(method, LONGEST, placeholder=" ...") for method in drawn]
+        look = {"fontsize": 7, "labelcolor": GREY, "frameon": False}
+        legend = figure.legend(list(drawn.values()), names, loc="outside lower left", **look)
         for text in legend.get_texts():
             text.set_parse_math(False)  # a setting may contain $
         svg = to_svg(figure)

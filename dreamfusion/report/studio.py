@@ -98,6 +98,8 @@ def surface_normals(camera: Cameras, seen: Picture) -> np.ndarray:
     Unlike the gradient of a density that was never lit, they are smooth: the depth is blurred by NORMAL_BLUR.
     """
     visible = seen.opacity > VISIBLE
+    if min(visible.shape) < 2:  # of a minimised window: no neighbours
+        return np.zeros((*visible.shape, 3), np.float32)
     points = _points(camera, _blurred(seen.depth, visible, NORMAL_BLUR * camera.height)).numpy()
     down, right = np.gradient(points, axis=(0, 1))
     normal = np.cross(down, right)

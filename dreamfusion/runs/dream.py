@@ -46,6 +46,7 @@ from dreamfusion.runs.resume import load_weights, usable_checkpoint
 from dreamfusion.runs.scores import Judge, own_scores
 from dreamfusion.runs.settings import run_settings
 from dreamfusion.runs.study import EXPERIMENT
+from dreamfusion.runs.summary import add_to_summary
 from dreamfusion.training.assemble import assemble, built, callbacks_of, lightning_errors, loggers_of, user_errors
 from dreamfusion.training.callbacks import Checkpoints, Previews, StopOnInterrupt, Stopwatch
 from dreamfusion.training.loggers import close
@@ -235,7 +236,9 @@ def _finish(
                 from dreamfusion.runs.evaluate import evaluate_run
 
                 figures |= scored("evaluation", partial(evaluate_run, scene, export))
-            figures |= judge(scene)
+            own = judge(scene)
+            add_to_summary(folder, own)
+            figures |= own
         except EmptyFieldError as error:
             pruned = _reason(error, pruners)
     elif failed is None:

@@ -28,7 +28,7 @@ def leaderboard(study: str, results: Sequence[Result], folder: Path, reference: 
 
     Args:
         results: of the finished runs and of those that failed, which are counted for each method.
-        reference: a part of the name of the row from which the others' differences are taken; None is the first row.
+        reference: words of the name of the row from which the others' differences are taken; None is the first row.
 
     Raises:
         UserError: not one row has `reference` in its name.
@@ -158,14 +158,17 @@ def _method(result: Result, names: Sequence[str]) -> str:
 
 
 def _row(reference: str | None, standings: Sequence[Standing]) -> str:
-    """The name of the row that `reference` is a part of."""
+    """The name of the row with all words of `reference`."""
     rows = [standing.method for standing in standings]
     if reference is None:
         return rows[0]
-    found = [row for row in rows if row == reference] or [row for row in rows if reference in row]
+    found = [row for row in rows if row == reference] or [
+        row for row in rows if all(word in row for word in reference.split())
+    ]
     if len(found) != 1:
         raise UserError(
-            f"mode.reference={reference} is a part of {len(found)} names, expected one; they are: " + "; ".join(rows)
+            f"mode.reference={reference}: {len(found)} rows have these words in their names, expected one; the names "
+            "are: " + "; ".join(rows)
         )
     return found[0]
 

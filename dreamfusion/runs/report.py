@@ -37,6 +37,7 @@ def report(study: str, studies: Path = STUDIES, logger: DictConfig | None = None
 def report_folder(study: str, folder: Path, logger: DictConfig | None = None, reference: str | None = None) -> Path:
     """The same for the runs in a folder, which `hydra.sweep.dir` may have placed anywhere."""
     results = ended(folder)
+    boards = leaderboard(study, results, folder, reference)  # first: the reference may be wrong
     rows = table(results, folder)
     with replacing(folder / "report.csv") as draft, draft.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([_inert(cell) for cell in row] for row in rows)
@@ -44,7 +45,7 @@ def report_folder(study: str, folder: Path, logger: DictConfig | None = None, re
     text = markdown(study, rows, [path.relative_to(folder) for path in unfinished(folder)], failures)
     with replacing(folder / "report.md") as draft:
         draft.write_text(text, encoding="utf-8")
-    files = [folder / "report.md", folder / "report.csv", *leaderboard(study, results, folder, reference)]
+    files = [folder / "report.md", folder / "report.csv", *boards]
     if shown := [run.path for run in results if not run.failed and (run.path / "config.yaml").is_file()]:
         try:
             gallery(shown, study, folder / "gallery.html")

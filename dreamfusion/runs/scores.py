@@ -10,13 +10,12 @@ from dreamfusion.checkpoint import TrainedScene
 from dreamfusion.error import UserError
 from dreamfusion.files import check_finite
 from dreamfusion.runs.results import COMPARED
-from dreamfusion.runs.summary import add_to_summary
 
 Judge = Callable[[TrainedScene], dict[str, float]]
 
 
 def own_scores(settings: Mapping[str, Any] | None) -> Judge:
-    """What measures all scores of the group `scores` and adds them to the summary of the scene's run.
+    """What measures all scores of the group `scores`.
 
     One that fails, or is not finite, is left out with a warning.
 
@@ -38,7 +37,6 @@ def own_scores(settings: Mapping[str, Any] | None) -> Judge:
         found: dict[str, float] = {}
         for name, measure in measures.items():
             found |= scored(name, partial(_finite, name, measure, scene))
-        add_to_summary(scene.run, found)
         return found
 
     return judge

@@ -127,11 +127,13 @@ class Stopwatch(L.Callback):
     @contextmanager
     def stopped(self) -> Iterator[None]:
         """Exclude what is done in this context, during the training, from the elapsed time."""
-        began = time.monotonic()
+        running = self._started is not None
+        self._before, self._started = self.seconds, None  # also for a checkpoint that is saved meanwhile
         try:
             yield
         finally:
-            self._before -= time.monotonic() - began
+            if running:
+                self._started = time.monotonic()
 
     def on_train_start(self, trainer: L.Trainer, system: L.LightningModule) -> None:
         self._started = time.monotonic()

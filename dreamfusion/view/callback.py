@@ -15,7 +15,7 @@ from dreamfusion.schedule import schedule
 from dreamfusion.system import DreamFusion
 from dreamfusion.training.callbacks import Checkpoints, StopOnInterrupt, Stopwatch
 from dreamfusion.training.progress import figures
-from dreamfusion.view.exports import Exports
+from dreamfusion.view.exports import Exports, failure
 from dreamfusion.view.mailbox import Mailbox
 from dreamfusion.view.render_loop import RenderLoop
 from dreamfusion.view.window import Window
@@ -82,7 +82,12 @@ class ViewCallback(L.Callback):
             return
         self.window.notify("saved", f"step {trainer.global_step}: {checkpoints.path}")
         if then is not None:
-            then(load_scene(checkpoints.path, trainer.strategy.root_device))
+            try:
+                scene = load_scene(checkpoints.path, trainer.strategy.root_device)
+            except Exception as error:  # such as a GPU without memory for a second scene
+                self.window.notify("no mesh", failure(error))
+                return
+            then(scene)
 
 
 def set_guidance_scale(system: DreamFusion, value: float) -> None:

@@ -1,12 +1,16 @@
 """Export meshes on a background thread, while rendering and training continue."""
 
+import logging
 import threading
 from collections.abc import Callable
 from functools import partial
 
 from dreamfusion.checkpoint import TrainedScene
+from dreamfusion.error import one_line, user_message
 from dreamfusion.view.mailbox import Action, Mailbox
 from dreamfusion.view.window import Window
+
+log = logging.getLogger(__name__)
 
 
 class Exports:
@@ -50,3 +54,11 @@ class Exports:
 
 def _raise(error: BaseException) -> None:
     raise error
+
+
+def failure(error: Exception) -> str:
+    """The sentence for the window; the traceback of a fault of the program goes to the log."""
+    said = user_message(error)
+    if said is None and not isinstance(error, ImportError):
+        log.error("the export failed", exc_info=error)
+    return said or one_line(f"{type(error).__name__}: {error}")

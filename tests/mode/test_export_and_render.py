@@ -7,17 +7,23 @@ import os
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
+import torch
 import trimesh
 from launched import PROMPT, files
 from omegaconf import OmegaConf
+from options import option
+from PIL import Image
 
 from dreamfusion.error import CheckpointError
+from dreamfusion.mode import render
 from dreamfusion.runs import find
 from dreamfusion.runs.find import find_runs
+from dreamfusion.scene.picture import render_picture
 
 
 @pytest.fixture
@@ -217,6 +223,8 @@ def test_the_gallery_shows_all_runs(copied, launch):
 def test_the_contact_sheet_shows_the_newest_run_of_a_prompt(copied, launch):
     folder, _ = copied
     (folder / "outputs" / "train" / "a-cats-hat-b-x-b").rename(folder / "outputs" / "train" / "a-cat")
+    ended = launch(folder, "mode=sheet", "mode.output=sheet.jpg")
+    assert "mode.output is sheet.jpg; the sheet is a PNG: type mode.output=sheet.png" in ended.text
     ended = launch(folder, "mode=sheet", "mode.prompts=[a cat]", "mode.directions=2", "mode.size=24")
     assert ended.status == 0, ended.text
     assert (folder / "outputs" / "contact_sheet.png").is_file()
@@ -259,3 +267,18 @@ def test_bad_settings_give_one_line(arguments, message, copied, launch):
     assert "Traceback" not in ended.text
     assert ended.text.startswith("error: ")
     assert message in ended.text
+
+
+def test_depths_of_relative_cameras_lie_between_near_and_far(ball, make_scene, tmp_path):
+    """mvdream's cameras have distances in units of the field of view."""
+    orbit = option("camera/multiview")
+    trained = SimpleNamespace(scene=make_scene(ball(density=60.0, size=0.6)).eval(), camera=orbit)
+    camera = orbit.view(torch.zeros(1), 0.0, 24, 24)
+    seen = render_picture(trained.scene, camera)
+    (path,) = render._write_stills(trained, camera, seen, tmp_path, 0, ["depth"])
+    with Image.open(path) as image:
+        values, near, far = np.asarray(image), float(image.text["near"]), float(image.text["far"])
+    distance = float(camera.distance)
+    assert (near, far) == pytest.approx((distance - 1, distance + 1), abs=1e-3)
+    front = near + values[values > 0].min() / 65535 * (far - near)
+    assert front == pytest.approx(distance - 0.6, abs=0.1)

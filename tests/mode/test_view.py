@@ -322,6 +322,7 @@ def test_an_exported_mesh_stores_its_scale(copied, launch):
         ),
         (["prompt=a cat", "study=pets"], "mode=view shows one run, without -m, study or prompts.file"),
         (["prompts.file=x.txt"], "mode=view shows one run, without -m, study or prompts.file"),
+        (["prompt=a cat", "experiment=refine"], "mode=view trains one stage; leave out mode=view"),
         (["prompt=a cat", "trainer.devices=2"], "trainer.devices is 2; mode=view trains in one process"),
         (["prompt=a cat", "seed=-1"], "seed is -1; it must be a whole number"),
         (["checkpoint=nowhere"], "no checkpoint at nowhere; type checkpoint=latest"),

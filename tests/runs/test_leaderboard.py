@@ -1,5 +1,6 @@
 """The leaderboard: medians and intervals of known numbers, and the page that shows them."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image
 from results import with_settings
 
 from dreamfusion.error import UserError
+from dreamfusion.report.leaderboard import Line, draw_lines
 from dreamfusion.runs.leaderboard import bootstrap, differences, progress
 from dreamfusion.runs.report import report
 from dreamfusion.runs.results import check_objective, write_result
@@ -146,8 +148,9 @@ def test_differences_are_of_runs_of_the_same_name_and_seed(tmp_path):
     assert text.splitlines()[-1].startswith("| distillation csd | **-2** (-2 to -2) | **+0.011** (0.01 to 0.012)")
     assert "<b>+0.011</b><small>0.01 to 0.012</small>" in page
     for reference, number in (("distillation", 2), ("vsd", 0)):
-        with pytest.raises(UserError, match=rf"mode.reference={reference} is a part of {number} names, expected one"):
+        with pytest.raises(UserError, match=rf"mode.reference={reference}: {number} rows have these words"):
             report("lab", tmp_path, reference=reference)
+    report("lab", tmp_path, reference="sds distillation")
 
 
 def test_a_study_without_true_scores_has_no_leaderboard(tmp_path):
@@ -162,3 +165,15 @@ def test_a_search_for_a_true_score_needs_the_evaluation():
         check_objective("fscore_1")
     with pytest.raises(UserError, match=r"objective is fscore; .* with mode.evaluate=true azimuth_error, chamfer"):
         check_objective("fscore", evaluate=True)
+
+
+def test_each_method_has_one_look_in_all_charts_and_no_other_has_it():
+    line = Line(np.arange(3.0), np.arange(3.0))
+    methods = [f"method {number}" for number in range(12)]
+    svg = draw_lines({"psnr": dict.fromkeys(methods, line), "ssim": dict.fromkeys(methods[5:], line)})
+    looks = re.findall(r'<path d="M[^"]*" clip-path="[^"]*" style="(fill: none; stroke[^"]*)"', svg)
+    drawn = [look for look in looks if "currentColor" not in look]
+    assert len(drawn) == 12 + 7 and len(set(drawn[:12])) == 12
+    assert drawn[12:] == drawn[5:12]
+    for text in re.findall(r"<text [^>]*>", svg):
+        assert "currentColor" in text, "black on the dark ground"

@@ -52,3 +52,17 @@ def test_scores_come_with_the_seconds_of_training_alone_every_few_steps_and_at_t
     assert stopwatch.seconds == 50
     assert [row["truth/silhouette_iou"] for _, row in rows] == [0, 0, 1]
     assert rows[0][1]["truth/psnr"] < 20 and rows[2][1]["truth/psnr"] == 100
+
+
+def test_a_checkpoint_during_a_pause_has_the_seconds_until_it(clock):
+    stopwatch = Stopwatch()
+    with stopwatch.stopped():
+        clock.seconds += 5  # before the training
+    assert stopwatch.seconds == 0
+    stopwatch.on_train_start(None, None)
+    clock.seconds += 7
+    with stopwatch.stopped():
+        clock.seconds += 1000
+        assert stopwatch.state_dict() == {"seconds": 7}
+    clock.seconds += 2
+    assert stopwatch.seconds == 9

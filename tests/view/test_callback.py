@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import lightning as L
 import numpy as np
 import pytest
+import torch
 from training import ORBIT, STEPS, assert_same, state, train
 
 from dreamfusion.camera.data import CameraStream
@@ -198,3 +199,21 @@ def press(window, label, value=None):
         handle._impl.value = value
     for callback in handle._impl.update_cb:
         callback(None)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), ZeroDivisionError("by chance")])
+def test_an_export_that_fails_does_not_end_the_training(error, train_with_window, window, monkeypatch):
+    notified = []
+
+    def fail(*_):
+        raise error
+
+    def visit(step, trainer, system):
+        if step == 2:
+            press(window, "export")
+
+    monkeypatch.setattr("dreamfusion.view.callback.load_scene", fail)
+    monkeypatch.setattr(window, "notify", lambda *words: notified.append(words))
+    train_with_window(visit, export=lambda scene: None)
+    title, reason = notified[-1]
+    assert title == "no mesh" and ("not enough memory" in reason or reason == "ZeroDivisionError: by chance")

@@ -91,3 +91,9 @@ def test_rendering_draws_no_random_numbers(scene):
     first, second = (render_frame(scene, FRONT.cameras(40), ALBEDO) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)
     np.testing.assert_array_equal(first.rgb, second.rgb)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 96), (96, 1)])
+def test_a_minimised_window_has_a_picture_in_the_light_of_the_studio(height, width, scene):
+    seen = render_frame(scene, FRONT.cameras(96).resized(height, width), STUDIO)
+    assert seen.rgb.shape == (height, width, 3)
