@@ -82,7 +82,9 @@ def test_a_single_row_is_that_of_the_end(launch, tmp_path):
     rows = []
     for snapshots in (1, 2):
         (tmp_path / str(snapshots)).mkdir()
-        folder, _ = made(launch, tmp_path / str(snapshots), "mode.steps=20", f"mode.snapshots={snapshots}")
+        folder, _ = made(
+            launch, tmp_path / str(snapshots), "prompt=red", "mode.steps=20", f"mode.snapshots={snapshots}"
+        )
         rows.append((colours(folder), json.loads((folder / "images.json").read_text())["diversity"]))
     np.testing.assert_array_equal(rows[0][0], rows[1][0])
     assert rows[0][1] == rows[1][1]
