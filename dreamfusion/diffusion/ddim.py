@@ -33,9 +33,10 @@ def ddim_invert(
     """The noisy images z_t at `timestep` (B,) whose deterministic samples are about `clean` (B, C, h, w).
 
     `clean` counts as z at timestep 0. Steps of `stride` timesteps, the last one shorter. The noise of a step is
-    predicted at the timestep where it ends, as in diffusers' DDIMInverseScheduler, which SDI uses: at timestep 0, the
-    noise of a network that predicts the image is its error over sigma, 8 instead of 1 for the pocket prior. `eta` > 0
-    adds noise of eta times the deviation of the DDPM posterior after each step (Lukoianov et al. 2024, SDI).
+    predicted at the timestep where it ends; the published codes of SDI and LucidDreamer predict where it begins. At
+    timestep 0, the noise of a network that predicts the image is its error over sigma, 8 instead of 1 for the pocket
+    prior. `eta` > 0 adds noise of eta times the deviation of the DDPM posterior after each step (Lukoianov et al. 2024,
+    SDI).
     """
     noisy, now = clean, torch.zeros_like(timestep)
     for step in range(1, -(-int(timestep.max()) // stride) + 1):

@@ -131,7 +131,10 @@ class Distillation(nn.Module):
         return alpha * clean + sigma * noise, clean
 
     def image_gradient(self, step: Step, denoised: Tensor) -> Tensor | None:
-        """Additional gradient d loss / d rgb (B, 3, H, W), divided by B, for methods with an image-space term."""
+        """Additional gradient d loss / d image (B, 3, h, h), divided by B, for methods with an image-space term.
+
+        `h` is any size: that of the render, or one to which the render is resized.
+        """
         return None
 
     def auxiliary_losses(self, step: Step) -> Mapping[str, Tensor]:
@@ -184,7 +187,7 @@ class Distillation(nn.Module):
             loss = (gradient * latents).sum()
             image_gradient = self.image_gradient(step, torch.where(finite, denoised, step.latents.detach()))
             if image_gradient is not None:
-                loss = loss + (image_gradient * rgb).sum()
+                loss = loss + (image_gradient * resize(rgb, image_gradient.shape[-1])).sum()
             auxiliary = self.auxiliary_losses(step)
             for own in auxiliary.values():
                 loss = loss + own
@@ -204,7 +207,11 @@ class Distillation(nn.Module):
         scale = self.guidance_scale(step.progress)
         denoised, text = guided(self.prior, noisy, step.timestep, step.conditioning, scale)
         if self.rescale > 0:
-            denoised = rescale_clean(denoised, text, self.rescale)
+            denoised = rescale_clean(denoised, text, self.rescale, self.prior.views)
+        return self.clipped(denoised)
+
+    def clipped(self, denoised: Tensor) -> Tensor:
+        """x0_hat after `clip`; of two that are subtracted, both are clipped, so that equal predictions cancel."""
         return denoised.clamp(-1, 1) if self.clip else denoised
 
     def draw_timestep(self, count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
@@ -239,12 +246,13 @@ class Distillation(nn.Module):
         return low, high
 
 
-def rescale_clean(guided: Tensor, text: Tensor, strength: float) -> Tensor:
+def rescale_clean(guided: Tensor, text: Tensor, strength: float, views: int = 1) -> Tensor:
     """Rescale the guided x0_hat to the standard deviation of the conditional one (Lin et al. 2023, Eq. 15-16).
 
-    Applied to x0_hat, as in MVDream's loss, not to the network's prediction; per image over channels and pixels.
+    Applied to x0_hat, as in MVDream's loss, not to the network's prediction; over channels, pixels, and `views`
+    consecutive images that are predicted together.
     """
-    dims = (1, 2, 3)
+    groups = [image.unflatten(0, (-1, views)) for image in (text, guided)]
+    wanted, own = (group.std((1, 2, 3, 4)).repeat_interleave(views)[:, None, None, None] for group in groups)
     # A constant image has deviation 0; the bound keeps the ratio finite.
-    ratio = text.std(dims, keepdim=True) / guided.std(dims, keepdim=True).clamp(min=1e-6)
-    return guided * (strength * ratio + (1 - strength))
+    return guided * (strength * wanted / own.clamp(min=1e-6) + (1 - strength))

@@ -1,7 +1,8 @@
 """HiFA (Zhu et al. 2024, arXiv 2305.18766, Eq. 6 to 9): SDS with a second residual in image space.
 
-The image term is image_weight w(t) (alpha / sigma) (rgb - decode(x0_hat)); its gradient does not pass through the
-encoder. The timestep falls with the square root of progress (`annealing=sqrt`).
+The image term is image_weight w(t) (alpha / sigma) (rgb - decode(x0_hat)) at the size of the decoded image, so that its
+weight does not depend on the size of the render; its gradient does not pass through the encoder. The timestep falls
+with the square root of progress (`annealing=sqrt`).
 """
 
 from typing import Any
@@ -26,6 +27,6 @@ class HiFA(SDS):
     def image_gradient(self, step: Step, denoised: Tensor) -> Tensor | None:
         """See `Distillation.image_gradient`."""
         alpha, sigma = alpha_sigma(step.abar)
-        target = resize(self.prior.decode(denoised), step.rgb.shape[-1])
-        residual = step.rgb.detach() - target
+        target = self.prior.decode(denoised)
+        residual = resize(step.rgb.detach(), target.shape[-1]) - target
         return self.image_weight * weight(self.weighting, step.abar) * alpha / sigma * residual / len(residual)

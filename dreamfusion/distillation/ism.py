@@ -40,4 +40,5 @@ class ISM(SDS):
         start = (step.timestep - round(self.interval(step.progress) * len(abar))).clamp(min=0)
         noisy = inverted(self.prior, step, start, None, self.stride, 0.0)
         (clean,) = self.prior.denoise(noisy, start, [empty_branch(step.conditioning)])
+        clean = self.clipped(clean)
         return ddim_step(clean, noise_from_clean(clean, noisy, abar[start]), step.abar), clean

@@ -46,7 +46,7 @@ class VSD(Distillation):
         denoised = self.guided(step, noisy)
         with torch.no_grad():
             rendered = self.adapted.denoise_adapted(noisy, step.timestep, text_branch(step.conditioning))
-        return noise_difference(denoised, rendered, step.abar), denoised
+        return noise_difference(denoised, self.clipped(rendered), step.abar), denoised
 
     def auxiliary_losses(self, step: Step) -> Mapping[str, Tensor]:
         """The adapter's loss on the renders at a timestep from all of [0, T)."""

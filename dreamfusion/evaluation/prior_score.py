@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dreamfusion.camera.orbit import Orbit, around
 from dreamfusion.diffusion.parameterization import alpha_sigma, noise_difference
-from dreamfusion.guidance.prior import ImageScorer, Prior, null_branch, text_branch
+from dreamfusion.guidance.prior import ImageScorer, Prior, empty_branch, text_branch
 from dreamfusion.image import resize
 from dreamfusion.scene.picture import render_views
 from dreamfusion.scene.shading import ALBEDO
@@ -45,10 +45,11 @@ def prior_score(system: DreamFusion, orbit: Orbit, views: int) -> float:
 def text_score(prior: Prior, rgb: Tensor, conditioning: Conditioning, levels: Sequence[float] = LEVELS) -> float:
     """The relative reduction of the unconditional prediction error by the text, over B images and noise levels.
 
-    score = 1 - sum ||eps_text - eps||^2 / sum ||eps_null - eps||^2, with ||eps_hat - eps|| = (alpha / sigma)
-    ||x0_hat - x||. 1: the text explains the images fully; 0: not at
-    all; negative: the text increases the error. The difference of the two errors estimates log p(x | text) - log p(x)
-    (Li et al. 2023, "Your Diffusion Model is Secretly a Zero-Shot Classifier", Eq. 6). CLIP's score is its mean cosine.
+    score = 1 - sum ||eps_text - eps||^2 / sum ||eps_empty - eps||^2, with ||eps_hat - eps|| = (alpha / sigma)
+    ||x0_hat - x||. 1: the text explains the images fully; 0: not at all; negative: the text increases the error. A
+    negative prompt plays no part, so that runs with and without one can be compared. The difference of the two errors
+    estimates log p(x | text) - log p(x) (Li et al. 2023, "Your Diffusion Model is Secretly a Zero-Shot Classifier",
+    Eq. 6). CLIP's score is its mean cosine.
 
     Args:
         prior: on the device of `rgb`.
@@ -62,7 +63,7 @@ def text_score(prior: Prior, rgb: Tensor, conditioning: Conditioning, levels: Se
     clean = torch.cat([prior.encode_image(images[part]) for part in parts])
     if isinstance(prior, ImageScorer):
         return float(prior.score(clean, conditioning).mean())
-    generator, branches = torch.Generator().manual_seed(SEED), [text_branch(conditioning), null_branch(conditioning)]
+    generator, branches = torch.Generator().manual_seed(SEED), [text_branch(conditioning), empty_branch(conditioning)]
     with_text = without = torch.zeros((), device=clean.device)
     for level in levels:
         timestep = torch.full((len(rgb),), int(level * len(prior.alphas_cumprod)), device=clean.device)
@@ -72,7 +73,7 @@ def text_score(prior: Prior, rgb: Tensor, conditioning: Conditioning, levels: Se
         noisy = alpha * clean + sigma * noise
         for part in parts:
             seen = [branch.rows(part) for branch in branches]
-            text, null = prior.denoise(noisy[part], timestep[part], seen)
+            text, empty = prior.denoise(noisy[part], timestep[part], seen)
             with_text = with_text + noise_difference(text, clean[part], abar[part]).square().sum()
-            without = without + noise_difference(null, clean[part], abar[part]).square().sum()
+            without = without + noise_difference(empty, clean[part], abar[part]).square().sum()
     return float(1 - with_text / without.clamp(min=1e-12))

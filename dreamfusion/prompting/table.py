@@ -4,12 +4,13 @@ Stages 2, 3 and 10 of the flow; `view_dependent.py` and `plain.py` are the strat
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from dreamfusion.error import UserError
 from dreamfusion.guidance.prior import Prior
 from dreamfusion.types import Cameras, Conditioning, Movable, TextEmbedding
 
@@ -31,9 +32,17 @@ class Prompting(ABC):
     """Map a prompt and cameras to the text of each view."""
 
     def __init__(self, negative: str | Sequence[str]) -> None:
-        """`negative`: text of the unconditional branch, or K texts; "" is plain classifier-free guidance."""
-        # Hydra parses negative=3 as a number.
-        self.negatives = [str(text) for text in negative] if isinstance(negative, list) else [str(negative)]
+        """`negative`: text of the unconditional branch, or K texts; "" is plain classifier-free guidance.
+
+        Raises:
+            ValueError: it has a text for each of other things than texts.
+        """
+        if isinstance(negative, Mapping):
+            raise ValueError(
+                f"prompting.negative is {dict(negative)}; texts by view need prompting=view_dependent: type one text"
+            )
+        several = isinstance(negative, Sequence) and not isinstance(negative, str)
+        self.negatives = [str(text) for text in (negative if several else [negative])]  # Hydra parses 3 as a number
 
     @abstractmethod
     def texts(self, prompt: str) -> list[str]:
@@ -47,6 +56,11 @@ class Prompting(ABC):
         """Encode all texts in one call, once a run; warn if the prompt is unknown to the prior."""
         prior.warn_if_unknown(prompt)
         texts = self.texts(prompt)
+        if len(self.negatives) not in (1, len(texts)):
+            raise UserError(
+                f"prompting.negative has {len(self.negatives)} texts; one is allowed, or one for each of the prompt's "
+                f"{len(texts)}: type 'prompting.negative=\"{', '.join(self.negatives)}\"'"
+            )
         empty = [""] if any(self.negatives) else []
         encoded = prior.encode_text([*texts, *self.negatives, *empty])
         index = torch.arange(len(encoded), device=encoded.states.device)

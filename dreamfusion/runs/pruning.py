@@ -83,8 +83,8 @@ def in_better_share(score: float, others: Sequence[float], keep: float, startup:
 
 
 def scores_of_other_runs(folder: Path, rung: float) -> list[float]:
-    """The scores of the study's other runs at a rung."""
-    runs = (path.parent for path in folder.parent.parent.glob(f"*/*/{RUNGS}"))
+    """The scores at a rung of the study's other runs of the same prompt: prompts differ more than settings do."""
+    runs = (path.parent for path in folder.parent.glob(f"*/{RUNGS}"))
     scores = (read_rungs(run).get(str(rung)) for run in runs if run != folder)
     return [score for score in scores if score is not None]
 

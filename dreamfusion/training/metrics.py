@@ -60,6 +60,7 @@ class Metrics(L.Callback):
     def __init__(self) -> None:
         self._norms, self._counts, self._means = torch.zeros(BUCKETS), torch.zeros(BUCKETS), Means()
         self._since, self._steps, self._peak = 0.0, 0, 0.0
+        self._own: set[str] = set()  # names of the system's figures, of which Lightning keeps the last value for ever
 
     def state_dict(self) -> dict[str, Any]:
         return {"norms": self._norms.cpu(), "counts": self._counts.cpu(), "means": self._means.state()}
@@ -79,7 +80,7 @@ class Metrics(L.Callback):
         if trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
         now, means = time.monotonic(), self._means.take()
-        others = {name: float(value) for name, value in trainer.callback_metrics.items() if name not in means}
+        others = {name: float(value) for name, value in trainer.callback_metrics.items() if name not in self._own}
         row = others | means | norms_by_timestep(self._norms, self._counts)
         row["speed/steps_per_second"] = self._steps / max(now - self._since, 1e-9)
         row["memory/peak_gib"] = self._peak
@@ -94,6 +95,7 @@ class Metrics(L.Callback):
         guidance = system.last_guidance
         assert guidance is not None
         self._means.add(system.last_figures)
+        self._own.update(system.last_figures)
         total = len(system.distillation.prior.alphas_cumprod)
         bucket = (guidance.timestep * BUCKETS // total).clamp(max=BUCKETS - 1)
         self._norms.index_add_(0, bucket, guidance.gradient_norm.detach().float())

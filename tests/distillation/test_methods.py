@@ -15,6 +15,7 @@ from dreamfusion.diffusion.parameterization import (
     flow_alphas_cumprod,
     noise_from_clean,
 )
+from dreamfusion.distillation.base import Step
 from dreamfusion.distillation.weighting import weight
 
 # All but the one that is no method of a diffusion model.
@@ -218,6 +219,31 @@ def test_hifa_adds_the_residual_between_the_images():
     w = weight(plain.weighting, prior.alphas_cumprod[AT : AT + 1]).item()
     expected = 0.5 * w * alpha / sigma * (rgb.detach() - (out.denoised / 2 + 0.5)) / 2
     torch.testing.assert_close(slopes[1] - slopes[0], expected, atol=1e-6, rtol=1e-4)
+
+
+def test_hifas_image_term_weighs_the_same_for_a_render_of_any_size():
+    prior, slopes = AdaptableGaussian(S), []
+    for size in (8, 16, 32):
+        level = torch.full((2, 1, 1, 1), 0.4, requires_grad=True)
+        method = make_method("hifa", prior, image_weight=0.5, min_timestep=0.4, max_timestep=0.4)
+        rgb = level.expand(2, 3, size, size)
+        method(rgb, conditioning([TEXT] * 2, [EMPTY] * 2), 0.0, seeded()).loss.backward()
+        slopes.append(level.grad.flatten())
+    torch.testing.assert_close(torch.stack(slopes), slopes[0].expand(3, 2), rtol=0.02, atol=1e-5)
+
+
+def test_ism_subtracts_estimates_of_one_range():
+    """Without guidance, and with the same text, both ends of the interval agree but for the interval."""
+    prior = AdaptableGaussian(S)
+    method = make_method("ism", prior, min_timestep=0.4, max_timestep=0.4, clip=True)
+    bright = torch.full((1, 3, 8, 8), 2.0)
+    _, clean = method.perturb(Step(bright, bright * 4, *a_time(prior), conditioning([TEXT], [EMPTY]), 0.0, seeded()))
+    assert clean.abs().max() == 1
+
+
+def a_time(prior):
+    t = torch.tensor([400])
+    return t, prior.alphas_cumprod[t]
 
 
 class Network(AdaptableGaussian):

@@ -255,6 +255,17 @@ def test_full_rescale_gives_the_guided_image_the_contrast_of_the_unguided_one():
     assert rescale_clean(torch.full_like(guided, 0.3), text, 1.0).isfinite().all()
 
 
+def test_views_that_are_predicted_together_are_rescaled_together():
+    """As in MVDream's loss: one factor for a group, which keeps the contrast between its views."""
+    text, guided = torch.randn(2, 4, 3, 8, 8, generator=seeded())
+    guided = guided * torch.tensor([1.0, 2.0, 3.0, 4.0]).view(4, 1, 1, 1)
+    factor = rescale_clean(guided, text, 1.0, views=2) / guided
+    for group in (factor[:2], factor[2:]):
+        torch.testing.assert_close(group, group[:1, :1, :1, :1].expand_as(group))
+    expected = text.view(2, -1).std(1) / guided.view(2, -1).std(1)
+    torch.testing.assert_close(factor[[0, 2], 0, 0, 0], expected)
+
+
 class Contrasting(GaussianPrior):
     """A text changes the contrast of the estimate, too: guidance adds contrast."""
 

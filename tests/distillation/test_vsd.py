@@ -100,3 +100,21 @@ def test_the_camera_is_left_out_of_a_share_of_the_adapters_training_and_never_of
         assert not branch.unconditional and timestep.tolist() == [AT]
         assert branch.text.states.flatten().tolist() == pytest.approx([TEXT])
     assert shares == [0.0, pytest.approx(0.3, abs=0.1), 1.0]
+
+
+class Bright(AdaptableGaussian):
+    """Both predictions leave [-1, 1]."""
+
+    def denoise(self, noisy, timestep, branches):
+        return tuple(one + 1.5 for one in super().denoise(noisy, timestep, branches))
+
+    def denoise_adapted(self, noisy, timestep, branch):
+        return self.denoise(noisy, timestep, [branch])[0]
+
+
+def test_equal_predictions_cancel_also_beyond_the_range_of_images():
+    method = make_method("vsd", Bright(S), guidance_scale=1.0, clip=True)
+
+    step = a_step(Bright(S), 2)
+    direction, denoised = method.direction(step, *method.perturb(step))
+    assert denoised.max() == 1 and not direction.any()

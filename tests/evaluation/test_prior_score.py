@@ -74,3 +74,11 @@ def test_a_prior_that_scores_images_by_itself_is_asked_for_the_mean_of_its_score
     seen = conditioning(prior, 2)
     images = torch.stack([torch.full((3, 8, 8), 0.6), torch.full((3, 8, 8), 1.0)])
     assert text_score(prior, images, seen) == pytest.approx((0.2 + 1.0) / 2)
+
+
+def test_a_negative_prompt_does_not_change_the_score(gaussian_prior, conditioning):
+    prior, images = gaussian_prior(), torch.rand(2, 3, 8, 8)
+    plain = conditioning(prior, 2)
+    other = prior.encode_text(["dark", "dark"])
+    with_negative = Conditioning(plain.text, other, plain.cameras, plain.negative)
+    assert text_score(prior, images, with_negative) == text_score(prior, images, plain)

@@ -54,7 +54,9 @@ def test_broken_figures_of_a_run_are_left_out(runs, tmp_path, text):
     (runs[1] / "summary.json").write_text(text)
     gallery(runs, "title", tmp_path / "gallery.html")
     assert "the a-dog" in (tmp_path / "gallery.html").read_text()
-    (runs[1] / RUNGS).write_text(text.replace("silhouette_iou", "0.25"))
+    other = runs[0].with_name("3")
+    other.mkdir()
+    (other / RUNGS).write_text(text.replace("silhouette_iou", "0.25"))
     assert scores_of_other_runs(runs[0], 0.25) == []
 
 

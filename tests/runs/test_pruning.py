@@ -35,8 +35,8 @@ def test_a_run_with_a_low_score_ends_at_the_rung_and_the_others_continue(tmp_pat
     step, pruner = trained(runs / "3", [0.1])
     assert (step, pruner.score) == (2, 0.1)
     assert pruner.reason == "its score at 0.25 of the run, 0.1000, is not in the better 50%"
-    assert trained(tmp_path / "study" / "a-dog" / "4", [0.7, 0.7])[0] == 8  # whatever the prompt
-    assert sorted(scores_of_other_runs(runs / "1", 0.25)) == [0.1, 0.6, 0.7]
+    assert trained(tmp_path / "study" / "a-dog" / "4", [0.05, 0.05])[0] == 8  # a harder prompt
+    assert sorted(scores_of_other_runs(runs / "1", 0.25)) == [0.1, 0.6]
     assert read_rungs(runs / "2") == {"0.25": 0.6, "0.5": 0.4}
 
 

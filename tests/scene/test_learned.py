@@ -19,6 +19,11 @@ def test_the_colour_depends_on_the_direction_only_and_has_gradients():
     assert all(parameter.grad.abs().max() > 0 for parameter in background.parameters())
 
 
+def test_without_hidden_layers_the_encoding_gives_the_colour():
+    background = LearnedBackground(frequencies=2, hidden=8, layers=0, random_share=0.0)
+    assert background(RAYS[:6], 2, None).shape == (6, 3)
+
+
 def test_the_positional_encoding_begins_at_the_published_octave():
     """The first layer sees the direction, sin(2^0 d), sin(2^1 d), cos(2^0 d), cos(2^1 d)."""
     background, seen = learned(), []

@@ -65,6 +65,14 @@ def test_a_row_has_the_figures_of_the_method(make_system, tmp_path):
     assert all(float(row["t"]) > 0 for row in found)
 
 
+def test_a_figure_that_ends_is_not_repeated(make_system, tmp_path):
+    """Lightning keeps the last value of a metric that is no longer logged."""
+    system = make_system()
+    system.distillation.figures = lambda step: {"early": 7.0} if step.progress < 0.5 else {}
+    found = rows(system, tmp_path, steps=6, every=1)
+    assert [row["early"] for row in found] == ["7.0"] * 3 + [""] * 3
+
+
 def test_a_resumed_run_has_the_same_means(make_system, tmp_path):
     for folder in ("whole", "parts"):
         (tmp_path / folder).mkdir()

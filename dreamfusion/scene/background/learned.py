@@ -30,7 +30,7 @@ class LearnedBackground(nn.Module):
         stack: list[nn.Module] = []
         for before, after in pairwise(widths):
             stack += [nn.Linear(before, after), nn.SiLU()]
-        self.network = nn.Sequential(*stack, nn.Linear(hidden, 3))
+        self.network = nn.Sequential(*stack, nn.Linear(widths[-1], 3))
 
     def forward(self, directions: Tensor, views: int, generator: torch.Generator | None) -> Tensor:
         """Ray directions (R, 3) of `views` views -> colours (R, 3)."""
