@@ -46,6 +46,7 @@ def write_robot(
     metadata: Mapping[str, str],
     density: float,
     concavity: float,
+    unlit: bool = False,
     decompose: Decompose = convex_parts,
 ) -> tuple[list[Path], float]:
     """Write mesh.urdf and mesh.xml (MJCF) beside the visual mesh, with the parts that collide as .stl files.
@@ -56,6 +57,7 @@ def write_robot(
         metadata: texts by name, for a comment.
         density: kg/m^3; mass and inertia are those of the closed mesh filled with it.
         concavity: see `convex_parts`.
+        unlit: the colours include the light: in MuJoCo they shine.
 
     Returns:
         The files written, and the mass in kg.
@@ -73,7 +75,7 @@ def write_robot(
     picture = next((path.name for path in visual if path.suffix == ".png"), None)
     head = f'<?xml version="1.0" encoding="utf-8"?>\n{xml_comment(metadata)}\n'
     contents[base.with_suffix(".urdf")] = (head + _urdf(solid, visual[0].name, names)).encode()
-    contents[base.with_suffix(".xml")] = (head + _mjcf(solid, visual[0].name, picture, names)).encode()
+    contents[base.with_suffix(".xml")] = (head + _mjcf(solid, visual[0].name, picture, names, unlit)).encode()
     for old in set(base.parent.glob(f"{base.stem}.part*.stl")) - contents.keys():  # of an export with more parts
         old.unlink()
     for path, content in contents.items():
@@ -94,16 +96,17 @@ def _urdf(solid: trimesh.Trimesh, visual: str, parts: Sequence[str]) -> str:
     )
 
 
-def _mjcf(solid: trimesh.Trimesh, visual: str, picture: str | None, parts: Sequence[str]) -> str:
+def _mjcf(solid: trimesh.Trimesh, visual: str, picture: str | None, parts: Sequence[str], unlit: bool) -> str:
     """One free body; the visual mesh is in group 2 and collides with nothing, the parts are in group 3."""
     i = solid.moment_inertia
     tensor = _numbers([i[0, 0], i[1, 1], i[2, 2], i[0, 1], i[0, 2], i[1, 2]])
     look = f'    <texture name="look" type="2d" file={quoteattr(picture or "")}/>\n' if picture else ""
+    shine = ' emission="1"' if unlit else ""
     assets = "".join(f'    <mesh name="part{n}" file={quoteattr(part)}/>\n' for n, part in enumerate(parts))
     geoms = "".join(f'      <geom type="mesh" mesh="part{n}" group="3"/>\n' for n in range(len(parts)))
     return (
         '<mujoco model="dreamfusion">\n  <asset>\n'
-        f'{look}    <material name="look"{" texture=" + quoteattr("look") if picture else ""}/>\n'
+        f'{look}    <material name="look"{" texture=" + quoteattr("look") if picture else ""}{shine}/>\n'
         f'    <mesh name="visual" file={quoteattr(visual)}/>\n{assets}  </asset>\n'
         '  <worldbody>\n    <body name="dreamfusion">\n      <freejoint/>\n'
         f'      <inertial pos="{_numbers(solid.center_mass)}" mass="{solid.mass:.9g}" fullinertia="{tensor}"/>\n'

@@ -76,12 +76,13 @@ def _model(
             f'<triangle v1="{a}" v2="{b}" v3="{c}" pid="1" p1="{i}" p2="{j}" p3="{k}"/>\n'
             for (a, b, c), (i, j, k) in zip(faces, of_vertex.reshape(-1)[corners], strict=True)
         )
+    default = ' pid="1" pindex="0"' if properties else ""  # required where triangles have properties
     return (
         f'{HEAD}<model unit="millimeter" xml:lang="en-US" xmlns="{CORE}" xmlns:m="{MATERIAL}">\n'
         + "".join(
             f'<metadata name="{name}">{escape(FORBIDDEN.sub("", text))}</metadata>\n' for name, text in about.items()
         )
-        + f'<resources>\n{properties}<object id="3" name="dreamfusion" type="model"><mesh>\n'
+        + f'<resources>\n{properties}<object id="3" name="dreamfusion" type="model"{default}><mesh>\n'
         f"<vertices>\n{points}</vertices>\n<triangles>\n{triangles}</triangles>\n"
         '</mesh></object>\n</resources>\n<build><item objectid="3"/></build>\n</model>\n'
     )

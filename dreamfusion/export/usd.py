@@ -21,6 +21,7 @@ def usdz(
     comment: str,
     roughness: float,
     double_sided: bool,
+    unlit: bool = False,
     up: str = "y",
 ) -> bytes:
     """The bytes of the file, in metres, with a UsdPreviewSurface.
@@ -32,6 +33,7 @@ def usdz(
         comment: text for the metadata of the scene.
         roughness: of the surface, 0 to 1.
         double_sided: draw the inside of the surface too.
+        unlit: the colours include the light: they shine.
         up: the axis that points up in `mesh`, y or z; the file says so, and readers turn it.
 
     Raises:
@@ -71,7 +73,8 @@ def usdz(
         if texture is not None:
             (Path(folder) / "texture.png").write_bytes(texture)
         material = UsdShade.Material.Define(stage, f"/{NAME}/material")
-        _surface(stage, material, "texture.png" if texture is not None else None, colors is not None, roughness)
+        image = "texture.png" if texture is not None else None
+        _surface(stage, material, image, colors is not None, roughness, unlit)
         UsdShade.MaterialBindingAPI.Apply(shape.GetPrim()).Bind(material)
         stage.GetRootLayer().Save()
         package = Path(folder) / f"{NAME}.usdz"
@@ -80,8 +83,10 @@ def usdz(
         return package.read_bytes()
 
 
-def _surface(stage: Any, material: Any, texture: str | None, vertex_colors: bool, roughness: float) -> None:
-    """Define a UsdPreviewSurface coloured by the texture, by vertex colours, or white."""
+def _surface(
+    stage: Any, material: Any, texture: str | None, vertex_colors: bool, roughness: float, unlit: bool
+) -> None:
+    """Define a UsdPreviewSurface coloured by the texture, by vertex colours, or white; an unlit one shines."""
     from pxr import Sdf, UsdShade
 
     def shader(name: str, kind: str) -> Any:
@@ -93,13 +98,17 @@ def _surface(stage: Any, material: Any, texture: str | None, vertex_colors: bool
     surface = shader("surface", "UsdPreviewSurface")
     surface.CreateInput("roughness", types.Float).Set(roughness)
     surface.CreateInput("metallic", types.Float).Set(0.0)
-    color = surface.CreateInput("diffuseColor", types.Color3f)
+    color = surface.CreateInput("emissiveColor" if unlit else "diffuseColor", types.Color3f)
+    if unlit:
+        surface.CreateInput("diffuseColor", types.Color3f).Set((0.0, 0.0, 0.0))
     material.CreateSurfaceOutput().ConnectToSource(surface.ConnectableAPI(), "surface")
     if texture is not None:
         reader = shader("uv", "UsdPrimvarReader_float2")
         reader.CreateInput("varname", types.String).Set("st")
         image = shader("texture", "UsdUVTexture")
         image.CreateInput("file", types.Asset).Set(texture)
+        for side in ("wrapS", "wrapT"):  # else black around the texture
+            image.CreateInput(side, types.Token).Set("clamp")
         image.CreateInput("sourceColorSpace", types.Token).Set("sRGB")
         reader.CreateOutput("result", types.Float2)
         image.CreateInput("st", types.Float2).ConnectToSource(reader.ConnectableAPI(), "result")

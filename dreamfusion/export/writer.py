@@ -27,6 +27,7 @@ from dreamfusion.image import linear_from_srgb
 from dreamfusion.types import Mesh
 
 MILLIMETRES = 1000.0  # in a metre
+LINEAR, MIPMAPS, CLAMP = 9729, 9987, 33071  # glTF 2.0, 5.26: filters of a sampler, and its wrapping at the edges
 ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963  # glTF 2.0, 5.11.5: targets of a buffer view
 
 
@@ -110,6 +111,9 @@ def _glb(mesh: Mesh, metadata: dict[str, str], finish: Finish, _: str) -> dict[s
         tree["bufferViews"][indices["bufferView"]]["target"] = ELEMENT_ARRAY_BUFFER
         tree["meshes"][0]["name"] = tree["nodes"][0]["name"] = "dreamfusion"  # object name in Blender
         tree["asset"] = {"version": "2.0", "generator": f"dreamfusion {__version__}", "extras": metadata}
+        for texture in tree.get("textures", ()):  # the default repeats
+            texture["sampler"] = 0
+            tree["samplers"] = [{"magFilter": LINEAR, "minFilter": MIPMAPS, "wrapS": CLAMP, "wrapT": CLAMP}]
         if finish.unlit:
             tree["materials"][0].setdefault("extensions", {})["KHR_materials_unlit"] = {}
             tree["extensionsUsed"] = ["KHR_materials_unlit"]
@@ -174,7 +178,8 @@ def _threemf(mesh: Mesh, metadata: dict[str, str], _: Finish, __: str) -> dict[s
 def _usdz(mesh: Mesh, metadata: dict[str, str], finish: Finish, _: str) -> dict[str, bytes]:
     colors = None if mesh.colors is None else linear_from_srgb(mesh.colors).astype(np.float32)
     comment = json.dumps({"generator": f"dreamfusion {__version__}", **metadata}, ensure_ascii=False, allow_nan=False)
-    return {"": usdz(mesh, colors, _png(mesh), comment, finish.roughness, finish.double_sided, metadata.get("up", "y"))}
+    looks = finish.roughness, finish.double_sided, finish.unlit
+    return {"": usdz(mesh, colors, _png(mesh), comment, *looks, metadata.get("up", "y"))}
 
 
 def _png(mesh: Mesh) -> bytes | None:

@@ -18,8 +18,11 @@ from dreamfusion.ops.rasterize import texel_faces
 from dreamfusion.types import Mesh
 
 Color = Callable[[Tensor, Tensor], Tensor]  # positions (N, 3), unit outward normals (N, 3) -> colours (N, 3) in [0, 1]
-PADDING = 4  # texels between charts: bilinear lookups and the first mip levels stay inside a chart
+PADDING = (
+    4  # texels between charts, and around all of them: bilinear lookups and the first mip levels stay inside a chart
+)
 SAMPLES = 2  # along each side of a texel
+BAND = 2**20  # samples that are taken at once, 150 bytes each
 CHARTS = 100  # fewest charts, by a limit on their area: smaller charts flatten faster and with less distortion
 COST = 4.0  # of adding a triangle, above which a new chart begins (xatlas: 2); lower values take many times longer
 
@@ -42,11 +45,25 @@ def bake_texture(mesh: Mesh, color: Color, size: int, chunk: int) -> Mesh:
     """
     flat = unwrap(mesh, size)
     assert flat.uv is not None
-    face, barycentric = texel_faces(flat.uv, flat.faces, size * SAMPLES)
+    mean, covered = np.zeros((size, size, 3), np.float32), np.zeros((size, size), bool)
+    rows = max(1, BAND // (size * SAMPLES**2))  # of texels
+    for top in range(0, size, rows):
+        band = slice(top, min(top + rows, size))
+        mean[band], covered[band] = _baked(flat, color, size, band, chunk)
+    return replace(flat, colors=None, texture=np.rint(_padded(mean, covered) * 255).astype(np.uint8))
+
+
+def _baked(flat: Mesh, color: Color, size: int, band: slice, chunk: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean colours (rows, size, 3) of a band of texels, and whether a chart covers each (rows, size)."""
+    assert flat.uv is not None
+    texels = (band.stop - band.start) * size
+    face, barycentric = texel_faces(
+        flat.uv, flat.faces, size * SAMPLES, band.start * SAMPLES, (band.stop - band.start) * SAMPLES
+    )
     row, column = np.nonzero(face >= 0)
     corners = flat.faces[face[row, column]]
     texel = (row // SAMPLES) * size + column // SAMPLES
-    sums, count = np.zeros((size * size, 3)), np.bincount(texel, minlength=size * size)
+    sums, count = np.zeros((texels, 3)), np.bincount(texel, minlength=texels)
     for start in range(0, len(texel), chunk):
         part = slice(start, start + chunk)
         weights = barycentric[part, :, None].astype(np.float32)
@@ -55,14 +72,13 @@ def bake_texture(mesh: Mesh, color: Color, size: int, chunk: int) -> Mesh:
         normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
         colors = _evaluate(color, positions, normals, chunk)
         for axis in range(3):
-            sums[:, axis] += np.bincount(texel[part], colors[:, axis], size * size)
+            sums[:, axis] += np.bincount(texel[part], colors[:, axis], texels)
     mean = sums / np.maximum(count, 1)[:, None]
-    filled = _padded(mean.reshape(size, size, 3), (count > 0).reshape(size, size))
-    return replace(flat, colors=None, texture=np.rint(filled * 255).astype(np.uint8))
+    return mean.reshape(-1, size, 3), (count > 0).reshape(-1, size)
 
 
 def unwrap(mesh: Mesh, size: int) -> Mesh:
-    """The mesh with `uv`: charts in the unit square, PADDING texels apart at a texture of `size` texels.
+    """The mesh with `uv`: charts in the unit square, PADDING texels apart, and from its border, at `size` texels.
 
     New vertices are copies of old ones, so shape and normals do not change.
     """
@@ -70,7 +86,8 @@ def unwrap(mesh: Mesh, size: int) -> Mesh:
     area = float(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2)
     charts, packing = xatlas.ChartOptions(), xatlas.PackOptions()
     charts.max_cost, charts.max_chart_area = COST, area / CHARTS
-    packing.resolution, packing.padding = size, PADDING
+    border = min(PADDING, size // 4)
+    packing.resolution, packing.padding = size - 2 * border, PADDING
     atlas = xatlas.Atlas()
     atlas.add_mesh(np.ascontiguousarray(mesh.vertices, np.float32), np.ascontiguousarray(mesh.faces, np.uint32))
     atlas.generate(charts, packing)
@@ -81,7 +98,7 @@ def unwrap(mesh: Mesh, size: int) -> Mesh:
         faces=faces.astype(np.int64),
         normals=None if mesh.normals is None else mesh.normals[old],
         colors=None if mesh.colors is None else mesh.colors[old],
-        uv=np.clip(uv, 0.0, 1.0).astype(np.float32),
+        uv=((np.clip(uv, 0.0, 1.0) * (size - 2 * border) + border) / size).astype(np.float32),
     )
 
 

@@ -83,7 +83,11 @@ def export_scene(scene: TrainedScene, export: ExportSettings) -> Exported:
         unused = f"export.texture={export.texture} is not used"
         log.info("export=%s has no texture, and %s: %s", export.format, UNTEXTURED[export.format], unused)
         export = replace(export, texture=0)
-    splats = splats_of(scene.scene) if export.format == SPLAT else None
+    head = {"prompt": str(scene.config.prompt), "seed": str(scene.config.seed), "steps": str(scene.step)}
+    if export.format == SPLAT:  # first: they need no surface
+        splats = splats_of(scene.scene)
+        write_ply(splats, scene.run / "splats.ply", head)
+        write_splat(splats, scene.run / "splats.splat")
     surface = extract_surface(scene.scene, scene.camera, export)  # logs its phases
     if export.format == ROBOT and not surface.watertight:
         raise UserError("export=urdf needs a closed surface for the mass, and this one is open; type export.faces=0")
@@ -92,19 +96,13 @@ def export_scene(scene: TrainedScene, export: ExportSettings) -> Exported:
         facts = print_facts(surface.mesh, surface.watertight)
     path = scene.run / mesh_file(export.format)
     metadata = {
-        "prompt": str(scene.config.prompt),
-        "seed": str(scene.config.seed),
-        "steps": str(scene.step),
+        **head,
         "threshold": "" if surface.threshold is None else f"{surface.threshold:.4g}",
         "threshold_iou": "" if surface.iou is None else f"{surface.iou:.4f}",
         "silhouette_iou": f"{metrics.iou:.4f}",
         "color_difference": f"{metrics.color_difference:.4f}",
         "watertight": str(surface.watertight).lower(),
     }
-    if splats is not None:
-        head = {name: metadata[name] for name in ("prompt", "seed", "steps")}
-        write_ply(splats, scene.run / "splats.ply", head)
-        write_splat(splats, scene.run / "splats.splat")
     finish = Finish(export.roughness, export.double_sided, unlit=export.lit)
     mesh = placed(surface.mesh, export.size, export.up)
     metres = longest_side(mesh) / longest_side(surface.mesh)
@@ -112,7 +110,7 @@ def export_scene(scene: TrainedScene, export: ExportSettings) -> Exported:
     written = write_mesh(mesh, path, metadata, finish)
     if export.format == ROBOT:
         with phase("parts"):
-            files, mass = write_robot(mesh, written, metadata, export.density, export.concavity)
+            files, mass = write_robot(mesh, written, metadata, export.density, export.concavity, export.lit)
         log.info("%s: convex parts: %d, %.3g kg", files[-2], len(files) - 2, mass)
     megabytes = sum(file.stat().st_size for file in written) / 1e6
     coarser: list[Path] = []

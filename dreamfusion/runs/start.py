@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 MESHES = (".glb", ".obj")
 RESOLUTION = 128  # of the surface of another scene: its details are for the training that follows
+PIECE, STANDING_PIECE = 0.01, 1.0  # of that surface, see conf/export/glb.yaml
 FILLED = 0.95  # of the scene's radius: farthest vertex of a mesh file
 
 
@@ -41,5 +42,7 @@ def mesh_of(trained: TrainedScene, export: ExportSettings) -> "RasterMesh":
     from dreamfusion.mesh.extract import extract_surface
     from dreamfusion.mesh.metrics import as_raster
 
-    plain = replace(export, resolution=RESOLUTION, faces=0, texture=0, lit=False)
+    # The format of the final file decides nothing here, such as a printed one, which has a single piece.
+    plain = replace(export, format="glb", resolution=RESOLUTION, faces=0, texture=0, lit=False, quads=False, levels=())
+    plain = replace(plain, min_piece=PIECE, min_standing_piece=STANDING_PIECE)
     return as_raster(extract_surface(trained.scene, trained.camera, plain).mesh)

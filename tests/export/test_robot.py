@@ -107,3 +107,9 @@ def test_mujoco_reads_both_descriptions_and_drops_the_body_on_its_feet(box, writ
         mujoco.mj_step(model, data)
     assert data.qpos[2] == pytest.approx(-0.05, abs=0.002)  # the box stood at 0 and fell by 0.05
     assert abs(data.qpos[3]) > 0.999  # upright
+
+
+def test_colours_that_include_the_light_shine_in_mujoco(box, written):
+    for unlit in (False, True):
+        files, _ = written(box, unlit=unlit)
+        assert ElementTree.parse(files[2]).find("asset/material").get("emission") == ("1" if unlit else None)

@@ -63,6 +63,8 @@ def test_each_corner_of_a_solid_has_the_display_color_of_its_vertex(cube, tmp_pa
     found = [[colors[int(t.get(p))] for p in ("p1", "p2", "p3")] for t in triangles]
     wanted = [["#{:02X}{:02X}{:02X}".format(*np.rint(vertices[v] * 0.255).astype(int)) for v in face] for face in faces]
     assert found == wanted
+    (thing,) = root.iter(f"{CORE}object")
+    assert (thing.get("pid"), thing.get("pindex")) == ("1", "0")  # required by the core specification
 
 
 def test_a_textured_solid_keeps_the_texture_and_its_places(textured, tmp_path):

@@ -195,6 +195,8 @@ def test_material_of_a_glb_follows_the_finish(textured: Mesh, tmp_path: Path) ->
     assert material["pbrMetallicRoughness"]["roughnessFactor"] == 0.25
     assert material["extensions"] == {"KHR_materials_unlit": {}}
     assert header["extensionsUsed"] == ["KHR_materials_unlit"]
+    sampler = header["samplers"][header["textures"][0]["sampler"]]
+    assert (sampler["wrapS"], sampler["wrapT"]) == (33071, 33071)  # clamped to the edge; the default repeats
 
 
 def test_usdz_read_back_by_usd_is_the_same(textured: Mesh, tmp_path: Path) -> None:
@@ -212,6 +214,12 @@ def test_usdz_read_back_by_usd_is_the_same(textured: Mesh, tmp_path: Path) -> No
     np.testing.assert_allclose(np.asarray(UsdGeom.PrimvarsAPI(shape).GetPrimvar("st").Get()), textured.uv)
     material, _ = UsdShade.MaterialBindingAPI(shape).ComputeBoundMaterial()
     assert UsdShade.Shader(stage.GetPrimAtPath(f"{material.GetPath()}/surface")).GetInput("roughness").Get() == 0.5
+    image = UsdShade.Shader(stage.GetPrimAtPath(f"{material.GetPath()}/texture"))
+    assert [image.GetInput(side).Get() for side in ("wrapS", "wrapT")] == ["clamp", "clamp"]
+    write_mesh(textured, tmp_path / "lit.usdz", METADATA, Finish(unlit=True))
+    shining = usd.Stage.Open(str(tmp_path / "lit.usdz"))
+    lit = UsdShade.Shader(shining.GetPrimAtPath(f"{material.GetPath()}/surface"))
+    assert lit.GetInput("emissiveColor").HasConnectedSource() and lit.GetInput("diffuseColor").Get() == (0, 0, 0)
     write_mesh(textured, tmp_path / "upright.usdz", METADATA | {"up": "z"})
     assert UsdGeom.GetStageUpAxis(usd.Stage.Open(str(tmp_path / "upright.usdz"))) == "Z"
     with zipfile.ZipFile(tmp_path / "mesh.usdz") as package:

@@ -98,3 +98,16 @@ def test_chunk_limits_the_points_evaluated_at_once_and_does_not_change_the_textu
 def test_a_mesh_without_normals_is_named(ball):
     with pytest.raises(ValueError, match="has no normals"):
         bake_vertex_colors(Mesh(ball.vertices, ball.faces), place, CHUNK)
+
+
+def test_charts_keep_a_distance_from_the_border_of_the_texture(ball):
+    """A bilinear lookup there would take the opposite edge, which viewers repeat, or black."""
+    for size in (SIZE, 512):
+        uv = unwrap(ball, size).uv * size
+        assert uv.min() >= 4 and uv.max() <= size - 4
+
+
+def test_bands_of_rows_give_the_texture_of_the_whole(ball, monkeypatch):
+    whole = bake_texture(ball, place, SIZE, CHUNK)
+    monkeypatch.setattr("dreamfusion.mesh.bake_texture.BAND", 7 * SIZE * 4)
+    np.testing.assert_array_equal(bake_texture(ball, place, SIZE, CHUNK).texture, whole.texture)

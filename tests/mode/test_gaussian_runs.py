@@ -1,15 +1,21 @@
 """Commands with `scene=gaussians`: colours that change with the direction, and runs from before there were any."""
 
 import signal
+from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 import torch
-from options import option
+from options import export_settings, option
 from pipelines import save_sd
 from training import assert_same, state
 
 from dreamfusion.checkpoint import load_scene, read_checkpoint, scene_state
+from dreamfusion.export.settings import ExportSettings
+from dreamfusion.mesh.density_grid import EmptyFieldError
+from dreamfusion.runs.export import export_scene
 from dreamfusion.runs.resume import load_weights, repeated_settings
+from dreamfusion.runs.start import mesh_of
 from dreamfusion.training.assemble import assemble
 from dreamfusion.training.callbacks import Previews
 
@@ -124,3 +130,31 @@ def test_dreamgaussians_recipe_trains_and_resumes_with_a_tiny_stable_diffusion(l
     rates = [group["lr"] for group in states[0]["optimizer_states"][0]["param_groups"]]
     assert rates[0] == pytest.approx(0.0002)  # of positions, which fell; the others stay
     assert set(rates[1:]) <= {0.01, 0.05, 0.005, 0.003}
+
+
+def test_splats_are_written_though_the_mesh_fails(run, monkeypatch):
+    scene = load_scene(last(run))
+    (run / "splats.ply").unlink(missing_ok=True)
+
+    def refuse(*_):
+        raise EmptyFieldError("too thin")
+
+    monkeypatch.setattr("dreamfusion.runs.export.extract_surface", refuse)
+    with pytest.raises(EmptyFieldError):
+        export_scene(scene, export_settings(format="splat"))
+    assert (run / "splats.ply").is_file()
+
+
+@pytest.mark.parametrize("form", ["stl", "urdf"])
+def test_the_format_of_the_file_does_not_change_the_surface_that_a_training_begins_from(
+    form, compose_config, monkeypatch
+):
+    taken = []
+    monkeypatch.setattr("dreamfusion.mesh.extract.extract_surface", lambda *given: taken.append(given[2]) or 1 / 0)
+    for chosen in ("glb", form):
+        with pytest.raises(ZeroDivisionError):
+            mesh_of(
+                SimpleNamespace(scene=None, camera=None), ExportSettings.of(compose_config(f"export={chosen}").export)
+            )
+    after = {"size", "up", "roughness", "double_sided"}  # of the file
+    assert len({str({k: v for k, v in asdict(one).items() if k not in after}) for one in taken}) == 1

@@ -92,21 +92,25 @@ def as_raster(mesh: Mesh) -> RasterMesh:
     )
 
 
-def texel_faces(uv: np.ndarray, faces: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Face and barycentric coordinates of each of size^2 samples of a texture, for texture baking.
+def texel_faces(
+    uv: np.ndarray, faces: np.ndarray, size: int, top: int = 0, rows: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Face and barycentric coordinates of samples of a texture, for texture baking.
 
     Args:
         uv: (V, 2) in [0, 1], (0, 0) is the lower left corner of the texture.
         faces: (F, 3) integers.
         size: samples along a side.
+        top, rows: the first row of samples and their number; by default all.
 
     Returns:
-        (size, size) int64 index of the face, -1 where there is none, first row at the top; and
+        (rows, size) int64 index of the face, -1 where there is none, first row at the top; and
         (N, 3) barycentric coordinates of the N covered samples, in reading order.
     """
     vertices = np.concatenate([uv, np.zeros((len(uv), 1))], axis=1)
-    x, y = uv[:, 0].astype(np.float64) * size, (1.0 - uv[:, 1].astype(np.float64)) * size
-    _, face = visible(Screen(x, y, np.ones(len(uv))), pack(RasterMesh(vertices, faces)), size, size)
+    x, y = uv[:, 0].astype(np.float64) * size, (1.0 - uv[:, 1].astype(np.float64)) * size - top
+    height = size - top if rows is None else rows
+    _, face = visible(Screen(x, y, np.ones(len(uv))), pack(RasterMesh(vertices, faces)), height, size)
     row, column = np.nonzero(face >= 0)
     corner = faces[face[row, column]]  # (N, 3)
     (x0, x1, x2), (y0, y1, y2) = x[corner].T, y[corner].T

@@ -7,9 +7,11 @@ from torch.nn.functional import grid_sample, normalize
 from dreamfusion.scene.nerf.field import Field
 from dreamfusion.types import FieldOutput
 
+LEAST = 1e-6  # per scene unit: density of a colour that counts
+
 
 class GridField(Field):
-    """Trilinear interpolation of density and albedo; empty outside the ball."""
+    """Trilinear interpolation of density, and of albedo by density; empty outside the ball."""
 
     grid: Tensor
 
@@ -17,7 +19,9 @@ class GridField(Field):
         """`grid`: (side, side, side, 4) by x, y, z: density per scene unit, albedo."""
         super().__init__()
         self.radius = radius
-        self.register_buffer("grid", grid.permute(3, 2, 1, 0).contiguous(), persistent=False)  # grid_sample: z, y, x
+        # Colours are interpolated by their density: an empty neighbour is black, and must not darken a surface.
+        weighted = torch.cat([grid[..., :1], grid[..., 1:] * grid[..., :1]], dim=-1)
+        self.register_buffer("grid", weighted.permute(3, 2, 1, 0).contiguous(), persistent=False)  # z, y, x
 
     def forward(self, positions: Tensor, with_normal: bool = False) -> FieldOutput:
         """See `Field.forward`."""
@@ -28,7 +32,8 @@ class GridField(Field):
                 places = positions.detach().requires_grad_()
                 (slope,) = torch.autograd.grad(self._values(self.grid[:1], places).sum(), places)
             normal = -normalize(slope, dim=-1)
-        return FieldOutput(self._inside(values[0], positions), values[1:].T, normal)
+        albedo = values[1:] / values[0].clamp(min=LEAST)
+        return FieldOutput(self._inside(values[0], positions), albedo.T, normal)
 
     def density(self, positions: Tensor) -> Tensor:
         """See `Field.density`."""

@@ -10,10 +10,14 @@ RADIUS = 2.0
 SLOPE = torch.tensor([1.0, -2.0, 0.5])  # per scene unit, different along each axis
 
 
+def lattice(radius=RADIUS, side=5):
+    axis = torch.linspace(-radius, radius, side)
+    return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
+
+
 def linear(radius=RADIUS, side=5):
     """Density 9 + SLOPE . x, red rising with x, green with y, blue with z."""
-    axis = torch.linspace(-radius, radius, side)
-    places = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
+    places = lattice(radius, side)
     return GridField(torch.cat([9 + (places @ SLOPE)[..., None], places / (2 * radius) + 0.5], dim=-1), radius)
 
 
@@ -28,8 +32,19 @@ def test_density_and_albedo_are_interpolated_along_each_axis(positions):
     out = field(positions)
     torch.testing.assert_close(out.density, 9 + positions @ SLOPE)
     torch.testing.assert_close(field.density(positions), 9 + positions @ SLOPE)
-    torch.testing.assert_close(out.albedo, positions / (2 * RADIUS) + 0.5)
     assert out.normal is None
+    even = GridField(torch.cat([torch.full((5, 5, 5, 1), 3.0), lattice() / (2 * RADIUS) + 0.5], dim=-1), RADIUS)
+    torch.testing.assert_close(even(positions).albedo, positions / (2 * RADIUS) + 0.5)
+
+
+def test_an_empty_neighbour_does_not_darken_a_colour():
+    """Colours are interpolated by their density: those of empty cells are black, and mean nothing."""
+    grid = torch.zeros(5, 5, 5, 4)
+    grid[:3] = torch.tensor([2.0, 1.0, 0.5, 0.25])  # up to x = 0
+    field = GridField(grid, RADIUS)
+    edge = torch.tensor([[0.0, 0.0, 0.0], [0.5, 0.1, 0.0], [0.9, 0.0, 0.3]])  # the next lattice point is at x = 1
+    torch.testing.assert_close(field(edge).albedo, torch.tensor([[1.0, 0.5, 0.25]]).expand(3, 3))
+    torch.testing.assert_close(field(edge).density, torch.tensor([2.0, 1.0, 0.2]))
 
 
 def test_the_normal_is_minus_the_direction_of_the_gradient_with_and_without_tracking(positions):
