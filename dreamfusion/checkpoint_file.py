@@ -7,6 +7,7 @@ without a comment, of earlier versions, are verified by the CRC-32 of each membe
 
 import hashlib
 import io
+import logging
 import os
 import pickle
 import shutil
@@ -21,8 +22,9 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from dreamfusion.error import CheckpointError, typed
 from dreamfusion.files import flush, replacing
-from dreamfusion.paths import PREVIOUS
+from dreamfusion.paths import LAST, PREVIOUS
 
+log = logging.getLogger(__name__)
 DIGEST = 64  # hexadecimal digits
 LENGTH = DIGEST.to_bytes(2, "little")
 PLAIN = (str, int, float, bool, bytes, type(None))
@@ -47,6 +49,24 @@ def read_verified(path: Path) -> Any:
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint ({type(error).__name__}); is the file complete?{offer}"
         ) from error
+
+
+def newest_readable(folder: Path) -> Path | None:
+    """The last checkpoint in a folder, or the one before it if the last is damaged, with a warning; None of no files.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none can be read.
+    """
+    found = [folder / name for name in (LAST, PREVIOUS) if (folder / name).is_file()]
+    for path in found:
+        try:
+            read_verified(path)
+            return path
+        except CheckpointError as error:
+            log.warning("%s", str(error).partition(";")[0])
+    if found:
+        raise CheckpointError(f"no checkpoint in {folder} can be read; move the folder away to begin again")
+    return None
 
 
 def check_readable(content: object, name: str) -> None:

@@ -44,8 +44,11 @@ def run(
     With `fine.every`, images of twice the size are mixed in, and the renders have that size. `start` is a folder of
     weights, or SHIPPED.
     """
+    import torch
     from torch.utils.data import DataLoader
 
+    from dreamfusion.checkpoint_file import newest_readable
+    from dreamfusion.paths import LAST
     from dreamfusion.pocket import WEIGHTS
     from dreamfusion.pocket.data.batches import MixedBatches, RenderBatches
     from dreamfusion.pocket.data.names import read_names
@@ -53,8 +56,10 @@ def run(
     from dreamfusion.pocket.model.words import with_article
     from dreamfusion.pocket.training.assemble import build_trainer, load_or_render, prepare
     from dreamfusion.pocket.training.averaging import AveragedCheckpoints
+    from dreamfusion.runs.lock import locked
     from dreamfusion.training.assemble import user_errors
 
+    target = Path(folder)
     with user_errors():
         learned = None if names is None else read_names(Path(names))
         batches = partial(
@@ -74,23 +79,29 @@ def run(
             close = batches(rendered, fine.batch_size, size=large)
             held_out.append(close.validation(fine.validation_size))
         log.info("%d models under %d names", len(data.models), len(data.names))
-        training, target = module(subjects=data.subjects), Path(folder)
-        checkpoint = target / "checkpoints" / "last.ckpt"
-        begun = None if start is None else WEIGHTS if start == SHIPPED else Path(start)
-        resumed = prepare(training, data, target, checkpoint, begun)
-        if fine.every is not None:
-            drawn = MixedBatches(data, close, fine.every, training.coarse_steps)
-            _warn_without_fine_images(training, max_steps)
-        averaging = AveragedCheckpoints(ema_decay, training.warmup_steps, checkpoint, checkpoint_minutes)
-        trainer = build_trainer(target, averaging, data.start_step, validation_every, max_steps, max_hours, precision)
-    drawn.to(trainer.strategy.root_device)
-    trainer.fit(
-        training,
-        DataLoader(drawn, batch_size=None),
-        DataLoader(held_out, batch_size=None),  # type: ignore[arg-type]
-        ckpt_path=str(checkpoint) if resumed else None,
-        weights_only=True,
-    )
+        torch.manual_seed(cfg.seed)  # for the initial weights
+        training = module(subjects=data.subjects)
+    with locked(target):
+        with user_errors():
+            resume = newest_readable(target / "checkpoints")
+            begun = None if start is None else WEIGHTS if start == SHIPPED else Path(start)
+            prepare(training, data, target, resume, begun)
+            if fine.every is not None:
+                drawn = MixedBatches(data, close, fine.every, training.coarse_steps)
+                _warn_without_fine_images(training, max_steps)
+            last = target / "checkpoints" / LAST
+            averaging = AveragedCheckpoints(ema_decay, training.warmup_steps, last, checkpoint_minutes)
+            trainer = build_trainer(
+                target, averaging, data.start_step, validation_every, max_steps, max_hours, precision
+            )
+        drawn.to(trainer.strategy.root_device)
+        trainer.fit(
+            training,
+            DataLoader(drawn, batch_size=None),
+            DataLoader(held_out, batch_size=None),  # type: ignore[arg-type]
+            ckpt_path=None if resume is None else str(resume),
+            weights_only=True,
+        )
     weights = target / "weights"
     words = typed("prompt", with_article(data.names[0])), typed("guidance.weights", weights)
     log.info("the weights are in %s; type %s", weights, " ".join(words))

@@ -5,6 +5,8 @@ import json
 import logging
 import shutil
 from functools import partial, partialmethod
+from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,6 +30,7 @@ from dreamfusion.pocket.training.assemble import Begun, begin_from
 from dreamfusion.pocket.training.errors import NOISE_LEVELS
 from dreamfusion.pocket.training.naming import fit_names
 from dreamfusion.pocket.training.pretraining import PocketPretraining
+from dreamfusion.runs.lock import Locked, locked
 from dreamfusion.types import Cameras
 
 pytestmark = [
@@ -86,7 +89,6 @@ def train(renders_folder, encoder, fit_names_once, tmp_path, monkeypatch):
         settings=None,
         **changes,
     ):
-        torch.manual_seed(7)
         module = partial(
             PocketPretraining,
             unet=TINY,
@@ -100,7 +102,14 @@ def train(renders_folder, encoder, fit_names_once, tmp_path, monkeypatch):
             proxy_steps=alone,
             **{"learning_rate": 3e-3, "weight_decay": 0.01, "proxy_widths": SMALL, **(settings or {})},
         )
-        often = {"batch_size": 4, "validation_size": 6, "validation_every": 1000, "fine": COARSE_ALONE, **changes}
+        often = {
+            "max_hours": None,
+            "batch_size": 4,
+            "validation_size": 6,
+            "validation_every": 1000,
+            "fine": COARSE_ALONE,
+            **changes,
+        }
         pretrain.run(
             OmegaConf.create({"seed": 0}),
             libraries=libraries,
@@ -115,7 +124,6 @@ def train(renders_folder, encoder, fit_names_once, tmp_path, monkeypatch):
             module=module,
             names=None,
             views=24,
-            max_hours=None,
             cameras_each=2,
             start=start,
             **often,
@@ -179,6 +187,48 @@ def test_a_training_that_begins_coarse_with_muon_resumes_bit_for_bit(train, tmp_
     assert not caplog.text
     train(3, "short", **given)
     assert "all mode.max_steps=3 steps are of images of the smaller size" in caplog.text
+
+
+def test_the_hours_of_earlier_sessions_do_not_count(train, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("lightning.pytorch.callbacks.timer.time", SimpleNamespace(monotonic=lambda: now[0]))
+    step = PocketPretraining.training_step
+
+    def slow(self, batch, index):
+        now[0] += 1800
+        return step(self, batch, index)
+
+    monkeypatch.setattr(PocketPretraining, "training_step", slow)
+    steps = [train(9, max_hours=1)["global_step"] for _ in range(3)]
+    assert steps[0] > 0 and [later - earlier for earlier, later in pairwise(steps)] == [steps[0]] * 2
+
+
+def test_a_training_at_work_is_not_joined_by_another(train, tmp_path):
+    with locked(tmp_path / "out"), pytest.raises(Locked, match="another process is running in"):
+        train(1, "out")
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before_it(train, tmp_path, caplog):
+    train(4, minutes=0.0)
+    (last,) = tmp_path.glob("*/checkpoints/last.ckpt")
+    last.write_bytes(last.read_bytes()[:-1000])
+    assert train(6, minutes=0.0)["global_step"] == 6
+    assert "last.ckpt cannot be read as a checkpoint" in caplog.text
+    for path in last.parent.iterdir():
+        path.write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be read; move the folder away to begin again"):
+        train(7)
+
+
+def test_start_weights_do_not_join_a_training_that_began_otherwise(train, tmp_path):
+    train(1, "first")
+    start = str(tmp_path / "first" / "weights")
+    with pytest.raises(UserError, match=r"began from random weights; name another mode\.folder, or leave"):
+        train(2, "first", start=start)
+    train(1, "second", start=start)
+    train(2, "second", start=start)  # the same command goes on
+    assert train(3, "second")["global_step"] == 3
 
 
 def test_a_checkpoint_of_another_optimizer_is_refused_with_what_to_type(train):
@@ -304,7 +354,7 @@ def test_both_sizes_train_together_and_are_validated_apart(train, tmp_path):
 
 def test_the_feature_volume_trains_alone_first_and_then_with_the_unet(train, tmp_path):
     alone = train(4, alone=4)["current_model_state"]
-    torch.manual_seed(7)
+    torch.manual_seed(0)
     fresh = PocketModel.create(TINY, named(*"abcd"), 8, **SMALL).state_dict()
     moved = {name.split(".")[0] for name in fresh if not torch.equal(fresh[name], alone[f"model.{name}"])}
     assert moved == {"feature_volume"}

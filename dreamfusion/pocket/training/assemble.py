@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import Timer, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
@@ -77,23 +78,35 @@ def _warn_of_new_models(renders: RenderSet, paths: Sequence[Path], folder: Path,
         )  # fmt: skip
 
 
-def prepare(module: PocketPretraining, data: RenderBatches, folder: Path, checkpoint: Path, start: Path | None) -> bool:
-    """Attach the text encoder and the model card to `module`; returns whether `checkpoint` exists and is resumed.
+def prepare(
+    module: PocketPretraining, data: RenderBatches, folder: Path, checkpoint: Path | None, start: Path | None
+) -> None:
+    """Attach the text encoder and the model card to `module`, which resumes from `checkpoint` if there is one.
 
     Without a checkpoint, load the weights in `start`, and fit the codes and the name classifier unless they have them;
     with one, set `data.start_step`, and `module.start` as it was then.
+
+    Raises:
+        UserError: the checkpoint is that of another training, or begun from other weights.
     """
-    resumed = checkpoint.is_file()
     encoder = TextEncoder.load(WEIGHTS / "text_encoder")
-    if resumed:
+    own = "" if start is None else start.absolute().as_posix()
+    if checkpoint is not None:
         data.start_step, stored = resumed_at(checkpoint, list(data.subjects), module.muon)
+        if own and stored and stored.folder not in (own, None):
+            before = stored.folder or "random weights"
+            raise UserError(
+                f"mode.start={start}, but the training in {folder} began from {before}; name another mode.folder, or "
+                "leave mode.start out to go on with it"
+            )
         module.start = stored or Start(credited(start), decoder=True)
         log.info("resuming at step %d", data.start_step)
     else:
         volume, begun = module.model.feature_volume, Begun(module.seen)
+        module.start = Start(folder=own)
         if start is not None:
             begun = begin_from(module.model, start)
-            module.seen, module.start = begun.seen, Start(credited(start), begun.decoder)
+            module.seen, module.start = begun.seen, Start(credited(start), begun.decoder, own)
         if not begun.codes:
             begin_codes(volume.codes, data, chosen_device("auto"))
         if not begun.names:
@@ -112,7 +125,16 @@ def prepare(module: PocketPretraining, data: RenderBatches, folder: Path, checkp
         start=module.start.credits,
     )
     module.attach(encoder, folder, describe)
-    return resumed
+
+
+class SessionTimer(Timer):
+    """Lightning's timer of a session; the sessions before it do not count."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        pass
 
 
 def build_trainer(
@@ -125,6 +147,7 @@ def build_trainer(
     precision: str,
 ) -> L.Trainer:
     """A trainer that logs to `folder`/metrics and writes checkpoints by `averaging` alone."""
+    timers = [] if max_hours is None else [SessionTimer(timedelta(hours=max_hours))]
     if precision == "auto":
         precision = "bf16-mixed" if native_bfloat16() else "32-true"
     return L.Trainer(
@@ -133,13 +156,12 @@ def build_trainer(
         precision=precision,  # type: ignore[arg-type]
         max_steps=max_steps,
         gradient_clip_val=1.0,
-        max_time=None if max_hours is None else timedelta(hours=max_hours),
         val_check_interval=validation_every,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=50,
         logger=CSVLogger(folder, name="metrics", version=f"from_step_{start_step}"),
-        callbacks=[averaging, TQDMProgressBar(refresh_rate=10)],  # a refresh waits for the device
+        callbacks=[averaging, TQDMProgressBar(refresh_rate=10), *timers],  # a refresh waits for the device
         enable_checkpointing=False,
         **cluster({"devices": 1}),
     )

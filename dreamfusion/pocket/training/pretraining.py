@@ -42,6 +42,7 @@ class Start:
 
     credits: str = ""  # their ATTRIBUTION.md
     decoder: bool = False  # whether they have a decoder of volumes: it does not repeat its voxels
+    folder: str | None = None  # absolute; "": random weights; None: not known, in checkpoints of older code
 
 
 class PocketPretraining(L.LightningModule):
