@@ -30,10 +30,6 @@ def run_mode(cfg: DictConfig) -> object:
     try:
         check_first(HydraConfig.get().runtime.choices["mode"] or "", cfg)  # before anything imports torch
         check_types(cfg)
-        from dreamfusion.ops.backend import make_deterministic, prefer
-
-        prefer(cfg.ops)
-        make_deterministic(cfg.deterministic)
         if HydraConfig.get().runtime.choices["mode"] == "train" and cfg.checkpoint is not None:
             from dreamfusion.runs.resume import resumed_settings  # imported here: most commands read no checkpoint
 
@@ -44,6 +40,10 @@ def run_mode(cfg: DictConfig) -> object:
             if HydraConfig.get().runtime.choices["mode"] != "train":
                 raise UserError(f"config={cfg.config} repeats a training run, which only mode=train does")
             cfg = repeated_settings(cfg, HydraConfig.get().overrides.task)
+        from dreamfusion.ops.backend import make_deterministic, prefer
+
+        prefer(cfg.ops)  # after the settings of the run that is resumed or repeated
+        make_deterministic(cfg.deterministic)
         if cfg.get("image") is not None and HydraConfig.get().runtime.choices["mode"] in ("train", "view"):
             from dreamfusion.runs.reference import described
 

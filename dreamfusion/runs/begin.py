@@ -14,14 +14,22 @@ from dreamfusion.runs.pruning import RUNGS
 from dreamfusion.runs.record import add_session
 from dreamfusion.runs.results import FAILURE, RESULT
 from dreamfusion.runs.settings import resolved
-from dreamfusion.runs.summary import SUMMARY
+from dreamfusion.runs.summary import SUMMARY, read_summary
 from dreamfusion.training.loggers import forget_earlier
 
 # What a run writes at its end or for others to read, and a new run in its folder must not pass off as its own.
 WRITTEN = (
-    *(SUMMARY, RUNGS, "evaluation.json", "mesh_check.png", "truth_check.png", "turntable.mp4"),
+    *(SUMMARY, RUNGS, "metrics.csv", "evaluation.json", "mesh_check.png", "truth_check.png", "turntable.mp4"),
     *("mesh.*", f"{VISUAL}.*", "splats.*"),
 )
+
+
+def forget_scores_of_another(step: int, folder: Path) -> None:
+    """Remove the figures and scores in the run's folder unless they are of `step`: a run may be resumed to more."""
+    if read_summary(folder).get("steps") in (None, step):
+        return
+    for name in (SUMMARY, "evaluation.json", "truth_check.png"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def begin(cfg: DictConfig, folder: Path, loggers: Sequence[Logger], new: bool) -> None:
@@ -31,7 +39,8 @@ def begin(cfg: DictConfig, folder: Path, loggers: Sequence[Logger], new: bool) -
     if new:
         for name in (LAST, PREVIOUS):
             (folder / "checkpoints" / name).unlink(missing_ok=True)
-        shutil.rmtree(folder / "previews", ignore_errors=True)
+        for name in ("previews", "tensorboard"):
+            shutil.rmtree(folder / name, ignore_errors=True)
         for path in [path for pattern in WRITTEN for path in folder.glob(pattern)]:
             path.unlink(missing_ok=True)
         forget_earlier(loggers)

@@ -73,6 +73,7 @@ def check_settings(cfg: DictConfig) -> None:
     if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
         raise UserError(f"seed is {cfg.seed}; it must be a whole number from 0 to {2**32 - 1}")
     check_trainer(cfg.trainer)
+    _check_alone(cfg)
     _check_scaled(cfg)
     ExportSettings.of(cfg.export)
 
@@ -127,6 +128,21 @@ def check_trainer(trainer: DictConfig) -> None:
     clip = trainer.gradient_clip_val
     if clip is not None and clip <= 0:
         raise UserError(f"trainer.gradient_clip_val is {clip}; it must be above 0, or null for no clipping")
+
+
+def _check_alone(cfg: DictConfig) -> None:
+    """Raises: UserError: several processes for what the first alone decides, from files that it alone writes."""
+    several = {"experiment=refine": cfg.get("refine"), "prompts.file": cfg.prompts.file, "objective": cfg.objective}
+    chosen = [name for name, value in several.items() if value is not None]
+    if not chosen:
+        return
+    from dreamfusion.ranks import is_distributed  # imported here: torch takes a second
+
+    if is_distributed(cfg.trainer):
+        raise UserError(
+            f"{chosen[0]} takes several trainings, whose order one process decides; type trainer.devices=1 "
+            "trainer.strategy=auto, or a command for each training"
+        )
 
 
 def _check_scaled(cfg: DictConfig) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities import rank_zero_only
@@ -34,18 +33,17 @@ from dreamfusion.ops.memory import accelerator
 from dreamfusion.paths import LAST, REFERENCE, run_of
 from dreamfusion.ranks import cluster
 from dreamfusion.report.picture import write_rgba
-from dreamfusion.runs.begin import begin
+from dreamfusion.runs.begin import begin, forget_scores_of_another
 from dreamfusion.runs.check import check
 from dreamfusion.runs.lock import locked
 from dreamfusion.runs.names import relative_to_cwd
 from dreamfusion.runs.page import LivePage
 from dreamfusion.runs.preflight import preflight
-from dreamfusion.runs.record import config_dirs
-from dreamfusion.runs.results import COMPARED, Result, read_result, used_file, write_result
+from dreamfusion.runs.record import EXPERIMENT, chosen_experiment, config_dirs, earlier
+from dreamfusion.runs.results import COMPARED, FAILURE, Result, read_result, used_file, write_result
 from dreamfusion.runs.resume import load_weights, usable_checkpoint
 from dreamfusion.runs.scores import Judge, own_scores
 from dreamfusion.runs.settings import run_settings
-from dreamfusion.runs.study import EXPERIMENT
 from dreamfusion.runs.summary import add_to_summary
 from dreamfusion.training.assemble import assemble, built, callbacks_of, lightning_errors, loggers_of, user_errors
 from dreamfusion.training.callbacks import Checkpoints, Previews, StopOnInterrupt, Stopwatch
@@ -94,7 +92,12 @@ def run_in_study(cfg: DictConfig, folder: Path, outputs: Outputs) -> Path:
             log.info("%s, seed %s is already finished%s: %s", cfg.prompt, cfg.seed, early, folder)
             return folder
         checkpoint = usable_checkpoint(folder) if cfg.resume else None
-        return _dream(cfg, folder, outputs, checkpoint, "repeat the command to resume")
+        try:
+            return _dream(cfg, folder, outputs, checkpoint, "repeat the command to resume")
+        except Exception as error:
+            if rank_zero_only.rank == 0 and not (folder / FAILURE).is_file():  # type: ignore[attr-defined]
+                _note_failure(error, cfg, 0, 0.0, folder)  # of its assembly: a row of the study's table
+            raise
 
 
 def dream(
@@ -225,6 +228,7 @@ def _finish(
 
     figures: dict[str, float] = {}
     step, folder = trainer.global_step, run_of(checkpoint)
+    forget_scores_of_another(step, folder)
     pruned = failed or next((pruner.reason for pruner in pruners if pruner.reason), None)
     if pruned is None:
         shown = outputs.turntable_frames, outputs.turntable_size, stopwatch.seconds, score
@@ -250,7 +254,8 @@ def _finish(
     for logger in trainer.loggers:
         logger.save()  # before the result, which marks the run as finished
     scores = {name: figures[name] for name in (*COMPARED, *(cfg.get("scores") or ())) if name in figures}
-    outcome = step, stopwatch.seconds, scores, experiment() | run_settings(cfg), pruned or early_end(trainer)
+    settings = experiment(cfg, folder) | run_settings(cfg)
+    outcome = step, stopwatch.seconds, scores, settings, pruned or early_end(trainer)
     write_result(Result(str(cfg.prompt), cfg.seed, *outcome, restarts(trainer)), folder)
 
 
@@ -258,7 +263,7 @@ def _note_failure(error: Exception, cfg: DictConfig, step: int, seconds: float, 
     """Write why the run failed, for the tables of its study; hides no error, such as a full disk."""
     reason = user_message(error) or one_line(f"{type(error).__name__}: {error}")
     with suppress(OSError, UserError):
-        settings = experiment() | run_settings(cfg)
+        settings = experiment(cfg, folder) | run_settings(cfg)
         write_result(Result(str(cfg.prompt), cfg.seed, step, seconds, {}, settings, failed=reason), folder)
 
 
@@ -272,9 +277,11 @@ def _resumable(message: str) -> Iterator[None]:
         raise
 
 
-def experiment() -> dict[str, str]:
-    """The experiment of the command line as a setting of the result; empty if there is none."""
-    chosen = HydraConfig.get().runtime.choices.get(EXPERIMENT) if HydraConfig.initialized() else None
+def experiment(cfg: DictConfig, folder: Path) -> dict[str, str]:
+    """The experiment as a setting of the result: this command's, or that of the run which it resumes or repeats."""
+    before = earlier(folder) + (earlier(Path(str(cfg.config)).expanduser().parent) if cfg.config else [])
+    named = [one.get(EXPERIMENT) for one in before if isinstance(one, dict)]
+    chosen = next((name for name in (chosen_experiment(), *named) if name is not None), None)
     return {} if chosen is None else {EXPERIMENT: str(chosen)}
 
 

@@ -1,7 +1,7 @@
 """Find runs and checkpoints from the settings `checkpoint`, `run` and `study`."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -43,6 +43,16 @@ def find_checkpoint(choice: str, *folders: Path) -> Path:
             f"no checkpoint at {path}; type checkpoint=latest, or the path of a run or of a .ckpt file"
         )
     return path
+
+
+def with_start(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the path of the newest checkpoint for `start=latest`: one for all runs of the command, and in
+    the files of each.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    return [f"start={find_checkpoint('latest')}" if one == "start=latest" else one for one in arguments]
 
 
 def run_choice(cfg: DictConfig) -> str | None:

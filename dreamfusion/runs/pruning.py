@@ -54,7 +54,23 @@ class Halving(L.Callback):
         self.reason: str | None = None
         self.score: float | None = None
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"reason": self.reason, "score": self.score}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.reason, self.score = state_dict["reason"], state_dict["score"]
+
+    def on_train_start(self, trainer: L.Trainer, system: L.LightningModule) -> None:
+        """Decide again where an interruption at a rung may have prevented it; a run that was ended there stays so."""
+        if self.reason is None:
+            self._decide(trainer)
+        else:
+            trainer.should_stop = True
+
     def on_train_batch_end(self, trainer: L.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._decide(trainer)
+
+    def _decide(self, trainer: L.Trainer) -> None:
         for rung in self.rungs:
             if trainer.global_step == max(1, round(rung * trainer.max_steps)):
                 if trainer.is_global_zero:

@@ -28,6 +28,7 @@ from dreamfusion.paths import CHECKOUT
 from dreamfusion.untrusted import TRUSTED
 
 RECORD = "run.json"
+EXPERIMENT = "experiment"  # the group, and the setting of a result that holds its choice
 PACKAGES = ("torch", "lightning", "numpy", "numba", "triton", "diffusers", "transformers")
 CODE = ("dreamfusion", "conf", "sweeps")  # where a file that git does not know yet changes what a run does
 HASHED = (".py", ".yaml", ".yml")  # files of a --config-dir that are part of its hash
@@ -59,6 +60,7 @@ def session() -> dict[str, Any]:
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": [public(argument) for argument in sys.argv],
+        "experiment": chosen_experiment(),
         "versions": versions(PACKAGES),
         "git": checkout(),
         "python": platform.python_version(),
@@ -71,6 +73,11 @@ def session() -> dict[str, Any]:
         "rocm": torch.version.hip,
         "config_dirs": {public(str(place)): digest_of(place) for place in config_dirs()},
     }
+
+
+def chosen_experiment() -> str | None:
+    """The experiment that this command names."""
+    return HydraConfig.get().runtime.choices.get(EXPERIMENT) if HydraConfig.initialized() else None
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:

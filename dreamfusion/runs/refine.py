@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from dreamfusion.runs.dream import Outputs, run_in_study
 from dreamfusion.runs.find import find_checkpoint
 from dreamfusion.runs.gallery import gallery
-from dreamfusion.runs.results import read_result
+from dreamfusion.runs.results import RESULT, read_result
 from dreamfusion.runs.settings import plain
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,12 @@ def refine(cfg: DictConfig, folder: Path, outputs: Outputs) -> None:
         return
     if not cfg.resume or read_result(folder / STAGE) is None:  # else the checkpoints may have been removed
         run_in_study(second_stage(cfg, find_checkpoint(str(folder))), folder / STAGE, outputs)
+    elif (folder / RESULT).stat().st_mtime > (folder / STAGE / RESULT).stat().st_mtime:
+        log.warning(
+            "%s began from an earlier state of this run, which was trained or finished again since; remove it and "
+            "repeat the command to refine this state",
+            folder / STAGE,
+        )
     compare(folder)
 
 

@@ -22,7 +22,7 @@ from dreamfusion.system import DreamFusion
 from dreamfusion.untrusted import read_configuration
 
 # Of a command, not of its run.
-COMMAND = ("config", "ops", "deterministic", "study", "checkpoint", "resume", "prompts", "run")
+COMMAND = ("config", "study", "checkpoint", "resume", "prompts", "run")
 
 log = logging.getLogger(__name__)
 # Groups of settings that a resumed run may change: its length, the files that it writes, and what only accompanies it.
@@ -48,7 +48,6 @@ def resumed_settings(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
             f"instead of {typed('checkpoint', cfg.checkpoint)} to begin a new run from its scene"
         )
     settings.checkpoint = str(path)
-    settings.ops, settings.deterministic = cfg.ops, cfg.deterministic  # any backend continues from any checkpoint
     if step > settings.trainer.max_steps:
         log.info(
             "%s is already at step %d, beyond trainer.max_steps=%d: nothing is trained; to continue training, type "

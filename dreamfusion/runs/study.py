@@ -9,10 +9,10 @@ from pathlib import Path
 from dreamfusion.error import UserError
 from dreamfusion.runs.names import STUDIES, study_folder
 from dreamfusion.runs.options import by_option
+from dreamfusion.runs.record import EXPERIMENT
 from dreamfusion.runs.results import FAILURE, RESULT, Result, read_result
 
 log = logging.getLogger(__name__)
-EXPERIMENT = "experiment"  # name of the setting in a result that holds the command line's experiment
 
 
 def existing_study(name: str, studies: Path = STUDIES) -> Path:

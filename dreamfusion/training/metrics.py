@@ -1,5 +1,6 @@
 """Log gradient norms by noise level, speed, memory and scores to every logger, and media to Weights & Biases."""
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -130,10 +131,12 @@ def log_results(
     for logger in wandb_loggers(loggers):
         import wandb  # imported here and below: takes half a second that most runs do not need
 
+        from dreamfusion.export.writer import glb_metadata
+
         media: dict[str, object] = {}
         if (folder / "turntable.mp4").is_file():
             media["turntable"] = wandb.Video(str(folder / "turntable.mp4"), format="mp4")
-        if (folder / "mesh.glb").is_file():
+        if glb_metadata(folder / "mesh.glb").get("steps") == str(step):  # not of an earlier session
             media["mesh"] = wandb.Object3D(str(folder / "mesh.glb"))
         if media and pruned is None:
             logger.experiment.log(media)
@@ -151,6 +154,8 @@ def log_study_table(
         project=project,
         group=study,
         name=f"{study}: all runs",
+        id=f"table-{hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16]}",  # one, however often it is made
+        resume="allow" if mode == "online" else None,
         job_type="report",
         dir=folder.absolute(),
         mode=mode,

@@ -5,6 +5,9 @@ import torch
 from omegaconf import OmegaConf
 
 from dreamfusion.checkpoint import read_checkpoint
+from dreamfusion.error import CheckpointError
+from dreamfusion.runs.dream import experiment
+from dreamfusion.runs.find import with_start
 from dreamfusion.runs.resume import repeated_settings
 from dreamfusion.untrusted import LARGEST, UntrustedError, read_configuration
 
@@ -61,3 +64,37 @@ def test_aliases_cannot_grow_without_bound_and_a_large_or_missing_file_is_named(
             read_configuration(path)
     with pytest.raises(UntrustedError, match="No such file"):
         read_configuration(tmp_path / "none.yaml")
+
+
+def test_kernels_and_determinism_of_the_run_are_repeated_unless_the_command_names_others(
+    finished, compose_config, tmp_path
+):
+    saved = OmegaConf.load(finished.run / "config.yaml")
+    saved.ops, saved.deterministic = "torch", True
+    OmegaConf.save(saved, tmp_path / "config.yaml")
+    named = f"config={tmp_path / 'config.yaml'}"
+    found = repeated_settings(compose_config(named), [named])
+    assert (found.ops, found.deterministic) == ("torch", True)
+    found = repeated_settings(compose_config(named, "ops=auto"), [named, "ops=auto"])
+    assert (found.ops, found.deterministic) == ("auto", True)
+
+
+def test_the_experiment_of_a_run_is_that_of_its_resumption_and_its_repetition(compose_config, tmp_path):
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "run.json").write_text('{"sessions": [{"experiment": "paper"}, {"experiment": null}, 3]}')
+    cfg = compose_config("prompt=a cat")
+    assert experiment(cfg, tmp_path / "first") == {"experiment": "paper"}
+    assert experiment(cfg, tmp_path / "second") == {}
+    cfg.config = str(tmp_path / "first" / "config.yaml")
+    assert experiment(cfg, tmp_path / "second") == {"experiment": "paper"}
+
+
+def test_the_newest_scene_is_a_path_for_the_whole_command(finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(finished.folder)
+    words = ["prompt=a dog", "start=latest", "start=cat.glb"]
+    found = with_start(words)
+    assert found[::2] == words[::2] and found[1].startswith("start=outputs") and found[1].endswith("last.ckpt")
+    monkeypatch.chdir(tmp_path)
+    assert with_start(words[::2]) == words[::2]
+    with pytest.raises(CheckpointError, match="no run under outputs"):
+        with_start(words)

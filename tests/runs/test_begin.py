@@ -2,13 +2,14 @@
 
 import pytest
 
-from dreamfusion.runs.begin import begin
+from dreamfusion.runs.begin import begin, forget_scores_of_another
+from dreamfusion.runs.summary import add_to_summary, read_summary
 from dreamfusion.training.loggers import earlier_id, wandb
 
 OLD = (
     *("result.json", "failure.json", "summary.json", "rungs.json", "evaluation.json", "truth_check.png"),
     *("mesh.glb", "mesh.lod1.obj", "robot.obj", "splats.ply", "turntable.mp4", "checkpoints/last.ckpt"),
-    "previews/000001.png",
+    *("previews/000001.png", "metrics.csv", "tensorboard/events.out.tfevents.1"),
 )
 OWN = ("note.md", "my_mesh.glb", "wandb/offline-run-20260101_000000-abc123/run.wandb", "stills_512/front.png")
 
@@ -34,3 +35,14 @@ def test_a_new_run_has_a_run_of_its_own_in_wandb(compose_config, tmp_path, monke
     begin(compose_config("prompt=a dog"), tmp_path, loggers[-1:], new)
     assert loggers[-1].version == loggers[-1]._wandb_init["id"] == (None if new else "abc123")
     assert earlier_id(tmp_path) == "abc123"
+
+
+@pytest.mark.parametrize("step", [300, 600])
+def test_scores_of_an_earlier_step_are_forgotten(tmp_path, step):
+    for name in ("evaluation.json", "truth_check.png", "mesh.obj"):
+        (tmp_path / name).touch()
+    add_to_summary(tmp_path, {"steps": 300, "volume_iou": 0.5})
+    forget_scores_of_another(step, tmp_path)
+    assert read_summary(tmp_path) == ({"steps": 300, "volume_iou": 0.5} if step == 300 else {})
+    assert (tmp_path / "evaluation.json").exists() == (tmp_path / "truth_check.png").exists() == (step == 300)
+    assert (tmp_path / "mesh.obj").exists()

@@ -3,7 +3,7 @@
 import pytest
 
 from dreamfusion.error import UserError
-from dreamfusion.runs.check import check_first
+from dreamfusion.runs.check import check_first, check_settings
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,13 @@ def test_a_picture_needs_a_file_and_with_most_priors_a_prompt(compose_config, tm
         check_first("view", compose_config(f"image={picture}", "guidance=sd"))
     with pytest.raises(UserError, match="seed is -1"):
         check_first("train", compose_config(f"image={picture}", "seed=-1"))
+
+
+@pytest.mark.parametrize(
+    "chosen", ["experiment=refine", "experiment=magic3d", "objective=prior_score", "prompts.file=a.txt"]
+)
+def test_several_processes_are_refused_for_what_one_decides(chosen, compose_config):
+    with pytest.raises(UserError, match=r"takes several trainings, .* type trainer\.devices=1"):
+        check_settings(compose_config("prompt=a cat", chosen, "trainer=ddp"))
+    check_settings(compose_config("prompt=a cat", chosen))
+    check_settings(compose_config("prompt=a cat", "trainer=ddp"))

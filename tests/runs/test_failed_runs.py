@@ -13,7 +13,7 @@ from dreamfusion.cli.console import filter_messages
 from dreamfusion.error import UserError
 from dreamfusion.files import check_finite, write_json
 from dreamfusion.mesh.density_grid import EmptyFieldError
-from dreamfusion.runs.dream import Outputs, dream
+from dreamfusion.runs.dream import Outputs, dream, run_in_study
 from dreamfusion.runs.results import (
     FAILURE,
     SCORES,
@@ -24,6 +24,7 @@ from dreamfusion.runs.results import (
     read_result,
     write_result,
 )
+from dreamfusion.runs.study import ended
 from dreamfusion.training.watchdog import Sick
 
 SMALL = ["prompt=a cat", "experiment=smoke", "guidance=sd", "mode.preview_every=0", "mode.turntable_frames=1"]
@@ -129,3 +130,15 @@ def test_an_infinite_setting_is_text_in_the_result(tmp_path):
     write_result(with_settings(trainer__gradient_clip_val=math.inf), tmp_path)
     assert strict(tmp_path / "result.json")["settings"]["trainer.gradient_clip_val"] == "inf"
     assert read_result(tmp_path).scores == CAT.scores
+
+
+def test_a_run_of_a_study_that_cannot_be_assembled_is_a_failed_one(compose_config, monkeypatch, tmp_path):
+    def refuse(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("dreamfusion.runs.dream.assemble", refuse)
+    cfg, folder = compose_config(*SMALL), tmp_path / "s" / "p" / "r"
+    with pytest.raises(torch.OutOfMemoryError):
+        run_in_study(cfg, folder, Outputs(**{k: v for k, v in cfg.mode.items() if k[0] != "_"}))
+    (row,) = ended(tmp_path / "s")
+    assert "there is not enough memory" in row.failed and row.steps == 0

@@ -79,3 +79,25 @@ def test_impossible_settings_are_refused(tmp_path, change, message):
     settings = {"rungs": [0.5], "keep": 0.5, "startup": 2} | change
     with pytest.raises(UserError, match=message):
         Halving(tmp_path, lambda: 0.0, **settings)
+
+
+def resumed(folder, scores, state, step=2):
+    values = iter(scores)
+    (pruner,) = halving(folder, lambda: next(values), (0.25, 0.5), 0.5, 2)
+    pruner.load_state_dict(state)
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
+    trainer = SimpleNamespace(max_steps=8, global_step=step, should_stop=False, is_global_zero=True, strategy=strategy)
+    pruner.on_train_start(trainer, None)
+    return trainer.should_stop
+
+
+def test_an_interruption_at_a_rung_changes_no_decision(tmp_path):
+    runs = tmp_path / "study" / "a-cat"
+    trained(runs / "1", [0.5, 0.5])
+    undecided = {"reason": None, "score": None}
+    assert resumed(runs / "2", [0.1], undecided)  # killed while it was measured
+    assert not resumed(runs / "3", [0.9], undecided)
+    assert not resumed(runs / "4", [], undecided, step=3)
+    _, ended = trained(runs / "5", [0.1])
+    assert ended.state_dict()["reason"] == ended.reason is not None
+    assert resumed(runs / "5", [], ended.state_dict())  # killed before its result was written
