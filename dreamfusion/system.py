@@ -63,7 +63,7 @@ class DreamFusion(L.LightningModule):
     def on_fit_start(self) -> None:
         prior = self.distillation.prior.to(self.device)
         if isinstance(prior, PictureConditioned) and self.reference is not None:
-            prior.look_at(self.reference.over(1.0), self.reference.camera)
+            prior.look_at(self.reference.for_prior(), self.reference.camera)
         self.text_table = self.text_table.to(self.device)
 
     def on_train_batch_start(self, batch: Cameras, batch_idx: int) -> None:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from dreamfusion.diffusion.parameterization import clean_from_prediction, network_input
+from dreamfusion.diffusion.parameterization import PREDICTIONS, clean_from_prediction, network_input
 from dreamfusion.error import GuidanceError
 from dreamfusion.guidance.adapter import AdaptablePrior
+from dreamfusion.guidance.autoencoder import load_autoencoder
 from dreamfusion.guidance.hub import find_file, find_model
 from dreamfusion.guidance.pretrained import (
     add_lora,
@@ -30,7 +31,6 @@ from dreamfusion.paths import CACHE
 from dreamfusion.types import Branch, TextEmbedding
 
 LARGE = 4e9  # bytes of the files of a text encoder; T5-XXL has 4.8 billion parameters, and the largest CLIP 0.7
-AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")  # AutoencoderTiny (TAESD): less memory, coarser
 
 
 class DiffusersPrior(AdaptablePrior):
@@ -50,6 +50,9 @@ class DiffusersPrior(AdaptablePrior):
     adapted_layers = ("to_q", "to_k", "to_v", "to_out.0")
     sees_camera = False
     picture_channels: ClassVar[int] = 0  # of the network's input, after those of the noisy latents
+    left_out: Sequence[str] = ()  # parts of the pipeline that are not used, and may be missing in a single file
+    trained: ClassVar[int | None] = None  # pixels a side of the training's images, if the configuration has others
+    overflows: ClassVar[bool] = False  # the published autoencoder, in float16
 
     def __init__(
         self,
@@ -68,6 +71,7 @@ class DiffusersPrior(AdaptablePrior):
         view_chunk: int | None,
         lora: Sequence[Any] | None,
         tokens: Sequence[str] | None,
+        prediction: str | None = None,
     ) -> None:
         """Find and load the weights, except for the text encoders, which `encode_text` loads.
 
@@ -84,6 +88,8 @@ class DiffusersPrior(AdaptablePrior):
             vae: another autoencoder of the same latents: folder or hub id; None: the model's own.
             lora: file or `owner/name/file` on the hub, and the weight, of low-rank changes of the network; None: none.
             tokens: files of textual inversion, see `add_words`; None: none.
+            prediction: what the network predicts, one of PREDICTIONS, in place of what the scheduler's configuration
+                says; None: that.
             vae_dtype: of the autoencoder. Small gradients may underflow in float16 on their way to the image.
             view_chunk: images encoded at once, and again in the backward pass, so that no activations are kept while
                 the network runs; None: all at once, with their activations.
@@ -102,17 +108,26 @@ class DiffusersPrior(AdaptablePrior):
         # Load in the precision of the expected device, so that `to("cuda")` needs no float32 copy.
         expected = choose_dtype(dtype, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         if model and Path(model).expanduser().is_file():
-            model = str(unpacked(Path(model).expanduser(), self.pipeline))
+            model = str(unpacked(Path(model).expanduser(), self.pipeline, self.left_out))
         candidates = (model,) if model else self.models
         half = expected == torch.float16
         self._folder = find_model(candidates, revision, self.parts, half, check=self._check_folder)
         self.alphas_cumprod, self._prediction = noise_schedule(self._folder)
+        if prediction is not None:
+            if prediction not in PREDICTIONS or "flow_prediction" in (prediction, self._prediction):
+                allowed = "|".join(kind for kind in PREDICTIONS if kind != "flow_prediction")
+                raise GuidanceError(f"guidance.prediction={prediction}; type guidance.prediction={allowed}")
+            self._prediction = prediction
         self._network = self._load_network(getattr(diffusers, self.architecture), expected)
         if lora is not None:
             add_lora(self._network, *lora_of(lora))
-        self._vae = self._load_autoencoder(vae, choose_dtype(vae_dtype, self._device)) if "vae" in self.parts else None
+        self._vae: Any = None
+        if "vae" in self.parts:
+            self._vae = load_autoencoder(
+                self._folder / "vae", vae, choose_dtype(vae_dtype, self._device), self.name, self.overflows
+            )
         factor = 1 if self._vae is None else 2 ** (len(self._vae.config.block_out_channels) - 1)
-        self.trained_resolution: int = self._network.config.sample_size * factor
+        self.trained_resolution: int = self.trained or self._network.config.sample_size * factor
         self.resolution = self.trained_resolution if resolution is None else resolution
         unit = factor * getattr(self._network.config, "patch_size", 1)
         if self.resolution < unit or self.resolution % unit:
@@ -232,22 +247,6 @@ class DiffusersPrior(AdaptablePrior):
     def _load_network(self, network: type[Any], dtype: torch.dtype) -> Any:
         return load_frozen(network, self._folder, self.parts[0], dtype)
 
-    def _load_autoencoder(self, vae: str | None, dtype: torch.dtype) -> Any:
-        """The frozen autoencoder, of the class that its folder names."""
-        import diffusers
-
-        folder = self._folder / "vae" if vae is None else find_model((vae,), None, (".",), False, "guidance.vae")
-        config = read_json(folder / "config.json")
-        kind = config.get("_class_name")
-        if kind not in AUTOENCODERS:
-            raise GuidanceError(f"the autoencoder in {folder} is a {kind}, expected {' or '.join(AUTOENCODERS)}")
-        if dtype == torch.float16 and config.get("force_upcast", False):
-            raise GuidanceError(
-                f"the autoencoder of {self.name} overflows in float16 (force_upcast in {folder}); type "
-                "guidance.vae_dtype=float32, or name another one such as guidance.vae=madebyollin/sdxl-vae-fp16-fix"
-            )
-        return load_frozen(getattr(diffusers, kind), folder, ".", dtype)
-
     def _latent_units(self) -> tuple[float, float]:
         """Factor and offset between the autoencoder's latents and the network's."""
         assert self._vae is not None
@@ -283,6 +282,9 @@ class DiffusersPrior(AdaptablePrior):
         key = ("clip_g" if number else "clip_l") if "text_encoder_2" in self.parts else None
         for word, spelling in add_words(self._tokens, words, network, key).items():
             texts = [text.replace(word, spelling) for text in texts]
+        if self._tokens and hasattr(getattr(network, "text_model", None), "eos_token_id"):
+            # With the published 2, the pooled text is that of the largest token, which an added word's is.
+            network.text_model.eos_token_id = words.eos_token_id
         length = min(words.model_max_length, getattr(network.config, "max_position_embeddings", words.model_max_length))
         tokens = tokenized(texts, words, length)
         mask = tokens.attention_mask if getattr(network.config, "use_attention_mask", masked) else None

@@ -28,6 +28,7 @@ class MVDreamPrior(StableDiffusionPrior):
     views = 4
     sees_camera = True
     sample_scale = 10.0  # as in the original sampling script
+    trained = 256
 
     def __init__(self, checkpoint: str | None, **settings: Any) -> None:
         """See `DiffusersPrior`; `model` is Stable Diffusion 2.1 base, for all but the weights of the U-Net.

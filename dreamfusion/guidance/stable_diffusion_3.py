@@ -44,6 +44,8 @@ class StableDiffusion3Prior(DiffusersPrior):
         self._t5 = t5
         if t5:
             self.parts = (*self.parts, "text_encoder_3", "tokenizer_3")
+        else:
+            self.left_out = ("text_encoder_3", "tokenizer_3")
         super().__init__(channels_last=False, attention_slicing=False, tokens=None, **settings)
 
     def encode_text(self, texts: Sequence[str]) -> TextEmbedding:

@@ -24,6 +24,7 @@ class StableDiffusionXLPrior(DiffusersPrior):
     parts = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
     pipeline = "StableDiffusionXLPipeline"
     sample_scale = 5.0  # default of diffusers
+    overflows = True
 
     def encode_text(self, texts: Sequence[str]) -> TextEmbedding:
         """Encode K texts: the penultimate states of both encoders (K, 77, 768 + 1280), pooled (K, 1280).

@@ -16,10 +16,11 @@ LARGEST = 1024  # pixels along the longer side; larger ones are reduced, since v
 DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # modes of Pillow that hold 16 bits of grey
 
 
-def read_picture(path: Path, setting: str = "image", nearest: bool = False) -> np.ndarray:
+def read_picture(path: Path, setting: str = "image", nearest: bool = False, stretch: bool = False) -> np.ndarray:
     """(H, W, 4) uint8, not premultiplied, upright as EXIF says, at most LARGEST pixels along the longer side.
 
-    Colour profiles are ignored. Reduced by area, or with `nearest` to single pixels, which mixes no depths.
+    Colour profiles are ignored. Reduced by area, or with `nearest` to single pixels, which mixes no depths. Of a file
+    with 16 bits of grey, `stretch` keeps the range that it uses: depths in millimetres are a few thousand of 65,536.
 
     Raises:
         UserError: the file that `setting` names is missing, no picture, damaged, too small or too large.
@@ -29,7 +30,7 @@ def read_picture(path: Path, setting: str = "image", nearest: bool = False) -> n
         check_picture(content, path.name)
         with warnings.catch_warnings(), Image.open(io.BytesIO(content), formats=FORMATS) as file:
             warnings.simplefilter("ignore")  # about damaged metadata
-            pixels = _as_rgba(ImageOps.exif_transpose(file))
+            pixels = _as_rgba(ImageOps.exif_transpose(file), stretch)
     except FileNotFoundError as error:
         raise UserError(f"there is no file {path}; type {setting}=... with a picture") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # SyntaxError: a broken PNG
@@ -50,10 +51,13 @@ def read_picture(path: Path, setting: str = "image", nearest: bool = False) -> n
     return np.asarray(pixels)
 
 
-def _as_rgba(image: Image.Image) -> Image.Image:
-    """Any mode of Pillow; 16 bits become 8."""
+def _as_rgba(image: Image.Image, stretch: bool) -> Image.Image:
+    """Any mode of Pillow; 16 bits become 8, of the values above 0 with `stretch`."""
     if image.mode in DEEP:
         grey = np.asarray(image).astype(np.float64) / 257
+        known = grey[grey > 0]  # 0 is where nothing was measured
+        if stretch and len(known) and known.min() < known.max():
+            grey = np.where(grey > 0, (grey - known.min()) / (known.max() - known.min()) * 254 + 1, 0)
         image = Image.fromarray(np.rint(grey.clip(0, 255)).astype(np.uint8))
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, without a white that is known")

@@ -60,7 +60,11 @@ class Framing:
         found: list[np.ndarray | None] = [frame(pixels, box, target, size)]
         for name in ("depth", "normal"):
             file = getattr(self, name)
-            extra = None if file is None else read_picture(Path(file), f"reference.{name}", nearest=True)
+            extra = (
+                None
+                if file is None
+                else read_picture(Path(file), f"reference.{name}", nearest=True, stretch=name == "depth")
+            )
             if extra is not None and extra.shape != pixels.shape:
                 raise UserError(f"reference.{name}={file} has another size than image={self.image}; both must be equal")
             found.append(None if extra is None else frame(extra, box, target, size, nearest=True))
@@ -74,6 +78,7 @@ class Reference(nn.Module):
     mask: Tensor  # (1, 1, S, S) opacity
     depth: Tensor | None  # (1, 1, S, S) in [0, 1], of unknown scale and offset
     normal: Tensor | None  # (1, 3, S, S) unit, camera axes
+    shown: Tensor | None  # (1, 4, R, R) in [0, 1], colours and opacity for a prior that looks at the picture
 
     def __init__(
         self,
@@ -91,6 +96,7 @@ class Reference(nn.Module):
         image: str,
         orbit: Orbit,
         read: bool,
+        shown: int | None = None,
     ) -> None:
         """Read the files, unless `read` is false: a resumed run has their pixels in its checkpoint.
 
@@ -102,6 +108,7 @@ class Reference(nn.Module):
             every: steps between two uses; 1: each step.
             weights: of TERMS, numbers or schedules; 0 disables a term.
             orbit: the training cameras.
+            shown: R, pixels a side of the picture that the prior looks at; None: it looks at none.
 
         Raises:
             UserError: a setting is not allowed, or a file cannot be used.
@@ -132,6 +139,11 @@ class Reference(nn.Module):
         self.register_buffer("depth", None if far is None else far[:, :1])
         normals = None if bent is None else nn.functional.normalize(2 * bent[:, :3] - 1, dim=1)
         self.register_buffer("normal", normals)
+        large = None
+        if shown is not None:
+            whole = framing.read(shown)[0] if read else np.zeros((shown, shown, 4), np.uint8)
+            large = torch.from_numpy(np.array(whole)).permute(2, 0, 1)[None] / 255
+        self.register_buffer("shown", large)
 
     def due(self, step: int) -> bool:
         """Whether the view is used at `step`."""
@@ -158,6 +170,12 @@ class Reference(nn.Module):
     def over(self, grey: float) -> Tensor:
         """The picture over a grey level, (1, 3, S, S)."""
         return self.rgb * self.mask + grey * (1 - self.mask)
+
+    def for_prior(self) -> Tensor:
+        """The picture over white for a prior that looks at it, (1, 3, R, R)."""
+        if self.shown is None:
+            return self.over(1.0)
+        return self.shown[:, :3] * self.shown[:, 3:] + 1 - self.shown[:, 3:]
 
     def _color(self, render: RenderOutput) -> Tensor:
         """Mean squared difference of the colours, both over GREY."""

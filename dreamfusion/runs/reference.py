@@ -44,7 +44,10 @@ def described(cfg: DictConfig) -> DictConfig:
     framed = frame(pixels, box, centred_box(box, 1.0), SIZE).astype(np.float32) / 255
     picture = torch.from_numpy(framed).permute(2, 0, 1)
     found = prior.recognise(picture, cfg.reference.azimuth, cfg.reference.elevation)
-    changed.prompt, changed.guidance.variant = found.prompt, found.variant
+    changed.prompt = found.prompt
+    named = cfg.guidance.variant
+    if not (isinstance(named, int) and 0 < named < found.variants):  # else the command names one that this object has
+        changed.guidance.variant = found.variant
     changed.reference.azimuth, changed.reference.elevation = found.azimuth, found.elevation
     if cfg.reference.box is None:
         changed.reference.box = [round(side, 4) for side in found.box]

@@ -16,7 +16,7 @@ from dreamfusion.camera.orbit import Orbit
 from dreamfusion.distillation.base import Distillation
 from dreamfusion.error import UserError
 from dreamfusion.guidance.adapter import AdaptablePrior
-from dreamfusion.guidance.prior import check_members
+from dreamfusion.guidance.prior import PictureConditioned, check_members
 from dreamfusion.guidance.prior_cache import cached_prior
 from dreamfusion.prompting.table import Prompting
 from dreamfusion.scene.base import Scene
@@ -38,7 +38,8 @@ def assemble(cfg: DictConfig, resumed: bool = False) -> DreamFusion:
     reference = None
     if cfg.get("image") is not None:
         orbit = built(cfg, "camera", Orbit)
-        reference = instantiate(cfg.reference)(image=str(cfg.image), orbit=orbit, read=not resumed)
+        shown = prior.resolution if isinstance(prior, PictureConditioned) else None
+        reference = instantiate(cfg.reference)(image=str(cfg.image), orbit=orbit, read=not resumed, shown=shown)
     system: DreamFusion = instantiate(cfg.system)(
         scene=built(cfg, "scene", Scene),
         prompting=prompting,

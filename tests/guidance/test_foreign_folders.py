@@ -13,7 +13,7 @@ from pipelines import save_sd, save_sd3, save_sdxl
 from safetensors.torch import load_file, save_file
 
 from dreamfusion.error import GuidanceError
-from dreamfusion.guidance import hub
+from dreamfusion.guidance import hub, single_file
 from dreamfusion.guidance.sampling import sample_images, start_noise
 from dreamfusion.types import Branch, Conditioning
 
@@ -30,9 +30,9 @@ def folder(original, tmp_path):
     return shutil.copytree(original, tmp_path / "copy")
 
 
-def load(folder):
+def load(folder, **changes):
     """The prior in a folder, after it has encoded a text."""
-    prior = option("guidance/sd", model=str(folder))
+    prior = option("guidance/sd", model=str(folder), **changes)
     prior.encode_text(["a cat"])
     return prior
 
@@ -485,14 +485,39 @@ def test_a_single_file_is_converted_once_and_then_read_as_a_folder(folder, cache
     read = []
     monkeypatch.setattr(StableDiffusionPipeline, "from_single_file", lambda file, **_: read.append(file) or Converted())
     file = tmp_path / "fine tuned.safetensors"
-    file.write_bytes(b"weights")
+    save_file({"any": torch.zeros(1)}, file)
     first, again = load(file), load(file)
     assert read == [str(file)]
     assert first._folder == again._folder
     assert first._folder.parent == cache
-    file.write_bytes(b"other weights")
+    save_file({"any": torch.zeros(2)}, file)
     load(file)
     assert len(read) == 2
+
+
+def test_a_single_file_of_the_second_version_has_its_configurations_and_v_where_it_is_marked(
+    folder, cache, tmp_path, monkeypatch, caplog
+):
+    from diffusers import StableDiffusionPipeline
+
+    class Converted:
+        def save_pretrained(self, place, safe_serialization):
+            shutil.copytree(folder, place)
+
+    given = []
+    monkeypatch.setattr(StableDiffusionPipeline, "from_single_file", lambda file, **s: given.append(s) or Converted())
+    for name, width, marks in (("one", 768, ()), ("two", 1024, ()), ("v", 768, ("v_pred",))):
+        state = {single_file.TEXT_KEY: torch.zeros(8, width)} | {mark: torch.zeros(0) for mark in marks}
+        save_file(state, tmp_path / f"{name}.safetensors")
+        torch.save({"state_dict": state}, tmp_path / f"{name}.ckpt")
+        for suffix in ("safetensors", "ckpt"):
+            prior = load(tmp_path / f"{name}.{suffix}")
+            assert prior._prediction == ("v_prediction" if marks else "epsilon")
+            assert given[-1].get("config") == (single_file.SECOND if name == "two" else None)
+    assert caplog.text.count("type guidance.prediction=v_prediction guidance.resolution=768") == 2
+    assert load(tmp_path / "two.ckpt", prediction="v_prediction")._prediction == "v_prediction"
+    with pytest.raises(GuidanceError, match=r"guidance.prediction=v; type guidance.prediction=epsilon|v_prediction"):
+        load(tmp_path / "two.ckpt", prediction="v")
 
 
 @pytest.mark.parametrize("name", ["model.ckpt", "model.safetensors"])

@@ -109,3 +109,14 @@ def test_a_sampled_image_is_finite_from_pure_noise_on(prior):
     latents = ddim_sample(predict_clean, start, prior.alphas_cumprod, 4, clip=False)
     assert latents.isfinite().all()
     assert latents.abs().max() < 100
+
+
+def test_a_single_file_need_not_have_the_third_encoder_if_it_is_not_used(folder, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "dreamfusion.guidance.diffusers_prior.unpacked", lambda file, pipeline, left: asked.append(left) or folder
+    )
+    (tmp_path / "sd3.safetensors").touch()
+    for t5, left in ((False, ("text_encoder_3", "tokenizer_3")), (True, ())):
+        option("guidance/sd3", model=str(tmp_path / "sd3.safetensors"), resolution=32, t5=t5)
+        assert asked[-1] == left

@@ -1,9 +1,13 @@
 """The SDXL adapter on small random networks of the published classes, against diffusers' own pipeline."""
 
+import json
+import shutil
+
 import pytest
 import torch
 from options import option, predict
 from pipelines import LENGTH, save_autoencoder, save_sdxl
+from safetensors.torch import save_file
 
 from dreamfusion.error import GuidanceError
 
@@ -103,3 +107,30 @@ def test_an_autoencoder_of_another_class_is_refused(folder, tmp_path):
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(GuidanceError, match="is a UNet2DModel, expected AutoencoderKL or AutoencoderTiny"):
         option("guidance/sdxl", model=str(folder), vae=str(tmp_path))
+
+
+def test_a_word_that_was_added_does_not_end_the_pooled_text(folder, tmp_path):
+    """With the published eos_token_id of 2, transformers pools at the largest token, which an added word's is."""
+    from transformers import CLIPTextModelWithProjection
+
+    network = CLIPTextModelWithProjection.from_pretrained(str(folder / "text_encoder_2"))
+    network.config.eos_token_id = 2
+    copied = shutil.copytree(folder, tmp_path / "sdxl")
+    network.save_pretrained(str(copied / "text_encoder_2"))
+    widths = {f"clip_{size}": torch.ones(1, width(folder, number)) for size, number in (("l", ""), ("g", "_2"))}
+    save_file(widths, tmp_path / "style.safetensors")
+    prior = option("guidance/sdxl", model=str(copied), resolution=32, tokens=[str(tmp_path / "style.safetensors")])
+    pooled = prior.encode_text(["a style cat", "a style cat, back view"]).pooled
+    assert (pooled[0] - pooled[1]).abs().max() > 1e-4
+
+
+def width(folder, number):
+    return json.loads((folder / f"text_encoder{number}" / "config.json").read_text())["hidden_size"]
+
+
+def test_an_autoencoder_of_other_latents_is_refused(folder, tmp_path):
+    copied = shutil.copytree(folder / "vae", tmp_path / "vae")
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps(config | {"scaling_factor": 0.13025}))
+    with pytest.raises(GuidanceError, match=r"other latents than sdxl was trained with \(scaling_factor 0.13025, not "):
+        option("guidance/sdxl", model=str(folder), resolution=32, vae=str(copied))

@@ -150,3 +150,34 @@ def test_glb_files_load_with_texture_and_node_transform(tmp_path):
     mesh = load_asset(read_catalog(tmp_path)[0])
     np.testing.assert_allclose(np.ptp(mesh.vertices, axis=0), np.array([2, 2, 3]) * 2 / np.sqrt(17), atol=1e-6)
     assert set(colors_by_side(mesh).values()) == {(0, 0, 1)}
+
+
+def glb_part(folder, alpha_mode=None, factor=255, picture=None):
+    """A GLB of one box, read."""
+    box = trimesh.creation.box()
+    image = None if picture is None else Image.fromarray(np.full((4, 4, 4), (200, 100, 50, picture), np.uint8))
+    material = trimesh.visual.material.PBRMaterial(
+        baseColorFactor=[255, 255, 255, factor], alphaMode=alpha_mode, baseColorTexture=image
+    )
+    box.visual = trimesh.visual.TextureVisuals(uv=np.zeros((len(box.vertices), 2)), material=material)
+    box.export(folder / "box.glb", include_normals=False)
+    (model,) = read_catalog(folder)
+    return load_asset(model)
+
+
+@pytest.mark.parametrize(("mode", "kept"), [(None, 255), ("OPAQUE", 255), ("MASK", 0), ("BLEND", 0)])
+def test_the_alpha_of_a_texture_counts_where_gltf_says_so(mode, kept, tmp_path):
+    mesh = glb_part(tmp_path, mode, picture=0)
+    assert mesh.materials[0].texture[0, 0, 3] == kept
+
+
+def test_window_panes_of_a_glb_are_dropped_as_those_of_an_obj(tmp_path):
+    with pytest.raises(AssetError):
+        glb_part(tmp_path, "BLEND", factor=10)
+    for mode, factor in ((None, 10), ("BLEND", 200)):
+        assert len(glb_part(tmp_path, mode, factor).faces) == 12
+
+
+def test_a_glb_without_normals_has_creases(tmp_path):
+    normals = glb_part(tmp_path).normals
+    np.testing.assert_allclose(np.abs(normals).max(axis=1), 1, atol=1e-6)  # those of the sides of the box

@@ -145,3 +145,14 @@ def test_the_object_is_moved_to_its_box(target):
 
 def test_the_longer_side_of_a_centred_box_fills_its_share():
     assert centred_box((10.0, 0.0, 20.0, 40.0), 0.8) == pytest.approx((0.4, 0.1, 0.6, 0.9))
+
+
+def test_a_depth_of_16_bits_keeps_the_range_that_it_uses(tmp_path):
+    """Millimetres are a few thousand of 65,536."""
+    ramp = np.zeros((32, 32), np.uint16)
+    ramp[8:24] = np.linspace(500, 1500, 32).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "depth.png")
+    read = read_picture(tmp_path / "depth.png", "reference.depth", nearest=True, stretch=True)[..., 0]
+    assert len(np.unique(read[16])) == 32 and (read[0] == 0).all() and read.max() == 255
+    assert (np.diff(read[16].astype(int)) > 0).all()
+    assert len(np.unique(read_picture(tmp_path / "depth.png")[16, :, 0])) < 8

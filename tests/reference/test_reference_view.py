@@ -159,3 +159,15 @@ def test_a_prior_that_looks_at_pictures_sees_the_view_over_white_before_the_firs
     ((rgb, camera),) = seen
     assert rgb[0, :, 0, 0].tolist() == [1, 1, 1] and rgb[0, :, 8, 8].tolist() == pytest.approx([0.2, 0.4, 0.6])
     assert float(camera.azimuth) == pytest.approx(40)
+
+
+def test_a_prior_looks_at_the_picture_in_its_own_size(tmp_path, make_system):
+    fine = np.zeros((64, 64, 4))
+    fine[16:48, 16:48] = (0.2, 0.4, 0.6, 1.0)
+    fine[16:48:2, 16:48] = (1.0, 1.0, 1.0, 1.0)  # stripes that the view's 16 pixels cannot hold
+    seen = reference(tmp_path, fine, shown=64).for_prior()
+    assert seen.shape == (1, 3, 64, 64) and (seen[0, 0, 16] - seen[0, 0, 17]).abs().max() > 0.7
+    assert reference(tmp_path, fine).for_prior().shape == (1, 3, SIZE, SIZE)
+    first, again = reference(tmp_path, fine, shown=64), reference(tmp_path, shown=64, read=False)
+    again.load_state_dict(first.state_dict())
+    assert torch.equal(again.for_prior(), seen)

@@ -30,6 +30,7 @@ from dreamfusion.pocket.data.textures import Textures
 MAX_FACES = 1_500_000
 MAX_NODES = 10_000  # of a glTF scene: each may show a mesh again
 MIN_OPACITY = 0.15  # more transparent materials (window panes, bottles) are dropped, all others rendered opaque
+STORED_NORMALS = "stored normals"  # in the metadata of a part: whether its file has them
 CREASE = 45.0  # degrees between two faces, above which an edge without stored normals is sharp
 
 _NO_MATERIAL = (0.8, 0.8, 0.8)
@@ -209,7 +210,12 @@ def _triangles(polygons: np.ndarray) -> np.ndarray:
 
 
 def _part(
-    vertices: np.ndarray, faces: np.ndarray, normals: np.ndarray | None, uv: np.ndarray | None, material: Material
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    normals: np.ndarray | None,
+    uv: np.ndarray | None,
+    material: Material | None,
+    colors: np.ndarray | None = None,
 ) -> RasterMesh:
     """A mesh of one material with the given normals if valid, else with smooth normals up to creases."""
     if (
@@ -221,8 +227,10 @@ def _part(
         normals = crease_normals(vertices, faces, CREASE).reshape(-1, 3)
         corners = faces.reshape(-1)
         vertices, uv = vertices[corners], None if uv is None else uv[corners]
+        colors = None if colors is None else colors[corners]
         faces = np.arange(len(corners)).reshape(-1, 3)
-    return RasterMesh(vertices=vertices, faces=faces, normals=normals, uv=uv, materials=(material,))
+    materials = (Material() if material is None else material,)
+    return RasterMesh(vertices=vertices, faces=faces, normals=normals, colors=colors, uv=uv, materials=materials)
 
 
 def _check_glb(content: bytes) -> None:
@@ -270,26 +278,40 @@ def _parse_glb(model: str, read: Callable[[str], bytes]) -> list[RasterMesh]:
         given = getattr(mesh.visual, "vertex_attributes", {})
         if "color" in given:
             mesh.vertex_attributes["color"] = given["color"]
+        mesh.metadata[STORED_NORMALS] = "vertex_normals" in mesh._cache.cache  # else trimesh makes smooth ones
     textures = Textures()
-    return [_glb_part(mesh, textures) for mesh in scene.dump() if isinstance(mesh, trimesh.Trimesh)]
+    shown = [mesh for mesh in scene.dump() if isinstance(mesh, trimesh.Trimesh) and not _is_glass(mesh)]
+    return [_glb_part(mesh, textures) for mesh in shown]
+
+
+def _is_glass(mesh: trimesh.Trimesh) -> bool:
+    """Whether a part is more transparent than MIN_OPACITY; without alphaMode=BLEND, glTF's alpha is no transparency."""
+    material = getattr(mesh.visual, "material", None)
+    factor = getattr(material, "baseColorFactor", None)
+    blends = getattr(material, "alphaMode", None) == "BLEND"
+    return blends and factor is not None and len(factor) > 3 and factor[3] / 255 < MIN_OPACITY
 
 
 def _glb_part(mesh: trimesh.Trimesh, textures: Textures) -> RasterMesh:
-    vertices, faces, normals = np.asarray(mesh.vertices), np.asarray(mesh.faces), np.asarray(mesh.vertex_normals)
+    vertices, faces = np.asarray(mesh.vertices), np.asarray(mesh.faces)
+    normals = np.asarray(mesh.vertex_normals) if mesh.metadata.get(STORED_NORMALS) else None
     visual = mesh.visual
     if visual.kind != "texture":
         # glTF's factors and vertex colours are linear (glTF 2.0, 3.9.2), its textures are not
         colors = srgb_from_linear(np.asarray(visual.vertex_colors)[:, :3] / 255)
-        return RasterMesh(vertices=vertices, faces=faces, normals=normals, colors=colors)
+        return _part(vertices, faces, normals, None, None, colors)
     factor = getattr(visual.material, "baseColorFactor", None)
     color = (1.0, 1.0, 1.0) if factor is None else _color(srgb_from_linear(np.asarray(factor) / 255))
     image = getattr(visual.material, "baseColorTexture", None)
     uv, material = None, Material(color)
     if image is not None and visual.uv is not None:
-        uv, material = np.asarray(visual.uv)[:, :2], Material(color, textures(image))
+        texture = textures(image)
+        if getattr(visual.material, "alphaMode", None) not in ("MASK", "BLEND"):  # OPAQUE is the default
+            texture = np.concatenate([texture[..., :3], np.full_like(texture[..., :1], 255)], axis=-1)
+        uv, material = np.asarray(visual.uv)[:, :2], Material(color, texture)
     colors = mesh.vertex_attributes.get("color")
     if colors is None:
         return _part(vertices, faces, normals, uv, material)
     largest = np.iinfo(colors.dtype).max if colors.dtype.kind == "u" else 1
     colors = srgb_from_linear(colors[:, :3] / largest)
-    return RasterMesh(vertices=vertices, faces=faces, normals=normals, colors=colors, uv=uv, materials=(material,))
+    return _part(vertices, faces, normals, uv, material, colors)
