@@ -18,7 +18,6 @@ from dreamfusion.cli.quoting import quote_texts
 from dreamfusion.cli.resolvers import register
 from dreamfusion.error import UserError
 from dreamfusion.paths import CONFIGURATION
-from dreamfusion.runs.find import with_start
 from dreamfusion.runs.names import OUTPUTS, moment, run_folder
 from dreamfusion.runs.results import read_result
 from dreamfusion.runs.summary import read_summary
@@ -127,7 +126,7 @@ def dream(
 
     texts = {"prompt": prompt, "image": image, "seed": seed, "trainer.max_steps": steps}
     named = [f"{name}={value}" for name, value in texts.items() if value is not None]
-    cfg = compose(with_start([*overrides, *named]), config_dir)
+    cfg = compose([*overrides, *named], config_dir)
     filter_messages()
     prefer(cfg.ops)
     make_deterministic(cfg.deterministic)

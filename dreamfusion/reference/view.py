@@ -8,6 +8,7 @@ Letters: S pixels a side of the view.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -144,6 +145,14 @@ class Reference(nn.Module):
             whole = framing.read(shown)[0] if read else np.zeros((shown, shown, 4), np.uint8)
             large = torch.from_numpy(np.array(whole)).permute(2, 0, 1)[None] / 255
         self.register_buffer("shown", large)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        """Checkpoints of before 2026-12-01 have no `shown`: the prior looked at the picture in the view's size."""
+        name = f"{prefix}shown"
+        if self.shown is not None and name not in state_dict:
+            pixels = torch.cat([state_dict[f"{prefix}rgb"], state_dict[f"{prefix}mask"]], dim=1)
+            state_dict[name] = nn.functional.interpolate(pixels, self.shown.shape[-2:], mode="bilinear")
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
     def due(self, step: int) -> bool:
         """Whether the view is used at `step`."""

@@ -19,7 +19,7 @@ from dreamfusion.training.loggers import forget_earlier
 
 # What a run writes at its end or for others to read, and a new run in its folder must not pass off as its own.
 WRITTEN = (
-    *(SUMMARY, RUNGS, "metrics.csv", "evaluation.json", "mesh_check.png", "truth_check.png", "turntable.mp4"),
+    *(SUMMARY, RUNGS, "metrics.csv", "evaluation*.json", "mesh_check.png", "truth_check*.png", "turntable.mp4"),
     *("mesh.*", f"{VISUAL}.*", "splats.*"),
 )
 

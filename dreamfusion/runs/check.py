@@ -40,6 +40,8 @@ def check_first(mode: str, cfg: DictConfig) -> None:
         find_checkpoint("latest")
     if cfg.config is not None and not Path(str(cfg.config)).expanduser().is_file():
         raise UserError(f"there is no file {cfg.config}; type config=... with the config.yaml of a run")
+    if makes:
+        _check_alone(cfg)
     if makes and cfg.prompts.file is not None:
         read_prompts(Path(str(cfg.prompts.file)).expanduser())
     elif makes and cfg.checkpoint is None and cfg.config is None:

@@ -16,16 +16,16 @@ import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from dreamfusion.camera.data import CameraData
 from dreamfusion.camera.orbit import Orbit
-from dreamfusion.checkpoint import load_scene
+from dreamfusion.checkpoint import load_scene, read_checkpoint
 from dreamfusion.error import UserError, check_positive, command_line, one_line, typed, user_message
 from dreamfusion.evaluation.prior_score import prior_score
 from dreamfusion.export.settings import SPLAT, ExportSettings
 from dreamfusion.export.splats import splats_of
-from dreamfusion.files import check_finite
+from dreamfusion.files import check_finite, replacing
 from dreamfusion.guidance.prior import check_groups
 from dreamfusion.mesh.density_grid import EmptyFieldError
 from dreamfusion.ops.allocator import keep_large_blocks
@@ -35,11 +35,12 @@ from dreamfusion.ranks import cluster
 from dreamfusion.report.picture import write_rgba
 from dreamfusion.runs.begin import begin, forget_scores_of_another
 from dreamfusion.runs.check import check
+from dreamfusion.runs.find import with_start
 from dreamfusion.runs.lock import locked
 from dreamfusion.runs.names import relative_to_cwd
 from dreamfusion.runs.page import LivePage
 from dreamfusion.runs.preflight import preflight
-from dreamfusion.runs.record import EXPERIMENT, chosen_experiment, config_dirs, earlier
+from dreamfusion.runs.record import config_dirs, experiment
 from dreamfusion.runs.results import COMPARED, FAILURE, Result, read_result, used_file, write_result
 from dreamfusion.runs.resume import load_weights, usable_checkpoint
 from dreamfusion.runs.scores import Judge, own_scores
@@ -92,11 +93,15 @@ def run_in_study(cfg: DictConfig, folder: Path, outputs: Outputs) -> Path:
             log.info("%s, seed %s is already finished%s: %s", cfg.prompt, cfg.seed, early, folder)
             return folder
         checkpoint = usable_checkpoint(folder) if cfg.resume else None
+        first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+        if first:
+            (folder / FAILURE).unlink(missing_ok=True)
         try:
             return _dream(cfg, folder, outputs, checkpoint, "repeat the command to resume")
         except Exception as error:
-            if rank_zero_only.rank == 0 and not (folder / FAILURE).is_file():  # type: ignore[attr-defined]
-                _note_failure(error, cfg, 0, 0.0, folder)  # of its assembly: a row of the study's table
+            if first and not (folder / FAILURE).is_file():  # of the assembly: a row of the study's table, too
+                step = 0 if checkpoint is None else int(read_checkpoint(checkpoint)["global_step"])
+                _note_failure(error, cfg, step, 0.0, folder)
             raise
 
 
@@ -137,6 +142,7 @@ def _dream(
     callbacks: Sequence[L.Callback] = (),
 ) -> Path:
     """See `dream`; `again` says how to resume the run."""
+    cfg = with_start(cfg)
     stopwatch = Stopwatch()
     checkpoints = Checkpoints(folder / "checkpoints" / LAST, outputs.checkpoint_every)
     stop = StopOnInterrupt()
@@ -263,6 +269,9 @@ def _note_failure(error: Exception, cfg: DictConfig, step: int, seconds: float, 
     """Write why the run failed, for the tables of its study; hides no error, such as a full disk."""
     reason = user_message(error) or one_line(f"{type(error).__name__}: {error}")
     with suppress(OSError, UserError):
+        if not (folder / "config.yaml").is_file():
+            with replacing(folder / "config.yaml") as draft:
+                OmegaConf.save(cfg, draft)
         settings = experiment(cfg, folder) | run_settings(cfg)
         write_result(Result(str(cfg.prompt), cfg.seed, step, seconds, {}, settings, failed=reason), folder)
 
@@ -275,14 +284,6 @@ def _resumable(message: str) -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit):
         log.info("%s", message)
         raise
-
-
-def experiment(cfg: DictConfig, folder: Path) -> dict[str, str]:
-    """The experiment as a setting of the result: this command's, or that of the run which it resumes or repeats."""
-    before = earlier(folder) + (earlier(Path(str(cfg.config)).expanduser().parent) if cfg.config else [])
-    named = [one.get(EXPERIMENT) for one in before if isinstance(one, dict)]
-    chosen = next((name for name in (chosen_experiment(), *named) if name is not None), None)
-    return {} if chosen is None else {EXPERIMENT: str(chosen)}
 
 
 def restarts(trainer: L.Trainer) -> int:

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -46,8 +47,7 @@ def evaluate_run(scene: TrainedScene, export: ExportSettings, judges: Sequence[J
     prompt, folder = str(scene.config.prompt), scene.run
     truth = truth_for(scene.config)
     found = evaluate_scene(scene.scene, scene.camera, export, truth)
-    result = read_result(folder)
-    at_end = result is None or result.steps == scene.step
+    result, at_end = read_result(folder), _is_of_end(scene)
     earlier = read_summary(folder) if at_end else {}
     scores = {name: earlier[name] for name in ("prior_score",) if name in earlier} | found.scores
     judged: dict[str, float] = {}
@@ -57,8 +57,8 @@ def evaluate_run(scene: TrainedScene, export: ExportSettings, judges: Sequence[J
     seconds = round(time.monotonic() - started, 1)
     about = {} if truth is None else {"name": truth.name, **truth.about}
     protocol = _protocol(scene, export, seconds)
-    write_json(folder / "evaluation.json", {"prompt": prompt, "scores": scores, "truth": about, **protocol})
-    write_image(found.sheet, folder / "truth_check.png")
+    write_json(evaluation_file(scene), {"prompt": prompt, "scores": scores, "truth": about, **protocol})
+    write_image(found.sheet, folder / f"truth_check{'' if at_end else f'_{scene.step}'}.png")
     if not at_end:
         log.warning("the summary of %s keeps the scores of its end: this checkpoint is of step %d", folder, scene.step)
         return scores
@@ -67,6 +67,16 @@ def evaluate_run(scene: TrainedScene, export: ExportSettings, judges: Sequence[J
         shown = {name: value for name, value in scores.items() if name in (*COMPARED, *judged)}
         write_result(replace(result, scores={**result.scores, **shown}), folder)
     return scores
+
+
+def evaluation_file(scene: TrainedScene) -> Path:
+    """Where the scores of a scene are written: those from before the end of a finished run beside its own."""
+    return scene.run / f"evaluation{'' if _is_of_end(scene) else f'_{scene.step}'}.json"
+
+
+def _is_of_end(scene: TrainedScene) -> bool:
+    result = read_result(scene.run)
+    return result is None or result.steps == scene.step
 
 
 def truth_for(config: DictConfig) -> Truth | None:

@@ -1,6 +1,7 @@
 """Find runs and checkpoints from the settings `checkpoint`, `run` and `study`."""
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +15,7 @@ from dreamfusion.runs.names import RUNS, STUDIES, study_folder
 from dreamfusion.runs.results import RESULT
 
 log = logging.getLogger(__name__)
+NEWEST = "DREAMFUSION_NEWEST"  # variable with the checkpoint that was the newest when the command began
 Done = TypeVar("Done")
 
 
@@ -45,14 +47,27 @@ def find_checkpoint(choice: str, *folders: Path) -> Path:
     return path
 
 
-def with_start(arguments: Sequence[str]) -> list[str]:
-    """The arguments with the path of the newest checkpoint for `start=latest`: one for all runs of the command, and in
-    the files of each.
+def note_newest(arguments: Sequence[str]) -> None:
+    """Find the scene of `start=latest` before the command's first run, which would be the newest for its second.
 
     Raises:
         CheckpointError: there is none.
     """
-    return [f"start={find_checkpoint('latest')}" if one == "start=latest" else one for one in arguments]
+    os.environ.pop(NEWEST, None)
+    if "start=latest" in arguments:
+        os.environ[NEWEST] = str(find_checkpoint("latest"))  # the workers of launchers have it too
+
+
+def with_start(cfg: DictConfig) -> DictConfig:
+    """The settings with the path of the scene for `start: latest`, for the run's files.
+
+    Not earlier: the name of a run's folder in a study must be that of the same command later.
+    """
+    if cfg.get("start") != "latest":
+        return cfg
+    changed = cfg.copy()
+    changed.start = os.environ.get(NEWEST) or str(find_checkpoint("latest"))
+    return changed
 
 
 def run_choice(cfg: DictConfig) -> str | None:

@@ -20,6 +20,7 @@ OWN_FOLDER = {
     "image": "image",
 }  # in outputs/, by the mode that creates runs
 TIME = "%Y-%m-%d_%H-%M-%S-%f"  # of a run outside of a study, as in conf/config.yaml; two commands of a second differ
+ADDED = (("guidance", "prediction"),)  # settings of after 2026-11: null does not change the names of runs before
 STUDY = "multirun"  # the study of an unnamed multirun
 # Settings that do not change the result: two runs that differ only in these are the same run.
 IGNORED = (
@@ -85,6 +86,10 @@ def identity(cfg: DictConfig) -> list[str]:
 def digest(cfg: DictConfig) -> str:
     """A hash of the settings of `identity`, which names the run's folder in a study."""
     settings = OmegaConf.to_container(OmegaConf.masked_copy(cfg, identity(cfg)))
+    assert isinstance(settings, dict)
+    for group, name in ADDED:
+        if isinstance(part := settings.get(group), dict) and part.get(name, "") is None:
+            del part[name]
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 

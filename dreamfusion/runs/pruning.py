@@ -4,6 +4,7 @@ At each rung, a fraction of the run's steps, a run writes its score to `rungs.js
 the better share of all runs that have reached the rung. Runs never wait for each other, whatever the number of workers.
 """
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from dreamfusion.error import UserError
 from dreamfusion.files import read_figures, write_json
 
 RUNGS = "rungs.json"
+ENDED = "ended at {}"  # key in it, of a rung at which the run was ended
+log = logging.getLogger(__name__)
 
 Measure = Callable[[], float]
 
@@ -61,10 +64,10 @@ class Halving(L.Callback):
         self.reason, self.score = state_dict["reason"], state_dict["score"]
 
     def on_train_start(self, trainer: L.Trainer, system: L.LightningModule) -> None:
-        """Decide again where an interruption at a rung may have prevented it; a run that was ended there stays so."""
-        if self.reason is None:
-            self._decide(trainer)
-        else:
+        """Decide where an interruption at a rung prevented it; a run that was ended there stays so."""
+        self._decide(trainer)
+        if self.reason is not None:
+            log.info("%s; type pruning=none to train on", self.reason)
             trainer.should_stop = True
 
     def on_train_batch_end(self, trainer: L.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -80,11 +83,18 @@ class Halving(L.Callback):
                     trainer.should_stop = True
 
     def _compare(self, rung: float) -> None:
-        self.score = self.measure()
-        others = scores_of_other_runs(self.folder, rung)
-        score = self.score if math.isfinite(self.score) else None
-        write_json(self.folder / RUNGS, read_rungs(self.folder) | {str(rung): score}, indent=None)
-        if not in_better_share(self.score, others, self.keep, self.startup):
+        """Decide at a rung, or repeat the decision that the run's file has, when a resumed run comes there again."""
+        known = read_rungs(self.folder)
+        if str(rung) in known:
+            score, ends = known[str(rung)], ENDED.format(rung) in known
+            self.score = math.nan if score is None else score
+        else:
+            self.score = self.measure()
+            others = scores_of_other_runs(self.folder, rung)
+            ends = not in_better_share(self.score, others, self.keep, self.startup)
+            known[str(rung)] = self.score if math.isfinite(self.score) else None
+            write_json(self.folder / RUNGS, known | ({ENDED.format(rung): 1.0} if ends else {}), indent=None)
+        if ends:
             self.reason = f"its score at {rung:g} of the run, {self.score:.4f}, is not in the better {self.keep:.0%}"
 
 
@@ -99,8 +109,13 @@ def in_better_share(score: float, others: Sequence[float], keep: float, startup:
 
 
 def scores_of_other_runs(folder: Path, rung: float) -> list[float]:
-    """The scores at a rung of the study's other runs of the same prompt: prompts differ more than settings do."""
-    runs = (path.parent for path in folder.parent.glob(f"*/{RUNGS}"))
+    """The scores at a rung of the study's other runs of the same prompt: prompts differ more than settings do.
+
+    Of a second stage, in the folder of a run, those of the other second stages.
+    """
+    inside = (folder.parent / "config.yaml").is_file()
+    found = folder.parent.parent.glob(f"*/{folder.name}/{RUNGS}") if inside else folder.parent.glob(f"*/{RUNGS}")
+    runs = (path.parent for path in found)
     scores = (read_rungs(run).get(str(rung)) for run in runs if run != folder)
     return [score for score in scores if score is not None]
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
 
 from dreamfusion import __version__
 from dreamfusion.files import check_finite, write_json
@@ -78,6 +79,14 @@ def session() -> dict[str, Any]:
 def chosen_experiment() -> str | None:
     """The experiment that this command names."""
     return HydraConfig.get().runtime.choices.get(EXPERIMENT) if HydraConfig.initialized() else None
+
+
+def experiment(cfg: DictConfig, folder: Path) -> dict[str, str]:
+    """The experiment as a setting of the result: this command's, or that of the run which it resumes or repeats."""
+    before = earlier(folder) + (earlier(Path(str(cfg.config)).expanduser().parent) if cfg.config else [])
+    named = [one.get(EXPERIMENT) for one in before if isinstance(one, dict)]
+    chosen = next((name for name in (chosen_experiment(), *named) if name is not None), None)
+    return {} if chosen is None else {EXPERIMENT: str(chosen)}
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:

@@ -5,14 +5,16 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from dreamfusion.files import read_figures, write_json
 from dreamfusion.runs.dream import Outputs, run_in_study
 from dreamfusion.runs.find import find_checkpoint
 from dreamfusion.runs.gallery import gallery
-from dreamfusion.runs.results import RESULT, read_result
+from dreamfusion.runs.results import read_result
 from dreamfusion.runs.settings import plain
 
 log = logging.getLogger(__name__)
 STAGE, PAGE = "refined", "refine.html"  # folder and page inside the folder of the first stage
+BEGAN = "began.json"  # in the folder of the second stage: the first one's step
 CHOICES = ("scene",)  # groups of another option than the first stage's: replaced, not merged
 HINT = "prior_score"
 SCORES = {"fscore_1": "F-score at 1 % of the truth", HINT: "prior score"}  # the first that both stages have
@@ -39,11 +41,12 @@ def refine(cfg: DictConfig, folder: Path, outputs: Outputs) -> None:
         return
     if not cfg.resume or read_result(folder / STAGE) is None:  # else the checkpoints may have been removed
         run_in_study(second_stage(cfg, find_checkpoint(str(folder))), folder / STAGE, outputs)
-    elif (folder / RESULT).stat().st_mtime > (folder / STAGE / RESULT).stat().st_mtime:
+        write_json(folder / STAGE / BEGAN, {"step": first.steps})
+    elif (step := read_figures(folder / STAGE / BEGAN).get("step", first.steps)) != first.steps:
         log.warning(
-            "%s began from an earlier state of this run, which was trained or finished again since; remove it and "
-            "repeat the command to refine this state",
-            folder / STAGE,
+            "%s began from step %d of this run, which is at step %d now; remove it and repeat the command to refine "
+            "this state",
+            *(folder / STAGE, step, first.steps),
         )
     compare(folder)
 

@@ -42,6 +42,8 @@ def resumed_settings(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     named = [override for override in overrides if override != "mode=train"]  # the only mode that resumes
     settings = resumed(OmegaConf.create(saved), cfg, named)
     kept = {key: value for key, value in saved.items() if key not in CHANGEABLE}
+    if isinstance(kept.get("field"), dict):  # another processor may lack the run's precision
+        kept["field"] = {name: value for name, value in kept["field"].items() if name != "precision"}
     if changed := differences(kept, plain(settings)):
         raise UserError(
             f"{path} was made with {changed}; a resumed run keeps these settings: type {typed('start', path)} "

@@ -7,7 +7,8 @@ from omegaconf import OmegaConf
 from dreamfusion.checkpoint import read_checkpoint
 from dreamfusion.error import CheckpointError
 from dreamfusion.runs.dream import experiment
-from dreamfusion.runs.find import with_start
+from dreamfusion.runs.find import NEWEST, note_newest, with_start
+from dreamfusion.runs.names import digest
 from dreamfusion.runs.resume import repeated_settings
 from dreamfusion.untrusted import LARGEST, UntrustedError, read_configuration
 
@@ -89,12 +90,30 @@ def test_the_experiment_of_a_run_is_that_of_its_resumption_and_its_repetition(co
     assert experiment(cfg, tmp_path / "second") == {"experiment": "paper"}
 
 
-def test_the_newest_scene_is_a_path_for_the_whole_command(finished, tmp_path, monkeypatch):
+def test_the_newest_scene_is_that_before_the_first_run_and_a_path_in_its_files(
+    finished, compose_config, tmp_path, monkeypatch
+):
+    monkeypatch.setenv(NEWEST, "of an earlier command")
     monkeypatch.chdir(finished.folder)
-    words = ["prompt=a dog", "start=latest", "start=cat.glb"]
-    found = with_start(words)
-    assert found[::2] == words[::2] and found[1].startswith("start=outputs") and found[1].endswith("last.ckpt")
-    monkeypatch.chdir(tmp_path)
-    assert with_start(words[::2]) == words[::2]
-    with pytest.raises(CheckpointError, match="no run under outputs"):
-        with_start(words)
+    cfg = compose_config("prompt=a dog", "start=latest")
+    note_newest(["prompt=a dog", "start=latest"])
+    monkeypatch.chdir(tmp_path)  # where there are other runs, or none
+    found = with_start(cfg)
+    assert found.start.startswith("outputs") and found.start.endswith("last.ckpt")
+    assert digest(cfg) == digest(compose_config("prompt=a dog", "start=latest")) != digest(found)
+    note_newest(["start=cat.glb"])
+    assert with_start(compose_config("start=cat.glb")).start == "cat.glb"
+    for once in (lambda: note_newest(["start=latest"]), lambda: with_start(cfg)):
+        with pytest.raises(CheckpointError, match="no run under outputs"):
+            once()
+
+
+def test_a_setting_that_is_new_does_not_rename_the_runs_before(compose_config):
+    cfg = compose_config("prompt=a dog", "guidance=sd")
+    before = cfg.copy()
+    del before.guidance.prediction
+    assert (
+        digest(cfg)
+        == digest(before)
+        != digest(compose_config("prompt=a dog", "guidance=sd", "guidance.prediction=epsilon"))
+    )

@@ -224,7 +224,9 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before_it(train, tmp_path, 
 def test_start_weights_do_not_join_a_training_that_began_otherwise(train, tmp_path):
     train(1, "first")
     start = str(tmp_path / "first" / "weights")
-    with pytest.raises(UserError, match=r"began from random weights; name another mode\.folder, or leave"):
+    with pytest.raises(
+        UserError, match=r"began from random weights; name another mode\.folder, or type mode\.start=null"
+    ):
         train(2, "first", start=start)
     train(1, "second", start=start)
     train(2, "second", start=start)  # the same command goes on

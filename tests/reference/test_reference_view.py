@@ -171,3 +171,11 @@ def test_a_prior_looks_at_the_picture_in_its_own_size(tmp_path, make_system):
     first, again = reference(tmp_path, fine, shown=64), reference(tmp_path, shown=64, read=False)
     again.load_state_dict(first.state_dict())
     assert torch.equal(again.for_prior(), seen)
+
+
+def test_a_checkpoint_of_before_shows_the_prior_the_view(tmp_path):
+    view = reference(tmp_path, square(), shown=32)
+    state = {name: value for name, value in view.state_dict().items() if name != "shown"}
+    again = reference(tmp_path, shown=32, read=False)
+    again.load_state_dict(state)
+    assert again.for_prior()[0, :, 16, 16].tolist() == pytest.approx([0.2, 0.4, 0.6], abs=0.01)

@@ -22,7 +22,10 @@ def test_the_result_takes_the_scores_of_the_last_step_alone(step, kept, compose_
     write_result(CAT, tmp_path)
     scene = SimpleNamespace(config=cfg, run=tmp_path, scene=None, camera=option("camera/orbit"), step=step)
     assert evaluate.evaluate_run(scene, evaluate.ExportSettings.of(cfg.export)) == {"silhouette_iou": 0.5}
-    content = json.loads((tmp_path / "evaluation.json").read_text())
+    written = evaluate.evaluation_file(scene)
+    assert written.name == ("evaluation.json" if kept == 0.5 else f"evaluation_{step}.json")
+    assert (tmp_path / "truth_check.png").exists() == (kept == 0.5)
+    content = json.loads(written.read_text())
     assert (content["step"], content["scores"]["silhouette_iou"]) == (step, 0.5)
     assert read_result(tmp_path).scores["silhouette_iou"] == kept
     assert read_summary(tmp_path).get("silhouette_iou") == (0.5 if kept == 0.5 else None)

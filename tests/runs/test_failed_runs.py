@@ -13,6 +13,7 @@ from dreamfusion.cli.console import filter_messages
 from dreamfusion.error import UserError
 from dreamfusion.files import check_finite, write_json
 from dreamfusion.mesh.density_grid import EmptyFieldError
+from dreamfusion.mode.clean import _empty
 from dreamfusion.runs.dream import Outputs, dream, run_in_study
 from dreamfusion.runs.results import (
     FAILURE,
@@ -142,3 +143,4 @@ def test_a_run_of_a_study_that_cannot_be_assembled_is_a_failed_one(compose_confi
         run_in_study(cfg, folder, Outputs(**{k: v for k, v in cfg.mode.items() if k[0] != "_"}))
     (row,) = ended(tmp_path / "s")
     assert "there is not enough memory" in row.failed and row.steps == 0
+    assert list(_empty(folder)) == [folder]  # which mode=clean finds

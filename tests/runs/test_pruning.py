@@ -37,21 +37,21 @@ def test_a_run_with_a_low_score_ends_at_the_rung_and_the_others_continue(tmp_pat
     assert pruner.reason == "its score at 0.25 of the run, 0.1000, is not in the better 50%"
     assert trained(tmp_path / "study" / "a-dog" / "4", [0.05, 0.05])[0] == 8  # a harder prompt
     assert sorted(scores_of_other_runs(runs / "1", 0.25)) == [0.1, 0.6]
-    assert read_rungs(runs / "2") == {"0.25": 0.6, "0.5": 0.4}
+    assert read_rungs(runs / "2") == {"0.25": 0.6, "0.5": 0.4, "ended at 0.5": 1.0}
 
 
 def test_a_run_resumed_after_a_kill_is_not_compared_with_itself(tmp_path):
     folder = tmp_path / "study" / "a-cat" / "1"
     trained(folder, [0.5, 0.4])
-    assert trained(folder, [0.4, 0.3])[0] == 8
-    assert read_rungs(folder) == {"0.25": 0.4, "0.5": 0.3}
+    assert trained(folder, [])[0] == 8  # the decisions of its file, without a measurement
+    assert read_rungs(folder) == {"0.25": 0.5, "0.5": 0.4}
 
 
 def test_a_score_that_is_not_finite_ends_the_run_and_is_null_in_the_file(tmp_path):
     step, pruner = trained(tmp_path / "s" / "p" / "1", [math.nan])
     assert step == 2
     assert "nan, is not in the better 50%" in pruner.reason
-    assert (tmp_path / "s" / "p" / "1" / "rungs.json").read_text() == '{"0.25": null}\n'
+    assert (tmp_path / "s" / "p" / "1" / "rungs.json").read_text() == '{"0.25": null, "ended at 0.25": 1.0}\n'
     assert scores_of_other_runs(tmp_path / "s" / "p" / "2", 0.25) == []
 
 
@@ -98,6 +98,18 @@ def test_an_interruption_at_a_rung_changes_no_decision(tmp_path):
     assert resumed(runs / "2", [0.1], undecided)  # killed while it was measured
     assert not resumed(runs / "3", [0.9], undecided)
     assert not resumed(runs / "4", [], undecided, step=3)
+    assert not resumed(runs / "1", [], undecided)  # passed it, whatever came since
     _, ended = trained(runs / "5", [0.1])
     assert ended.state_dict()["reason"] == ended.reason is not None
     assert resumed(runs / "5", [], ended.state_dict())  # killed before its result was written
+
+
+def test_second_stages_are_compared_with_second_stages(tmp_path):
+    runs = tmp_path / "study" / "a-cat"
+    for name, score in (("1", 0.5), ("2", 0.9)):
+        (runs / name).mkdir(parents=True)
+        (runs / name / "config.yaml").touch()
+        trained(runs / name, [0.1, 0.1])
+        trained(runs / name / "refined", [score, score])
+    assert scores_of_other_runs(runs / "1" / "refined", 0.25) == [0.9]
+    assert scores_of_other_runs(runs / "1", 0.25) == [0.1]

@@ -1,10 +1,11 @@
 """The noun phrases of a prompt, and what they say about each other."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from dreamfusion.pocket.model.words import OWN_COLOR, WORN
+from dreamfusion.pocket.model.words import COLORS, OWN_COLOR, WORN
 
+FRUITS = {"orange"}  # colours that are things as well
 ALL = (["both"], ["all"])  # a colour after these words is that of all objects before
 
 
@@ -27,6 +28,7 @@ class Phrase:
     others: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)  # others that name nothing, whatever they are
     closed: bool = False  # a word came after the name that no compound has
+    places: bool = False  # a word came after the relation that is no pronoun
     turned: str = ""  # how the object before stands to this one: "in" of "a box with a cat inside"
     sealed: bool = False  # "of" came after the name: what follows says what it is made of
 
@@ -45,9 +47,11 @@ class Phrase:
 
 def share_names(phrases: list[Phrase]) -> None:
     """ "a red and a blue chair" are two chairs."""
-    for phrase, following in pairwise(phrases):
+    for following, phrase in pairwise(reversed(phrases)):
         alone = phrase.color and not (phrase.name or phrase.others) and (phrase.article or phrase.number)
-        if alone and following.relation == "and" and following.name:
+        # "an orange and a cat", "a peach and a cat": fruits
+        meant = following.color or phrase.color_word in COLORS.keys() - FRUITS
+        if alone and meant and following.relation in ("and", ",") and following.name:
             phrase.name, phrase.words = following.name, following.words
 
 
@@ -70,12 +74,18 @@ def place(phrases: list[Phrase]) -> None:
     """Give the objects the order and the relations that the arrangement knows."""
     if len(phrases) > 1:
         first, second, *after = phrases
-        if first.name and second.name and second.turned:
+        if second.name in WORN and second.turned == "on":
+            second.relation = "wearing"
+        elif first.name and second.name and second.turned:
             phrases[:2] = second, first
             first.relation, second.relation = second.turned, ""
         elif second.relation == "between" and after and after[0].relation == "and":
             phrases[:2] = second, first
             first.relation, second.relation = "and", ""
+        elif second.relation == "between" and second.count == 2:
+            other = replace(second, relation="", count=1, read_as={}, others=[], skipped=[])
+            phrases[:2] = other, first, second
+            first.relation, second.count = "and", 1
     for phrase in phrases:
         if phrase.relation == "between":
             phrase.relation = "and"

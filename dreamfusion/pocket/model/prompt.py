@@ -40,7 +40,7 @@ JOINTS = ("and", "&", ",")
 NEAR = ("", "and", "left of", "right of")  # after another relation, unknown words are mostly a place: "in the sky"
 APOSTROPHES = {ord(sign): "'" for sign in "\u2018\u2019\u02bc"}  # as phones and text processors write them
 _WORD = re.compile(r"[\w'-]+|[,&]")
-VIEW = re.compile(r",?\s*\b(front|side|back|overhead) view\b")
+VIEW = re.compile(r",?\s*\b(?:(?:in|from)\s+(?:an?\s+|the\s+)?)?(front|side|back|overhead) view\b")
 
 
 class Reader:
@@ -107,6 +107,7 @@ class _Draft:
         if meaning.startswith("<"):
             self._next(meaning[1:-1])
             return count
+        now.places = now.places or said not in PRONOUNS
         if self._postures:
             now.others += self._postures
             now.closed, self._postures = bool(now.name), []
@@ -228,6 +229,8 @@ class _Draft:
         now = self._now
         if now.unshown:
             self._done.append(now)
+        elif now.places:
+            pass  # "in front", "on the side": of no object
         elif self._done and self._done[-1].relation in ("with", "and", ",") and now.relation not in NEAR:
             self._done[-1].turned = now.relation  # "with a cat inside", "and a lamp on it"
         elif now.relation not in ("", "and", ","):

@@ -90,14 +90,14 @@ def prepare(
         UserError: the checkpoint is that of another training, or begun from other weights.
     """
     encoder = TextEncoder.load(WEIGHTS / "text_encoder")
-    own = "" if start is None else start.absolute().as_posix()
+    own = "" if start is None else "the package's weights" if start == WEIGHTS else start.absolute().as_posix()
     if checkpoint is not None:
         data.start_step, stored = resumed_at(checkpoint, list(data.subjects), module.muon)
         if own and stored and stored.folder not in (own, None):
             before = stored.folder or "random weights"
             raise UserError(
                 f"mode.start={start}, but the training in {folder} began from {before}; name another mode.folder, or "
-                "leave mode.start out to go on with it"
+                "type mode.start=null to go on with it"
             )
         module.start = stored or Start(credited(start), decoder=True)
         log.info("resuming at step %d", data.start_step)
