@@ -24,17 +24,18 @@ def test_a_study_ends_with_the_means_over_the_runs_that_have_a_score(compose_con
 
     def score(scene, settings, judges):
         assert settings.resolution == 48  # the run's own
-        if scores[scene.run] is None:
+        found = scores[str(scene.run)]
+        if found is None:
             raise UserError("no surface")
-        if isinstance(scores[scene.run], OSError):
-            raise scores[scene.run]
-        return scores[scene.run]
+        if isinstance(found, OSError):
+            raise found
+        return found
 
     monkeypatch.setattr(evaluate, "find_runs", lambda choice: [Path(name) for name in scores])
     monkeypatch.setattr(evaluate, "find_checkpoint", lambda run: Path(run) / "checkpoints" / "last.ckpt")
     monkeypatch.setattr(evaluate, "locked", lambda folder: nullcontext())
     run_config = compose_config("export.resolution=48")
-    load = lambda checkpoint: SimpleNamespace(run=checkpoint.parts[0], config=run_config)  # noqa: E731
+    load = lambda checkpoint: SimpleNamespace(run=Path(checkpoint.parts[0]), config=run_config)  # noqa: E731
     monkeypatch.setattr(evaluate, "load_scene", load)
     monkeypatch.setattr(evaluate, "evaluate_run", score)
     with caplog.at_level(logging.INFO):
