@@ -28,7 +28,9 @@ class DeepFloydPrior(PixelSpace, DiffusersPrior):
         Raises:
             GuidanceError: the weights are not available.
         """
-        super().__init__(vae=None, vae_dtype="float32", view_chunk=None, lora=None, tokens=None, **settings)
+        super().__init__(
+            vae=None, vae_dtype="float32", view_chunk=None, lora=None, tokens=None, prediction=None, **settings
+        )
 
     def encode_text(self, texts: Sequence[str]) -> TextEmbedding:
         """Encode K texts in lower case, as in training: (K, 77, D)."""

@@ -71,7 +71,7 @@ class DiffusersPrior(AdaptablePrior):
         view_chunk: int | None,
         lora: Sequence[Any] | None,
         tokens: Sequence[str] | None,
-        prediction: str | None = None,
+        prediction: str | None,
     ) -> None:
         """Find and load the weights, except for the text encoders, which `encode_text` loads.
 

@@ -42,7 +42,7 @@ class MVDreamPrior(StableDiffusionPrior):
         """
         self._checkpoint = checkpoint
         super().__init__(
-            attention_slicing=False, lora=None, tokens=None, **settings
+            attention_slicing=False, lora=None, tokens=None, prediction=None, **settings
         )  # slicing would replace the attention of all views
         self._couple_views()
 

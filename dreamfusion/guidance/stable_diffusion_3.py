@@ -46,7 +46,7 @@ class StableDiffusion3Prior(DiffusersPrior):
             self.parts = (*self.parts, "text_encoder_3", "tokenizer_3")
         else:
             self.left_out = ("text_encoder_3", "tokenizer_3")
-        super().__init__(channels_last=False, attention_slicing=False, tokens=None, **settings)
+        super().__init__(channels_last=False, attention_slicing=False, tokens=None, prediction=None, **settings)
 
     def encode_text(self, texts: Sequence[str]) -> TextEmbedding:
         """Encode K texts: penultimate states of both CLIPs, padded, then states of T5: (K, 77 + 256, 4096).

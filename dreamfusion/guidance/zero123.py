@@ -53,7 +53,7 @@ class Zero123Prior(DiffusersPrior):
         Args:
             stable: the last number of a camera is the picture's polar angle (Stable Zero123), not the distance.
         """
-        super().__init__(attention_slicing=False, lora=None, tokens=None, **settings)
+        super().__init__(attention_slicing=False, lora=None, tokens=None, prediction=None, **settings)
         self.stable = stable
         self._projection = load_frozen(camera_projection(), self._folder, "clip_camera_projection", torch.float32)
         self._picture: tuple[Tensor, Tensor, Cameras] | None = None  # CLIP embedding (1, D), latents, camera

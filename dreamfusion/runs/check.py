@@ -40,10 +40,9 @@ def check_first(mode: str, cfg: DictConfig) -> None:
         find_checkpoint("latest")
     if cfg.config is not None and not Path(str(cfg.config)).expanduser().is_file():
         raise UserError(f"there is no file {cfg.config}; type config=... with the config.yaml of a run")
-    if makes:
-        _check_alone(cfg)
     if makes and cfg.prompts.file is not None:
         read_prompts(Path(str(cfg.prompts.file)).expanduser())
+        _check_alone(cfg)
     elif makes and cfg.checkpoint is None and cfg.config is None:
         if cfg.image is None:
             check_prompt(cfg.prompt)
@@ -75,9 +74,9 @@ def check_settings(cfg: DictConfig) -> None:
     if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
         raise UserError(f"seed is {cfg.seed}; it must be a whole number from 0 to {2**32 - 1}")
     check_trainer(cfg.trainer)
-    _check_alone(cfg)
     _check_scaled(cfg)
     ExportSettings.of(cfg.export)
+    _check_alone(cfg)  # last: it may import torch
 
 
 def check_image(cfg: DictConfig) -> None:

@@ -58,11 +58,12 @@ def test_a_picture_needs_a_file_and_with_most_priors_a_prompt(compose_config, tm
 @pytest.mark.parametrize(
     "chosen", ["experiment=refine", "experiment=magic3d", "objective=prior_score", "prompts.file=a.txt"]
 )
-def test_several_processes_are_refused_for_what_one_decides(chosen, compose_config):
+def test_several_processes_are_refused_for_what_one_decides(chosen, compose_config, tmp_path):
     with pytest.raises(UserError, match=r"takes several trainings, .* type trainer\.devices=1"):
         check_settings(compose_config("prompt=a cat", chosen, "trainer=ddp"))
     if chosen.startswith("prompts"):
+        (tmp_path / "a.txt").write_text("a cat\n")
         with pytest.raises(UserError, match="takes several trainings"):
-            check_first("train", compose_config(chosen, "trainer=ddp"))
+            check_first("train", compose_config(f"prompts.file={tmp_path / 'a.txt'}", "trainer=ddp"))
     check_settings(compose_config("prompt=a cat", chosen))
     check_settings(compose_config("prompt=a cat", "trainer=ddp"))
