@@ -30,7 +30,26 @@ def csv(folder: Path, name: str) -> list[Logger]:
 
 def tensorboard(folder: Path, name: str) -> list[Logger]:
     """TensorBoard events under tensorboard/ in the run's folder."""
-    return [*csv(folder, name), TensorBoardLogger(folder, name="tensorboard", version="")]
+    return [*csv(folder, name), _ResumedTensorBoardLogger(folder, name="tensorboard", version="")]
+
+
+class _ResumedTensorBoardLogger(TensorBoardLogger):
+    """Its first entry removes those of an earlier session from that step on, as the rows of metrics.csv."""
+
+    def begin(self, step: int | None) -> None:
+        """TensorBoard drops all entries of the folder from `step` on; once, before the first entry of a session."""
+        if self._experiment is None:
+            self._kwargs["purge_step"] = step
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.begin(step)
+        super().log_metrics(metrics, step)
+
+    @rank_zero_only
+    def save(self) -> None:
+        if self._experiment is not None:  # Lightning saves before the first entry, when the step is not known
+            super().save()
 
 
 def wandb(
@@ -107,6 +126,8 @@ def log_picture(loggers: Sequence[Logger], name: str, path: Path, step: int) -> 
         if isinstance(logger, WandbLogger):
             logger.log_image(name, [str(path)], step=step)
         elif isinstance(logger, TensorBoardLogger):
+            if isinstance(logger, _ResumedTensorBoardLogger):
+                logger.begin(step)
             with Image.open(path) as image:
                 logger.experiment.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
 

@@ -4,9 +4,10 @@ import csv
 from types import SimpleNamespace
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.errors import AuthenticationError
 
-from dreamfusion.training.loggers import LONGEST_NAME, MetricsFile, close, logged_in, wandb, wandb_mode
+from dreamfusion.training.loggers import LONGEST_NAME, MetricsFile, close, logged_in, tensorboard, wandb, wandb_mode
 from dreamfusion.training.loggers import csv as csv_only
 
 
@@ -39,6 +40,17 @@ def test_a_resumed_run_keeps_the_rows_before_it_and_replaces_those_after(path):
     assert [row["step"] for row in rows(path)] == ["9", "19", "29", "39"]
     log(path, [49])
     assert [row["step"] for row in rows(path)] == ["9", "19", "29", "39", "49"]
+
+
+def test_tensorboard_shows_the_steps_of_a_resumed_run_once(tmp_path):
+    for steps in ([9, 19, 29], [19, 29, 39]):
+        for logger in tensorboard(tmp_path, "a cat"):
+            logger.save()  # as Lightning does before the first step
+            for step in steps:
+                logger.log_metrics({"opacity": step / 10}, step)
+            logger.finalize("success")
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("opacity")] == [9, 19, 29, 39]
 
 
 def test_a_later_metric_gets_a_column(path):
