@@ -152,7 +152,10 @@ class Stopwatch(L.Callback):
 
 
 class StopOnInterrupt(L.Callback):
-    """The first Ctrl-C, SIGTERM or SIGHUP within `request` ends training after the current step."""
+    """The first Ctrl-C, SIGTERM or SIGHUP within `request` ends training after the current step; with several processes
+    after the next multiple of `together` steps, as they wait for each other and for their GPUs where they compare."""
+
+    together = 10
 
     def __init__(self) -> None:
         self.request = Stop("stopping after this step; press Ctrl-C again to end at once")
@@ -165,6 +168,8 @@ class StopOnInterrupt(L.Callback):
         self.request.install()  # Lightning has replaced the handler of SIGTERM by its own, which saves nothing
 
     def on_train_batch_end(self, trainer: L.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.world_size > 1 and trainer.global_step % self.together:
+            return
         # All processes must stop at the same step, whichever of them got the signal.
         if trainer.strategy.reduce_boolean_decision(self.interrupted, all=False):
             self.request.number = self.request.number or signal.SIGINT

@@ -106,7 +106,7 @@ def test_sheets_are_written_every_few_steps_and_at_the_end(system, tmp_path, eve
 @pytest.fixture
 def trainer():
     strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
-    return SimpleNamespace(strategy=strategy, should_stop=False)
+    return SimpleNamespace(strategy=strategy, should_stop=False, world_size=1, global_step=13)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -133,8 +133,14 @@ def test_the_first_signal_stops_after_the_step_and_the_second_ends_the_process(t
 
 
 def test_all_processes_stop_if_one_is_interrupted(trainer):
-    stop = StopOnInterrupt()
-    trainer.strategy.reduce_boolean_decision = lambda decision, all: True  # another process was interrupted
+    stop, asked = StopOnInterrupt(), []
+    trainer.world_size = 2
+    trainer.strategy.reduce_boolean_decision = lambda decision, all: asked.append(1) or True  # another one was
+    for trainer.global_step in range(1, stop.together):
+        stop.on_train_batch_end(trainer, None, None, None, 0)
+    assert not asked
+    assert not trainer.should_stop
+    trainer.global_step += 1
     stop.on_train_batch_end(trainer, None, None, None, 0)
     assert trainer.should_stop
     assert stop.interrupted
