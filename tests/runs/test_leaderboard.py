@@ -118,7 +118,7 @@ def test_failed_runs_are_counted_for_each_method_though_they_have_no_score(tmp_p
     assert [row.split(" | ")[:2] for row in rows[2:]] == [
         ["| distillation sds", "0"], ["| distillation csd", "1"], ["| distillation vsd", "1"],
     ]  # fmt: skip
-    assert "2 runs failed and have no score; report.md says why." in text
+    assert "2 runs failed, without a score; report.md says why." in text
     assert '<td data-value="1">1</td>' in (tmp_path / "lab" / "leaderboard.html").read_text()
 
 
