@@ -4,6 +4,7 @@ Viewers assume the axes of COLMAP, y down and z away from the viewer: the scene 
 """
 
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ def splats_of(scene: Scene) -> Gaussians:
 
 def write_ply(gaussians: Gaussians, path: Path, metadata: Mapping[str, str]) -> None:
     """Binary little-endian .ply: colours as spherical harmonics, logits of opacities, logarithms of scales."""
+    gaussians = _visible(gaussians)
     means, rotations = _turned(gaussians)
     opacity = gaussians.opacities.clamp(SURE, 1 - SURE).logit()[:, None]
     colors, scales = (gaussians.colors - 0.5) / C0, gaussians.scales.log()
@@ -60,12 +62,19 @@ def write_splat(gaussians: Gaussians, path: Path) -> None:
 
 def splat_bytes(gaussians: Gaussians) -> bytes:
     """A .splat: 32 bytes a Gaussian, the most visible first: place, scales as float32, colour, rotation as bytes."""
+    gaussians = _visible(gaussians)
     means, rotations = _turned(gaussians)
     order = (gaussians.scales.prod(1) * gaussians.opacities).argsort(descending=True, stable=True)
     floats = torch.cat([means, gaussians.scales], dim=1)[order].cpu().numpy().astype("<f4")
     tint = torch.cat([gaussians.colors, gaussians.opacities[:, None]], dim=1) * 255
     small = torch.cat([tint, rotations * 128 + 128], dim=1)[order].round().clamp(0, 255).byte().cpu().numpy()
     return np.concatenate([floats.view(np.uint8), small], axis=1).tobytes()
+
+
+def _visible(gaussians: Gaussians) -> Gaussians:
+    seen = gaussians.opacities > 0
+    values = ((field.name, getattr(gaussians, field.name)) for field in fields(gaussians))
+    return replace(gaussians, **{name: value[seen] for name, value in values if value is not None})
 
 
 def _degree_one(directional: torch.Tensor) -> torch.Tensor:

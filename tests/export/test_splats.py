@@ -130,6 +130,16 @@ def test_a_splat_file_has_32_bytes_a_gaussian_the_most_visible_first(tmp_path):
     np.testing.assert_allclose(found, wanted[order], atol=0.05)
 
 
+@pytest.mark.parametrize("make", [cloud, cloud_of_degree_one])
+def test_what_is_not_seen_is_not_written(tmp_path, make):
+    own = make()
+    own.opacities[2] = 0.0
+    write_ply(own, tmp_path / "splats.ply", {})
+    write_splat(own, tmp_path / "splats.splat")
+    assert len(read(tmp_path / "splats.ply")["x"]) == 6
+    assert (tmp_path / "splats.splat").stat().st_size == 6 * 32
+
+
 def test_a_scene_without_gaussians_is_refused_in_one_sentence():
     field = option("field/hashgrid", levels=4, log2_table_size=10, max_resolution=32, hidden=16)
     scene = MeshScene(field, option("background/constant"), 8, "both", 0.5)

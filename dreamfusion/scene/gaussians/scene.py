@@ -129,14 +129,16 @@ class GaussianScene(Scene):
             self.directional[:n] = 0.0
 
     def gaussians(self) -> Gaussians:
-        """The Gaussians, differentiable."""
+        """The Gaussians, differentiable; those outside of the ball, which the next change of the number removes, have
+        opacity 0."""
         n = int(self.count)
+        inside = self.position[:n].detach().norm(dim=-1) <= self.radius
         colors = self.color[:n].sigmoid()
         return Gaussians(
             means=self.position[:n],
             scales=self.scale[:n].exp(),
             rotations=self.rotation[:n],
-            opacities=self.opacity[:n].sigmoid(),
+            opacities=self.opacity[:n].sigmoid() * inside,
             colors=colors,
             directional=None if self.directional is None else bounded(self.directional[:n], colors),
         )

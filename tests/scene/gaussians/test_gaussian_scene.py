@@ -269,6 +269,17 @@ def test_what_is_faint_or_has_left_the_ball_is_removed_but_never_all():
     assert int(scene.count) == 58
 
 
+def test_what_has_left_the_ball_is_not_drawn_after_the_last_change_of_the_number():
+    scene, without = make(), make()
+    with torch.no_grad():
+        without.load_state_dict(scene.state_dict())
+        without.opacity[3] = -30.0
+        scene.position[3] = torch.tensor([0.0, 0.0, 1.1])  # between the ball and the camera
+        found, wanted = scene.render(view()), without.render(view())
+    torch.testing.assert_close(found.rgb, wanted.rgb)
+    assert scene.gaussians().opacities[3] == 0
+
+
 @pytest.mark.parametrize("degree", [0, 1])
 def test_training_resumes_bit_for_bit_with_the_number_of_gaussians(degree):
     whole, first = make(degree=degree), make(degree=degree)
