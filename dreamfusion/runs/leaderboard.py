@@ -65,7 +65,11 @@ def leaderboard(study: str, results: Sequence[Result], folder: Path, reference: 
         f"Medians over {counted(prompts, 'name')} and {counted(seeds, 'seed')}, {counted(len(scored), 'run')}; "
         f"intervals, of {FEWEST} names or more: {LEVEL:.0%} of the medians of {RESAMPLES} resamples of names, "
         "and of the seeds of each."
-        + (f" {left_out} runs whose name and seed some method lacks are left out." if together and left_out else "")
+        + (
+            f" Left out: {counted(left_out, 'run')} whose name and seed some method lacks."
+            if together and left_out
+            else ""
+        )
         + (f" {counted(len(failures), 'run')} failed, without a score; report.md says why." if failures else "")
         + ("" if together else " The methods have no name and seed in common: their rows cannot be compared.")
     )

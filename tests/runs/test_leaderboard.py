@@ -98,7 +98,10 @@ def test_medians_are_over_names_and_seeds_that_all_methods_have(tmp_path):
         write_result(run, tmp_path / "lab" / "runs" / str(number))
     report("lab", tmp_path)
     text = (tmp_path / "lab" / "leaderboard.md").read_text()
-    assert "Medians over 1 name and 1 seed, 2 runs" in text and "2 runs whose name and seed some method lacks" in text
+    assert (
+        "Medians over 1 name and 1 seed, 2 runs" in text
+        and "Left out: 2 runs whose name and seed some method lacks." in text
+    )
     assert text.count("| 10 | 0.6 |") == text.count("| 10 | 0.5 |") == 1
     write_result(some[3], tmp_path / "lab" / "runs" / "2")
     report("lab", tmp_path)
