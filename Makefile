@@ -33,7 +33,7 @@ trust: $(READY_FOR_TESTS)
 install: $(READY)
 
 $(READY): requirements.lock requirements-cpu.lock requirements-cuda.lock pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "Python 3.11 to 3.13 is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(MAKE) --no-print-directory --jobs=2 torch libraries
 	.venv/bin/python -m compileall -q -j 0 -x '$(RARE)' .venv/lib >/dev/null || true

@@ -34,17 +34,19 @@ def _choices_for_help() -> str:
     return "\n".join(_choices()) if {"--help", "-h"} & set(sys.argv) else ""
 
 
-def _choices(parent: str = "") -> Iterator[str]:
+def _choices() -> Iterator[str]:
     """The groups of conf/ and of the user's folders with their options, as lines of `--help`."""
+    for group in sorted(GlobalHydra.instance().config_loader().list_groups("")):
+        if group != "hydra" and (options := list(_options(group))):
+            yield fill(f"{group}: {', '.join(options)}", WIDTH, subsequent_indent="    ")
+
+
+def _options(group: str, within: str = "") -> Iterator[str]:
+    """The options of a group and of the folders in it, such as ablation/base of experiment."""
     loader = GlobalHydra.instance().config_loader()
-    for name in sorted(loader.list_groups(parent)):
-        group = f"{parent}/{name}" if parent else name
-        if group == "hydra":
-            continue
-        options = loader.get_group_options(group, ObjectType.CONFIG)
-        if options:
-            yield fill(f"{group}: {', '.join(sorted(options))}", WIDTH, subsequent_indent="    ")
-        yield from _choices(group)
+    yield from (within + option for option in sorted(loader.get_group_options(group, ObjectType.CONFIG)))
+    for name in sorted(loader.list_groups(group)):
+        yield from _options(f"{group}/{name}", f"{within}{name}/")
 
 
 def _suits(group: str, default: str, guidance: str) -> str:

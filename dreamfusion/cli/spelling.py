@@ -60,7 +60,7 @@ def did_you_mean(arguments: Sequence[str]) -> Iterator[None]:
             raise UserError(no_setting(unknown[1], arguments)) from error
         if several is not None:
             key, _, value = several[1].partition("=")
-            listed = "" if options_of(key) else f", or {key}=[{value}] for a list"
+            listed = "" if options_of(key) else f", or {command_line([f'{key}=[{value}]'])} for a list"
             raise UserError(f"{several[1]} has several values; add -m for one run of each{listed}") from error
         raise
 
@@ -85,6 +85,8 @@ def no_setting(key: str, arguments: Sequence[str]) -> str:
     if known.get(key):
         group = key.partition(".")[0]
         return f"{key} is a setting of other options of {group}; add {group}=NAME, one of {', '.join(known[key])}"
+    if options := [name for name in options_of(key.partition("/")[0]) if "/" in key and name.endswith(f"/{value}")]:
+        return f"there is no setting {key}; type {key.partition('/')[0]}={options[0]}"
     if meant := [USUAL[key]] if key in USUAL else nearest(key, available) or nearest(key, known):
         hint = f"did you mean {' or '.join(meant)}? Type {meant[0]}={quoted_value(value)}"
         return f"there is no setting {key}; {hint}"

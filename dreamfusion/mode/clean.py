@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from dreamfusion.error import UserError
+from dreamfusion.error import UserError, typed
 from dreamfusion.files import LOCK
 from dreamfusion.paths import PREVIOUS, REFERENCE
 from dreamfusion.runs.find import run_choice
@@ -48,7 +48,8 @@ def run(cfg: DictConfig, remove: Sequence[str]) -> list[Path]:
         UserError: a name in `remove` is unknown, or `run` or `study` is no folder.
     """
     if set(remove) - set(KINDS):
-        raise UserError(f"mode.remove is {list(remove)}; type some of {', '.join(KINDS)}: mode.remove=[previous]")
+        example = typed("mode.remove", "[previous]")
+        raise UserError(f"mode.remove is {list(remove)}; type some of {', '.join(KINDS)}: {example}")
     choice = run_choice(cfg) or "all"
     tops = [RUNS, STUDIES] if choice == "all" else [Path(choice).expanduser()]
     if choice != "all" and not tops[0].is_dir():
@@ -71,7 +72,7 @@ def run(cfg: DictConfig, remove: Sequence[str]) -> list[Path]:
                     folder.rmdir()
             except Locked as error:
                 log.warning("%s", error)
-        done = "removed" if name in remove else f"type mode.remove=[{name}]"
+        done = "removed" if name in remove else f"type {typed('mode.remove', f'[{name}]')}"
         log.info("%-12s %5d %9.1f MB  %s: %s", name, found, size, what, done)
         if name in remove or name == "empty":  # what is removed whole
             more = [f"and {found - NAMED} more"] if found > NAMED else []

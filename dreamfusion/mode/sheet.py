@@ -42,7 +42,8 @@ def run(
             f"mode.output is {output}; the sheet is a PNG: type {typed('mode.output', path.with_suffix('.png'))}"
         )
     if not rows or set(rows) - set(ROWS):
-        raise UserError(f"mode.rows is {list(rows)}; type some of {', '.join(ROWS)}: mode.rows=[studio,opacity]")
+        example = typed("mode.rows", "[studio,opacity]")
+        raise UserError(f"mode.rows is {list(rows)}; type some of {', '.join(ROWS)}: {example}")
     if (choice := run_choice(cfg)) is None:
         found = [find_checkpoint("latest", RUNS / slug(p), *STUDIES.glob(f"*/{slug(p)}")) for p in prompts]
     else:

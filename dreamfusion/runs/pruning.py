@@ -67,7 +67,7 @@ class Halving(L.Callback):
         """Decide where an interruption at a rung prevented it; a run that was ended there stays so."""
         self._decide(trainer)
         if self.reason is not None:
-            log.info("%s; type pruning=none to train on", self.reason)
+            log.info("%s; type pruning=none to continue", self.reason)
             trainer.should_stop = True
 
     def on_train_batch_end(self, trainer: L.Trainer, system: Any, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -153,7 +153,9 @@ def logged_in() -> bool:
         reason = "there is no login; `wandb login` makes one"
     except (wandb.Error, OSError, RuntimeError, ValueError) as error:  # no home folder, a wrong WANDB_HTTP_TIMEOUT
         reason = " ".join(str(error).split())
-    log.warning("logging to Weights & Biases offline, `wandb sync` uploads it later: %s", reason)
+    log.warning(
+        "logging to Weights & Biases offline, `wandb sync RUN/wandb/offline-run-*` uploads it later: %s", reason
+    )
     return False
 
 

@@ -102,7 +102,7 @@ def test_a_truncated_file_does_not_stop_a_resumed_run(path):
 
 
 HOST, KEY = "https://wandb.example.org", "k" * 40
-OFFLINE = "logging to Weights & Biases offline, `wandb sync` uploads it later: "
+OFFLINE = "logging to Weights & Biases offline, `wandb sync RUN/wandb/offline-run-*` uploads it later: "
 
 
 @pytest.fixture

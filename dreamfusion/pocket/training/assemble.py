@@ -97,7 +97,7 @@ def prepare(
             before = stored.folder or "random weights"
             raise UserError(
                 f"mode.start={start}, but the training in {folder} began from {before}; name another mode.folder, or "
-                "type mode.start=null to go on with it"
+                "type mode.start=null to resume it"
             )
         module.start = stored or Start(credited(start), decoder=True)
         log.info("resuming at step %d", data.start_step)
@@ -190,7 +190,7 @@ def resumed_at(checkpoint: Path, subjects: Sequence[str], muon: bool) -> tuple[i
         )
     if used != muon:
         raise UserError(
-            f"{checkpoint} was trained with mode.module.muon={str(used).lower()}: type that to go on with it, or name "
+            f"{checkpoint} was trained with mode.module.muon={str(used).lower()}: type that to resume it, or name "
             "another mode.folder to begin again"
         )
     return step, start
