@@ -235,7 +235,7 @@ def test_start_weights_do_not_join_a_training_that_began_otherwise(train, tmp_pa
 
 def test_a_checkpoint_of_another_optimizer_is_refused_with_what_to_type(train):
     train(1)
-    with pytest.raises(UserError, match=r"last\.ckpt was trained with mode\.module\.muon=false: type that to go on"):
+    with pytest.raises(UserError, match=r"last\.ckpt was trained with mode\.module\.muon=false: type that to resume"):
         train(2, settings={"muon": True})
 
 
