@@ -4,6 +4,7 @@ import pytest
 import torch
 from options import available, option
 
+from dreamfusion.camera.rays import project
 from dreamfusion.ops.parity import deviation
 from dreamfusion.ops.splat import FAINTEST, MOST, Screen, splat
 from dreamfusion.ops.splat.projection import BLUR, project_gaussians, rotation_matrices
@@ -169,6 +170,20 @@ def test_projection_and_reference_have_the_gradient_of_finite_differences():
         return (values * along[..., :3]).sum() + (opacity * along[..., 3]).sum()
 
     assert torch.autograd.gradcheck(loss, given, eps=1e-6, atol=1e-5)
+
+
+def test_the_shape_on_the_screen_is_that_of_the_projections_jacobian():
+    """Far off the axis, where the slope of the ray counts; within the image, where it is not limited."""
+    cameras = doubled(camera((30.0,), 48, 60))
+    means, scales, rotations, *_ = (part.double() for part in cloud(12, spread=0.3))
+    screen = project_gaussians(cameras, means, scales, rotations)
+    a, b, c = screen.conics[0].unbind(-1)
+    found = torch.stack([a, b, b, c], dim=-1).view(-1, 2, 2).inverse()
+    axes = rotation_matrices(rotations) * scales[:, None]
+    for i, mean in enumerate(means):
+        jacobian = torch.autograd.functional.jacobian(lambda point: project(cameras, point[None, None])[0, 0], mean)
+        wanted = jacobian @ axes[i] @ axes[i].T @ jacobian.T + BLUR * torch.eye(2).double()
+        torch.testing.assert_close(found[i], wanted)
 
 
 def test_renders_of_all_sizes_show_the_same_opacity_of_what_is_thinner_than_a_pixel():
